@@ -1,0 +1,376 @@
+"""The experiment: the settings of one run, read from TOML and overrides and checked together.
+
+An :class:`Experiment` is made of the frozen sections of ``settings.py``. The attribute ``exp.data.max_length`` is the
+key ``data.max-length`` in a TOML file, in ``--set data.max-length=128`` and in Flower's ``--run-config``.
+
+``python -m fedrad.config`` prints the reference that ``docs/configuration.md`` holds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import tomli_w
+
+from fedrad.errors import ConfigError
+from fedrad.settings import Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train
+
+Flat = dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment, checked. Build it with :meth:`load` or :meth:`from_flat`.
+
+    Raises:
+        ConfigError: on construction, with every problem at once.
+    """
+
+    data: Data = field(default_factory=Data)
+    sites: Sites = field(default_factory=Sites)
+    model: Model = field(default_factory=Model)
+    lora: Lora = field(default_factory=Lora)
+    privacy: Privacy = field(default_factory=Privacy)
+    train: Train = field(default_factory=Train)
+    strategy: Strategy = field(default_factory=Strategy)
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        if problems := _problems(self):
+            raise ConfigError(problems)
+
+    @classmethod
+    def load(cls, path: Path | None = None, overrides: Mapping[str, object] | Sequence[str] = ()) -> Experiment:
+        """Read a TOML file (or only the defaults) and apply overrides.
+
+        Args:
+            path: TOML file, or None.
+            overrides: typed values by dotted key, or strings ``"privacy.epsilon=1"`` whose values are TOML; a bare
+                word is taken as a string.
+
+        Raises:
+            ConfigError: the file can't be read, or any key or value is wrong (all of them at once).
+        """
+        flat = {} if path is None else _flatten(_read(path))
+        changes = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+        return cls.from_flat(flat | changes)
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, object]) -> Experiment:
+        """Build from dotted keys; keys that are absent have their defaults.
+
+        Raises:
+            ConfigError: with every unknown key, wrong type, value out of range and contradiction.
+        """
+        problems, wrong = [], set()
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in flat.items():
+            if key not in _KEYS:
+                problems.append(_unknown(key))
+                continue
+            try:
+                sections.setdefault(_KEYS[key].section, {})[_KEYS[key].attribute] = _coerce(_KEYS[key].type, value)
+            except TypeError as error:
+                problems.append(f"{key}: {error}")
+                wrong.add(key)
+        built = {name: _SECTIONS[name](**values) for name, values in sections.items()}
+        if not problems:
+            return cls(**built)
+        unchecked = object.__new__(cls)  # only to look for the remaining problems, so that the user sees all at once
+        for name, section in _SECTIONS.items():
+            object.__setattr__(unchecked, name, built.get(name) or section())
+        raise ConfigError(problems + _problems(unchecked, wrong))
+
+    def flat(self) -> Flat:
+        """Every key with its value; tuples are joined by commas, as Flower's run configuration needs."""
+        return {key: _plain(spec.type, self._value(spec)) for key, spec in _KEYS.items()}
+
+    def to_toml(self) -> str:
+        """A TOML file that :meth:`load` reads back to an equal experiment."""
+        nested: dict[str, Flat] = {}
+        for key, value in self.flat().items():
+            section, _, name = key.partition(".")
+            nested.setdefault(section, {})[name] = value
+        return tomli_w.dumps(nested)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of :meth:`flat`: equal experiments have equal digests."""
+        text = json.dumps(self.flat(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def relative_paths(self) -> list[str]:
+        """The keys whose paths depend on the working directory."""
+        return [key for key, path in self._paths().items() if not Path(path).is_absolute()]
+
+    def resolve_paths(self, base: Path) -> Experiment:
+        """The same experiment with absolute paths: ``~`` is the home folder, the rest is taken from ``base``."""
+        absolute = {key: str(base.absolute() / Path(path).expanduser()) for key, path in self._paths().items()}
+        return Experiment.from_flat({**self.flat(), **absolute})
+
+    def _paths(self) -> dict[str, str]:
+        paths = {"data.path": self.data.path, "run.out": self.run.out}
+        if self.model.name.startswith(("./", "../", "~/", "/")):  # else a hub id, which looks like a relative path
+            paths["model.name"] = self.model.name
+        return {key: path for key, path in paths.items() if path}
+
+    def _value(self, spec: _Spec) -> Any:
+        return getattr(getattr(self, spec.section), spec.attribute)
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
+    """Typed values by dotted key, from ``section.key=value``.
+
+    Raises:
+        ConfigError: naming every text that is no assignment.
+    """
+    if broken := [f"`{text}`: write an override as section.key=value" for text in texts if "=" not in text]:
+        raise ConfigError(broken)
+    pairs = ((key.strip(), value.strip()) for key, _, value in (text.partition("=") for text in texts))
+    return {key: _parse(key, value) for key, value in pairs}
+
+
+class KeyDoc(NamedTuple):
+    """One line of the reference."""
+
+    key: str
+    type: str
+    default: str | int | float | bool
+    doc: str
+    allowed: str
+
+
+class _Spec(NamedTuple):
+    section: str
+    attribute: str
+    type: Any
+    default: Any
+    doc: str
+    choices: tuple[str, ...]
+    rule: Rule | None
+    later: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.attribute.replace('_', '-')}"
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(self.choices) if self.choices else self.rule.says if self.rule else ""
+
+
+_SECTIONS: dict[str, Any] = {f.name: f.default_factory for f in fields(Experiment)}
+_KEYS: dict[str, _Spec] = {
+    spec.key: spec
+    for section, kind in _SECTIONS.items()
+    for f in fields(kind)
+    for spec in [_Spec(section, f.name, get_type_hints(kind)[f.name], f.default, **f.metadata)]
+}
+_TYPE_NAMES: dict[Any, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    tuple[str, ...]: "list of names, or names with commas between",
+}
+
+
+def dotted_keys() -> list[KeyDoc]:
+    """Every key, in the order of the sections."""
+    return [
+        KeyDoc(key, _TYPE_NAMES[spec.type], _plain(spec.type, spec.default), spec.doc, spec.allowed)
+        for key, spec in _KEYS.items()
+    ]
+
+
+def _problems(exp: Experiment, wrong: set[str] | None = None) -> list[str]:
+    """Values out of range, then contradictions; keys in ``wrong`` are already known to be wrong and are left out."""
+    wrong = set() if wrong is None else wrong
+    found = []
+    for key, spec in _KEYS.items():
+        value = exp._value(spec)
+        if key in wrong or not (trouble := _out_of_range(spec, value)):
+            continue
+        found.append(f"{key} = {_show(value)}: {trouble}")
+        wrong = wrong | {key}
+    return found + [f"{c.key}: {c.says}" for c in _contradictions(exp) if c.key not in wrong and c.other not in wrong]
+
+
+def _out_of_range(spec: _Spec, value: Any) -> str:
+    if spec.choices and value not in spec.choices:
+        close = difflib.get_close_matches(str(value), spec.choices, n=1)
+        return f"must be one of {spec.allowed}" + (f"; did you mean {close[0]}?" if close else "")
+    if value in spec.later:
+        working = ", ".join(word for word in spec.choices if word not in spec.later)
+        return f"not implemented yet; use {working}"
+    if spec.type is float and not math.isfinite(value):
+        return "must be finite"
+    if spec.rule and not spec.rule.holds(value):
+        return f"must be {spec.rule.says}"
+    if spec.type == tuple[str, ...] and any("," in name or not name.strip() for name in value):
+        return "names must not be empty or hold a comma"
+    return ""
+
+
+class _Contradiction(NamedTuple):
+    key: str  # the one to change
+    other: str  # the one that it contradicts
+    applies: bool
+    says: str
+
+
+def _contradictions(exp: Experiment) -> list[_Contradiction]:
+    """Settings that are fine alone but not together."""
+    data, sites, table = exp.data, exp.sites, exp.data.name == "table"
+    where = f"say where the {data.name} reports are, e.g. data.path=/data/{data.name}"
+    by_site, temporal = sites.partition == "by-site", sites.partition == "temporal"
+    more = f"{sites.quorum} is more than the {sites.count} hospitals of sites.count"
+    embedded = exp.model.name == Model.name
+    checks = (
+        _Contradiction("data.path", "data.name", data.name != "synthetic" and not data.path, where),
+        _Contradiction("data.label-columns", "data.name", table and not data.label_columns, "needed for a table"),
+        _Contradiction(
+            "data.site-column",
+            "sites.partition",
+            table and by_site and not data.site_column,
+            "needed to split a table by-site",
+        ),
+        _Contradiction(
+            "data.time-column",
+            "sites.partition",
+            table and temporal and not data.time_column,
+            "needed for a temporal split of a table",
+        ),
+        _Contradiction("sites.quorum", "sites.count", sites.quorum > sites.count, more),
+        _Contradiction(
+            "lora.freeze-a",
+            "lora.targets",
+            exp.lora.freeze_a and not exp.lora.targets,
+            "there is no A to freeze, because lora.targets is empty",
+        ),
+        _Contradiction(
+            "model.revision",
+            "model.name",
+            embedded and bool(exp.model.revision),
+            "the embedded model has no revisions; leave it empty",
+        ),
+    )
+    return [check for check in checks if check.applies]
+
+
+def _unknown(key: str) -> str:
+    """ "did you mean": a key of that name in another section, else one that looks alike, else one whose name does."""
+    name = key.rpartition(".")[2].replace("_", "-")
+    names = {known.partition(".")[2]: known for known in reversed(_KEYS)}
+    elsewhere = [known for known in _KEYS if known.endswith(f".{name}")]
+    guesses = (
+        difflib.get_close_matches(key, elsewhere, n=1, cutoff=0)
+        or difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)
+        or [names[close] for close in difflib.get_close_matches(name, names, n=1, cutoff=0.8)]
+    )
+    return f"{key}: unknown key; " + (f"did you mean {guesses[0]}?" if guesses else "docs/configuration.md lists them")
+
+
+def _coerce(kind: Any, value: object) -> Any:
+    """The value as the field's type. A whole number is a fine float; true is not a number."""
+    if kind == tuple[str, ...]:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",")) if value.strip() else ()
+        if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+            return tuple(value)
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+        return value
+    raise TypeError(f"expected {_TYPE_NAMES[kind]}, got {_show(value)}")
+
+
+def _plain(kind: Any, value: Any) -> str | int | float | bool:
+    plain: str | int | float | bool = ",".join(value) if kind == tuple[str, ...] else kind(value)
+    return plain
+
+
+def _show(value: object) -> str:
+    """A value as the user may have typed it, cut short."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _parse(key: str, text: str) -> object:
+    """The right side of ``key=value``. A field of text needs no quotes, whatever its text looks like."""
+    kind = _KEYS[key].type if key in _KEYS else None
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.removeprefix("[").removesuffix("]") if kind == tuple[str, ...] else text
+    if kind is str and not isinstance(value, str):
+        return text  # a commit such as 1234567 is text for us and a number for TOML
+    return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in nested.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def reference() -> str:
+    """The text of docs/configuration.md."""
+    lines = [_INTRODUCTION]
+    for name, section in _SECTIONS.items():
+        lines += [
+            f"\n## `{name}`\n",
+            section.__doc__ + "\n",
+            "| key | default | what it is | allowed |",
+            "|---|---|---|---|",
+        ]
+        for key in dotted_keys():
+            if key.key.startswith(f"{name}."):
+                lines.append(f"| `{key.key}` | `{_show(key.default)}` | {key.doc} | {key.allowed or key.type} |")
+    return "\n".join(lines) + "\n"
+
+
+_INTRODUCTION = """# Configuration
+
+<!-- Generated: python -m fedrad.config > docs/configuration.md -->
+
+The same dotted keys work everywhere:
+
+```bash
+.venv/bin/fedrad simulate mimic --set privacy.epsilon=1 --set sites.count=8
+.venv/bin/flwr run simulations/mimic --run-config 'privacy.epsilon=1.0 sites.count=8'
+.venv/bin/python -m fedrad.centralized my.toml --set privacy.epsilon=1
+```
+
+In a TOML file they are grouped by section; what is not in the file has its default:
+
+```toml
+[privacy]
+epsilon = 1.0
+
+[lora]
+targets = "query,key,value"
+```
+
+Every mistake in a configuration is reported at once, with the nearest known key. `--set` takes a bare word as text
+and needs no quotes; `--run-config` is TOML, where text needs them. Every setting is public: it may be
+printed, stored and sent to other sites."""
+
+if __name__ == "__main__":
+    print(reference(), end="")

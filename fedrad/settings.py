@@ -1,0 +1,182 @@
+"""The settings: every key that fedrad knows, with its default, its meaning and its limits.
+
+``max_length`` in :class:`Data` is the key ``data.max-length``. Everything here is public: it may be printed, logged and
+sent, so nothing that is computed from private reports is a field. ``config.py`` puts the sections together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """A limit on one value: how it reads in the documentation, and its test."""
+
+    says: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Rule("above 0", lambda v: v > 0)
+NOT_NEGATIVE = Rule("at least 0", lambda v: v >= 0)
+AT_LEAST_ONE = Rule("at least 1", lambda v: v >= 1)
+BETWEEN = Rule("above 0 and below 1", lambda v: 0 < v < 1)
+SHARE = Rule("at least 0 and below 1", lambda v: 0 <= v < 1)
+NOT_EMPTY = Rule("not empty", lambda v: v != "")
+LENGTH = Rule("at least 8", lambda v: v >= 8)
+
+
+def _key(
+    default: Any, doc: str, *, choices: Sequence[str] = (), rule: Rule | None = None, later: Sequence[str] = ()
+) -> Any:
+    """A field: ``choices`` are the allowed words; ``later`` are the ones among them that don't work yet."""
+    return field(default=default, metadata={"doc": doc, "choices": choices, "rule": rule, "later": later})
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which reports, and how they are read."""
+
+    name: str = _key(
+        "synthetic", "where the reports come from", choices=("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
+    )
+    path: str = _key("", "folder or file with the reports; needed unless `data.name` is `synthetic`")
+    max_length: int = _key(256, "longest report in word-pieces; what is beyond is cut off", rule=LENGTH)
+    uncertain: str = _key(
+        "negative",
+        "what an uncertain label counts as; `ignore` masks it out of loss and score",
+        choices=("negative", "positive", "ignore"),
+    )
+    test_fraction: float = _key(
+        0.2, "share of the patients held out for testing, where the corpus has no split of its own", rule=BETWEEN
+    )
+    reports: int = _key(3000, "reports to generate (`synthetic` only)", rule=AT_LEAST_ONE)
+    seed: int = _key(0, "seed of the generated corpus, the split and the shards", rule=NOT_NEGATIVE)
+    text_column: str = _key("text", "column with the report text (`table` only)", rule=NOT_EMPTY)
+    patient_column: str = _key("", "column with the patient id (`table` only); empty: every report is its own patient")
+    site_column: str = _key("", "column with the hospital (`table` only)")
+    time_column: str = _key("", "column with the time of the report (`table` only)")
+    label_columns: str = _key(
+        "", "label columns (`table` only), commas between: several of 0 and 1, or a single one of class names"
+    )
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The hospitals."""
+
+    count: int = _key(4, "number of hospitals; no effect on `fedrad.centralized`", rule=AT_LEAST_ONE)
+    partition: str = _key(
+        "iid",
+        "how a simulation deals the patients to hospitals; always whole patients",
+        choices=("iid", "dirichlet", "by-site", "temporal"),
+    )
+    alpha: float = _key(0.5, "concentration of the `dirichlet` label skew; smaller is more skewed", rule=POSITIVE)
+    quorum: int = _key(0, "valid replies that a round needs; 0 means all hospitals", rule=NOT_NEGATIVE)
+    timeout: float = _key(900.0, "seconds that a round may take", rule=POSITIVE)
+    connect_timeout: float = _key(120.0, "seconds to wait until the hospitals are connected", rule=POSITIVE)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The frozen base model."""
+
+    name: str = _key(
+        "all-MiniLM-L6-v2",
+        "the embedded encoder, a hub id such as `prajjwal1/bert-small`, or a local folder, "
+        "written with a leading `/`, `./`, `../` or `~/`",
+        rule=NOT_EMPTY,
+    )
+    revision: str = _key("", "commit of a hub id; empty: the newest")
+    pooling: str = _key("mean", "how token states become one vector", choices=("cls", "mean"))
+    centre: bool = _key(
+        True, "centre and rescale the pooled vector by constants that come from generated text only (no privacy cost)"
+    )
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What is trained beside the classification head."""
+
+    rank: int = _key(4, "rank of A and B", rule=AT_LEAST_ONE)
+    alpha: float = _key(8.0, "scaling numerator: the adapter adds (alpha / rank) B A", rule=POSITIVE)
+    targets: tuple[str, ...] = _key(
+        ("query", "value"), "linear layers that get an adapter; empty: train the head only, best at small epsilon"
+    )
+    layers: int = _key(2, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
+    freeze_a: bool = _key(False, "train B only (FFA-LoRA, arXiv 2403.12313)")
+    head_scale: float = _key(1.0, "weight of the head against the LoRA matrices in the joint clipping", rule=POSITIVE)
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What every hospital promises. See docs/privacy.md."""
+
+    epsilon: float = _key(8.0, "budget of each hospital, met from below; 0 trains WITHOUT privacy", rule=NOT_NEGATIVE)
+    delta: float = _key(1e-5, "must stay below 1 / declared shard size", rule=BETWEEN)
+    clip: float = _key(1.0, "largest L2 norm of one report's gradient, over all trainable tensors", rule=POSITIVE)
+    unit: str = _key(
+        "report",
+        "what one guarantee protects",
+        choices=("report", "patient", "hospital"),
+        later=("patient", "hospital"),
+    )
+    noise: str = _key(
+        "system",
+        "`system`: from the operating system; `seeded`: repeatable, for simulations only, protects nobody",
+        choices=("system", "seeded"),
+    )
+    gradients: str = _key(
+        "leaf", "per-sample gradients: per-sample leaves, or Opacus's engine", choices=("leaf", "opacus")
+    )
+
+
+@dataclass(frozen=True)
+class Train:
+    """The schedule and the optimizer."""
+
+    rounds: int = _key(5, "federation rounds", rule=AT_LEAST_ONE)
+    local_steps: int = _key(8, "noisy steps of each hospital in a round", rule=AT_LEAST_ONE)
+    batch: int = _key(256, "expected batch of a Poisson sample; the public divisor of the gradient", rule=AT_LEAST_ONE)
+    optimizer: str = _key("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
+    learning_rate: float = _key(0.5, "step size of the private phase", rule=POSITIVE)
+    momentum: float = _key(0.9, "momentum (`momentum` only)", rule=SHARE)
+    average: float = _key(0.4, "share of the last iterates that are averaged; 0 means none", rule=SHARE)
+    warm_start: str = _key(
+        "auto",
+        "train first, without privacy, on generated reports with the same labels (costs none); `auto`: `synthetic` "
+        "for real reports, `none` for generated ones, which would be tested on what they were warmed with",
+        choices=("auto", "none", "synthetic"),
+    )
+    warm_reports: int = _key(3000, "generated reports of the warm start", rule=AT_LEAST_ONE)
+    warm_epochs: int = _key(2, "passes over them", rule=AT_LEAST_ONE)
+    warm_learning_rate: float = _key(0.002, "step size of the warm start", rule=POSITIVE)
+    seed: int = _key(0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", rule=NOT_NEGATIVE)
+    threads: int = _key(
+        2, "torch threads per process; pinned, since results depend on it to the bit", rule=AT_LEAST_ONE
+    )
+    precision: str = _key(
+        "float32",
+        "arithmetic of the base model",
+        choices=("float32", "bfloat16", "auto"),
+        later=("bfloat16", "auto"),
+    )
+    micro_tokens: int = _key(4096, "padded tokens in one forward pass; no effect on the result", rule=AT_LEAST_ONE)
+    evaluate_every: int = _key(1, "rounds between evaluations; the last round is always evaluated", rule=AT_LEAST_ONE)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the server turns the sites' adapters into the next one."""
+
+    name: str = _key("fedavg", "a strategy from the entry points `fedrad.strategies`", rule=NOT_EMPTY)
+    weights: str = _key("uniform", "weights of the average; both are public", choices=("uniform", "declared"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the results go."""
+
+    out: str = _key("", "run directory; empty: `runs/<time>-<name>`")
+    name: str = _key("", "a word for the run directory's name")
