@@ -1,0 +1,60 @@
+"""The few file-system moves that the ledger's durability rests on. Local file systems only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedrad.errors import LedgerBusy, LedgerError, LedgerTampered
+
+
+def private_folder(folder: Path) -> None:
+    """Makes the folder, for its owner only."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a creation or a renaming in this folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def locked(directory: Path) -> int:
+    """Takes the folder's lock, which the kernel frees when the process ends, however it ends.
+
+    Raises:
+        LedgerBusy: another process, or another object of this one, holds it.
+    """
+    path = directory / "ledger.lock"
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = path.stat().st_ino == os.fstat(descriptor).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        same = False
+    if not same:
+        os.close(descriptor)
+        raise LedgerBusy(f"Another process has the ledger in {directory} open. Wait until it ends, or end it.")
+    return descriptor
+
+
+@contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Disk trouble as a LedgerError, so that nobody takes a step that was not charged."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LedgerError(f"The ledger in {directory} can't be used: {error}.") from None
+    except sqlite3.DatabaseError as error:
+        raise LedgerTampered(f"The ledger in {directory} is damaged: {error}. Restore the newest copy.") from None
+    except OSError as error:
+        raise LedgerError(f"The ledger in {directory} can't be used: {error.strerror}.") from None

@@ -1,0 +1,392 @@
+"""A site's ledger: every noisy step it is charged for, on disk, before the step is taken. Epsilon comes from here
+alone.
+
+Guarantee:
+    When `Ledger.record_intent` returns, the charge survives a kill and a power cut (as far as the disk honours fsync),
+    and the epsilon of all charges together, this one included, is at most the site's cap at the ledger's delta. So
+    whatever is killed whenever, the ledger never holds fewer steps than were taken; a retried round is charged again.
+    One process at a time: the lock is the kernel's, so a killed process frees it. Nothing lowers a charge.
+
+What is noticed: an edited, removed, added or reordered row, a truncated, half-written or replaced file (hash chain, and
+SQLite's own checks); and, given a witness folder outside the state directory, also a deleted or rolled-back ledger.
+
+What can't be: somebody who may write both folders can set both back, or rewrite the whole chain. Without a witness, a
+deleted ledger looks like a new one, and an older copy like the newest. Locks and fsync need a local file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
+from fedrad.privacy import accounting
+from fedrad.privacy.accounting import Event
+from fedrad.privacy.durable import explained, locked, private_folder, sync_folder
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.witness import Witness, read_witness, witness_file, write_witness
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (facts TEXT NOT NULL);
+CREATE TABLE intent (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE TABLE done (seq INTEGER PRIMARY KEY, time TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One charge. Everything in it is public but ``time``, which only the site sees.
+
+    Attributes:
+        seq: its number, from 1.
+        run: the run, as the server names it.
+        round: the round of that run.
+        steps: noisy steps charged.
+        plan: the plan they were taken by, as JSON.
+        event: the same for the accountant.
+        time: when it was written, UTC.
+        done: whether the steps were all taken; informational, charged anyway.
+    """
+
+    seq: int
+    run: str
+    round: int
+    steps: int
+    plan: str
+    event: Event
+    time: str
+    done: bool
+
+
+class Ledger:
+    """Open it with `Ledger.open`, as a context manager; it holds the lock until it is closed."""
+
+    def __init__(self, directory: Path, *, site: str, cap: float, witness: Path | None, lock: int) -> None:
+        self._directory, self._site, self._cap, self._witness = directory, site, cap, witness
+        self._lock = lock
+        self._pid = os.getpid()
+        self._path = directory / "ledger.sqlite"
+        self._database = sqlite3.connect(self._path, isolation_level=None)
+        self._inode = self._path.stat().st_ino
+        # EXTRA also syncs the folder after the rollback journal is gone, which is the moment a transaction counts.
+        self._database.execute("PRAGMA journal_mode = DELETE")
+        self._database.execute("PRAGMA synchronous = EXTRA")
+        self._delta = 0.0
+        self._genesis = ""
+        self._rows: list[Row] = []
+        self._hashes: list[str] = []
+
+    @classmethod
+    def open(cls, directory: Path, *, site: str, cap: float, delta: float, witness: Path | None = None) -> Ledger:
+        """Opens the site's ledger, or founds it where there has been none, and checks all of it.
+
+        Args:
+            directory: the site's state directory (made 0700).
+            site: the site's name; it names the witness.
+            cap: the epsilon that the site never exceeds; ``math.inf`` only for simulations.
+            delta: the delta that epsilon is stated at. Fixed when the ledger is founded.
+            witness: a folder outside ``directory`` (and outside its backups) that remembers the ledger's length.
+
+        Raises:
+            LedgerBusy: another process has it open.
+            LedgerTampered: rows, or the whole file, were changed or removed.
+            LedgerError: it can't be written, or it was founded for another site or delta.
+        """
+        if not cap >= 0:
+            raise LedgerError(f"The epsilon cap must be 0 or more, not {cap}.")
+        if not accounting.SMALLEST_DELTA <= delta < 1:
+            raise LedgerError(f"delta must be at least {accounting.SMALLEST_DELTA} and below 1, not {delta}.")
+        directory = Path(directory).absolute()
+        with explained(directory):
+            private_folder(directory)
+            lock = locked(directory)
+        try:
+            seen = read_witness(witness, site) if witness else None
+            if not (directory / "ledger.sqlite").exists():
+                if seen is not None and seen.count > 0:
+                    raise LedgerTampered(
+                        f"Site {site!r} has no ledger in {directory}, but {seen.count} charges are on record "
+                        f"({witness_file(witness, site) if witness else ''}). Restore the newest ledger.sqlite "
+                        f"(it was in {seen.directory}). A new folder is no new budget."
+                    )
+                with explained(directory):
+                    _found(directory, site=site, delta=delta)
+            with explained(directory):
+                ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        try:
+            ledger.verify()
+            if ledger._delta != delta:
+                raise LedgerError(
+                    f"The ledger in {directory} states epsilon at delta {ledger._delta}, and that is fixed. "
+                    f"Set the site's delta back to {ledger._delta} instead of {delta}."
+                )
+            ledger._agree_with_witness()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def adopt(cls, directory: Path, *, site: str, delta: float, witness: Path) -> int:
+        """Registers an existing ledger with a witness folder that knows nothing of it: after a move, or a lost witness.
+
+        To be called by a person, who vouches that this is the newest copy of the ledger.
+
+        Returns:
+            How many charges it holds.
+
+        Raises:
+            LedgerTampered: the chain is broken, or the folder knows this site and says something else.
+        """
+        if not (Path(directory) / "ledger.sqlite").exists():
+            raise LedgerError(f"There is no ledger in {directory}.")
+        with cls.open(directory, site=site, cap=math.inf, delta=delta, witness=None) as ledger:
+            ledger._witness = witness
+            if read_witness(witness, site) is None:
+                ledger._testify()
+            ledger._agree_with_witness()
+            return len(ledger._rows)
+
+    def record_intent(self, *, run: str, round: int, plan: PrivacyPlan, steps: int) -> int:
+        """Charges all noisy steps of a round. Only after it has returned may the first of them be taken.
+
+        Returns:
+            The charge's number, for `mark_done`.
+
+        Raises:
+            BudgetExhausted: the steps would exceed the cap; nothing was written.
+            LedgerTampered: somebody else wrote to the ledger or its witness.
+            LedgerError: it could not be written; the steps must not be taken (they may have been charged).
+            PlanError: the number of steps is not positive.
+        """
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise PlanError(f"A round takes one step or more, not {steps}.")
+        self._agree_with_witness()
+        spent = accounting.epsilon([*self.events(), plan.event(steps)], self._delta)
+        if spent > self._cap:
+            raise BudgetExhausted(
+                f"Site {self._site!r} has spent epsilon {self.epsilon():.6g} of {self._cap:.6g} (delta {self._delta}); "
+                f"{steps} more steps would make it {spent:.6g}. There is room for {self.remaining_steps(plan)} steps."
+            )
+        seq = len(self._rows) + 1
+        body = _canonical(
+            {
+                "previous": self._head(),
+                "seq": seq,
+                "run": run,
+                "round": round,
+                "steps": steps,
+                "plan": asdict(plan),
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+        hashed = _sha256(body)
+        with self._writing():
+            stored = self._database.execute("SELECT count(*), max(seq) FROM intent").fetchone()
+            last = self._database.execute("SELECT hash FROM intent WHERE seq = ?", (seq - 1,)).fetchone()
+            if stored[0] != seq - 1 or (last is not None and last[0] != self._head()):
+                raise LedgerTampered(f"{self._path} was changed by somebody else while it was open.")
+            self._database.execute("INSERT INTO intent VALUES (?, ?, ?)", (seq, body, hashed))
+        self._rows.append(_row(body, done=False))
+        self._hashes.append(hashed)
+        self._testify()
+        return seq
+
+    def mark_done(self, seq: int) -> None:
+        """Notes that a charge's steps were all taken. It changes no charge."""
+        if not 1 <= seq <= len(self._rows):
+            raise LedgerError(f"There is no charge {seq} in {self._path}.")
+        with self._writing():
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._database.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (seq, now))
+
+    def rows(self) -> list[Row]:
+        """All charges, oldest first."""
+        with explained(self._directory):
+            done = {seq for (seq,) in self._database.execute("SELECT seq FROM done")}
+        return [Row(**{**vars(row), "done": row.seq in done}) for row in self._rows]
+
+    def events(self) -> list[Event]:
+        """All charges for the accountant, one each."""
+        return [row.event for row in self._rows]
+
+    def epsilon(self) -> float:
+        """What all charges together have spent at the ledger's delta."""
+        return accounting.epsilon(self.events(), self._delta)
+
+    def remaining_steps(self, plan: PrivacyPlan) -> int:
+        """How many more steps of this plan the cap has room for, at most ``plan.steps``."""
+        fits, too_many = 0, plan.steps + 1
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if accounting.epsilon([*self.events(), plan.event(middle)], self._delta) <= self._cap:
+                fits = middle
+            else:
+                too_many = middle
+        return fits
+
+    def verify(self) -> None:
+        """Reads the whole ledger again and checks SQLite's pages, the founding facts and the chain.
+
+        Raises:
+            LedgerTampered: something was changed or removed.
+        """
+        remedy = f"Restore the newest {self._path} from a backup; don't edit it."
+        try:
+            if self._database.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+                raise LedgerTampered(f"{self._path} is damaged. {remedy}")
+            (founding,) = self._database.execute("SELECT facts FROM meta").fetchall()
+            stored = self._database.execute("SELECT seq, body, hash FROM intent ORDER BY seq").fetchall()
+            facts = json.loads(founding[0])
+            if facts["site"] != self._site:
+                raise LedgerError(f"{self._path} is the ledger of site {facts['site']!r}, not of {self._site!r}.")
+            head, rows, hashes = _sha256(founding[0]), [], []
+            genesis = head
+            for expected, (seq, body, hashed) in enumerate(stored, start=1):
+                content = json.loads(body)
+                if not seq == content["seq"] == expected or content["previous"] != head or _sha256(body) != hashed:
+                    raise LedgerTampered(f"{self._path}: charge {expected} was changed or removed. {remedy}")
+                head = hashed
+                rows.append(_row(body, done=False))
+                hashes.append(hashed)
+            delta = float(facts["delta"])
+        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+            raise LedgerTampered(f"{self._path} can't be read as a ledger ({type(error).__name__}). {remedy}") from None
+        self._delta, self._genesis, self._rows, self._hashes = delta, genesis, rows, hashes
+
+    def close(self) -> None:
+        """Closes the file and frees the lock."""
+        self._database.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _head(self) -> str:
+        return self._hashes[-1] if self._hashes else self._genesis
+
+    def _testify(self) -> None:
+        if self._witness is not None:
+            write_witness(self._witness, Witness(self._site, str(self._directory), len(self._rows), self._head()))
+
+    def _agree_with_witness(self) -> None:
+        """The witness must tell of this very ledger; it may lag by one row (a crash between the two writes)."""
+        if self._witness is None:
+            return
+        seen = read_witness(self._witness, self._site)
+        path, count = witness_file(self._witness, self._site), len(self._rows)
+        if seen is None:
+            if count > 0:
+                raise LedgerTampered(
+                    f"The ledger in {self._directory} has {count} charges, but its witness {path} is missing. Restore "
+                    "the witness; or, if you vouch that this is the newest copy of the ledger, call Ledger.adopt."
+                )
+        elif seen.count > count:
+            raise LedgerTampered(
+                f"The ledger in {self._directory} has {count} charges, but {seen.count} are on record ({path}): it is "
+                "an older copy. Restore the newest one."
+            )
+        elif seen.count < count - 1 or (seen.count > 0 and self._hashes[seen.count - 1] != seen.head):
+            raise LedgerTampered(
+                f"The ledger in {self._directory} and its witness {path} tell different stories. Restore both from the "
+                "newest backup."
+            )
+        elif seen == Witness(self._site, str(self._directory), count, self._head()):
+            return
+        self._testify()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One durable transaction on the very file that was opened, by the very process that opened it."""
+        if os.getpid() != self._pid:
+            raise LedgerBusy(f"{self._path} was opened by another process; open it in the one that trains.")
+        if self._lock < 0:
+            raise LedgerError(f"{self._path} is closed.")
+        with explained(self._directory):
+            self._same_file()
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+            self._same_file()
+
+    def _same_file(self) -> None:
+        try:
+            same = self._path.stat().st_ino == self._inode
+            same = same and (self._directory / "ledger.lock").stat().st_ino == os.fstat(self._lock).st_ino
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise LedgerTampered(f"{self._path} or its lock was removed or replaced while it was open. Restore it.")
+
+
+def _found(directory: Path, *, site: str, delta: float) -> None:
+    """A new, empty ledger: complete under another name first, so that a half-made one never has the real name."""
+    partial = directory / "ledger.partial"
+    for leftover in (partial, directory / "ledger.partial-journal"):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    # The nonce tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
+    facts = _canonical({"version": _VERSION, "site": site, "delta": delta, "nonce": secrets.token_hex(16)})
+    database = sqlite3.connect(partial, isolation_level=None)
+    try:
+        database.execute("PRAGMA synchronous = EXTRA")
+        database.executescript(_SCHEMA)
+        database.execute("INSERT INTO meta VALUES (?)", (facts,))
+    finally:
+        database.close()
+    partial.rename(directory / "ledger.sqlite")
+    sync_folder(directory)
+    sync_folder(directory.parent)
+
+
+def _row(body: str, *, done: bool) -> Row:
+    content: dict[str, Any] = json.loads(body)
+    plan = content["plan"]
+    event = Event(
+        plan["expected_batch"] / plan["declared_size"], float(plan["noise_multiplier"]), int(content["steps"])
+    )
+    return Row(
+        seq=content["seq"],
+        run=content["run"],
+        round=content["round"],
+        steps=event.steps,
+        plan=_canonical(plan),
+        event=event,
+        time=content["time"],
+        done=done,
+    )
+
+
+def _canonical(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""Clip, sum, noise, step: Opacus's `DPOptimizer` with its known gaps closed.
+
+What differs from Opacus 1.6, and why:
+    - Gradients are divided by the plan's public constant, not by ``int(n * q)``, which tells the private n.
+    - A report whose gradient has a non-finite entry contributes zero; in Opacus one NaN destroys the model, visibly.
+    - Norms, sum and noise are float64, so that no float32 gradient overflows its norm and every contribution is at most
+      ``clip``; only the noised sum is rounded.
+    - The noise comes from a `Stream`, not from torch's global generator, which a configuration can seed.
+    - An empty batch takes a noisy step like every other.
+    - ``step()`` needs a stream, so nobody can step without noise, and noise multiplier and clip can't be set from
+    outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+
+from fedrad.errors import PrivacyError
+from fedrad.privacy.noise import Stream
+from fedrad.privacy.plan import PrivacyPlan
+
+
+class PrivateOptimizer(DPOptimizer):
+    """Wraps a torch optimizer: `accumulate` per-sample gradients, as often as needed, then `step_noisy` once.
+
+    Guarantee:
+        Between two calls of `step_noisy`, each report contributes to the sum a vector (over all parameters together) of
+        L2 norm at most ``plan.clip``, whatever its gradient is: a missing, huge, NaN or duplicate one too.
+        `step_noisy` adds independent Gaussian noise of standard deviation ``plan.noise_multiplier * plan.clip`` to
+        every coordinate before anything else sees the sum. That is one Poisson-subsampled Gaussian step of the plan,
+        if the batch was drawn by `poisson_sample`, each report is accumulated at most once, and its gradient depends
+        on no other report. A plan that is not private (epsilon 0) neither clips nor adds noise.
+
+    Args:
+        optimizer: any torch optimizer over exactly the tensors that are trained. Built from named parameters
+            (``SGD(adapter.items(), ...)``), it makes `accumulate` check names instead of relying on their order.
+        plan: clip norm, noise multiplier and divisor.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan) -> None:
+        self._plan = plan
+        self._names: list[str] | None = _names(optimizer)
+        self._stream: Stream | None = None
+        self._seen: set[bytes] = set()
+        self._snr = math.nan
+        super().__init__(
+            optimizer,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.clip,
+            expected_batch_size=plan.divisor,
+            loss_reduction="mean",
+        )
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """The plan this optimizer was made for."""
+        return self._plan
+
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise of the last update, from the noised gradient and public constants only, so free to publish.
+
+        sqrt(max(|g|^2 - E|noise|^2, 0) / E|noise|^2) over all coordinates; ``inf`` without noise, ``nan`` before
+        any step.
+        """
+        return self._snr
+
+    def accumulate(self, grads: Mapping[str, Tensor]) -> None:
+        """Clips a micro-batch of per-sample gradients and adds it to the sum of this step.
+
+        Args:
+            grads: name -> [B, *shape] in the order of the optimizer's parameters; B may be 0.
+
+        Raises:
+            PrivacyError: the tensors are not the per-sample gradients of exactly the optimizer's parameters.
+        """
+        found = list(grads)
+        if self._names is not None:
+            if sorted(found) != sorted(self._names):
+                raise PrivacyError(
+                    f"Gradients of {sorted(found)} were handed over, but {sorted(self._names)} are trained."
+                )
+            found = self._names
+        if len(found) != len(self.params):
+            raise PrivacyError(
+                f"Gradients of {len(found)} tensors were handed over, but {len(self.params)} are trained."
+            )
+        sizes = {len(grads[name]) if grads[name].ndim else -1 for name in found}
+        for name, p in zip(found, self.params, strict=True):
+            if grads[name].shape[1:] != p.shape or len(sizes) != 1:
+                raise PrivacyError(
+                    f"{name}: {tuple(grads[name].shape)} are no per-sample gradients of {tuple(p.shape)}."
+                )
+        for name, p in zip(found, self.params, strict=True):
+            p.grad_sample = grads[name].detach()
+        self.clip_and_accumulate()
+        for p in self.params:
+            p.grad_sample = None
+
+    def step_noisy(self, stream: Stream) -> None:
+        """Adds noise from a stream made for this step, divides by the public divisor, steps the wrapped optimizer.
+
+        Also where nothing was accumulated: an empty batch is a step of noise alone.
+
+        Raises:
+            PrivacyError: the stream is not what the plan says, or it repeats an earlier step's noise.
+        """
+        if stream.mode != self._plan.noise:
+            raise PrivacyError(f"The plan says {self._plan.noise} noise, but this stream is {stream.mode}.")
+        self._stream = stream
+        try:
+            self.pre_step()
+            self.original_optimizer.step()
+        finally:  # a step that failed half-way must not lend its sum to the next one
+            self._stream = None
+            self.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def clip_and_accumulate(self) -> None:
+        """Adds sum_i min(1, clip / |g_i|) g_i to ``p.summed_grad``, in float64; a non-finite g_i counts as 0."""
+        grads = [p.grad_sample.to(torch.float64) for p in self.params]
+        flat = [g.reshape(len(g), math.prod(g.shape[1:])) for g in grads]
+        squares = torch.stack([g.square().sum(1) for g in flat]).sum(0)
+        finite = squares.isfinite()
+        norms = squares.where(finite, 0.0).sqrt()
+        # The margin keeps every contribution at most clip in spite of float64's rounding, and avoids 0/0.
+        factors = (
+            (self._plan.clip * (1 - 1e-12) / norms).clamp(max=1.0) if self._plan.private else torch.ones_like(norms)
+        )
+        for p, g in zip(self.params, grads, strict=True):
+            row = (slice(None), *[None] * (g.ndim - 1))
+            # where(), because 0 * NaN is NaN
+            total = torch.einsum("i,i...->...", factors, g.where(finite[row], 0.0))
+            p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
+
+    @torch.no_grad()
+    def add_noise(self) -> None:
+        """``p.grad`` = the sum plus noise: both float64, rounded to the parameter's dtype only together."""
+        if self._stream is None:
+            raise PrivacyError("No noise without a stream: call step_noisy(stream).")
+        std = self._plan.noise_multiplier * self._plan.clip if self._plan.private else 0.0
+        for i, p in enumerate(self.params):
+            total = torch.zeros_like(p, dtype=torch.float64) if p.summed_grad is None else p.summed_grad
+            if std > 0:
+                noise = self._stream.normal(p.shape, dtype=torch.float64)
+                if i == 0:
+                    self._refuse_repeated(noise)
+                total = total + std * noise.to(p.device)
+            p.grad = total.to(p.dtype)
+
+    @torch.no_grad()
+    def scale_grad(self) -> None:
+        """Divides by the plan's public divisor and reads off `snr`."""
+        expected = size = 0.0
+        for p in self.params:
+            p.grad /= self._plan.divisor
+            size += float(p.grad.to(torch.float64).square().sum())
+            expected += p.numel()
+        if not self._plan.private:
+            self._snr = math.inf
+            return
+        expected *= (self._plan.noise_multiplier * self._plan.clip / self._plan.divisor) ** 2
+        self._snr = math.sqrt(max(size - expected, 0.0) / expected)
+
+    def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
+        """Noise and scaling. Nothing comes between the clipped sum and its noise."""
+        if closure is not None:
+            raise PrivacyError("A closure would compute gradients past the clipping.")
+        self.add_noise()
+        self.scale_grad()
+        return True
+
+    def step(self, closure: Callable[[], float] | None = None) -> NoReturn:
+        """Refused: use `step_noisy`."""
+        raise PrivacyError("step() has no noise stream: call step_noisy(stream).")
+
+    def signal_skip_step(self, do_skip: bool = True) -> NoReturn:
+        """Refused: `accumulate` takes as many micro-batches as there are."""
+        raise PrivacyError(
+            "Steps are not skipped here: call accumulate() for each micro-batch, then step_noisy(stream)."
+        )
+
+    def attach_step_hook(self, fn: Callable[[DPOptimizer], None]) -> NoReturn:
+        """Refused: steps are accounted for in the ledger, before they are taken."""
+        raise PrivacyError("No step hooks here: the ledger is written before the steps.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lets nobody change what the plan fixes (Opacus's noise and clip schedulers would)."""
+        fixed = {"noise_multiplier": "noise_multiplier", "max_grad_norm": "clip", "expected_batch_size": "divisor"}
+        if name in fixed and value != getattr(self._plan, fixed[name]):
+            raise PrivacyError(f"{name} is fixed by the plan; make another plan instead.")
+        super().__setattr__(name, value)
+
+    def _refuse_repeated(self, noise: Tensor) -> None:
+        mark = noise.flatten()[:4].numpy().tobytes()
+        if mark in self._seen:
+            raise PrivacyError("This step's noise is an earlier step's noise: give each step a stream of its own.")
+        self._seen.add(mark)
+
+
+def _names(optimizer: torch.optim.Optimizer) -> list[str] | None:
+    """The parameters' names, in the order of `DPOptimizer.params`, if the optimizer was built with names."""
+    if not all("param_names" in group for group in optimizer.param_groups):
+        return None
+    return [
+        name
+        for group in optimizer.param_groups
+        for name, p in zip(group["param_names"], group["params"], strict=True)
+        if isinstance(p, nn.Parameter) and p.requires_grad
+    ]
