@@ -1,0 +1,141 @@
+"""Tokens, micro-batches and tensors.
+
+Micro-batches only bound memory: how a logical batch is cut must not change any result (per-sample
+gradients are summed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrad.data.report import label_matrix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Indices = NDArray[np.int64]
+
+_TEXTS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """n reports as token ids, one behind the other.
+
+    Attributes:
+        ids: int32 [sum of lengths].
+        offsets: int64 [n + 1]; report i is ``ids[offsets[i]:offsets[i + 1]]``.
+        labels: float32 [n, L], 1 where positive.
+        mask: float32 [n, L], 0 where the label is left out of loss and score.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.float32]
+    mask: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each report, int64 [n]."""
+        return np.diff(self.offsets)
+
+    def select(self, indices: Indices) -> Tokenized:
+        """The reports ``indices``, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        pieces = [self.ids[self.offsets[i] : self.offsets[i + 1]] for i in indices]
+        return Tokenized(
+            ids=np.concatenate(pieces) if pieces else self.ids[:0],
+            offsets=_offsets(self.lengths[indices]),
+            labels=self.labels[indices],
+            mask=self.mask[indices],
+        )
+
+
+class Batch(NamedTuple):
+    """b reports padded to the longest, T tokens: ids, attention int64 [b, T]; labels, mask float32 [b, L]."""
+
+    ids: Tensor
+    attention: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+def tokenize(ds: Dataset, indices: Indices, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokenized:
+    """The rows ``indices`` of a corpus as tokens, with special tokens, cut to ``max_length``.
+
+    Texts are read a thousand at a time; the tokens (4 bytes each) stay in memory.
+    """
+    rows = ds.select(np.asarray(indices, dtype=np.int64))
+    matrix = label_matrix(rows)
+    pieces: list[NDArray[np.int32]] = []
+    for chunk in rows.select_columns(["text"]).iter(batch_size=_TEXTS_AT_ONCE):
+        encoded = tokenizer(
+            chunk["text"],
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        pieces.extend(np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"])
+    return Tokenized(
+        ids=np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32),
+        offsets=_offsets(np.array([len(piece) for piece in pieces], dtype=np.int64)),
+        labels=(matrix == 1).astype(np.float32),
+        mask=(matrix != -1).astype(np.float32),
+    )
+
+
+def micro_batches(lengths: NDArray[np.int64], indices: Indices, max_tokens: int) -> list[Indices]:
+    """Cuts ``indices`` into batches of similar length.
+
+    Args:
+        lengths: tokens of every report, [n].
+        indices: which of them, [b].
+        max_tokens: a batch of k reports, the longest T tokens, has k * T <= max_tokens, unless k is 1.
+    Returns:
+        arrays that hold every index once, shortest reports first, ties by index: the same for any order of
+        ``indices``.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    ordered = indices[np.lexsort((indices, lengths[indices]))]
+    batches: list[Indices] = []
+    start = 0
+    for at, length in enumerate(lengths[ordered]):
+        # ascending, so this report is the longest of the batch that it would join
+        if at > start and (at - start + 1) * length > max_tokens:
+            batches.append(ordered[start:at])
+            start = at
+    if start < len(ordered):
+        batches.append(ordered[start:])
+    return batches
+
+
+def collate(tok: Tokenized, indices: Indices, pad_id: int) -> Batch:
+    """The reports ``indices`` as one padded batch."""
+    indices = np.asarray(indices, dtype=np.int64)
+    lengths = tok.lengths[indices]
+    width = int(lengths.max(initial=1))
+    attention = np.arange(width)[None, :] < lengths[:, None]
+    ids = np.full((len(indices), width), pad_id, dtype=np.int64)
+    for row, i in enumerate(indices):
+        ids[row, : lengths[row]] = tok.ids[tok.offsets[i] : tok.offsets[i + 1]]
+    return Batch(
+        ids=torch.from_numpy(ids),
+        attention=torch.from_numpy(attention.astype(np.int64)),
+        labels=torch.from_numpy(tok.labels[indices]),
+        mask=torch.from_numpy(tok.mask[indices]),
+    )
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,0 +1,196 @@
+"""What a report is: its columns, and the Arrow file that a corpus lives in.
+
+| column  | type | meaning |
+|---|---|---|
+| text    | string | the reading, white space normalised, never empty |
+| labels  | struct of int8, one per label name | multi-label: 1 positive, 0 negative, -1 masked out of loss and score |
+|         | ClassLabel | single-label: one class |
+| patient | string | the same for all reports of a person |
+| site    | string | hospital, "" if unknown |
+| time    | string | ISO-like, so that sorting strings sorts by time, "" if unknown |
+| split   | string | "train", "validate" or "test" as published, "" if there is none |
+
+Rows go to disk as they come and are mapped into memory afterwards, so memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fedrad.errors import DataError
+
+Row = dict[str, Any]
+Warn = Callable[[str], None]
+
+_ROWS_AT_ONCE = 1000
+
+
+class DataWarning(UserWarning):
+    """Something in a corpus was left out or looks odd: names the file, how often, and where first. Never text."""
+
+
+def warn(message: str) -> None:
+    """Issues a ``DataWarning``; the default for every loader's ``warn``."""
+    warnings.warn(message, DataWarning, stacklevel=3)
+
+
+def FEATURES(label_names: Sequence[str] = (), *, class_names: Sequence[str] = ()) -> datasets.Features:  # noqa: N802
+    """The columns of a corpus: multi-label with ``label_names``, or single-label with ``class_names``.
+
+    Raises:
+        ValueError: neither or both are given.
+    """
+    if bool(label_names) == bool(class_names):
+        raise ValueError("give either label_names (multi-label) or class_names (single-label)")
+    if class_names:
+        labels: Any = datasets.ClassLabel(names=list(class_names))
+    else:
+        labels = {name: datasets.Value("int8") for name in label_names}
+    text = datasets.Value("string")
+    return datasets.Features(
+        {"text": text, "labels": labels, "patient": text, "site": text, "time": text, "split": text}
+    )
+
+
+def is_single_label(features: datasets.Features) -> bool:
+    """Whether each report has exactly one class."""
+    return isinstance(features["labels"], datasets.ClassLabel)
+
+
+def label_names(features: datasets.Features) -> tuple[str, ...]:
+    """The label (or class) names in the order of ``label_matrix``'s columns."""
+    labels = features["labels"]
+    return tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else tuple(labels)
+
+
+def label_matrix(ds: datasets.Dataset) -> NDArray[np.int8]:
+    """All labels, int8 [n, L]: 1 positive, 0 negative, -1 masked; single-label as one-hot. Texts are not read."""
+    names = label_names(ds.features)
+    column = arrow_column(ds, "labels")
+    matrix = np.empty((len(ds), len(names)), dtype=np.int8)
+    if is_single_label(ds.features):
+        matrix[:] = np.asarray(column)[:, None] == np.arange(len(names))
+    else:
+        for k, values in enumerate(column.flatten()):
+            matrix[:, k] = np.asarray(values)
+    return matrix
+
+
+def arrow_column(ds: datasets.Dataset, name: str) -> pa.Array:
+    """One column of [n] values as an Arrow array, without touching the other columns."""
+    if len(ds) == 0:
+        return pa.array([], type=ds.features.arrow_schema.field(name).type)
+    table: pa.Table = ds.select_columns([name]).with_format("arrow")[:]
+    return table.column(name).combine_chunks()
+
+
+def write_reports(rows: Iterable[Row], features: datasets.Features, path: Path) -> datasets.Dataset:
+    """Streams rows into an Arrow file at ``path`` (mode 0600) and maps it into memory.
+
+    The file appears whole or not at all: it is written under a temporary name beside ``path``, synced and renamed.
+
+    Args:
+        rows: as described at the top of this module.
+        features: from ``FEATURES``.
+        path: in a folder that exists.
+    Raises:
+        DataError: there are no rows, or a row does not fit the features; and whatever ``rows`` raises.
+    """
+    schema = features.arrow_schema
+    stream, count = iter(rows), 0
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with pa.ipc.new_stream(file, schema) as writer:
+                while chunk := list(islice(stream, _ROWS_AT_ONCE)):
+                    writer.write_batch(_record_batch(chunk, schema, count))
+                    count += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if count == 0:
+            raise DataError(
+                "no report is left to use.", file=path.stem, remedy="See the warnings for what was left out."
+            )
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return datasets.Dataset.from_file(str(path))
+
+
+def _record_batch(chunk: list[Row], schema: pa.Schema, before: int) -> pa.RecordBatch:
+    try:
+        return pa.RecordBatch.from_pylist(chunk, schema=schema)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        pass  # Arrow's message quotes the value, so it must not even be the cause of ours
+    raise DataError(f"one of the rows {before + 1} to {before + len(chunk)} does not fit the columns of a corpus.")
+
+
+def one_line(text: str) -> str:
+    """Text with every run of white space, line wraps included, as one blank."""
+    return " ".join(text.split())
+
+
+class Counted:
+    """Counts one kind of oddity, and says so once, at the end, with the place of the first.
+
+    Args:
+        message: what happened to the reports, e.g. "left out: no text".
+        file: where they are.
+    """
+
+    def __init__(self, message: str, file: object) -> None:
+        self.message, self.file = message, file
+        self.count = 0
+        self.first: object = ""
+
+    def add(self, row: object) -> None:
+        """Counts ``row`` (a row number, or the name of a member)."""
+        if self.count == 0:
+            self.first = f"row {row}" if isinstance(row, int) else row
+        self.count += 1
+
+    def tell(self, warn: Warn) -> None:
+        """Warns if there was any."""
+        if self.count:
+            warn(f"{self.file}: {_count(self.count)} {self.message} (first: {self.first}).")
+
+
+def _count(reports: int) -> str:
+    return "1 report" if reports == 1 else f"{reports:,} reports"
+
+
+def count_copies(rows: Iterable[Row], file: object, warn: Warn) -> Iterator[Row]:
+    """Passes rows through and warns at the end of texts that occur more than once for the same patient.
+
+    They are kept: a copy is a report too. But report-level privacy covers one copy only, which the user should know.
+    It remembers eight bytes for each row.
+    """
+    seen = array("Q")
+    for row in rows:
+        digest = blake2b(f"{row['patient']}\0{row['text']}".encode(), digest_size=8).digest()
+        seen.append(int.from_bytes(digest, "little"))
+        yield row
+    hashes = np.frombuffer(seen, dtype=np.uint64) if seen else np.empty(0, dtype=np.uint64)
+    _, first = np.unique(hashes, return_index=True)
+    copies = np.ones(len(hashes), dtype=bool)
+    copies[first] = False
+    if copies.any():
+        warn(
+            f"{file}: {_count(int(copies.sum()))} with the same text as another of the same patient "
+            f"(first: report {int(copies.argmax()) + 1:,} of those kept). All are kept, "
+            "but the privacy unit 'report' protects one copy only."
+        )

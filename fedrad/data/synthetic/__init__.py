@@ -1,0 +1,56 @@
+"""Chest x-ray reports of our own, with known labels: the embedded default corpus and the public warm start.
+
+A grammar, not a model, and it reads no data: whatever is trained on it has cost no privacy. Patients have problems that
+evolve over follow-ups; each report is written sentence by sentence in its hospital's style, and every sentence carries
+the labels that it asserts. The labels of a report are the union (rules: `phrases`), so they are exact by construction.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from fedrad.data.labels import CHEXPERT
+from fedrad.data.synthetic.patients import histories
+from fedrad.data.synthetic.style import house_style
+from fedrad.data.synthetic.write import Draft, write
+
+
+def generate(reports: int, seed: int, sites: int = 4) -> Iterator[dict[str, Any]]:
+    """Yield ``reports`` rows {text, labels {name: 0|1}, patient, site, time, split ""}, patient by patient.
+
+    A pure function of its arguments, made one row at a time; a smaller count is a prefix of a larger one. A patient's
+    reports are consecutive and in the order of time. Raises ValueError if ``reports`` or ``sites`` is out of range.
+    """
+    for row, _ in drafts(reports, seed, sites):
+        yield row
+
+
+def drafts(reports: int, seed: int, sites: int = 4) -> Iterator[tuple[dict[str, Any], Draft]]:
+    """As `generate`, each row with its sentences and what they assert and deny: for tests and for study."""
+    if reports < 0 or sites < 1:
+        raise ValueError("synthetic reports need a count of at least 0 and at least one site")
+    return itertools.islice(_endless(seed, sites), reports)
+
+
+def _endless(seed: int, sites: int) -> Iterator[tuple[dict[str, Any], Draft]]:
+    styles = [house_style(site, seed) for site in range(sites)]
+    for patient in itertools.count():
+        site = random.Random(f"{seed}|site|{patient}").randrange(sites)
+        for visit, (day, problems) in enumerate(histories(seed, patient)):
+            rng = random.Random(f"{seed}|report|{patient}|{visit}")
+            text, draft = write(problems, styles[site], seed, site, rng)
+            row = {
+                "text": text,
+                "labels": {name: int(name in draft.positives) for name in CHEXPERT},
+                "patient": f"synthetic-{patient:06d}",
+                "site": f"site-{site}",
+                "time": day,
+                "split": "",
+            }
+            yield row, draft
+
+
+__all__ = ["Draft", "drafts", "generate"]

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrad.data.sections import parts, reading, sections
+
+TITLE = "                                 FINAL REPORT\n"
+RULE = "______________________________________________________________________________\n"
+
+CASES = {
+    "findings and impression": (
+        TITLE + " EXAMINATION:  CHEST (PA AND LAT)\n\n INDICATION:  ___F with cough  // pneumonia?\n\n"
+        " TECHNIQUE:  PA.\n\n COMPARISON:  ___\n\n FINDINGS: \n\n The lungs are\n clear.  No effusion.\n\n"
+        " IMPRESSION: \n\n No pneumonia.\n",
+        "The lungs are clear. No effusion. No pneumonia.",
+    ),
+    "impression first": (
+        TITLE + " IMPRESSION: Normal.\n\n FINDINGS: Clear lungs.\n",
+        "Clear lungs. Normal.",
+    ),
+    "impression only": (
+        TITLE + " INDICATION: Fall.\n\n Heart size.\n\n IMPRESSION:  Rib fracture.\n",
+        "Rib fracture.",
+    ),
+    "findings only": (TITLE + " FINDINGS: Clear.\n", "Clear."),
+    "empty impression": (TITLE + " FINDINGS: Clear.\n IMPRESSION:\n", "Clear."),
+    "small letters": (TITLE + " Findings: Clear lungs.\n\n impression: Normal.\n", "Clear lungs. Normal."),
+    "capitals within small": ("History: cough\nFindings: clear\nImpression: normal", "clear normal"),
+    "joined with and": (TITLE + " HISTORY: Cough.\n\n FINDINGS AND IMPRESSION: Clear.\n", "Clear."),
+    "joined with slash": (TITLE + " COMPARISON: None.\n\n FINDINGS/IMPRESSION: Clear.\n", "Clear."),
+    "joined the other way": (TITLE + " IMPRESSION AND FINDINGS: Clear.\n", "Clear."),
+    "joined, then impression": (TITLE + " FINDINGS/IMPRESSION: Clear.\n\n IMPRESSION: Normal.\n", "Clear. Normal."),
+    "conclusion": (TITLE + " REPORT: x\n CONCLUSION: Normal.\n", "Normal."),
+    "misspelt": (TITLE + " FINDINGS: Clear.\n\n IMPRESSON: Normal.\n", "Clear. Normal."),
+    "plural": (TITLE + " IMPRESSIONS: Normal.\n", "Normal."),
+    "without colon": (TITLE + " FINDINGS\n Clear.\n\n IMPRESSION\n Normal.\n", "Clear. Normal."),
+    "in the middle of a line": (TITLE + " COMPARISON: None. FINDINGS: Clear. IMPRESSION: Normal.\n", "Clear. Normal."),
+    "dash in capitals": (TITLE + " IMPRESSION - Normal.\n", "Normal."),
+    "recommendation ends it": (TITLE + " IMPRESSION: Nodule.\n\n RECOMMENDATION(S): CT.\n", "Nodule."),
+    "notification ends it": (TITLE + " IMPRESSION: Tube low.\n\n NOTIFICATION:  Dr. ___ at 9:23 AM.\n", "Tube low."),
+    "subheadings stay": (
+        TITLE + " FINDINGS:\n LUNGS: Clear.\n CHEST WALL: Intact.\n",
+        "LUNGS: Clear. CHEST WALL: Intact.",
+    ),
+    "two impressions": (TITLE + " IMPRESSION: One.\n\n IMPRESSION: Two.\n", "One. Two."),
+    "no header": (
+        TITLE + " AP chest compared with ___.\n\n The lungs are clear.\n Heart normal.\n",
+        "The lungs are clear. Heart normal.",
+    ),
+    "no header, one paragraph": ("The lungs are clear.", "The lungs are clear."),
+    "no reading header": (
+        TITLE + " INDICATION: Cough.\n\n Lungs are clear.\n\n NOTIFICATION: Dr. ___.\n",
+        "Lungs are clear.",
+    ),
+    "view as header": (
+        TITLE + " HISTORY: Cough.\n\n PA AND LATERAL CHEST: The lungs are clear and the heart is normal.\n",
+        "The lungs are clear and the heart is normal.",
+    ),
+    "view as findings": (
+        TITLE + " HISTORY: Cough.\n\n FRONTAL CHEST RADIOGRAPH: The lungs are clear and normal.\n\n"
+        " IMPRESSION: Normal.\n",
+        "The lungs are clear and normal. Normal.",
+    ),
+    "view as title": (TITLE + " CHEST RADIOGRAPH:  Portable.\n\n IMPRESSION: Normal.\n", "Normal."),
+    "wet read before final": (
+        "WET READ: ___ ___ ___ 9:23 AM\n  Large effusion.\n" + RULE + TITLE + " IMPRESSION: No effusion.\n",
+        "No effusion.",
+    ),
+    "wet read versions before final": (
+        "WET READ: ABC MON ___ 9:23 AM\n One.\nWET READ VERSION #1 ABC MON ___ 8:00 PM\n Two.\n"
+        + RULE
+        + TITLE
+        + " FINDINGS: X.\n",
+        "X.",
+    ),
+    "wet read alone": ("WET READ: ___ ___ 9:23 AM\n  Large effusion.\n", "Large effusion."),
+    "wet read with headers alone": ("WET READ: 9:23 AM\n IMPRESSION: Large effusion.\n", "Large effusion."),
+    "wet read, then untitled": ("WET READ: 9:23 AM\n Effusion.\n" + RULE + " IMPRESSION: None.\n", "None."),
+    "preliminary before final": (
+        "PRELIMINARY REPORT\n IMPRESSION: Mass.\n" + TITLE + " IMPRESSION: No mass.\n",
+        "No mass.",
+    ),
+    "preliminary alone": ("PRELIMINARY REPORT\n IMPRESSION: Mass.\n", "Mass."),
+    "wet read after final": (TITLE + " IMPRESSION: Clear.\n\nWET READ: ___ 9:23 AM\n Effusion.\n", "Clear."),
+    "addendum before final": (
+        "                                 FINAL ADDENDUM\n ADDENDUM:\n\n The line ends in the right atrium.\n\n"
+        + RULE
+        + TITLE
+        + " IMPRESSION: Clear.\n",
+        "Clear. The line ends in the right atrium.",
+    ),
+    "addendum behind": (TITLE + " IMPRESSION: Clear.\n\n ADDENDUM:  Rib fracture.\n", "Clear. Rib fracture."),
+    "addendum with header": (
+        TITLE + " IMPRESSION: Clear.\n\n ADDENDUM\n HISTORY: x\n IMPRESSION: Fracture.\n",
+        "Clear. Fracture.",
+    ),
+    "two addenda": (TITLE + " IMPRESSION: A.\n ADDENDUM: B.\n ADDENDUM: C.\n", "A. B. C."),
+    "addendum alone": ("ADDENDUM: Rib fracture.", "Rib fracture."),
+    "addendum on the line": (TITLE + " IMPRESSION: A.\n\n ADDENDUM  The tube was moved.\n", "A. The tube was moved."),
+    "final after final": (TITLE + " IMPRESSION: Old.\n" + TITLE + " IMPRESSION: New.\n", "New."),
+    "stray line behind final": (TITLE + " IMPRESSION: A.\n ADDENDUM: B.\n" + RULE + " Dr. ___\n", "A. B."),
+    "stamp before title": ("Requisition 12\n" + TITLE + " IMPRESSION: A.\n", "A."),
+    "title with more on it": (" FINAL REPORT  IMPRESSION: A.\n", "A."),
+    "removed names stay": (
+        TITLE + " FINDINGS: Compared to ___, clear. ___ tube.\n",
+        "Compared to ___, clear. ___ tube.",
+    ),
+    "rule in the final": (TITLE + " FINDINGS: Clear.\n" + RULE + " IMPRESSION: Normal.\n", "Clear. Normal."),
+    "windows line ends": ("FINAL REPORT\r\nFINDINGS:\r\n Clear.\r\n\r\nIMPRESSION: Normal.\r\n", "Clear. Normal."),
+    "prose like headers": (
+        TITLE + " FINDINGS: There is, in\n comparison: a new mass; no other\n findings; stable.\n",
+        "There is, in comparison: a new mass; no other findings; stable.",
+    ),
+    "prose like parts": (
+        TITLE + " IMPRESSION: Differs from\n wet read by Dr. ___.\n",
+        "Differs from wet read by Dr. ___.",
+    ),
+    "nothing": ("", ""),
+    "title only": (TITLE, ""),
+    "headers only": (TITLE + " FINDINGS:\n\n IMPRESSION:\n", ""),
+    "indication only": (TITLE + " INDICATION: Cough.\n", ""),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reading(case: str) -> None:
+    report, expected = CASES[case]
+    assert reading(report) == expected
+
+
+def test_parts_name_who_wrote_when() -> None:
+    report = "WET READ: 9:23 AM\n a\n" + RULE + TITLE + " b\n ADDENDUM: c\n"
+    assert [(part.kind, part.text.strip()) for part in parts(report)] == [
+        ("provisional", "a"),
+        ("final", "b"),
+        ("addendum", "c"),
+    ]
+
+
+def test_sections_keep_text_before_the_first_header() -> None:
+    found = sections("Chest.\n HISTORY: Cough.\n FINDINGS: Clear.")
+    assert [(section.kind, section.text.strip()) for section in found] == [
+        ("", "Chest."),
+        ("other", "Cough."),
+        ("findings", "Clear."),
+    ]
+
+
+_line = st.one_of(
+    st.sampled_from(
+        ["FINDINGS:", "IMPRESSION: x", "WET READ: 9:23 AM", "FINAL REPORT", "ADDENDUM:", "", "_" * 20, "a; b"]
+    ),
+    st.text(max_size=40),
+)
+
+
+@given(st.lists(_line, max_size=12).map("\n".join))
+def test_any_text_gives_one_normalised_line_of_its_own_words(report: str) -> None:
+    text = reading(report)
+    assert text == " ".join(text.split())
+    assert len(text) <= len(report) + report.count("\n") + 1
+
+
+@given(st.text(alphabet=st.characters(categories=["Ll"]), min_size=1, max_size=30))
+def test_a_plain_report_is_read_whole(words: str) -> None:
+    body = f"the {words} is clear"
+    assert reading(f"FINAL REPORT\n FINDINGS:\n {body}\n IMPRESSION:\n {body}\n") == f"{body} {body}"

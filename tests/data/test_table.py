@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedrad.data import table
+from fedrad.data.load import load_corpus
+from fedrad.data.report import Row, is_single_label, label_matrix, label_names
+from fedrad.data.table import TableColumns
+
+from .conftest import CANARY, raises_quietly, write_csv
+
+HEADER = ("body", "edema", "nodule", "who", "where", "when", "kind")
+ROWS: list[list[object]] = [
+    [f"One {CANARY}", "1", "", "a", "north", "2024-03-01", "chest"],
+    ["Two", "0.0", "TRUE", "a", "south", "2024-03-02T12:30", "head"],
+    ["Three", "false", "1.0", "b", "south", "", "chest"],
+]
+COLUMNS = TableColumns("body", ("edema", "nodule"), "who", "where", "when")
+
+
+def read(path: Path, columns: TableColumns) -> tuple[list[Row], list[str]]:
+    notes: list[str] = []
+    return list(table.reports(path, columns, table.features(path, columns), notes.append)), notes
+
+
+def csv_file(path: Path, rows: list[list[object]] = ROWS) -> Path:
+    return write_csv(path / "t.csv", HEADER, rows)
+
+
+def test_multi_label(tmp_path: Path) -> None:
+    rows, notes = read(csv_file(tmp_path), COLUMNS)
+    assert notes == []
+    assert rows == [
+        _row(f"One {CANARY}", {"edema": 1, "nodule": 0}, "a", "north", "2024-03-01"),
+        _row("Two", {"edema": 0, "nodule": 1}, "a", "south", "2024-03-02T12:30"),
+        _row("Three", {"edema": 0, "nodule": 1}, "b", "south", ""),
+    ]
+
+
+def _row(text: str, labels: object, patient: str, site: str, time: str) -> Row:
+    return {"text": text, "labels": labels, "patient": patient, "site": site, "time": time, "split": ""}
+
+
+def test_single_label_and_no_patients(tmp_path: Path) -> None:
+    with pytest.warns(match="no patient column is named"):
+        ds = load_corpus("table", csv_file(tmp_path), columns=TableColumns("body", ("kind",)), cache_dir=tmp_path)
+    assert is_single_label(ds.features)
+    assert label_names(ds.features) == ("chest", "head")
+    assert label_matrix(ds).tolist() == [[1, 0], [0, 1], [1, 0]]
+    assert ds["patient"][:] == ["row-1", "row-2", "row-3"]
+
+
+def test_one_column_of_zeros_and_ones_is_one_label(tmp_path: Path) -> None:
+    columns = TableColumns("body", ("nodule",), "who")
+    features = table.features(csv_file(tmp_path), columns)
+    assert not is_single_label(features)
+    assert label_names(features) == ("nodule",)
+
+
+def test_parquet_reads_the_same(tmp_path: Path) -> None:
+    columns = {name: [row[k] for row in ROWS] for k, name in enumerate(HEADER)}
+    columns |= {
+        "edema": [1, 0, 0],
+        "nodule": [None, True, True],
+        "when": [datetime(2024, 3, 1), datetime(2024, 3, 2, 12, 30), None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=2)
+    rows, _ = read(tmp_path / "t.parquet", COLUMNS)
+    expected, _ = read(csv_file(tmp_path), COLUMNS)
+    times = ["2024-03-01T00:00:00", "2024-03-02T12:30:00", ""]
+    assert rows == [{**row, "time": time} for row, time in zip(expected, times, strict=True)]
+
+
+def test_counted_warnings(tmp_path: Path) -> None:
+    rows, notes = read(csv_file(tmp_path, [*ROWS, [" ", "1", "1", "c", "x", "", ""], ROWS[0]]), COLUMNS)
+    assert len(rows) == 4
+    assert "1 report left out: no text (first: row 4)" in notes[0]
+    assert "1 report with the same text" in notes[1]
+
+
+BAD = {
+    "label": (COLUMNS, ["x", "2", "", "a", "", "", ""], "the value of label 'edema' is not 0 or 1", 4),
+    "label text": (COLUMNS, ["x", CANARY, "", "a", "", "", ""], "the value of label 'edema' is not 0 or 1", 4),
+    "patient": (COLUMNS, ["x", "1", "", " ", "", "", ""], "the patient is blank", 4),
+    "time": (COLUMNS, ["x", "1", "", "a", "", f"01.03.2024 {CANARY}", ""], "the time is not like", 4),
+    "class": (TableColumns("body", ("kind",)), ["x", "1", "", "a", "", "", ""], "'kind' is blank", 4),
+    "cells": (COLUMNS, ["x", "1"], "has 2 cells", 4),
+    "column": (TableColumns("Body", ("edema", "nodules")), ROWS[0], "Did you mean 'body' for 'Body'? Did you", None),
+    "no labels": (TableColumns("body"), ROWS[0], "no label column is named", None),
+    "no text": (TableColumns("", ("edema",)), ROWS[0], "no text column is named", None),
+    "label twice": (TableColumns("body", ("edema", "edema")), ROWS[0], "named twice", None),
+    "text as label": (TableColumns("body", ("body",)), ROWS[0], "also a label column", None),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(tmp_path: Path, case: str) -> None:
+    columns, row, says, number = BAD[case]
+    file = csv_file(tmp_path, [*ROWS, row])
+    error = raises_quietly(lambda: load_corpus("table", file, columns=columns, cache_dir=tmp_path / "cache"))
+    assert says in str(error)
+    assert (error.file, error.row) == (file, number)
+    assert error.remedy
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_texts_as_classes_are_refused(tmp_path: Path) -> None:
+    file = csv_file(tmp_path, [[f"{CANARY} {k}", "1", "", "a", "", "", f"{CANARY} {k}"] for k in range(1002)])
+    error = raises_quietly(lambda: table.features(file, TableColumns("body", ("kind",))))
+    assert "more than 1,000 different values" in str(error)
+
+
+def test_missing_and_odd_files(tmp_path: Path) -> None:
+    for path, says in (("", "needs a file"), (tmp_path / "none.csv", "is not there"), (tmp_path, "is not a file")):
+        assert says in str(raises_quietly(lambda path=path: table.inputs(path)))
+    (tmp_path / "t.xlsx").touch()
+    assert "neither .csv" in str(raises_quietly(lambda: table.inputs(tmp_path / "t.xlsx")))
+    (tmp_path / "t.parquet").write_bytes(b"PAR1" + CANARY.encode() * 50 + b"PAR1")
+    assert "not a readable Parquet" in str(raises_quietly(lambda: read(tmp_path / "t.parquet", COLUMNS)))
+    pq.write_table(pa.table({name: [f"{CANARY} {k}" for k in range(3000)] for name in HEADER}), tmp_path / "u.parquet")
+    data = bytearray((tmp_path / "u.parquet").read_bytes())
+    data[4:400] = bytes(396)
+    (tmp_path / "u.parquet").write_bytes(data)
+    assert "damaged" in str(raises_quietly(lambda: read(tmp_path / "u.parquet", COLUMNS)))
