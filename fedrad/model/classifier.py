@@ -1,0 +1,108 @@
+"""A trained classifier, ready for use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedrad.errors import ModelError
+from fedrad.model.base import load_base
+from fedrad.model.encoder import ReportClassifier, build
+from fedrad.model.export import MANIFEST, import_peft
+
+# Texts that are tokenized together, and padded tokens in one forward pass.
+_CHUNK = 4096
+_MICRO_TOKENS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Classifies reports with a trained adapter.
+
+    Attributes:
+        model: base model, adapter and head, in eval mode.
+        tokenizer: of the base model.
+        max_length: tokens at which a report is cut.
+        privacy: the privacy statement of the run that trained it.
+    """
+
+    model: ReportClassifier
+    tokenizer: Any
+    max_length: int
+    privacy: str
+
+    @staticmethod
+    def load(run_dir: str | Path, *, base: str | None = None) -> Classifier:
+        """The classifier of a finished run.
+
+        Args:
+            run_dir: a run directory, or its folder ``adapter``.
+            base: where the base model is now, if it has moved; default: the name it was trained with.
+
+        Raises:
+            ModelError: there is no complete adapter, the base model can't be loaded or is not the one that the adapter
+                was trained on, or the tensors do not fit.
+        """
+        folder = Path(run_dir)
+        folder = folder if (folder / MANIFEST).is_file() else folder / "adapter"
+        manifest, tensors = import_peft(folder)
+        loaded = load_base(base or manifest.spec.name, "" if base else manifest.spec.revision)
+        if loaded.sha256 != manifest.base_sha256:
+            raise ModelError(
+                f"{loaded.name!r} is not the base model that {folder} was trained on (SHA-256 {loaded.sha256[:12]}...,"
+                f" expected {manifest.base_sha256[:12]}...): use the same revision, or name it with base=."
+            )
+        model = build(loaded, manifest.spec, manifest.lora, manifest.labels, manifest.single_label, seed=0)
+        model.load_state(tensors)
+        return Classifier(model, loaded.tokenizer, min(manifest.max_length, loaded.max_length), manifest.privacy)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the columns of ``predict``."""
+        return self.model.label_names
+
+    @torch.no_grad()
+    def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Probabilities [n, L]: of each label on its own, or, for one class of several, rows that sum to 1.
+
+        Raises:
+            TypeError: ``texts`` is one string, or holds something else than strings.
+        """
+        if isinstance(texts, str):
+            raise TypeError("predict takes a sequence of reports: predict([text])")
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"report {row} is a {type(text).__name__}, not a string")
+        out = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            ids = self.tokenizer(chunk, truncation=True, max_length=self.max_length)["input_ids"]
+            for rows in _micro_batches([len(row) for row in ids]):
+                width = len(ids[rows[-1]])
+                padded = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+                attention = torch.zeros((len(rows), width), dtype=torch.long)
+                for i, row in enumerate(rows):
+                    padded[i, : len(ids[row])] = torch.tensor(ids[row])
+                    attention[i, : len(ids[row])] = 1
+                logits = self.model(padded, attention)
+                odds = logits.softmax(-1) if self.model.single_label else logits.sigmoid()
+                out[start + np.asarray(rows)] = odds.numpy()
+        return out
+
+
+def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows from short to long, at most ``_MICRO_TOKENS`` padded tokens together; the last of each is its longest."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if batch and (len(batch) + 1) * lengths[row] > _MICRO_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

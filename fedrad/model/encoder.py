@@ -1,0 +1,243 @@
+"""The report classifier: frozen base model, adapter, centring constants, head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedrad.errors import ModelError
+from fedrad.model.adapter import LoRALinear, LoRASpec, SampleLinear, add_lora
+from fedrad.model.base import BaseModel, load_base
+from fedrad.model.layers import Layers, Prefix, Readout, Suffix, take_apart
+
+__all__ = ["BaseModel", "ModelSpec", "ReportClassifier", "build", "load_base"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which base model, and how its hidden states become one vector.
+
+    Attributes:
+        name, revision: as for ``load_base``.
+        pooling: ``mean`` over tokens, or ``cls``: what the family's stock sequence classifier feeds its last layer.
+    """
+
+    name: str
+    revision: str = ""
+    pooling: str = "mean"
+
+
+class ReportClassifier(nn.Module):
+    """Token ids -> logits of L labels, in two parts.
+
+    ``prefix(ids, attention)`` is everything below the lowest adapted layer and is never differentiated; it gives hidden
+    states [B, T, d] or, if only the head is trained, the centred features [B, d].
+    ``suffix(prefix_out, attention)`` gives the logits [B, L]. Both are modules: per-sample gradients take ``suffix``.
+
+    Samples never mix: logits and gradients of a report depend on no other report of its batch (up to rounding).
+    """
+
+    def __init__(
+        self,
+        prefix: Prefix,
+        suffix: Suffix,
+        adapted: Mapping[str, LoRALinear],
+        spec: ModelSpec,
+        lora: LoRASpec,
+        label_names: tuple[str, ...],
+        single_label: bool,
+    ) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.suffix = suffix
+        self.spec = spec
+        self.lora = lora
+        self.label_names = label_names
+        self.single_label = single_label
+        self._adapted = dict(adapted)  # the same modules as inside suffix, by their names in the base model
+
+    def forward(self, ids: Tensor, attention: Tensor) -> Tensor:
+        logits: Tensor = self.suffix(self.prefix(ids, attention), attention)
+        return logits
+
+    @property
+    def head_only(self) -> bool:
+        """Whether nothing but the head is trained; then ``prefix`` gives features [B, d]."""
+        return not self._adapted
+
+    @property
+    def prefix_layers(self) -> int:
+        """Encoder layers that ``prefix`` runs; 0: only the embeddings."""
+        return len(self.prefix.layers.order)
+
+    @property
+    def hidden_size(self) -> int:
+        """d, length of a hidden state and of the features."""
+        return self.suffix.head.in_features
+
+    @property
+    def readout(self) -> Readout:
+        """Pooling and centring, in whichever part it sits."""
+        return next(part.readout for part in (self.prefix, self.suffix) if part.readout is not None)
+
+    @torch.no_grad()
+    def pooled(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """Pooled vectors [B, d] with the present adapter, neither centred nor scaled: what centring is made from."""
+        hidden = self.prefix.layers(self.prefix.embed(ids), attention)
+        return self.readout.pool(self.suffix.layers(hidden, attention), attention)
+
+    def adapter(self) -> dict[str, nn.Parameter]:
+        """The trainable tensors by name, sorted.
+
+        ``<layer>.lora_A`` [r, in] unless A is frozen, ``<layer>.lora_B`` [out, r], ``head.weight`` [L, d] and
+        ``head.bias`` [L], with layer names of the base model, such as ``encoder.layer.4.attention.self.query``.
+        """
+        return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
+
+    def frozen_adapter(self) -> dict[str, nn.Parameter]:
+        """The A matrices, if they are frozen: part of the adapter, but not trained."""
+        return {name: tensor for name, tensor in self._tensors().items() if not tensor.requires_grad}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all adapter tensors, frozen A included, and of ``centre`` [d] and ``scale`` [d]."""
+        constants = {"centre": self.readout.centre, "scale": self.readout.scale}
+        return {name: tensor.detach().clone() for name, tensor in {**self._tensors(), **constants}.items()}
+
+    def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
+        """Sets the trainable tensors; all of them and nothing else.
+
+        Raises:
+            ModelError: a name, shape or dtype differs, or a number is not finite; nothing was changed.
+        """
+        _copy(tensors, self.adapter())
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Sets what ``state`` returned.
+
+        Raises:
+            ModelError: a name, shape or dtype differs, or a number is not finite; nothing was changed.
+        """
+        _copy(tensors, {**self._tensors(), "centre": self.readout.centre, "scale": self.readout.scale})
+
+    def set_centring(self, mean: Tensor, scale: Tensor | float) -> None:
+        """Features become ``(pooled - mean) * scale``.
+
+        Args:
+            mean: [d], of pooled vectors of public text. From private text it would be a release without noise.
+            scale: [d] or one number, positive, equally public.
+
+        Raises:
+            ModelError: a wrong shape, a number that is not finite, or a scale that is not positive.
+        """
+        full = torch.as_tensor(scale, dtype=torch.float32).expand(self.hidden_size).clone()
+        if not bool((full > 0).all()):
+            raise ModelError("the scale of the features must be positive.")
+        _copy(
+            {"centre": mean.detach().float(), "scale": full},
+            {"centre": self.readout.centre, "scale": self.readout.scale},
+        )
+
+    def set_head_bias(self, log_odds: Tensor) -> None:
+        """Starts the head at these logits [L], for instance the log-odds of rare labels, from public figures only.
+
+        Raises:
+            ModelError: a wrong shape, or a number that is not finite.
+        """
+        _copy({"head.bias": log_odds.detach().float()}, {"head.bias": self.suffix.head.bias})
+
+    def folded_head(self) -> tuple[Tensor, Tensor]:
+        """Weight [L, d] and bias [L] of one linear layer that reads the pooled vector, the centring folded in."""
+        weight = self.suffix.head.weight.detach().double() * self.readout.scale.double()
+        bias = self.suffix.head.bias.detach().double() - weight @ self.readout.centre.double()
+        return weight.float(), bias.float()
+
+    def _tensors(self) -> dict[str, nn.Parameter]:
+        tensors = dict(self.suffix.head.named_parameters(prefix="head"))
+        for name, module in self._adapted.items():
+            for part, parameter in module.named_parameters():
+                if part.startswith("lora_"):
+                    tensors[f"{name}.{part.removesuffix('.weight')}"] = parameter
+        return dict(sorted(tensors.items()))
+
+
+def build(
+    base: BaseModel,
+    spec: ModelSpec,
+    lora: LoRASpec,
+    label_names: Sequence[str],
+    single_label: bool,
+    seed: int,
+) -> ReportClassifier:
+    """A classifier on a structure of its own that shares the frozen tensors of ``base``.
+
+    A is drawn from ``seed`` alone (torch's global generator is neither read nor moved); B, the head's weight and its
+    bias are zero, so every logit starts at 0. Always in eval mode with every dropout 0.
+
+    Raises:
+        ModelError: targets, layers, rank, pooling or labels that this base model can't have.
+    """
+    if not label_names or len(set(label_names)) < len(label_names) or (single_label and len(label_names) < 2):
+        raise ModelError("a classifier needs labels with different names, and two or more if a report has exactly one.")
+    # The memo makes deepcopy keep the tensors themselves and copy only the modules around them.
+    kept = [*base.module.parameters(), *base.module.buffers()]
+    encoder = copy.deepcopy(base.module, {id(tensor): tensor for tensor in kept})
+    stack = take_apart(encoder)
+    pooler = None
+    if spec.pooling == "cls":
+        pooler = stack.pooler
+        if pooler is None:
+            raise ModelError(
+                f"pooling 'cls' needs a pretrained pooler that stock sequence classifiers read, and {base.name!r}"
+                " has none: use pooling 'mean'."
+            )
+    elif spec.pooling != "mean":
+        raise ModelError(f"pooling {spec.pooling!r} is neither 'mean' nor 'cls'.")
+    total = len(stack.order)
+    if not 0 <= lora.layers <= total:
+        raise ModelError(f"the last {lora.layers} layers can't be adapted: {base.name!r} has {total}; 0 means all.")
+    names = list(stack.layers)
+    chosen = names if stack.shared else names[-lora.layers :]  # names[-0:] is all of them
+    generator = torch.Generator().manual_seed(seed)
+    # The modules' own initialisation draws from the global generator; what it draws is overwritten.
+    with torch.random.fork_rng(devices=[]):
+        adapted = add_lora({name: stack.layers[name] for name in chosen}, lora, generator)
+        head = SampleLinear(base.hidden, len(label_names))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    touched = {i for i, name in enumerate(names) if any(module.startswith(f"{name}.") for module in adapted)}
+    cut = next((step for step, layer in enumerate(stack.order) if layer in touched), total)
+    readout = Readout(pooler, base.hidden)
+    layers = list(stack.layers.values())
+    prefix = Prefix(stack.embed, _part(encoder, layers, stack.order[:cut]), readout if not adapted else None)
+    suffix = Suffix(_part(encoder, layers, stack.order[cut:]), readout if adapted else None, head)
+    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, tuple(label_names), single_label)
+    return classifier.eval()
+
+
+def _part(encoder: nn.Module, layers: Sequence[nn.Module], order: tuple[int, ...]) -> Layers:
+    used = sorted(set(order))
+    return Layers(encoder.config, [layers[i] for i in used], tuple(used.index(i) for i in order))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _copy(given: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
+    """Copies values, after all names, shapes, dtypes and numbers were found right."""
+    problems = [f"{name} is missing" for name in into if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in into]
+    for name in into.keys() & given.keys():
+        value, target = given[name], into[name]
+        if value.shape != target.shape or value.dtype != target.dtype:
+            problems.append(
+                f"{name} is {tuple(value.shape)} {value.dtype}, expected {tuple(target.shape)} {target.dtype}"
+            )
+        elif not bool(torch.isfinite(value).all()):
+            problems.append(f"{name} is not finite")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(f"the adapter does not fit: {'; '.join(sorted(problems)[:5])}{more}.")
+    for name, target in into.items():
+        target.copy_(given[name])

