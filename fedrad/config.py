@@ -89,6 +89,14 @@ class Experiment:
             object.__setattr__(unchecked, name, built.get(name) or section())
         raise ConfigError(problems + _problems(unchecked, wrong))
 
+    @property
+    def warm_start(self) -> str:
+        """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports, ``none`` for the generated corpus,
+        whose test reports come from the generator that the warm start learns from."""
+        if self.train.warm_start != "auto":
+            return self.train.warm_start
+        return "none" if self.data.name == "synthetic" else "synthetic"
+
     def flat(self) -> Flat:
         """Every key with its value; tuples are joined by commas, as Flower's run configuration needs."""
         return {key: _plain(spec.type, self._value(spec)) for key, spec in _KEYS.items()}
@@ -247,6 +255,12 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             "sites.partition",
             table and temporal and not data.time_column,
             "needed for a temporal split of a table",
+        ),
+        _Contradiction(
+            "train.learning-rate",
+            "train.optimizer",
+            exp.train.optimizer == "adam" and exp.train.learning_rate == 0,
+            "is chosen automatically for momentum only; give one for adam, for instance 0.001",
         ),
         _Contradiction("sites.quorum", "sites.count", sites.quorum > sites.count, more),
         _Contradiction(

@@ -51,6 +51,12 @@ class Data:
     test_fraction: float = _key(
         0.2, "share of the patients held out for testing, where the corpus has no split of its own", rule=BETWEEN
     )
+    declared_size: int = _key(
+        0,
+        "`fedrad.centralized`: the number of training reports as stated in public, which sets the sampling rate; 0: the actual "
+        "number rounded to two digits, fit for experiments only. Hospitals state theirs in their node configuration",
+        rule=NOT_NEGATIVE,
+    )
     reports: int = _key(3000, "reports to generate (`synthetic` only)", rule=AT_LEAST_ONE)
     seed: int = _key(0, "seed of the generated corpus, the split and the shards", rule=NOT_NEGATIVE)
     text_column: str = _key("text", "column with the report text (`table` only)", rule=NOT_EMPTY)
@@ -106,7 +112,6 @@ class Lora:
     )
     layers: int = _key(2, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
     freeze_a: bool = _key(False, "train B only (FFA-LoRA, arXiv 2403.12313)")
-    head_scale: float = _key(1.0, "weight of the head against the LoRA matrices in the joint clipping", rule=POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,10 @@ class Train:
     local_steps: int = _key(8, "noisy steps of each hospital in a round", rule=AT_LEAST_ONE)
     batch: int = _key(256, "expected batch of a Poisson sample; the public divisor of the gradient", rule=AT_LEAST_ONE)
     optimizer: str = _key("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
-    learning_rate: float = _key(0.5, "step size of the private phase", rule=POSITIVE)
-    momentum: float = _key(0.9, "momentum (`momentum` only)", rule=SHARE)
+    learning_rate: float = _key(
+        0.0, "step size of the private phase; 0: chosen from noise, batch and steps, all public", rule=NOT_NEGATIVE
+    )
+    momentum: float = _key(0.9, "momentum; beta1 for `adam`", rule=SHARE)
     average: float = _key(0.4, "share of the last iterates that are averaged; 0 means none", rule=SHARE)
     warm_start: str = _key(
         "auto",
@@ -149,7 +156,7 @@ class Train:
         "for real reports, `none` for generated ones, which would be tested on what they were warmed with",
         choices=("auto", "none", "synthetic"),
     )
-    warm_reports: int = _key(3000, "generated reports of the warm start", rule=AT_LEAST_ONE)
+    warm_reports: int = _key(6000, "generated reports of the warm start", rule=AT_LEAST_ONE)
     warm_epochs: int = _key(2, "passes over them", rule=AT_LEAST_ONE)
     warm_learning_rate: float = _key(0.002, "step size of the warm start", rule=POSITIVE)
     seed: int = _key(0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", rule=NOT_NEGATIVE)

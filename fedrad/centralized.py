@@ -1,0 +1,161 @@
+"""Centralized DP-LoRA: everything in one place, through the same loop that every hospital runs.
+
+python -m fedrad.centralized [CONFIG.toml] [--set dotted.key=value ...] [--out DIR]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedrad.config import Experiment
+from fedrad.data.batches import tokenize
+from fedrad.errors import FedradError
+from fedrad.privacy.accounting import epsilon as composed_epsilon
+from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.plan import declared_size
+from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines
+from fedrad.training.corpus import read_corpus, site_name
+from fedrad.training.evaluation import evaluate
+from fedrad.training.inputs import prepare
+from fedrad.training.local import Recipe, StepReport
+from fedrad.training.metrics import Scores
+from fedrad.training.preflight import check_before_first_step
+from fedrad.training.run_directory import (
+    Result,
+    append_metrics,
+    create_run_directory,
+    final_state,
+    finish,
+)
+from fedrad.training.setup import pin_threads, plan_for, set_up
+from fedrad.training.site import RoundRequest, Site, train_round
+from fedrad.training.warm_start import initial_state
+
+
+def train(experiment: Experiment, console: Console | None = None) -> tuple[Result, Path]:
+    """Trains on all reports in one place.
+
+    The run is one site, ``site-000``, with every training report as its shard, its own ledger and the same random
+    streams as the hospital of a one-hospital federation: the two give the same bits when the noise is seeded.
+
+    Args:
+        experiment: relative paths are taken from the working directory.
+        console: where to show progress; nothing is shown if it is None.
+
+    Returns:
+        The final figures and the run directory.
+
+    Raises:
+        FedradError: see ``fedrad.errors``; a run directory without ``result.json`` is what an unfinished run leaves.
+    """
+    console = console if console is not None else Console(quiet=True)
+    started = time.monotonic()
+    experiment = experiment.resolve_paths(Path.cwd())
+    pin_threads(experiment)
+    directory = create_run_directory(experiment, Path.cwd())
+    corpus = read_corpus(experiment)
+    setup = set_up(experiment, corpus.names, corpus.single_label)
+    console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
+    state = initial_state(experiment, setup, progress_lines(console))
+    train_tokens = tokenize(corpus.reports, corpus.train, setup.base.tokenizer, setup.max_length)
+    test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
+    micro_tokens = experiment.train.micro_tokens
+    test = prepare(setup.classifier, test_tokens, setup.pad_id, micro_tokens)
+    recipe = Recipe.of(experiment, single_label=corpus.single_label)
+    plan = plan_for(experiment, experiment.data.declared_size or declared_size(len(corpus.train)))
+    name = site_name(0)
+    site = Site(
+        name=name,
+        directory=directory / "ledger" / name,
+        classifier=setup.classifier,
+        inputs=prepare(setup.classifier, train_tokens, setup.pad_id, micro_tokens),
+        plan=plan,
+        recipe=recipe,
+    )
+    adapter = {key: state[key] for key in setup.classifier.adapter()}
+    console.print(
+        plan_lines(
+            experiment,
+            declared={name: plan.declared_size},
+            trainable=sum(tensor.numel() for tensor in adapter.values()),
+            noise={name: plan.noise_multiplier},
+        ),
+        highlight=False,
+    )
+    check_before_first_step(setup, recipe, plan)
+    cap = experiment.privacy.epsilon if plan.private else float("inf")
+    view = StepView(console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
+
+    def score(round: int, step: int, spent: float) -> Scores:
+        scores = evaluate(
+            setup.classifier, test, corpus.names, single_label=corpus.single_label, micro_tokens=micro_tokens
+        )
+        append_metrics(directory, round=round, step=step, scores=scores, epsilon={name: spent})
+        view.evaluated(scores)
+        return scores
+
+    with (
+        Ledger.open(site.directory, site=name, cap=cap, delta=experiment.privacy.delta, witness=None) as ledger,
+        view.showing(),
+    ):
+        scores = score(0, 0, 0.0)
+        rounds, steps = experiment.train.rounds, experiment.train.local_steps
+        for round in range(1, rounds + 1):
+            # The whole round is charged when it starts, so this is what its steps have spent.
+            charged = composed_epsilon([plan.event(round * steps)], experiment.privacy.delta)
+
+            def show(report: StepReport, spent: float = charged) -> None:
+                view.step(report.step, epsilon=spent, signal_to_noise=report.signal_to_noise, reports=report.reports)
+
+            request = RoundRequest(run="centralized", round=round, steps=steps, last=round == rounds)
+            adapter = train_round(site, ledger, request, adapter, show)
+            if round % experiment.train.evaluate_every == 0 or round == rounds:
+                final_state(setup, adapter)
+                scores = score(round, round * steps, charged)
+        spent = composed_epsilon(ledger.events(), experiment.privacy.delta)
+    result = Result(
+        scores=scores,
+        epsilon={name: spent},
+        steps=recipe.total_steps,
+        declared={name: plan.declared_size},
+        sizes_stated=experiment.data.declared_size > 0,
+        test_reports=len(corpus.test),
+        seconds=time.monotonic() - started,
+        bytes_per_round=0,
+    )
+    finish(directory, experiment, setup, result)
+    return result, directory
+
+
+def main(
+    config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+) -> None:
+    """Train on all reports in one place, with differential privacy."""
+    console = Console()
+    overrides = list(set_ or [])
+    try:
+        experiment = Experiment.load(config, overrides)
+        if out is not None:
+            experiment = Experiment.from_flat({**experiment.flat(), "run.out": str(out)})
+        if any(text.split("=")[0].strip().startswith("sites.") for text in overrides):
+            console.print("note: sites.* has no effect here: centralized training is one site", style="yellow")
+        result, directory = train(experiment, console)
+    except FedradError as error:
+        Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    console.print(final_table(experiment, result, directory))
+
+
+if __name__ == "__main__":
+    # Typer's own tracebacks print local variables, and those may hold reports (P27).
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -1,0 +1,170 @@
+"""What a run shows while it runs: a live view in a terminal, plain lines elsewhere, and the table at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fedrad.config import Experiment
+from fedrad.training.metrics import Scores
+from fedrad.training.run_directory import Result, rounded_up
+
+
+def show_epsilon(value: float) -> str:
+    """An epsilon for people: never rounded down."""
+    if math.isinf(value):
+        return "not private"
+    return rounded_up(value, digits=4)
+
+
+def show_bytes(count: int) -> str:
+    """Bytes for people."""
+    return (
+        f"{count} B"
+        if count < 1024
+        else f"{count / 1024:.1f} KiB"
+        if count < 1 << 20
+        else f"{count / (1 << 20):.1f} MiB"
+    )
+
+
+def plan_lines(
+    experiment: Experiment, *, declared: Mapping[str, int], trainable: int, noise: Mapping[str, float]
+) -> str:
+    """The plan of a run, before its first step."""
+    privacy, train = experiment.privacy, experiment.train
+    if privacy.epsilon == 0:
+        promise = "NOT PRIVATE (privacy.epsilon = 0)"
+    else:
+        promise = (
+            f"epsilon <= {rounded_up(privacy.epsilon)} per hospital at delta {rounded_up(privacy.delta)},"
+            f" unit: {privacy.unit}"
+        )
+        if privacy.noise == "seeded":
+            promise += ", noise seeded: simulation only"
+    sigma = ", ".join(f"{value:.4g}" for value in sorted(set(noise.values())))
+    return (
+        f"plan: {promise}\n"
+        f"      {train.rounds} rounds x {train.local_steps} local steps, expected batch {train.batch},"
+        f" clip {privacy.clip:g}, noise multiplier {sigma or '-'}\n"
+        f"      {trainable:,} trainable numbers; declared reports: "
+        + (", ".join(f"{site} {size}" for site, size in list(declared.items())[:8]) or "-")
+        + (" ..." if len(declared) > 8 else "")
+    )
+
+
+def final_table(experiment: Experiment, result: Result, directory: object) -> Table:
+    """The table that a run ends with."""
+    table = Table(title=f"fedrad: {experiment.data.name}", show_header=False, min_width=60)
+    table.add_column(style="bold")
+    table.add_column()
+    scores = result.scores
+    table.add_row("weighted F1", f"{scores.weighted_f1:.4f}")
+    table.add_row("micro F1", f"{scores.micro_f1:.4f}")
+    table.add_row("macro F1", f"{scores.macro_f1:.4f}")
+    for site, value in list(result.epsilon.items())[:12]:
+        table.add_row(f"epsilon {site}", show_epsilon(value))
+    if len(result.epsilon) > 12:
+        table.add_row("", f"... {len(result.epsilon) - 12} more in result.json")
+    table.add_row("epsilon, maximum", show_epsilon(result.epsilon_max))
+    if result.unconfirmed:
+        table.add_row("not confirmed", f"at least that for {', '.join(result.unconfirmed)}: an answer was lost")
+    table.add_row("delta", rounded_up(experiment.privacy.delta))
+    table.add_row("unit", experiment.privacy.unit)
+    if experiment.privacy.noise == "seeded":
+        table.add_row("noise", "seeded: simulation only")
+    table.add_row("noisy steps", str(result.steps))
+    if result.bytes_per_round:
+        table.add_row(
+            "adapter bytes per round and site", f"{result.bytes_per_round} ({show_bytes(result.bytes_per_round)})"
+        )
+    table.add_row("seconds", f"{result.seconds:.1f}")
+    table.add_row("run directory", Text(str(directory)))  # not markup: a path may hold brackets
+    return table
+
+
+@dataclass
+class StepView:
+    """Live view of one site's steps. It may show private counts, so it is for the site's own terminal only."""
+
+    console: Console
+    total: int
+    budget: float
+    private: bool
+    started: float = field(default_factory=time.monotonic)
+    reports: int = 0
+    test_f1: float | None = None
+    _progress: Progress | None = None
+    _task: int = 0
+
+    @contextmanager
+    def showing(self) -> Iterator[StepView]:
+        """Draws while the block runs; in something that is no terminal, prints lines instead."""
+        if not self.console.is_terminal:
+            yield self
+            return
+        self._progress = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._progress.add_task("steps", total=self.total, line="")
+        with Live(self._progress, console=self.console, refresh_per_second=4):
+            yield self
+        self._progress = None
+
+    def step(self, step: int, *, epsilon: float, signal_to_noise: float, reports: int) -> None:
+        """One more step is done."""
+        self.reports += reports
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        spent = f"epsilon {show_epsilon(epsilon)} of {self.budget:g}" if self.private else "not private"
+        ratio = f"  signal/noise {signal_to_noise:.2f}" if self.private else ""
+        f1 = f"  test F1 {self.test_f1:.3f}" if self.test_f1 is not None else ""
+        line = f"{spent}{ratio}{f1}  {self.reports / seconds:.0f} reports/s"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, line=line)  # type: ignore[arg-type]
+        elif step == self.total or step % max(1, self.total // 10) == 0:
+            left = seconds / step * (self.total - step)
+            self.console.print(f"step {step}/{self.total}  {line}  {left:.0f} s left", highlight=False)
+
+    def evaluated(self, scores: Scores) -> None:
+        """A test score is known from now on."""
+        self.test_f1 = scores.weighted_f1
+
+
+def round_line(
+    round: int, rounds: int, scores: Scores | None, booked: Mapping[str, float], absent: Mapping[str, str]
+) -> str:
+    """One federation round, and a row for each hospital."""
+    f1 = "" if scores is None else f"  test weighted F1 {scores.weighted_f1:.4f}"
+    lines = [f"round {round}/{rounds}{f1}"]
+    lines += [
+        f"  {site:<12} epsilon {show_epsilon(value)}" for site, value in sorted(booked.items()) if site not in absent
+    ]
+    lines += [f"  {site:<12} did not count: {why}" for site, why in sorted(absent.items())]
+    return "\n".join(lines)
+
+
+def progress_lines(console: Console) -> Callable[[str, int, int], None]:
+    """For work before the first step: a line at a quarter, half, three quarters and the end of each task."""
+    shown: set[tuple[str, int]] = set()
+
+    def progress(what: str, done: int, total: int) -> None:
+        quarter = 4 * done // max(1, total)
+        if quarter and (what, quarter) not in shown:
+            shown.add((what, quarter))
+            console.print(f"{what}: {done}/{total}", highlight=False)
+
+    return progress

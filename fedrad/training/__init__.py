@@ -1,0 +1,1 @@
+"""Joins data, model and privacy: the one training loop, its durable site state, evaluation."""

@@ -1,0 +1,113 @@
+"""What the trainable part of the model reads: tokens, or what its frozen lower part made of them, computed once.
+
+Layers below the lowest adapted one never change, so their output for a report never changes either. Keeping it turns
+each step's cost from the whole encoder into the adapted layers only. The copy is as private as the reports and
+stays in the process (or, for a hospital, in nothing at all: it is made anew for each process and never written).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrad.data.batches import Tokenized, collate, micro_batches
+from fedrad.model.encoder import ReportClassifier
+
+# Above this many bytes the lower part is run again in every step instead of being kept.
+KEEP_AT_MOST = 2 << 30
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of B reports, ready for ``classifier.suffix``: hidden [B, T, d] or [B, d], attention [B, T]."""
+
+    hidden: Tensor
+    attention: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The reports of one shard or test set as the trainable part reads them.
+
+    Attributes:
+        tokens: the tokenized reports with their labels.
+        classifier: whose frozen lower part is used.
+        kept: its output, ragged [sum of lengths, d] or, if the head alone is trained, [n, d]; None if not kept.
+        pad_id: the token id that pads.
+    """
+
+    tokens: Tokenized
+    classifier: ReportClassifier
+    kept: NDArray[np.float32] | None
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Cost of each report in a micro-batch: its length, or 1 where one pooled vector stands for the report."""
+        if self._pooled:
+            return np.ones(len(self), dtype=np.int64)
+        return self.tokens.lengths
+
+    @property
+    def _pooled(self) -> bool:
+        return self.kept is not None and len(self.kept) == len(self.tokens) and self.classifier.head_only
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """The micro-batch of these reports, padded to its longest."""
+        tokens = collate(self.tokens, indices, self.pad_id)
+        if self.kept is None:
+            with torch.no_grad():
+                hidden = self.classifier.prefix(tokens.ids, tokens.attention)
+        elif self._pooled:
+            hidden = torch.from_numpy(self.kept[indices])
+        else:
+            padded = np.zeros((*tokens.ids.shape, self.kept.shape[1]), dtype=np.float32)
+            for row, index in enumerate(indices):
+                start, stop = self.tokens.offsets[index], self.tokens.offsets[index + 1]
+                padded[row, : stop - start] = self.kept[start:stop]
+            hidden = torch.from_numpy(padded)
+        return Batch(hidden, tokens.attention, tokens.labels, tokens.mask)
+
+
+def prepare(
+    classifier: ReportClassifier,
+    tokens: Tokenized,
+    pad_id: int,
+    micro_tokens: int,
+    on_part: Callable[[int, int], None] | None = None,
+) -> Inputs:
+    """Runs the frozen lower part over all reports once, in a fixed order, and keeps what it gives if it fits.
+
+    Args:
+        on_part: called with (reports done, reports in all) after each micro-batch; for a local progress line only.
+    """
+    width = 1 if classifier.head_only else int(tokens.offsets[-1])
+    rows = len(tokens) if classifier.head_only else width
+    if classifier.prefix_layers == 0 or rows * classifier.hidden_size * 4 > KEEP_AT_MOST:
+        return Inputs(tokens, classifier, None, pad_id)
+    kept = np.empty((rows, classifier.hidden_size), dtype=np.float32)
+    done = 0
+    for indices in micro_batches(tokens.lengths, np.arange(len(tokens)), micro_tokens):
+        batch = collate(tokens, indices, pad_id)
+        with torch.no_grad():
+            hidden = classifier.prefix(batch.ids, batch.attention).numpy()
+        if classifier.head_only:
+            kept[indices] = hidden
+        else:
+            for row, index in enumerate(indices):
+                start, stop = tokens.offsets[index], tokens.offsets[index + 1]
+                kept[start:stop] = hidden[row, : stop - start]
+        done += len(indices)
+        if on_part is not None:
+            on_part(done, len(tokens))
+    return Inputs(tokens, classifier, kept, pad_id)

@@ -1,0 +1,220 @@
+"""THE training loop. ``fedrad.centralized`` and every hospital call it; there is no other.
+
+A step: Poisson sample -> micro-batches -> per-report gradients -> clip -> sum -> noise -> optimizer step -> average.
+All that a later step needs is in ``TrainingState``, and every random draw comes from a stream named by (site, step), so
+R rounds of K steps are the same computation as R*K steps in one go, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedrad.config import Experiment
+from fedrad.data.batches import micro_batches
+from fedrad.model.encoder import ReportClassifier
+from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
+from fedrad.privacy.noise import stream
+from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.sampler import poisson_sample
+from fedrad.training.inputs import Inputs
+from fedrad.training.loss import report_losses
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The public choices of the optimisation.
+
+    Attributes:
+        total_steps: noisy steps of the whole run (rounds x local steps); fixes where averaging starts.
+        average: share of the last iterates whose mean is the result, in [0, 1). Averaging noised iterates is
+            post-processing and costs no privacy (De et al. 2022, arXiv 2204.13650).
+        learning_rate: 0 lets ``automatic_learning_rate`` choose.
+        sites: hospitals whose adapters are averaged; 1 if the training is centralized.
+        warm: whether the run starts from a warmed adapter.
+    """
+
+    optimizer: Literal["momentum", "adam"]
+    learning_rate: float
+    momentum: float
+    average: float
+    gradients: Literal["leaf", "opacus"]
+    micro_tokens: int
+    seed: int
+    total_steps: int
+    single_label: bool
+    sites: int = 1
+    warm: bool = False
+
+    @staticmethod
+    def of(experiment: Experiment, *, single_label: bool, sites: int = 1) -> Recipe:
+        train = experiment.train
+        return Recipe(
+            optimizer="adam" if train.optimizer == "adam" else "momentum",
+            learning_rate=train.learning_rate,
+            momentum=train.momentum,
+            average=train.average,
+            gradients="opacus" if experiment.privacy.gradients == "opacus" else "leaf",
+            micro_tokens=train.micro_tokens,
+            seed=train.seed,
+            total_steps=train.rounds * train.local_steps,
+            single_label=single_label,
+            sites=sites,
+            warm=experiment.warm_start == "synthetic",
+        )
+
+    @property
+    def averages_from(self) -> int:
+        """The first step (counted from 0) whose result enters the mean."""
+        return self.total_steps - round(self.average * self.total_steps)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What one site carries from step to step. Every tensor in it is a function of noised gradients only.
+
+    Attributes:
+        step: noisy steps taken so far in this run.
+        adapter: the trainable tensors.
+        moments: the optimizer's state, as ``parameter name|state name``.
+        average_sum: float64 sum of the averaged iterates.
+        averaged: how many they are.
+    """
+
+    adapter: dict[str, Tensor]
+    step: int = 0
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    average_sum: dict[str, Tensor] = field(default_factory=dict)
+    averaged: int = 0
+
+    def result(self) -> dict[str, Tensor]:
+        """The mean of the averaged iterates, or the last iterate where none was averaged."""
+        if self.averaged == 0:
+            return {name: tensor.clone() for name, tensor in self.adapter.items()}
+        return {name: (total / self.averaged).to(torch.float32) for name, total in self.average_sum.items()}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """For the site's own terminal. ``reports`` is a private count: it must not leave the site.
+
+    Attributes:
+        step: steps done in this run, this one included.
+        signal_to_noise: of the noised update, as ``PrivateOptimizer`` estimates it from public quantities.
+        reports: size of this step's Poisson sample.
+    """
+
+    step: int
+    signal_to_noise: float
+    reports: int
+
+
+def run_steps(
+    classifier: ReportClassifier,
+    inputs: Inputs,
+    plan: PrivacyPlan,
+    recipe: Recipe,
+    state: TrainingState,
+    steps: int,
+    *,
+    site: str,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> TrainingState:
+    """Takes ``steps`` noisy steps from ``state`` and returns the state after them.
+
+    The caller must have charged the site's ledger for all of them before (``training.site`` does).
+
+    Guarantee: each step is one Poisson-subsampled Gaussian mechanism with the plan's sampling rate, clip norm and
+    noise multiplier; what is returned is a function of their outputs and of public values. An empty sample still takes
+    a noisy step, and the divisor is the plan's public one. With ``plan.noise == "seeded"`` nothing is guaranteed
+    against anyone who knows the seed.
+    """
+    parameters = classifier.adapter()
+    _copy_into(parameters, state.adapter)
+    optimizer = PrivateOptimizer(torch_optimizer(parameters, recipe, plan), plan)
+    _restore_moments(optimizer, parameters, state.moments)
+    per_report_gradients = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
+    total, averaged = dict(state.average_sum), state.averaged
+    for step in range(state.step, state.step + steps):
+        sample = poisson_sample(len(inputs), plan.sampling_rate, stream(plan.noise, recipe.seed, site, step, "sample"))
+        for indices in micro_batches(inputs.lengths, sample, recipe.micro_tokens):
+            batch = inputs.batch(indices)
+
+            def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
+                return report_losses(logits, labels, mask, single_label=recipe.single_label)
+
+            _, gradients = per_report_gradients(classifier.suffix, parameters, (batch.hidden, batch.attention), losses)
+            optimizer.accumulate(gradients)
+        optimizer.step_noisy(stream(plan.noise, recipe.seed, site, step, "noise"))
+        if step >= recipe.averages_from:
+            averaged += 1
+            for name, parameter in parameters.items():
+                value = parameter.detach().to(torch.float64)
+                total[name] = total[name] + value if name in total else value
+        if on_step is not None:
+            on_step(StepReport(step + 1, optimizer.snr, int(np.size(sample))))
+    return replace(
+        state,
+        step=state.step + steps,
+        adapter={name: parameter.detach().clone() for name, parameter in parameters.items()},
+        moments=_moments(optimizer, parameters),
+        average_sum=total,
+        averaged=averaged,
+    )
+
+
+# Chosen on generated and public reports (benchmarks/utility.py --search); nothing private decides them.
+LARGEST_RATE = 4.0
+WALK = {"cold": 1.0, "warm": 0.3}
+
+
+def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
+    """A step size from public quantities: as large as the noise allows.
+
+    Noise alone moves a coordinate of the federation's adapter by about lr / (1 - momentum) * s * sqrt(T), with
+    s = noise_multiplier * clip / (divisor * sqrt(sites)) its standard deviation in one step's mean gradient. The rate
+    keeps this random walk at a fixed length, so that one setting serves every epsilon, batch and number of hospitals.
+    """
+    noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5) if plan.private else 0.0
+    walk = WALK["warm" if recipe.warm else "cold"]
+    allowed = walk * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5) if noise > 0 else LARGEST_RATE
+    return min(LARGEST_RATE, allowed)
+
+
+def torch_optimizer(
+    parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe, plan: PrivacyPlan
+) -> torch.optim.Optimizer:
+    """The optimizer under the noise: momentum SGD or Adam over exactly these parameters, by name."""
+    rate = recipe.learning_rate or automatic_learning_rate(recipe, plan)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
+    return torch.optim.SGD(parameters.items(), lr=rate, momentum=recipe.momentum)
+
+
+def _copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
+
+
+def _moments(optimizer: PrivateOptimizer, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    return {
+        f"{name}|{key}": value.detach().clone()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _restore_moments(
+    optimizer: PrivateOptimizer, parameters: Mapping[str, torch.nn.Parameter], moments: Mapping[str, Tensor]
+) -> None:
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("|")
+        optimizer.state[parameters[name]][moment] = value.clone()

@@ -1,0 +1,109 @@
+"""From a configuration to a model, the same in every process: base model, adapter structure, pinned threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from fedrad.config import Experiment
+from fedrad.errors import ConfigError
+from fedrad.model.adapter import LoRASpec
+from fedrad.model.base import BaseModel, load_base
+from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.privacy.plan import PrivacyPlan
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A model ready to be warmed, trained or evaluated.
+
+    Attributes:
+        base: the frozen base model, shared by everything in the process.
+        classifier: base, adapter and head; the adapter is fresh (B = 0, head = 0) until a state is loaded.
+        pad_id: the token id that pads.
+    """
+
+    base: BaseModel
+    classifier: ReportClassifier
+    spec: ModelSpec
+    lora: LoRASpec
+    names: tuple[str, ...]
+    single_label: bool
+    pad_id: int
+    max_length: int
+
+
+def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -> Setup:
+    """Builds the model that the configuration describes.
+
+    Raises:
+        ConfigError: reports may be longer than the base model reads.
+        ModelError: the base model can't be had, or has no layers of these names.
+    """
+    model, lora = experiment.model, experiment.lora
+    spec = ModelSpec(name=model.name, revision=model.revision, pooling=model.pooling)
+    lora_spec = LoRASpec(
+        rank=lora.rank, alpha=lora.alpha, targets=lora.targets, layers=lora.layers, freeze_a=lora.freeze_a
+    )
+    base = load_base(model.name, model.revision)
+    if experiment.data.max_length > base.max_length:
+        raise ConfigError(
+            f"data.max-length = {experiment.data.max_length}: {model.name} reads at most {base.max_length}"
+        )
+    classifier = build(base, spec, lora_spec, names, single_label, experiment.train.seed)
+    return Setup(
+        base=base,
+        classifier=classifier,
+        spec=spec,
+        lora=lora_spec,
+        names=names,
+        single_label=single_label,
+        pad_id=int(base.tokenizer.pad_token_id),
+        max_length=experiment.data.max_length,
+    )
+
+
+def pin_threads(experiment: Experiment) -> None:
+    """Fixes the number of threads of this process: sums in another order would give other bits."""
+    torch.set_num_threads(experiment.train.threads)
+
+
+def plan_for(experiment: Experiment, declared: int, epsilon: float | None = None) -> PrivacyPlan:
+    """The privacy plan of a site with this declared size, for all steps of the run.
+
+    Args:
+        declared: the site's declared number of reports.
+        epsilon: what the site allows, if that is less than ``privacy.epsilon``.
+
+    Raises:
+        PlanError: no noise multiplier meets the budget, or the plan contradicts itself.
+    """
+    privacy, train = experiment.privacy, experiment.train
+    return _calibrated(
+        privacy.epsilon if epsilon is None else epsilon,
+        privacy.delta,
+        declared,
+        min(train.batch, declared),
+        train.rounds * train.local_steps,
+        privacy.clip,
+        privacy.noise,
+    )
+
+
+@lru_cache(maxsize=64)
+def _calibrated(
+    epsilon: float, delta: float, declared: int, batch: int, steps: int, clip: float, noise: str
+) -> PrivacyPlan:
+    # Calibration takes a bisection; the sites of a simulation mostly share one plan.
+    return PrivacyPlan.calibrate(
+        epsilon=epsilon,
+        delta=delta,
+        declared_size=declared,
+        expected_batch=batch,
+        steps=steps,
+        clip=clip,
+        unit="report",
+        noise=noise,
+    )

@@ -1,0 +1,183 @@
+"""One round at one site, durable: charge the ledger, train, keep the state, answer. Never the same steps twice free.
+
+Order of writes: (1) the ledger's intent for all K steps, synced to disk; (2) the noisy steps; (3) state and reply in
+one file, replaced atomically. A crash between (1) and (3) has been charged and is charged again if the round is
+retried; a retry after (3) gets the stored bytes and costs nothing, because nothing new is released.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedrad.errors import FederationError, LedgerError
+from fedrad.model.encoder import ReportClassifier
+from fedrad.privacy.durable import sync_folder
+from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.inputs import Inputs
+from fedrad.training.local import Recipe, StepReport, TrainingState, run_steps
+
+_STATE_FILE = "round.safetensors"
+
+
+@dataclass(frozen=True)
+class RoundRequest:
+    """What a server asks of a site. All of it is public.
+
+    Attributes:
+        run: names the run; a site answers a (run, round) once.
+        round: counted from 1.
+        steps: noisy steps in this round.
+        last: the run's last round: answer with the mean of the averaged iterates.
+    """
+
+    run: str
+    round: int
+    steps: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Site:
+    """A hospital with its shard, ready to train. ``directory`` holds its ledger and its state between rounds."""
+
+    name: str
+    directory: Path
+    classifier: ReportClassifier
+    inputs: Inputs
+    plan: PrivacyPlan
+    recipe: Recipe
+
+
+def train_round(
+    site: Site,
+    ledger: Ledger,
+    request: RoundRequest,
+    incoming: Mapping[str, Tensor],
+    on_step: Callable[[StepReport], None] | None = None,
+) -> dict[str, Tensor]:
+    """Answers one round: the site's new adapter, noised.
+
+    Args:
+        incoming: the trainable tensors that the server sent, checked by the caller.
+
+    Raises:
+        BudgetExhausted: the ledger has no room for the round; nothing was trained or written.
+        FederationError: the request is out of order, or repeats a round with another adapter.
+        LedgerError: the ledger can't be trusted or written.
+    """
+    asked = adapter_digest(incoming)
+    saved = _load(site.directory / _STATE_FILE)
+    if saved is not None and saved.run == request.run:
+        if saved.round == request.round:
+            if saved.request != asked:
+                raise FederationError(f"round {request.round} was already answered for another adapter")
+            return saved.reply
+        if request.round < saved.round:
+            raise FederationError(f"round {request.round} comes after round {saved.round} was answered")
+        before = TrainingState(dict(incoming), saved.step, saved.moments, saved.average_sum, saved.averaged)
+    else:
+        before = TrainingState(dict(incoming))
+    sequence = ledger.record_intent(run=request.run, round=request.round, plan=site.plan, steps=request.steps)
+    after = run_steps(
+        site.classifier,
+        site.inputs,
+        site.plan,
+        site.recipe,
+        before,
+        request.steps,
+        site=site.name,
+        on_step=on_step,
+    )
+    reply = after.result() if request.last else after.adapter
+    _save(site.directory / _STATE_FILE, request, asked, after, reply)
+    ledger.mark_done(sequence)
+    return reply
+
+
+def adapter_digest(adapter: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(adapter):
+        tensor = adapter[name].detach().contiguous()
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Saved:
+    run: str
+    round: int
+    request: str
+    step: int
+    averaged: int
+    moments: dict[str, Tensor]
+    average_sum: dict[str, Tensor]
+    reply: dict[str, Tensor]
+
+
+def _save(path: Path, request: RoundRequest, asked: str, state: TrainingState, reply: Mapping[str, Tensor]) -> None:
+    groups = {"moments": state.moments, "average": state.average_sum, "reply": reply}
+    tensors = {
+        f"{group}/{name}": tensor.contiguous().clone()
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+    metadata = {
+        "run": request.run,
+        "round": str(request.round),
+        "request": asked,
+        "step": str(state.step),
+        "averaged": str(state.averaged),
+    }
+    partial = path.with_suffix(".partial")
+    # Moments and sums are functions of noised gradients, but a hospital's own files are nobody else's to read (P28).
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
+    save_file(tensors, partial, metadata=metadata)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def _load(path: Path) -> _Saved | None:
+    if not path.exists():
+        return None
+    groups: dict[str, dict[str, Tensor]] = {"moments": {}, "average": {}, "reply": {}}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            for key in file.keys():
+                group, _, name = key.partition("/")
+                groups[group][name] = file.get_tensor(key)
+        return _Saved(
+            run=metadata["run"],
+            round=int(metadata["round"]),
+            request=metadata["request"],
+            step=int(metadata["step"]),
+            averaged=int(metadata["averaged"]),
+            moments=groups["moments"],
+            average_sum=groups["average"],
+            reply=groups["reply"],
+        )
+    except (KeyError, ValueError, OSError, SafetensorError) as error:
+        raise LedgerError(
+            f"{path} can't be read ({type(error).__name__}). Restore it from a backup together with the ledger, or"
+            " remove it: the ledger keeps the budget, the site's optimizer state starts anew."
+        ) from None
+
+
+def tensors_finite(adapter: Mapping[str, Tensor]) -> bool:
+    """Whether every entry of every tensor is finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in adapter.values())

@@ -1,0 +1,62 @@
+"""Probabilities and scores: of the right report, in the right row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedrad.data.batches import collate
+from fedrad.training.evaluation import evaluate, probabilities
+from fedrad.training.inputs import Inputs, prepare
+from fedrad.training.metrics import decide, score
+from fedrad.training.setup import set_up
+from tests import small
+from tests.model import tiny
+
+
+def inputs_of(single_label: bool, targets: str = "query,value") -> Inputs:
+    setup = set_up(small.experiment(lora__targets=targets), small.LABELS, single_label)
+    return prepare(tiny.randomise(setup.classifier), small.tokens(25), setup.pad_id, 128)
+
+
+@pytest.mark.parametrize("single_label", [False, True])
+@pytest.mark.parametrize("targets", ["", "query,value"])
+@pytest.mark.parametrize("micro_tokens", [1, 100, 10_000])
+def test_every_row_is_its_report_s(single_label: bool, targets: str, micro_tokens: int) -> None:
+    inputs = inputs_of(single_label, targets)
+    found = probabilities(inputs.classifier, inputs, single_label=single_label, micro_tokens=micro_tokens)
+
+    assert found.shape == (25, len(small.LABELS))
+    assert found.std(axis=0).min() > 1e-3  # rows can be told apart
+    for row in range(25):
+        batch = collate(inputs.tokens, np.array([row]), inputs.pad_id)
+        with torch.no_grad():
+            logits = inputs.classifier(batch.ids, batch.attention)[0]
+        expected = logits.softmax(-1) if single_label else logits.sigmoid()
+        assert np.allclose(found[row], expected.numpy(), atol=1e-5)
+
+
+def test_classes_sum_to_one() -> None:
+    inputs = inputs_of(True)
+    found = probabilities(inputs.classifier, inputs, single_label=True, micro_tokens=100)
+
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("single_label", [False, True])
+def test_scores_are_of_these_probabilities(single_label: bool) -> None:
+    inputs = inputs_of(single_label)
+    found = probabilities(inputs.classifier, inputs, single_label=single_label, micro_tokens=100)
+    expected = score(decide(found, single_label=single_label), inputs.tokens.labels, inputs.tokens.mask, small.LABELS)
+
+    assert evaluate(inputs.classifier, inputs, small.LABELS, single_label=single_label, micro_tokens=100) == expected
+
+
+def test_evaluating_changes_nothing() -> None:
+    inputs = inputs_of(False)
+    before = {name: tensor.clone() for name, tensor in inputs.classifier.state_dict().items()}
+    evaluate(inputs.classifier, inputs, small.LABELS, single_label=False, micro_tokens=100)
+
+    assert small.same(inputs.classifier.state_dict(), before)
+    assert all(parameter.grad is None for parameter in inputs.classifier.parameters())

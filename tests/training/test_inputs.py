@@ -1,0 +1,104 @@
+"""What the trainable part reads: kept or computed on the fly, it is the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fedrad.training import inputs as module
+from fedrad.training.inputs import Inputs, prepare
+from fedrad.training.setup import set_up
+from tests import small
+from tests.model import tiny
+
+TARGETS = pytest.mark.parametrize("targets", ["", "query,value"])
+
+
+def prepared(targets: str = "query,value", micro_tokens: int = 128, **changes: object) -> Inputs:
+    setup = set_up(small.experiment(lora__targets=targets, **changes), small.LABELS, False)
+    tiny.randomise(setup.classifier)
+    return prepare(setup.classifier, small.tokens(), setup.pad_id, micro_tokens)
+
+
+def logits(inputs: Inputs, rows: NDArray[np.int64]) -> torch.Tensor:
+    batch = inputs.batch(rows)
+    with torch.no_grad():
+        return inputs.classifier.suffix(batch.hidden, batch.attention)
+
+
+@TARGETS
+def test_what_is_kept_is_what_would_be_computed(targets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = prepared(targets)
+    monkeypatch.setattr(module, "KEEP_AT_MOST", 0)
+    computed = prepared(targets)
+    assert kept.kept is not None
+    assert computed.kept is None
+    for rows in (np.arange(40), np.array([7]), np.array([31, 2, 2, 19])):
+        left, right = kept.batch(rows), computed.batch(rows)
+        real = left.attention.bool() if targets else slice(None)
+
+        assert torch.allclose(left.hidden[real], right.hidden[real], rtol=0, atol=1e-5)
+        assert torch.equal(left.attention, right.attention)
+        assert torch.equal(left.labels, right.labels)
+        assert torch.equal(left.mask, right.mask)
+        assert torch.allclose(logits(kept, rows), logits(computed, rows), rtol=0, atol=1e-5)
+
+
+def test_with_the_head_alone_one_vector_stands_for_a_report() -> None:
+    inputs = prepared("")
+    assert inputs.kept is not None
+
+    assert inputs.kept.shape == (40, 32)
+    assert (inputs.lengths == 1).all()
+    assert inputs.batch(np.array([3, 5])).hidden.shape == (2, 32)
+
+
+def test_with_all_layers_adapted_nothing_is_kept() -> None:
+    inputs = prepared(lora__layers=0)
+
+    assert inputs.kept is None
+    assert (inputs.lengths == inputs.tokens.lengths).all()
+
+
+@TARGETS
+def test_preparing_twice_gives_the_same_bits(targets: str) -> None:
+    first, second = prepared(targets), prepared(targets)
+    assert first.kept is not None
+    assert second.kept is not None
+
+    assert first.kept.tobytes() == second.kept.tobytes()
+
+
+@TARGETS
+def test_how_it_was_cut_changes_nothing_but_rounding(targets: str) -> None:
+    one, many = prepared(targets, micro_tokens=1), prepared(targets, micro_tokens=10_000)
+    assert one.kept is not None
+    assert many.kept is not None
+
+    assert np.allclose(one.kept, many.kept, rtol=0, atol=1e-5)
+
+
+@TARGETS
+def test_a_report_alone_is_the_report_in_a_batch(targets: str) -> None:
+    """Nothing of a report reaches another through padding."""
+    inputs = prepared(targets)
+    together = logits(inputs, np.arange(40))
+    for row in (0, 17, 39):
+        assert torch.allclose(logits(inputs, np.array([row]))[0], together[row], atol=1e-5)
+
+
+def test_progress_counts_every_report_once() -> None:
+    setup = set_up(small.experiment(), small.LABELS, False)
+    told: list[tuple[int, int]] = []
+    prepare(setup.classifier, small.tokens(), setup.pad_id, 128, lambda done, total: told.append((done, total)))
+
+    assert told[-1] == (40, 40)
+    assert told == sorted(set(told))
+
+
+def test_an_empty_shard_is_no_trouble() -> None:
+    setup = set_up(small.experiment(), small.LABELS, False)
+
+    assert len(prepare(setup.classifier, small.tokens().select(np.array([], int)), setup.pad_id, 128)) == 0

@@ -1,0 +1,288 @@
+"""A site's round: charged before it is trained, answered once, and safe to kill at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedrad.errors import BudgetExhausted, FederationError, LedgerError
+from fedrad.privacy.ledger import Ledger
+from fedrad.training import site as module
+from fedrad.training.local import TrainingState, run_steps
+from fedrad.training.site import RoundRequest, adapter_digest, tensors_finite, train_round
+from tests import small
+
+STEPS = 3
+STATE = "round.safetensors"
+
+
+class Stopped(Exception):
+    """Stands for a crash."""
+
+
+def request(round: int, run: str = "run", rounds: int = 2) -> RoundRequest:
+    return RoundRequest(run, round, STEPS, last=round == rounds)
+
+
+def answer(
+    here: small.Ready, directory: Path, incoming: Mapping[str, Tensor], asked: RoundRequest, cap: float = 8.0
+) -> tuple[dict[str, Tensor], int]:
+    """The reply, and how many rows the ledger then has: opened anew, as each message finds it."""
+    with small.ledger(directory, cap=cap) as ledger:
+        reply = train_round(here.site(directory), ledger, asked, incoming)
+        return reply, len(ledger.rows())
+
+
+def charges(directory: Path) -> list[tuple[str, int, int, bool]]:
+    with small.ledger(directory) as ledger:
+        return [(row.run, row.round, row.steps, row.done) for row in ledger.rows()]
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_rounds_over_the_disk_are_the_loop_in_one_go(tmp_path: Path, optimizer: str) -> None:
+    exp = small.experiment(train__optimizer=optimizer, train__rounds=3, train__average=0.5)
+    here = small.ready(exp)
+    once = run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, 3 * STEPS, site="site-000")
+    adapter: Mapping[str, Tensor] = small.ready(exp).state.adapter
+    for round in (1, 2, 3):
+        adapter, rows = answer(small.ready(exp), tmp_path / "site", adapter, request(round, rounds=3))
+        assert rows == round
+
+    assert once.averaged > STEPS  # the mean reaches over a round's end
+    assert small.same(adapter, once.result())
+
+
+# The ledger comes first
+
+
+def test_the_charge_is_on_disk_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = small.ready(small.experiment())
+    on_disk: list[int] = []
+
+    def crash(*args: object, **kwargs: object) -> TrainingState:
+        copy = tmp_path / "seen.sqlite"
+        copy.write_bytes((tmp_path / "site" / "ledger.sqlite").read_bytes())
+        on_disk.append(copy.read_bytes().count(b'"steps":3,"time"'))
+        raise Stopped
+
+    monkeypatch.setattr(module, "run_steps", crash)
+    with pytest.raises(Stopped):
+        answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert on_disk == [1]
+    assert charges(tmp_path / "site") == [("run", 1, STEPS, False)]
+    assert not (tmp_path / "site" / STATE).exists()
+
+
+def test_a_round_that_can_not_be_charged_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control of the test above: training starts only where the intent was written."""
+    here = small.ready(small.experiment())
+    trained: list[str] = []
+    monkeypatch.setattr(module, "run_steps", lambda *args, **kwargs: trained.append("a step"))
+    monkeypatch.setattr(Ledger, "record_intent", lambda self, **kwargs: (_ for _ in ()).throw(LedgerError("disk full")))
+    with pytest.raises(LedgerError):
+        answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert trained == []
+
+
+def test_the_cap_stops_a_round_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = small.ready(small.experiment())
+    answer(here, tmp_path / "site", here.state.adapter, request(1))
+    before = (tmp_path / "site" / STATE).read_bytes()
+    monkeypatch.setattr(module, "run_steps", lambda *args, **kwargs: pytest.fail("a step was taken"))
+    with pytest.raises(BudgetExhausted):
+        answer(here, tmp_path / "site", here.state.adapter, request(2), cap=6.0)
+
+    assert charges(tmp_path / "site") == [("run", 1, STEPS, True)]
+    assert (tmp_path / "site" / STATE).read_bytes() == before
+
+
+def test_the_planned_rounds_fit_and_one_more_does_not(tmp_path: Path) -> None:
+    here = small.ready(small.experiment())
+    adapter = here.state.adapter
+    for round in (1, 2):
+        adapter, _ = answer(here, tmp_path / "site", adapter, request(round))
+    with pytest.raises(BudgetExhausted):
+        answer(here, tmp_path / "site", adapter, request(3))
+
+
+# Once and only once
+
+
+def test_a_retry_gets_the_same_bytes_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = small.ready(small.experiment(privacy__noise="system"))
+    first, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
+    monkeypatch.setattr(module, "run_steps", lambda *args, **kwargs: pytest.fail("it was trained again"))
+    again, rows_again = answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert small.same(first, again)
+    assert rows == rows_again == 1
+
+
+def test_a_lost_state_is_charged_again_and_gives_other_noise(tmp_path: Path) -> None:
+    """Control of the test above: without the stored reply, the same request costs a second time."""
+    here = small.ready(small.experiment(privacy__noise="system", privacy__epsilon=2.0))
+    first, _ = answer(here, tmp_path / "site", here.state.adapter, request(1))
+    (tmp_path / "site" / STATE).unlink()
+    again, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert rows == 2
+    assert not small.same(first, again)
+
+
+def test_the_same_round_for_another_adapter_is_refused(tmp_path: Path) -> None:
+    here = small.ready(small.experiment())
+    answer(here, tmp_path / "site", here.state.adapter, request(1))
+    other = {name: tensor + 1e-3 for name, tensor in here.state.adapter.items()}
+    with pytest.raises(FederationError, match="another adapter"):
+        answer(here, tmp_path / "site", other, request(1))
+
+    assert len(charges(tmp_path / "site")) == 1
+
+
+def test_an_earlier_round_is_refused(tmp_path: Path) -> None:
+    here = small.ready(small.experiment())
+    adapter, _ = answer(here, tmp_path / "site", here.state.adapter, request(1))
+    answer(here, tmp_path / "site", adapter, request(2))
+    with pytest.raises(FederationError, match="comes after"):
+        answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert len(charges(tmp_path / "site")) == 2
+
+
+def test_a_crash_before_the_state_is_saved_is_charged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = small.ready(small.experiment(privacy__epsilon=2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_file", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            answer(here, tmp_path / "site", here.state.adapter, request(1))
+    _, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert rows == 2
+    assert [done for *_, done in charges(tmp_path / "site")] == [False, True]
+
+
+def test_a_crash_between_state_and_done_costs_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = small.ready(small.experiment())
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "mark_done", lambda self, seq: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            answer(here, tmp_path / "site", here.state.adapter, request(1))
+    _, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert rows == 1
+
+
+def test_a_new_run_starts_fresh_but_on_the_same_ledger(tmp_path: Path) -> None:
+    exp = small.experiment(privacy__epsilon=2.0, train__average=0.9)
+    here = small.ready(exp)
+    alone, _ = answer(here, tmp_path / "alone", here.state.adapter, request(1, run="b"))
+    answer(here, tmp_path / "site", here.state.adapter, request(1, run="a"))
+    second, rows = answer(here, tmp_path / "site", here.state.adapter, request(1, run="b"))
+
+    assert rows == 2
+    assert small.same(alone, second)  # moments, step and averages of run a left no trace
+
+
+# The file
+
+
+def test_the_state_is_for_its_owner_only(tmp_path: Path) -> None:
+    here = small.ready(small.experiment())
+    old = os.umask(0)
+    try:
+        answer(here, tmp_path / "site", here.state.adapter, request(1))
+    finally:
+        os.umask(old)
+
+    assert (tmp_path / "site").stat().st_mode & 0o777 == 0o700
+    for file in (tmp_path / "site").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o600, file.name
+    assert not list((tmp_path / "site").glob("*.partial"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "foreign"])
+def test_a_damaged_state_stops_the_round(tmp_path: Path, damage: str) -> None:
+    here = small.ready(small.experiment())
+    answer(here, tmp_path / "site", here.state.adapter, request(1))
+    path = tmp_path / "site" / STATE
+    whole = path.read_bytes()
+    if damage == "foreign":
+        module.save_file({"surprise": torch.zeros(1)}, path, metadata={"run": "run"})
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "empty": b""}[damage])
+    with pytest.raises(LedgerError, match="remove"):
+        answer(here, tmp_path / "site", here.state.adapter, request(2))
+
+    assert len(charges(tmp_path / "site")) == 1
+
+
+def test_the_state_holds_no_count_and_no_report(tmp_path: Path) -> None:
+    here = small.ready(small.experiment())
+    answer(here, tmp_path / "site", here.state.adapter, request(1))
+    with module.safe_open(tmp_path / "site" / STATE, framework="pt") as file:
+        facts, names = dict(file.metadata()), {key.partition("/")[2].partition("|")[0] for key in file.keys()}
+
+    assert set(facts) == {"run", "round", "request", "step", "averaged"}
+    assert names == set(here.state.adapter)
+
+
+def test_the_digest_tells_names_shapes_and_bits() -> None:
+    tensor = torch.arange(6.0)
+    digests = {
+        adapter_digest({"a": tensor}),
+        adapter_digest({"b": tensor}),
+        adapter_digest({"a": tensor.reshape(2, 3)}),
+        adapter_digest({"a": tensor.double()}),
+        adapter_digest({"a": torch.nextafter(tensor, tensor + 1)}),
+    }
+
+    assert len(digests) == 5
+    assert adapter_digest({"a": tensor, "b": tensor}) == adapter_digest({"b": tensor, "a": tensor.clone()})
+
+
+def test_non_finite_tensors_are_told() -> None:
+    assert tensors_finite({"a": torch.zeros(2)})
+    assert not tensors_finite({"a": torch.zeros(2), "b": torch.tensor([0.0, float("nan")])})
+
+
+# Killed
+
+
+@pytest.mark.slow
+def test_kill_9_in_a_round_never_leaves_the_ledger_short(tmp_path: Path) -> None:
+    steps, directory = 400, tmp_path / "site"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from tests import small; small.train_and_tell({str(directory)!r}, {steps})"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    told = 0
+    while told < 2:
+        line = process.stdout.readline()
+        assert line, "the process ended before it was killed"
+        told = int(line)
+    process.send_signal(signal.SIGKILL)
+    told = max([told, *(int(line) for line in process.stdout.read().split("\n")[:-1])])
+    process.wait()
+
+    assert process.returncode == -signal.SIGKILL
+    assert told < steps
+    assert charges(directory) == [("run", 1, steps, False)]  # all of them, though only some were taken
+    assert not (directory / STATE).exists()
+    here = small.ready(
+        small.experiment(privacy__noise="system", train__rounds=1, train__local_steps=steps, train__batch=4)
+    )
+    with pytest.raises(BudgetExhausted), small.ledger(directory) as ledger:  # a retry is no second chance
+        train_round(here.site(directory), ledger, RoundRequest("run", 1, steps, last=True), here.state.adapter)

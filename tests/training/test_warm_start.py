@@ -1,0 +1,245 @@
+"""The first adapter: from generated text alone, and always the same."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedrad.data import synthetic
+from fedrad.data.batches import Tokenized
+from fedrad.data.load import fedrad_cache_dir, load_corpus
+from fedrad.errors import ConfigError
+from fedrad.training import warm_start
+from fedrad.training.setup import Setup, set_up
+from fedrad.training.warm_start import initial_state, state_bytes
+from tests import small
+
+WARM = {"train__warm_start": "synthetic", "train__micro_tokens": 4096}
+GENERATED = 100
+
+
+@pytest.fixture(autouse=True)
+def _small_and_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins without kept adapters (the generated corpora may stay) and centres on few reports."""
+    monkeypatch.setattr(warm_start, "_CENTRING_REPORTS", GENERATED)
+    for file in kept():
+        file.unlink()
+
+
+def kept() -> list[Path]:
+    return sorted((fedrad_cache_dir() / "warm").glob("*"))
+
+
+def fresh(names: tuple[str, ...] = small.LABELS, single_label: bool = False, **changes: object) -> Setup:
+    return set_up(small.experiment(**changes), names, single_label)
+
+
+def state(names: tuple[str, ...] = small.LABELS, single_label: bool = False, **changes: object) -> dict[str, Tensor]:
+    return initial_state(small.experiment(**changes), fresh(names, single_label, **changes))
+
+
+# Always the same
+
+
+@pytest.mark.parametrize("changes", [WARM, {"train__warm_start": "none"}, {**WARM, "lora__freeze_a": True}])
+def test_it_is_the_same_twice_and_from_the_cache(changes: dict[str, object]) -> None:
+    first = state(**changes)
+    assert len(kept()) == 1
+    cached = state(**changes)
+    kept()[0].unlink()
+    again = state(**changes)
+
+    assert small.same(first, cached)
+    assert small.same(first, again)
+
+
+def test_the_classifier_holds_what_is_returned() -> None:
+    for _ in range(2):  # made, then from the cache
+        setup = fresh(**WARM)
+        returned = initial_state(small.experiment(**WARM), setup)
+        assert small.same(setup.classifier.state(), returned)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train__seed": 1},
+        {"train__warm_epochs": 2},
+        {"train__warm_reports": 32},
+        {"train__warm_learning_rate": 0.01},
+        {"train__warm_start": "none"},
+        {"lora__rank": 3},
+        {"model__centre": False},
+        {"data__max_length": 20},
+    ],
+)
+def test_what_it_depends_on_is_not_answered_from_the_cache(change: dict[str, object]) -> None:
+    first = state(**WARM)
+    other = state(**{**WARM, **change})
+
+    assert len(kept()) == 2
+    assert not small.same(first, other)
+
+
+@pytest.mark.parametrize("change", [{"privacy__epsilon": 1.0}, {"train__rounds": 7}, {"sites__count": 9}])
+def test_what_it_does_not_depend_on_is_answered_from_the_cache(change: dict[str, object]) -> None:
+    assert small.same(state(**WARM), state(**{**WARM, **change}))
+    assert len(kept()) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a tensor", b"\x00" * 400])
+def test_a_damaged_file_is_made_anew(damage: bytes) -> None:
+    first = state(**WARM)
+    kept()[0].write_bytes(damage)
+
+    assert small.same(state(**WARM), first)
+    assert small.same(state(**WARM), first)
+
+
+# From generated text alone
+
+
+@pytest.mark.parametrize("changes", [WARM, {"train__warm_start": "none"}])
+def test_no_corpus_but_the_generated_one_is_read(monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def spy(name: str, path: str | None = None, **options: object) -> datasets.Dataset:
+        asked.append((name, path, options))
+        return load_corpus(name, path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(warm_start, "load_corpus", spy)
+    settings = {**changes, "data__name": "openi", "data__path": "/nowhere"}  # reading it would fail
+    state(**settings)
+
+    assert [(name, path) for name, path, _ in asked] == [("synthetic", None)]
+
+
+def test_the_generator_reads_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P34: its sentences and prevalences are constants of its source."""
+    rows = list(synthetic.generate(5, 0))
+    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: pytest.fail("a file was read"))
+    monkeypatch.setattr(Path, "open", lambda *args, **kwargs: pytest.fail("a file was read"))
+
+    assert list(synthetic.generate(5, 0)) == rows
+    assert list(inspect.signature(synthetic.generate).parameters)[:2] == ["reports", "seed"]
+
+
+def test_its_reports_are_not_those_of_a_generated_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def spy(name: str, path: str | None = None, *, reports: int, seed: int) -> datasets.Dataset:
+        seeds.append(seed)
+        return load_corpus(name, path, reports=reports, seed=seed)
+
+    monkeypatch.setattr(warm_start, "load_corpus", spy)
+    state(**WARM)
+    warm = set(load_corpus("synthetic", reports=GENERATED, seed=seeds[0])["text"])
+    corpus = load_corpus("synthetic", reports=GENERATED, seed=0)["text"]
+
+    assert sum(text in warm for text in corpus) < 0.1 * len(corpus)  # short normal reports may coincide
+
+
+# What is set
+
+
+@pytest.mark.parametrize(("name", "expected"), [("synthetic", "none"), ("openi", "synthetic"), ("table", "synthetic")])
+def test_auto_warms_for_real_reports_only(name: str, expected: str) -> None:
+    path = {"data__path": "/data", "data__label_columns": "a,b"} if name != "synthetic" else {}
+
+    assert small.experiment(data__name=name, **path).warm_start == expected
+    for fixed in ("none", "synthetic"):
+        assert small.experiment(data__name=name, train__warm_start=fixed, **path).warm_start == fixed
+
+
+def test_warming_moves_every_tensor() -> None:
+    cold, warm = state(train__warm_start="none"), state(**WARM, train__warm_reports=96)
+
+    for name in fresh().classifier.adapter():
+        assert not torch.equal(cold[name], warm[name]), name
+
+
+def test_a_frozen_a_stays() -> None:
+    changes = {**WARM, "lora__freeze_a": True}
+    setup = fresh(**changes)
+    frozen = {name: tensor.clone() for name, tensor in setup.classifier.frozen_adapter().items()}
+    initial_state(small.experiment(**changes), setup)
+
+    assert frozen
+    assert small.same({name: tensor.detach() for name, tensor in setup.classifier.frozen_adapter().items()}, frozen)
+
+
+def test_fewer_reports_than_a_batch_still_warm() -> None:
+    cold, warm = state(train__warm_start="none"), state(**WARM, train__warm_reports=5)
+
+    assert not torch.equal(cold["head.weight"], warm["head.weight"])
+
+
+def test_labels_that_the_generator_does_not_know_are_masked() -> None:
+    labels = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.float32)
+    tokens = Tokenized(np.arange(3, dtype=np.int32), np.arange(4), labels, np.ones_like(labels))
+    onto, shared = warm_start._onto_labels(tokens, ("Edema", "Fracture"), ("fracture", "Unheard of", "Edema"))
+
+    assert shared.tolist() == [True, False, True]
+    assert onto.labels.tolist() == [[0, 0, 1], [1, 0, 0], [1, 0, 1]]
+    assert onto.mask.tolist() == [[1, 0, 1]] * 3
+
+
+def test_an_unknown_label_s_head_is_not_warmed() -> None:
+    weight = state(**WARM)["head.weight"]
+
+    assert weight[0].any()
+    assert weight[1].any()
+    assert not weight[2].any()
+
+
+def test_the_head_starts_at_the_log_odds_of_generated_labels() -> None:
+    cold = state(train__warm_start="none")
+    corpus = load_corpus("synthetic", reports=GENERATED, seed=warm_start._SEED_OFFSET)
+    for k, name in enumerate(small.LABELS[:2]):
+        share = np.mean([labels[name] == 1 for labels in corpus["labels"]])
+        assert float(cold["head.bias"][k]) == pytest.approx(np.log(share / (1 - share)), rel=1e-5)
+    assert float(cold["head.bias"][2]) < 0  # rare, for want of anything known
+    assert not cold["head.weight"].any()
+
+
+def test_features_are_centred_and_scaled_by_finite_numbers() -> None:
+    cold, raw = state(train__warm_start="none"), state(train__warm_start="none", model__centre=False)
+
+    assert torch.isfinite(cold["centre"]).all()
+    assert cold["centre"].any()
+    assert (torch.isfinite(cold["scale"]) & (cold["scale"] > 0)).all()
+    assert not raw["centre"].any()
+    assert (raw["scale"] == 1).all()
+
+
+# Where the generator can't help
+
+
+CLASSES = ("chest", "spine")
+TABLE = {"data__name": "table", "data__path": "/data/t.csv", "data__label_columns": "protocol"}
+
+
+@pytest.mark.parametrize(("names", "single"), [(CLASSES, True), (("Oddity", "Rarity"), False), (("Edema", "x"), True)])
+def test_a_warm_start_that_was_asked_for_but_can_not_be_is_an_error(names: tuple[str, ...], single: bool) -> None:
+    with pytest.raises(ConfigError, match="warm-start"):
+        state(names, single, **WARM, **TABLE)
+    assert kept() == []
+
+
+@pytest.mark.parametrize(("names", "single"), [(CLASSES, True), (("Oddity", "Rarity"), False)])
+def test_auto_does_without_where_it_can_not_be(names: tuple[str, ...], single: bool) -> None:
+    found = state(names, single, **TABLE)
+
+    assert not found["head.weight"].any()
+    assert not found["head.bias"].any()
+    assert found["centre"].any()
+
+
+def test_bytes_on_the_wire() -> None:
+    assert state_bytes({"a": torch.zeros(3, 2), "b": torch.zeros(5, dtype=torch.float64)}) == 24 + 40
