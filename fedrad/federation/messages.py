@@ -1,0 +1,266 @@
+"""The closed list of what may leave a hospital, and what a server may ask. Nothing else writes or reads Flower records.
+
+What leaves (decision 5): the adapter's tensors, the site's name, the round, the declared weight, the plan's id and the
+epsilon booked; or, instead of an adapter, an error's code. No loss, score, gradient norm, label count, exact number of
+reports or exception text. Both ends check: a field that is not on the list is refused, whatever it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import Tensor
+
+from fedrad import errors
+from fedrad.errors import FederationError, RefusedReply
+
+# Record names and the exact keys of each, with their types. This table is the closed list.
+REPLY_FIELDS: dict[str, type] = {"site": str, "round": int, "declared-weight": int, "plan-id": str, "epsilon": float}
+FAILURE_FIELDS: dict[str, type] = {"site": str, "round": int, "code": str}
+HELLO_FIELDS: dict[str, type] = {"site": str, "simulated": bool, "declared-weight": int}
+ERROR_CODES = frozenset(
+    kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FedradError)
+)
+# What may come in.
+REQUEST_FIELDS: dict[str, type] = {
+    "run": str,
+    "site": str,
+    "index": int,
+    "round": int,
+    "rounds": int,
+    "labels": list,
+    "directory": str,
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server asks of one site in one round. Public, and a proposal: the hospital may refuse it.
+
+    Attributes:
+        run: names the run.
+        site: which hospital is meant; a simulated node serves several.
+        index: the number of a simulated hospital, -1 for a real one.
+        round: counted from 1, of ``rounds``.
+        labels: the label names, in the head's order.
+        directory: where a simulated hospital keeps its ledger; empty for a real one, which decides for itself.
+        state: all adapter tensors, the frozen ones included.
+    """
+
+    run: str
+    site: str
+    index: int
+    round: int
+    rounds: int
+    labels: tuple[str, ...]
+    directory: str
+    state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a hospital answers.
+
+    Attributes:
+        adapter: the trainable tensors, noised.
+        declared_weight: the declared shard size, a public statement.
+        plan_id: names the privacy plan that was followed.
+        epsilon: of everything in the site's ledger, at the run's delta.
+    """
+
+    site: str
+    round: int
+    adapter: dict[str, Tensor]
+    declared_weight: int
+    plan_id: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error at a hospital: its code, never its text."""
+
+    site: str
+    round: int
+    code: str
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A node's introduction. A simulated node stands for any hospital; a real one names itself."""
+
+    site: str
+    simulated: bool
+    declared_weight: int
+
+
+def request_content(request: Request) -> RecordDict:
+    """The records of a request."""
+    return RecordDict(
+        {
+            "state": to_arrays(request.state),
+            "request": ConfigRecord(
+                {
+                    "run": request.run,
+                    "site": request.site,
+                    "index": request.index,
+                    "round": request.round,
+                    "rounds": request.rounds,
+                    "labels": list(request.labels),
+                    "directory": request.directory,
+                }
+            ),
+        }
+    )
+
+
+def read_request(message: Message) -> Request:
+    """The request in a message.
+
+    Raises:
+        FederationError: it is not one, or it carries more.
+    """
+    try:
+        if set(message.content) != {"state", "request"}:
+            raise RefusedReply("other records than state and request")
+        fields = _checked(message.content, "request", REQUEST_FIELDS)
+        if not all(isinstance(name, str) for name in fields["labels"]):
+            raise RefusedReply("labels that are no text")
+        return Request(
+            run=fields["run"],
+            site=fields["site"],
+            index=fields["index"],
+            round=fields["round"],
+            rounds=fields["rounds"],
+            labels=tuple(fields["labels"]),
+            directory=fields["directory"],
+            state=_tensors(message.content, "state"),
+        )
+    except RefusedReply:
+        raise FederationError("the server's message is not a training request of this version of fedrad") from None
+
+
+def reply_content(answer: Reply | Failure) -> RecordDict:
+    """The records that leave the hospital. The only place where they are made."""
+    if isinstance(answer, Failure):
+        code = answer.code if answer.code in ERROR_CODES else "internal"
+        return RecordDict({"failure": ConfigRecord({"site": answer.site, "round": answer.round, "code": code})})
+    return RecordDict(
+        {
+            "adapter": to_arrays(answer.adapter),
+            "reply": ConfigRecord(
+                {
+                    "site": answer.site,
+                    "round": answer.round,
+                    "declared-weight": answer.declared_weight,
+                    "plan-id": answer.plan_id,
+                    "epsilon": answer.epsilon,
+                }
+            ),
+        }
+    )
+
+
+def read_reply(content: RecordDict) -> Reply | Failure:
+    """The answer in these records.
+
+    Raises:
+        RefusedReply: a record or field is missing, is of another type, or is not on the closed list.
+    """
+    names = set(content)
+    if names == {"failure"}:
+        fields = _checked(content, "failure", FAILURE_FIELDS)
+        if fields["code"] not in ERROR_CODES:
+            raise RefusedReply("the failure's code is none of fedrad's")
+        return Failure(site=fields["site"], round=fields["round"], code=fields["code"])
+    if names != {"adapter", "reply"}:
+        raise RefusedReply(f"the reply holds the records {sorted(names)}; only adapter and reply may leave a hospital")
+    fields = _checked(content, "reply", REPLY_FIELDS)
+    return Reply(
+        site=fields["site"],
+        round=fields["round"],
+        adapter=_tensors(content, "adapter"),
+        declared_weight=fields["declared-weight"],
+        plan_id=fields["plan-id"],
+        epsilon=fields["epsilon"],
+    )
+
+
+def hello_content(hello: Hello) -> RecordDict:
+    """The records of a node's introduction."""
+    return RecordDict(
+        {
+            "hello": ConfigRecord(
+                {"site": hello.site, "simulated": hello.simulated, "declared-weight": hello.declared_weight}
+            )
+        }
+    )
+
+
+def read_hello(content: RecordDict) -> Hello:
+    """The introduction in these records.
+
+    Raises:
+        RefusedReply: it is not one, or it carries more.
+    """
+    if set(content) != {"hello"}:
+        raise RefusedReply("a node introduced itself with records that are not on the list")
+    fields = _checked(content, "hello", HELLO_FIELDS)
+    return Hello(site=fields["site"], simulated=fields["simulated"], declared_weight=fields["declared-weight"])
+
+
+def check_adapter(adapter: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str) -> None:
+    """Refuses an adapter whose names, shapes, dtypes or values are not as expected.
+
+    Raises:
+        RefusedReply: naming the sender and the first tensor that is wrong.
+    """
+    if set(adapter) != set(expected):
+        odd = sorted(set(adapter) ^ set(expected))
+        raise RefusedReply(f"{sender}: the adapter's tensors are not the expected ones; they differ in {odd[:3]}")
+    for name, tensor in adapter.items():
+        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+            raise RefusedReply(
+                f"{sender}: {name} is {tuple(tensor.shape)} {tensor.dtype}, expected"
+                f" {tuple(expected[name].shape)} {expected[name].dtype}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise RefusedReply(f"{sender}: {name} holds values that are not finite")
+
+
+def to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Tensors as a Flower record, bit for bit, sorted by name."""
+    return ArrayRecord({name: tensors[name].detach().contiguous() for name in sorted(tensors)})
+
+
+def from_arrays(arrays: ArrayRecord) -> dict[str, Tensor]:
+    """A Flower record as tensors of their own memory."""
+    return {name: tensor.clone() for name, tensor in arrays.to_torch_state_dict().items()}
+
+
+def _checked(content: RecordDict, name: str, fields: Mapping[str, type]) -> dict[str, Any]:
+    """The fields of a configuration record, after checking that they are exactly these and of these types."""
+    record = content[name]
+    if not isinstance(record, ConfigRecord):
+        raise RefusedReply(f"the record {name} in a message must hold fields")
+    if set(record) != set(fields):
+        odd = sorted(set(record) ^ set(fields))
+        raise RefusedReply(f"a hospital's message must hold exactly {sorted(fields)}; it differs in {odd[:3]}")
+    for name, kind in fields.items():
+        if type(record[name]) is not kind:
+            raise RefusedReply(f"{name} in a hospital's message must be {kind.__name__}")
+    return dict(record)
+
+
+def _tensors(content: RecordDict, name: str) -> dict[str, Tensor]:
+    record = content[name]
+    if not isinstance(record, ArrayRecord):
+        raise RefusedReply(f"the record {name} in a message must hold tensors")
+    try:
+        return from_arrays(record)
+    except Exception:  # bytes from elsewhere, which numpy refuses in many ways
+        raise RefusedReply(f"the record {name} in a message holds bytes that are no tensor") from None

@@ -1,0 +1,127 @@
+"""A hospital's own policy, from its node configuration. What a server proposes is clamped to it or refused (P40)."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from fedrad.config import Experiment
+from fedrad.errors import ConfigError, PolicyRefusal
+
+DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
+
+
+@dataclass(frozen=True)
+class HospitalPolicy:
+    """What one hospital allows, whatever a server asks for.
+
+    Attributes:
+        site: the hospital's public name.
+        data_name: which loader reads the reports (``data.name``'s choices).
+        data_path: the folder or file with the reports, absolute.
+        state_dir: where ledger and state live, absolute; back it up, never copy it back.
+        epsilon_cap: the most that the ledger may ever hold, at ``delta``.
+        delta: the largest delta that a run may state.
+        declared_size: the shard's declared number of reports, a public statement that sets the sampling rate.
+        witness_dir: a folder, absolute and outside ``state_dir``, that remembers how far the ledger had come.
+        allow_seeded: accept noise that the server could regenerate. For tests with made-up reports only.
+        text_column, patient_column, site_column, time_column: columns of a ``table``.
+        label_columns: label columns of a ``table``, commas between; empty: those named as the server's labels.
+    """
+
+    site: str
+    data_path: str
+    state_dir: str
+    epsilon_cap: float
+    declared_size: int
+    data_name: str = "table"
+    delta: float = 1e-5
+    witness_dir: str = DEFAULT_WITNESS
+    allow_seeded: bool = False
+    text_column: str = "text"
+    patient_column: str = ""
+    site_column: str = ""
+    time_column: str = ""
+    label_columns: str = ""
+
+    @staticmethod
+    def from_node_config(config: Mapping[str, object]) -> HospitalPolicy:
+        """The policy that ``--node-config`` gives; keys as the attributes, with dashes.
+
+        Raises:
+            ConfigError: all problems at once.
+        """
+        kinds = {field.name.replace("_", "-"): field for field in fields(HospitalPolicy)}
+        problems = []
+        for key in config:
+            if key not in kinds:
+                near = difflib.get_close_matches(key, kinds, n=1)
+                problems.append(f"node-config {key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+        values: dict[str, object] = {}
+        for key, field in kinds.items():
+            if key not in config:
+                if key in ("site", "data-path", "state-dir", "epsilon-cap", "declared-size"):
+                    problems.append(f"node-config {key}: needed; a hospital states it itself")
+                continue
+            value = config[key]
+            if field.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+                value = float(value)
+            if type(value).__name__ != field.type:
+                problems.append(f"node-config {key}: must be {field.type}, not {type(value).__name__}")
+                continue
+            values[field.name] = value
+        problems += _out_of_range(values)
+        if problems:
+            raise ConfigError(problems)
+        return HospitalPolicy(**values)  # type: ignore[arg-type]
+
+    @property
+    def witness(self) -> Path:
+        return Path(self.witness_dir).expanduser()
+
+    def allowed_epsilon(self, experiment: Experiment) -> float:
+        """The epsilon that this hospital plans for: the proposal, clamped to the cap.
+
+        Raises:
+            PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, noise that the server
+                could regenerate, or a larger delta than allowed.
+        """
+        privacy = experiment.privacy
+        if privacy.epsilon == 0:
+            raise PolicyRefusal("the server proposes training without privacy; this hospital does not")
+        if privacy.noise == "seeded" and not self.allow_seeded:
+            raise PolicyRefusal("the server proposes seeded noise, which it could subtract; this hospital uses its own")
+        if privacy.delta > self.delta:
+            raise PolicyRefusal(f"the server proposes delta {privacy.delta}; this hospital allows {self.delta}")
+        return min(privacy.epsilon, self.epsilon_cap)
+
+
+def _out_of_range(values: Mapping[str, object]) -> list[str]:
+    problems = []
+    cap, size, delta = values.get("epsilon_cap"), values.get("declared_size"), values.get("delta", 1e-5)
+    if isinstance(cap, float) and not (cap > 0 and math.isfinite(cap)):
+        problems.append("node-config epsilon-cap: must be above 0 and finite")
+    if isinstance(size, int) and size < 1:
+        problems.append("node-config declared-size: must be at least 1")
+    if isinstance(delta, float) and not 0 < delta < 1:
+        problems.append("node-config delta: must lie between 0 and 1")
+    for key in ("data_path", "state_dir"):
+        value = values.get(key)
+        if isinstance(value, str) and not Path(value).is_absolute():
+            problems.append(f"node-config {key.replace('_', '-')}: must be an absolute path")
+    witness, state = values.get("witness_dir", DEFAULT_WITNESS), values.get("state_dir")
+    if isinstance(witness, str) and not Path(witness).expanduser().is_absolute():
+        problems.append("node-config witness-dir: must be an absolute path")
+    elif isinstance(witness, str) and isinstance(state, str) and _lies_in(witness, state):
+        # What is deleted or set back together with the ledger could not tell of it.
+        problems.append("node-config witness-dir: must lie outside state-dir")
+    if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
+        problems.append("node-config site: letters, digits, - and _ only")
+    return problems
+
+
+def _lies_in(folder: str, other: str) -> bool:
+    return Path(folder).expanduser().resolve().is_relative_to(Path(other).resolve())

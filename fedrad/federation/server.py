@@ -1,0 +1,209 @@
+"""The ServerApp: finds the hospitals, starts from a public adapter, aggregates, evaluates on public text, writes the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedrad.config import Experiment
+from fedrad.data.batches import tokenize
+from fedrad.errors import ConfigError, RefusedReply, SitesMissing
+from fedrad.federation.messages import Hello, read_hello, to_arrays
+from fedrad.federation.strategy import Federation, Hospital, RoundOutcome, strategy_named
+from fedrad.privacy.plan import declared_size
+from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line
+from fedrad.training.corpus import hospital_shares, read_corpus, site_name
+from fedrad.training.evaluation import evaluate
+from fedrad.training.inputs import prepare
+from fedrad.training.metrics import Scores
+from fedrad.training.run_directory import Result, append_metrics, create_run_directory, final_state, finish
+from fedrad.training.setup import pin_threads, plan_for, set_up
+from fedrad.training.warm_start import initial_state, state_bytes
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run, from the hospitals' introductions to the run directory.
+
+    Raises:
+        FedradError: the run fails, loudly; Flower marks it as failed.
+    """
+    started = time.monotonic()
+    experiment = _experiment(context)
+    # Not a terminal of the user's: what is printed here reaches the user through `flwr run --stream`, as plain lines.
+    console = Console(width=110, force_terminal=False)
+    pin_threads(experiment)
+    strategy_class = strategy_named(experiment.strategy.name)
+    directory = create_run_directory(experiment, Path.cwd())
+    console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
+    corpus = read_corpus(experiment)
+    simulated, hospitals = connect(grid, experiment)
+    if simulated:
+        shares = hospital_shares(experiment, corpus)
+        hospitals = tuple(
+            Hospital(h.site, h.node, h.index, declared_size(len(shares[h.index]))) for h in hospitals
+        )
+    console.print(f"{len(hospitals)} hospitals: {', '.join(h.site for h in hospitals[:8])}", highlight=False)
+
+    setup = set_up(experiment, corpus.names, corpus.single_label)
+    state = initial_state(experiment, setup, progress_lines(console))
+    test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
+    micro_tokens = experiment.train.micro_tokens
+    test = prepare(setup.classifier, test_tokens, setup.pad_id, micro_tokens)
+    expected = {name: state[name] for name in setup.classifier.adapter()}
+    declared = {h.site: h.declared_weight for h in hospitals}
+    console.print(
+        plan_lines(
+            experiment,
+            declared=declared,
+            trainable=sum(tensor.numel() for tensor in expected.values()),
+            noise={site: plan_for(experiment, size).noise_multiplier for site, size in declared.items()},
+        ),
+        highlight=False,
+    )
+    outcomes: list[RoundOutcome] = []
+    strategy = strategy_class(
+        Federation(
+            run=str(context.run_id),
+            rounds=experiment.train.rounds,
+            labels=corpus.names,
+            hospitals=hospitals,
+            directory=str(directory / "ledger") if simulated else "",
+            expected=expected,
+            weights=experiment.strategy.weights,
+            quorum=experiment.sites.quorum or len(hospitals),
+        ),
+        state,
+        outcomes.append,
+    )
+    last_scores: list[Scores] = []
+
+    def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:
+        current = strategy.state
+        scores = None
+        rounds = experiment.train.rounds
+        if round % experiment.train.evaluate_every == 0 or round == rounds:
+            final_state(setup, current)
+            scores = evaluate(
+                setup.classifier, test, corpus.names, single_label=corpus.single_label, micro_tokens=micro_tokens
+            )
+            last_scores[:] = [scores]
+            append_metrics(
+                directory,
+                round=round,
+                step=round * experiment.train.local_steps,
+                scores=scores,
+                epsilon=strategy.budget.booked,
+            )
+        if round:
+            _checkpoint(directory, current, round)
+        absent = outcomes[-1].absent if outcomes else {}
+        console.print(round_line(round, rounds, scores, strategy.budget.booked, absent), highlight=False)
+        return None
+
+    strategy.start(
+        grid,
+        to_arrays(state),
+        num_rounds=experiment.train.rounds,
+        timeout=experiment.sites.timeout,
+        evaluate_fn=evaluate_fn,
+    )
+    final_state(setup, strategy.state)
+    result = Result(
+        scores=last_scores[0],
+        epsilon=dict(sorted(strategy.budget.booked.items())),
+        steps=experiment.train.rounds * experiment.train.local_steps,
+        declared=declared,
+        sizes_stated=not simulated,
+        unconfirmed=tuple(sorted(strategy.unconfirmed)),
+        test_reports=len(corpus.test),
+        seconds=time.monotonic() - started,
+        bytes_per_round=state_bytes(expected),
+    )
+    finish(directory, experiment, setup, result)
+    console.print(final_table(experiment, result, directory))
+
+
+def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, ...]]:
+    """Asks the connected nodes who they are, until enough hospitals are there.
+
+    Nodes of Flower's simulation stand for any hospital, so ``sites.count`` hospitals are dealt out to as many nodes as
+    there are. Real nodes name their hospital.
+
+    Returns:
+        Whether the hospitals are simulated, and the hospitals, sorted by site.
+
+    Raises:
+        SitesMissing: not enough within ``sites.connect-timeout`` seconds; says who was there.
+        ConfigError: two nodes claim the same hospital.
+    """
+    count, limit = experiment.sites.count, experiment.sites.connect_timeout
+    deadline = time.monotonic() + limit
+    known: dict[int, Hello] = {}
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        known = {node: known[node] for node in nodes if node in known}
+        known |= _introductions(grid, [node for node in nodes if node not in known], deadline)
+        simulated = sorted(node for node, hello in known.items() if hello.simulated)
+        if simulated:
+            return True, tuple(
+                Hospital(site_name(index), simulated[index % len(simulated)], index, 0) for index in range(count)
+            )
+        real = {hello.site: Hospital(hello.site, node, -1, hello.declared_weight) for node, hello in known.items()}
+        if len(real) < len(known):
+            raise ConfigError("two nodes claim the same hospital; give each its own site in its node configuration")
+        if len(real) >= count:
+            return False, tuple(real[site] for site in sorted(real)[:count])
+        if time.monotonic() > deadline:
+            there = ", ".join(sorted(real)) or "none"
+            raise SitesMissing(
+                f"{len(real)} of {count} hospitals connected within {limit:g} s ({there}). Start the missing SuperNodes, "
+                "or change sites.count or sites.connect-timeout."
+            )
+        print(f"waiting for hospitals: {len(real)} of {count} connected", flush=True)
+        time.sleep(min(3.0, max(0.1, limit / 20)))
+
+
+def _introductions(grid: Grid, nodes: list[int], deadline: float) -> Mapping[int, Hello]:
+    if not nodes:
+        return {}
+    questions = [Message(content=RecordDict(), message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
+    introduced = {}
+    for answer in grid.send_and_receive(questions, timeout=max(1.0, deadline - time.monotonic())):
+        if answer.has_error():
+            print(f"node {answer.metadata.src_node_id} could not introduce itself", flush=True)
+            continue
+        try:
+            introduced[answer.metadata.src_node_id] = read_hello(answer.content)
+        except RefusedReply:
+            print(f"node {answer.metadata.src_node_id}: its node configuration is wrong; see its log", flush=True)
+    return introduced
+
+
+def _experiment(context: Context) -> Experiment:
+    """The run's configuration. A relative path would be taken from the SuperLink's working directory, which is not the
+    caller's, so it is refused."""
+    experiment = Experiment.from_flat(context.run_config)
+    if relative := experiment.relative_paths():
+        raise ConfigError(
+            [f"{key}: give an absolute path; this process does not run where you called `flwr run`" for key in relative]
+        )
+    return experiment
+
+
+def _checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> None:
+    """The adapter after a round, so that a run that is cut short leaves its last one."""
+    partial = directory / "checkpoint.partial"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata={"round": str(round)})
+    partial.replace(directory / "checkpoint.safetensors")
+
+

@@ -1,0 +1,1 @@
+"""CT-RATE: 18 labels of chest CT reports."""

@@ -1,0 +1,213 @@
+"""The hospital's side: what it answers when things go wrong, and that nothing lives in memory between messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from torch import Tensor
+
+from fedrad.errors import BudgetExhausted, DataError
+from fedrad.federation import client
+from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
+from fedrad.privacy.ledger import Ledger
+from tests.grid import CANARY, InProcessGrid, Mercy, forget, posted, simulated_nodes, small, wire_bytes
+from tests.model import tiny
+
+
+@pytest.fixture
+def mercy(tmp_path: Path) -> Iterator[Mercy]:
+    forget()
+    yield Mercy(tmp_path)
+    forget()
+
+
+def code(content: RecordDict) -> str:
+    answer = read_reply(content)
+    assert isinstance(answer, Failure), answer
+    return answer.code
+
+
+def spent(mercy: Mercy) -> list[tuple[str, int, int]]:
+    """The charges in the hospital's ledger: run, round, steps."""
+    with ledger(mercy) as opened:
+        return [(row.run, row.round, row.steps) for row in opened.rows()]
+
+
+def ledger(mercy: Mercy) -> Ledger:
+    node = mercy.node
+    return Ledger.open(
+        Path(node["state-dir"]),
+        site="mercy",
+        cap=node["epsilon-cap"],
+        delta=node.get("delta", 1e-5),
+        witness=Path(node["witness-dir"]),
+    )
+
+
+@pytest.mark.parametrize("inside", ["_inputs", "read_corpus", "set_up", "plan_for", "train_round", "composed_epsilon"])
+def test_the_text_of_an_exception_stays_in_the_hospital(
+    inside: str, mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*args: object, **options: object) -> None:
+        try:
+            raise KeyError(mercy.texts[0])
+        except KeyError as error:
+            raise ValueError(f"can't parse {mercy.texts[1]!r}") from error
+
+    monkeypatch.setattr(client, inside, fails)
+    left = mercy.ask(mercy.request(round=2))
+    assert set(left) == {"failure"}
+    assert dict(left.config_records["failure"]) == {"site": "mercy", "round": 2, "code": "internal"}
+    assert CANARY.encode() not in wire_bytes(left)
+    out, err = capfd.readouterr()
+    assert CANARY not in out + err
+    assert "lungs" not in out + err
+    assert "mercy round 2: ValueError at " in err  # negative control: this is the stream that would show it
+    assert "in fails" in err
+
+
+def test_the_scan_of_the_log_would_find_a_text(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*args: object) -> None:
+        raise DataError(mercy.texts[0])  # our own errors must never do that: their text is logged
+
+    monkeypatch.setattr(client, "_inputs", fails)
+    left = mercy.ask(mercy.request())
+    assert CANARY in capfd.readouterr().err
+    assert CANARY.encode() not in wire_bytes(left)  # but even then it does not leave
+
+
+def test_an_introduction_fails_as_quietly(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*args: object) -> None:
+        raise ValueError(mercy.texts[0])
+
+    monkeypatch.setattr(client.HospitalPolicy, "from_node_config", fails)
+    assert read_reply(introduced(mercy.node)) == Failure("", 0, "internal")
+    assert CANARY not in capfd.readouterr().err
+
+
+def introduced(node: dict[str, Any]) -> RecordDict:
+    grid = InProcessGrid(client.app, [node], {})
+    question = posted(Message(content=RecordDict(), message_type=MessageType.QUERY, dst_node_id=10))
+    (answer,) = grid.send_and_receive([question])
+    return answer.content
+
+
+def test_introductions(mercy: Mercy) -> None:
+    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40)
+    assert read_hello(introduced({"partition-id": 0, "num-partitions": 2})) == Hello("", True, 0)
+    assert read_reply(introduced({})) == Failure("", 0, "config")
+    # A hospital never passes for a simulated one because of a key too many.
+    assert read_reply(introduced({**mercy.node, "partition-id": 0})) == Failure("", 0, "config")
+
+
+def test_errors_leave_as_codes(mercy: Mercy) -> None:
+    ask, request = mercy.ask, mercy.request
+    assert code(ask(request(site="saint-elsewhere"))) == "config"
+    assert code(ask(request(labels=("effusion", "edema", "nodule")))) == "data"  # no such column
+    mercy.node["label-columns"] = "edema"
+    assert code(ask(request())) == "model"  # not the labels of the server's head
+    del mercy.node["label-columns"]
+    assert code(ask(request(), **{"privacy.epsilon": 0.0})) == "policy"
+    assert code(ask(request(), **{"privacy.delta": 1e-4})) == "policy"
+    assert code(ask(request(), **{"privacy.epsilom": 1.0})) == "config"
+    assert code(ask(request(), **{"model.name": "/no/such/folder"})) == "model"
+    assert code(ask(RecordDict({"request": ConfigRecord({"site": "mercy"})}))) == "federation"
+    mercy.node["allow-seeded"] = False
+    assert code(ask(request())) == "policy"
+    mercy.node["data-path"] = str(mercy.folder / "nothing.csv")
+    assert code(ask(request(), **{"privacy.noise": "system"})) == "data"
+    assert not Path(mercy.node["state-dir"]).exists()  # nothing of it came as far as the ledger
+
+
+def spoiled(state: dict[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
+    tensor = state[name].clone()
+    tensor.view(-1)[-1] = value
+    return {**state, name: tensor}
+
+
+def test_the_hospital_checks_the_servers_tensors(mercy: Mercy) -> None:
+    state = mercy.state
+    wrong = [
+        spoiled(state, "head.weight", float("nan")),
+        spoiled(state, "scale", float("inf")),
+        {**state, "head.bias": state["head.bias"].double()},
+        {**state, "head.weight": state["head.weight"].T.contiguous()},
+        {**state, "extra": torch.zeros(1)},
+        {name: tensor for name, tensor in state.items() if name != "centre"},
+    ]
+    assert [code(mercy.ask(mercy.request(state=state))) for state in wrong] == ["refused-reply"] * len(wrong)
+    assert not Path(mercy.node["state-dir"]).exists()
+
+
+def test_a_busy_and_a_damaged_ledger(mercy: Mercy) -> None:
+    with ledger(mercy):
+        assert code(mercy.ask(mercy.request())) == "ledger-busy"
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    (Path(mercy.node["state-dir"]) / "ledger.sqlite").unlink()
+    assert code(mercy.ask(mercy.request(round=2))) == "ledger-tampered"
+
+
+def test_a_repeated_round_gets_the_same_bytes_and_costs_nothing(mercy: Mercy) -> None:
+    first = mercy.ask(mercy.request())
+    charged = spent(mercy)
+    assert charged == [("7", 1, 2)]
+    forget()
+    assert wire_bytes(mercy.ask(mercy.request())) == wire_bytes(first)
+    # For another adapter it would be a second look at the reports with the same noise.
+    other = spoiled(mercy.state, "head.bias", 1.0)
+    assert code(mercy.ask(mercy.request(state=other))) == "federation"
+    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
+    assert code(mercy.ask(mercy.request())) == "federation"  # an older round
+    assert spent(mercy) == [("7", 1, 2), ("7", 2, 2)]
+
+
+def test_the_cap_bounds_all_runs_together(mercy: Mercy) -> None:
+    """The server proposes epsilon 8 in each of two runs; the hospital's cap is 4, once and for all."""
+    replies = [read_reply(mercy.ask(mercy.request(round=number))) for number in (1, 2)]
+    assert all(isinstance(reply, Reply) and reply.epsilon <= 4.0 for reply in replies)
+    before = spent(mercy)
+    assert code(mercy.ask(mercy.request(run="8"))) == "budget-exhausted"
+    assert code(mercy.ask(mercy.request(run="9"), **{"privacy.epsilon": 0.5})) == "budget-exhausted"
+    assert spent(mercy) == before
+    with ledger(mercy) as opened, pytest.raises(BudgetExhausted):
+        opened.record_intent(run="8", round=1, plan=client.plan_for(mercy.experiment, 40, 0.5), steps=2)
+    assert 3.9 < opened.epsilon() <= 4.0
+    # Negative control: it is the hospital's cap, and not something about these runs, that refuses.
+    mercy.node["epsilon-cap"] = 20.0
+    assert isinstance(read_reply(mercy.ask(mercy.request(run="8"))), Reply)
+
+
+def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
+    """Two sites on one node, two rounds: with the process forgetting everything between any two messages or not."""
+    experiment = small(tiny.save(tmp_path / "base", "bert"), sites__count=2, data__reports=40)
+    names, single = client.read_corpus(experiment).names, False
+    start = client.set_up(experiment, names, single).classifier.state()
+
+    def run(folder: Path, *, forgetful: bool) -> list[bytes]:
+        grid = InProcessGrid(client.app, simulated_nodes(1), experiment.flat())
+        state, replies = start, []
+        for number in (1, 2):
+            for index in (0, 1):
+                if forgetful:
+                    forget()
+                fields: dict[str, Any] = {"run": "1", "labels": names, "directory": str(folder), "rounds": 2}
+                request = client.Request(site=f"site-{index:03d}", index=index, round=number, state=state, **fields)
+                question = Message(content=request_content(request), message_type=MessageType.TRAIN, dst_node_id=10)
+                replies.append(grid.send_and_receive([question])[0].content)
+            answer = read_reply(replies[-1])
+            assert isinstance(answer, Reply), answer
+            state = {**state, **answer.adapter}
+        return [wire_bytes(reply) for reply in replies]
+
+    kept = run(tmp_path / "kept", forgetful=False)
+    assert run(tmp_path / "forgotten", forgetful=True) == kept
+    assert len(set(kept)) == 4

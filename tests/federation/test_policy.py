@@ -1,0 +1,163 @@
+"""A hospital's policy: read in one go, and stronger than any proposal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrad.config import Experiment
+from fedrad.errors import ConfigError, PolicyRefusal
+from fedrad.federation.policy import HospitalPolicy
+from fedrad.training.setup import plan_for
+
+NODE: dict[str, object] = {
+    "site": "mercy",
+    "data-path": "/srv/reports.csv",
+    "state-dir": "/srv/fedrad",
+    "epsilon-cap": 2,
+    "declared-size": 1200,
+}
+
+
+def policy(**changes: object) -> HospitalPolicy:
+    return HospitalPolicy.from_node_config(NODE | {key.replace("_", "-"): value for key, value in changes.items()})
+
+
+def proposal(**privacy: object) -> Experiment:
+    return Experiment.from_flat({f"privacy.{key}": value for key, value in privacy.items()})
+
+
+def problems(node: dict[str, object]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        HospitalPolicy.from_node_config(node)
+    return caught.value.problems
+
+
+def test_the_defaults_are_careful() -> None:
+    read = policy()
+    assert read.epsilon_cap == 2.0
+    assert isinstance(read.epsilon_cap, float)
+    assert not read.allow_seeded
+    assert read.delta == 1e-5
+    assert read.witness == Path("~/.local/state/fedrad/witness").expanduser()
+
+
+def test_a_proposal_is_clamped_to_the_cap() -> None:
+    assert policy().allowed_epsilon(proposal(epsilon=8.0)) == 2.0
+    assert policy().allowed_epsilon(proposal(epsilon=0.5)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("proposed", "says"),
+    [
+        ({"epsilon": 0.0}, "without privacy"),
+        ({"noise": "seeded"}, "seeded noise"),
+        ({"delta": 1.1e-5}, "delta"),
+    ],
+)
+def test_what_can_not_be_clamped_is_refused(proposed: dict[str, object], says: str) -> None:
+    policy().allowed_epsilon(proposal())  # negative control: the proposal is fine but for this
+    with pytest.raises(PolicyRefusal, match=says):
+        policy().allowed_epsilon(proposal(**proposed))
+
+
+def test_a_hospital_may_allow_seeded_noise_and_a_larger_delta() -> None:
+    lenient = policy(allow_seeded=True, delta=1e-4)
+    assert lenient.allowed_epsilon(proposal(noise="seeded", delta=1e-4, epsilon=1.0)) == 1.0
+
+
+proposals = st.builds(
+    lambda epsilon, delta, noise: {"privacy.epsilon": epsilon, "privacy.delta": delta, "privacy.noise": noise},
+    st.floats(allow_nan=True, allow_infinity=True) | st.floats(1e-6, 1e6),
+    st.floats(allow_nan=True) | st.floats(1e-9, 1e-4),
+    st.sampled_from(["system", "seeded", "none", ""]),
+)
+
+
+@given(proposals, st.floats(1e-6, 1e6), st.floats(1e-9, 1e-4), st.booleans())
+def test_no_proposal_gets_more_than_the_cap(
+    proposed: dict[str, object], cap: float, delta: float, seeded: bool
+) -> None:
+    own = policy(epsilon_cap=cap, delta=delta, allow_seeded=seeded)
+    try:
+        experiment = Experiment.from_flat(proposed)
+        allowed = own.allowed_epsilon(experiment)
+    except (ConfigError, PolicyRefusal):
+        return
+    assert 0 < allowed <= cap
+    assert experiment.privacy.delta <= delta
+    assert seeded or experiment.privacy.noise == "system"
+
+
+@pytest.mark.parametrize(("epsilon", "cap", "batch", "rounds"), [(8.0, 1.0, 256, 2), (100.0, 0.3, 4096, 1)])
+def test_the_plan_stays_below_the_cap(epsilon: float, cap: float, batch: int, rounds: int) -> None:
+    experiment = Experiment.from_flat(
+        {"privacy.epsilon": epsilon, "train.batch": batch, "train.rounds": rounds, "train.local-steps": 2}
+    )
+    own = policy(epsilon_cap=cap)
+    plan = plan_for(experiment, own.declared_size, own.allowed_epsilon(experiment))
+    assert plan.epsilon == cap  # and a plan whose noise does not meet its epsilon can't be made
+    assert plan.delta <= own.delta
+    assert plan.steps == rounds * 2
+
+
+def test_all_problems_at_once() -> None:
+    wrong = {
+        "sight": "mercy",
+        "data-path": "reports.csv",
+        "state-dir": "/srv/fedrad",
+        "epsilon-cap": -1.0,
+        "declared-size": 12.5,
+        "allow-seeded": "yes",
+        "delta": 2.0,
+        "witness-dir": "/srv/fedrad/witness",
+        "colour": "red",
+    }
+    found = problems(wrong)
+    assert len(found) == 9
+    expected = {
+        "sight": "did you mean site?",
+        "colour": "unknown key",
+        "site": "needed",
+        "data-path": "absolute",
+        "epsilon-cap": "above 0",
+        "declared-size": "must be int, not float",
+        "allow-seeded": "must be bool, not str",
+        "delta": "between 0 and 1",
+        "witness-dir": "outside state-dir",
+    }
+    for key, says in expected.items():
+        assert any(problem.startswith(f"node-config {key}: ") and says in problem for problem in found), key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epsilon-cap", 0),
+        ("epsilon-cap", float("nan")),
+        ("epsilon-cap", float("inf")),
+        ("epsilon-cap", True),
+        ("epsilon-cap", "2"),
+        ("declared-size", 0),
+        ("declared-size", True),
+        ("delta", 0.0),
+        ("delta", float("nan")),
+        ("site", ""),
+        ("site", "../grace"),
+        ("site", "mercy hospital"),
+        ("state-dir", "state"),
+        ("witness-dir", "witness"),
+        ("witness-dir", "/srv/fedrad"),
+        ("witness-dir", "/srv/x/../fedrad/w"),
+    ],
+)
+def test_values_out_of_range(key: str, value: object) -> None:
+    (problem,) = problems(NODE | {key: value})
+    assert problem.startswith(f"node-config {key}: ")
+
+
+def test_an_empty_configuration_says_what_is_needed() -> None:
+    assert len(problems({})) == 5

@@ -1,0 +1,365 @@
+"""Which replies count, in which order, and what becomes of the rest. Hospitals are played by functions."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedrad.errors import ConfigError, QuorumLost
+from fedrad.federation.messages import Failure, Reply, Request, from_arrays, read_request, reply_content, to_arrays
+from fedrad.federation.strategy import Federation, Hospital, RoundOutcome, strategy_named
+from strategies.fedavg import FedAvg
+from tests.grid import CANARY, over_the_wire, posted
+
+# Three sites on two nodes: site-000 and site-002 share one.
+NODES = {"site-000": 10, "site-001": 11, "site-002": 10}
+DECLARED = {"site-000": 10, "site-001": 30, "site-002": 20}
+STATE = {"frozen": torch.ones(2), "head.bias": torch.zeros(4), "head.weight": torch.zeros(3, 4)}
+EXPECTED = {name: tensor for name, tensor in STATE.items() if name != "frozen"}
+Answer = Callable[[Request], RecordDict | Error | None]
+
+
+def adapter_of(site: str, round: int = 1) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1000 * round + int(site[-3:]))
+    return {name: torch.randn(tensor.shape, generator=generator) for name, tensor in EXPECTED.items()}
+
+
+def good(request: Request) -> Reply:
+    site = request.site
+    return Reply(
+        site, request.round, adapter_of(site, request.round), DECLARED[site], "0123456789abcdef", 0.5 * request.round
+    )
+
+
+def answers(request: Request) -> RecordDict:
+    return reply_content(good(request))
+
+
+def made(quorum: int = 3, weights: str = "uniform", rounds: int = 2) -> tuple[FedAvg, list[RoundOutcome]]:
+    hospitals = tuple(Hospital(site, NODES[site], int(site[-1]), DECLARED[site]) for site in sorted(NODES))
+    outcomes: list[RoundOutcome] = []
+    federation = Federation(
+        run="1",
+        rounds=rounds,
+        labels=("a", "b", "c"),
+        hospitals=hospitals,
+        directory="/runs/1",
+        expected=EXPECTED,
+        weights=weights,
+        quorum=quorum,
+    )
+    return FedAvg(federation, STATE, outcomes.append), outcomes
+
+
+class Played:
+    """A grid whose hospitals are functions by site; ``None`` is silence. Remembers who was asked."""
+
+    def __init__(self, behaviour: dict[str, Answer] | None = None, shuffle: int | None = None) -> None:
+        self.behaviour = behaviour or {}
+        self.random = None if shuffle is None else random.Random(shuffle)
+        self.asked: list[list[str]] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies, asked = [], []
+        for message in map(posted, messages):
+            request = read_request(over_the_wire(message))
+            asked.append(request.site)
+            answer = self.behaviour.get(request.site, answers)(request)
+            if answer is not None:
+                reply = posted(Message(answer, reply_to=message))
+                if isinstance(answer, Error):  # such errors come from the SuperLink, node 1
+                    reply.metadata.__dict__["_src_node_id"] = 1
+                replies.append(over_the_wire(reply))
+        if asked:
+            self.asked.append(asked)
+        if self.random:
+            self.random.shuffle(replies)
+        return replies
+
+
+def run(strategy: FedAvg, grid: Played, rounds: int = 1) -> None:
+    strategy.start(grid, to_arrays(STATE), num_rounds=rounds)  # type: ignore[arg-type]
+
+
+def bits(state: dict[str, Tensor]) -> bytes:
+    return b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in sorted(state.items()))
+
+
+def test_everybody_is_asked_for_what_is_theirs() -> None:
+    strategy, _ = made()
+    questions = list(strategy.configure_train(2, to_arrays(STATE), ConfigRecord(), None))  # type: ignore[arg-type]
+    assert [(m.metadata.dst_node_id, read_request(m).site, read_request(m).index) for m in questions] == [
+        (10, "site-000", 0),
+        (11, "site-001", 1),
+        (10, "site-002", 2),
+    ]
+    request = read_request(questions[1])
+    assert (request.run, request.round, request.rounds, request.directory) == ("1", 2, 2, "/runs/1")
+    assert bits(request.state) == bits(STATE)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**31), st.sampled_from(["uniform", "declared"]))
+def test_the_order_of_arrival_does_not_change_a_bit(seed: int, weights: str) -> None:
+    (straight, told), (shuffled, retold) = made(weights=weights), made(weights=weights)
+    run(straight, Played(), rounds=2)
+    run(shuffled, Played(shuffle=seed), rounds=2)
+    assert bits(straight.state) == bits(shuffled.state)
+    assert [r.site for outcome in retold for r in outcome.replies] == sorted(NODES) * 2
+    assert straight.budget == shuffled.budget
+    assert told[0].absent == retold[0].absent == {}
+
+
+def test_two_sites_on_one_node_both_count_and_frozen_tensors_stay() -> None:
+    strategy, outcomes = made()
+    run(strategy, Played())
+    assert [reply.site for reply in outcomes[0].replies] == sorted(NODES)
+    mean = sum(adapter_of(site)["head.weight"].double() for site in NODES) / 3
+    torch.testing.assert_close(strategy.state["head.weight"].double(), mean, rtol=1e-6, atol=1e-6)
+    assert torch.equal(strategy.state["frozen"], STATE["frozen"])
+    assert strategy.budget.booked == dict.fromkeys(sorted(NODES), 0.5)
+
+
+def test_declared_weights_are_those_of_the_introduction() -> None:
+    strategy, _ = made(weights="declared")
+    run(strategy, Played())
+    mean = sum(DECLARED[site] / 60 * adapter_of(site)["head.weight"].double() for site in NODES)
+    torch.testing.assert_close(strategy.state["head.weight"].double(), mean, rtol=1e-6, atol=1e-6)
+
+
+def altered(**changes: object) -> Answer:
+    return lambda request: reply_content(replace(good(request), **changes))  # type: ignore[arg-type]
+
+
+def with_value(value: float) -> Answer:
+    def answer(request: Request) -> RecordDict:
+        adapter = adapter_of(request.site)
+        adapter["head.weight"][1, 2] = value
+        return reply_content(replace(good(request), adapter=adapter))
+
+    return answer
+
+
+def with_loss(request: Request) -> RecordDict:
+    return RecordDict({**answers(request), "metrics": MetricRecord({"loss": 0.25})})
+
+
+def with_junk(request: Request) -> RecordDict:
+    junk = ArrayRecord({"head.bias": Array(dtype="float32", shape=(4,), stype="numpy.ndarray", data=b"junk")})
+    return RecordDict({**answers(request), "adapter": junk})
+
+
+def with_fields_for_tensors(request: Request) -> RecordDict:
+    return RecordDict({**answers(request), "adapter": ConfigRecord({"head.bias": 0.0})})
+
+
+def failed(code: str) -> Answer:
+    return lambda request: reply_content(Failure(request.site, request.round, code))
+
+
+BAD: dict[str, tuple[Answer, str]] = {
+    "nan": (with_value(float("nan")), "not finite"),
+    "inf": (with_value(float("inf")), "not finite"),
+    "shape": (altered(adapter={"head.bias": torch.zeros(4), "head.weight": torch.zeros(4, 3)}), "expected"),
+    "missing": (altered(adapter={"head.bias": torch.zeros(4)}), "head.weight"),
+    "loss": (with_loss, "metrics"),
+    "junk": (with_junk, "no tensor"),
+    "fields": (with_fields_for_tensors, "tensors"),
+    "old round": (altered(round=0), "answers round 0 in round 1"),
+    "next round": (altered(round=2), "answers round 2 in round 1"),
+    "other site": (altered(site="site-000"), "not asked"),
+    "stranger": (altered(site="site-099"), "not asked"),
+    "no epsilon": (altered(epsilon=math.nan), "nan"),
+    "negative epsilon": (altered(epsilon=-1.0), "-1"),
+    "negative weight": (altered(declared_weight=-30), "-30"),
+    "other weight": (altered(declared_weight=31), "31"),
+    "failure": (failed("data"), "data (its reports can't be read)"),
+    "nameless failure": (lambda r: reply_content(Failure("", 0, "config")), "config"),
+    "flower error": (lambda r: Error(code=3, reason=f"ValueError: {CANARY}"), "Flower error code 3"),
+    "silence": (lambda r: None, "no reply within the time limit"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_reply_is_left_out_if_the_quorum_allows(kind: str) -> None:
+    answer, says = BAD[kind]
+    strategy, outcomes = made(quorum=2)
+    run(strategy, Played({"site-001": answer}))
+    assert [reply.site for reply in outcomes[0].replies] == ["site-000", "site-002"]
+    assert set(outcomes[0].absent) == {"site-001"}
+    assert says in outcomes[0].absent["site-001"]
+    assert CANARY not in outcomes[0].absent["site-001"]
+    mean = sum(adapter_of(site)["head.weight"].double() for site in ("site-000", "site-002")) / 2
+    torch.testing.assert_close(strategy.state["head.weight"].double(), mean, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_and_ends_the_run_if_it_does_not(kind: str) -> None:
+    answer, says = BAD[kind]
+    strategy, outcomes = made(quorum=3)
+    with pytest.raises(QuorumLost, match=r"round 1: 2 of 3 hospitals gave a valid reply, 3 are needed") as lost:
+        run(strategy, Played({"site-001": answer}))
+    assert "site-001: " in str(lost.value)
+    assert says in str(lost.value)
+    assert CANARY not in str(lost.value)
+    assert outcomes == []
+    assert bits(strategy.state) == bits(STATE)
+
+
+@pytest.mark.parametrize("quorum", [0, 1, 3])
+def test_without_a_valid_reply_no_run_succeeds(quorum: int) -> None:
+    strategy, _ = made(quorum=quorum)
+    behaviour: dict[str, Answer] = {
+        "site-000": failed("data"),
+        "site-001": with_value(float("nan")),
+        "site-002": lambda request: Error(code=3, reason="gone"),
+    }
+    with pytest.raises(QuorumLost) as lost:
+        run(strategy, Played(behaviour), rounds=2)
+    for said in ("site-000: data", "site-001: ", "not finite", "site-002: Flower error code 3"):
+        assert said in str(lost.value)
+
+
+def test_errors_on_a_shared_node_are_put_down_to_the_right_site() -> None:
+    """The SuperLink's own errors name no node of ours, and a node may serve several sites."""
+    strategy, outcomes = made(quorum=1)
+    run(strategy, Played({"site-002": lambda r: Error(code=3, reason="gone"), "site-001": lambda r: None}, shuffle=4))
+    assert [reply.site for reply in outcomes[0].replies] == ["site-000"]
+    assert set(outcomes[0].absent) == {"site-001", "site-002"}
+    assert "Flower error" in outcomes[0].absent["site-002"]
+
+
+def test_an_exhausted_site_is_not_asked_again() -> None:
+    strategy, outcomes = made(quorum=2, rounds=3)
+    grid = Played({"site-001": lambda r: answers(r) if r.round == 1 else failed("budget-exhausted")(r)})
+    run(strategy, grid, rounds=3)
+    assert grid.asked == [sorted(NODES), sorted(NODES), ["site-000", "site-002"]]
+    assert "budget-exhausted" in outcomes[1].absent["site-001"]
+    assert "used up" in outcomes[2].absent["site-001"]  # the round still says so
+    assert strategy.budget.booked == {"site-000": 1.5, "site-001": 0.5, "site-002": 1.5}
+
+
+def test_a_run_whose_sites_are_all_exhausted_fails() -> None:
+    strategy, _ = made(quorum=1)
+    with pytest.raises(QuorumLost, match="budget-exhausted"):
+        run(strategy, Played(dict.fromkeys(NODES, failed("budget-exhausted"))), rounds=2)
+    with pytest.raises(QuorumLost, match="used up"):
+        run(strategy, Played(), rounds=1)
+
+
+def test_one_site_can_not_exhaust_another() -> None:
+    """site-000 and site-002 share a node; a failure counts for the one that was asked."""
+    strategy, outcomes = made(quorum=2)
+    grid = Played({"site-002": lambda r: reply_content(Failure("site-000", r.round, "budget-exhausted"))})
+    run(strategy, grid, rounds=2)
+    assert grid.asked == [sorted(NODES)] * 2
+    assert set(outcomes[0].absent) == {"site-002"}
+
+
+def test_a_reply_that_nobody_waits_for_is_ignored() -> None:
+    strategy, outcomes = made(quorum=3)
+
+    class WithStrangers(Played):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            sent = list(messages)
+            replies = super().send_and_receive(sent)
+            if not sent:
+                return replies
+            # A question that this round never put, answered by a node of the federation and by another one.
+            forged = []
+            for node in (11, 99):
+                stray = posted(Message(sent[1].content, dst_node_id=node, message_type="train"))
+                content = reply_content(replace(good(read_request(sent[1])), adapter=adapter_of("site-009")))
+                forged.append(posted(Message(content, reply_to=stray)))
+            return [forged[0], *replies, forged[1], *replies]  # and everything twice
+
+    plain, _ = made()
+    run(plain, Played())
+    run(strategy, WithStrangers())
+    assert bits(strategy.state) == bits(plain.state)
+    assert outcomes[0].absent == {}
+
+
+def test_the_right_question_answered_by_another_node_is_refused() -> None:
+    strategy, outcomes = made(quorum=2)
+
+    class Misrouted(Played):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            replies = super().send_and_receive(messages)
+            for reply in replies[1:2]:
+                reply.metadata.__dict__["_src_node_id"] = 99
+            return replies
+
+    run(strategy, Misrouted())
+    assert "not asked" in outcomes[0].absent["site-001"]
+
+
+def test_what_arrived_is_booked_even_if_its_adapter_is_refused() -> None:
+    """The noised adapter has left the hospital: the guarantee of the run has to count it."""
+    strategy, _ = made(quorum=2, rounds=3)
+    nan = with_value(float("nan"))
+    run(strategy, Played({"site-001": lambda r: answers(r) if r.round == 1 else nan(r)}), rounds=3)
+    assert strategy.budget.booked["site-001"] == 1.5
+
+
+def test_a_budget_that_shrinks_is_refused() -> None:
+    strategy, outcomes = made(quorum=2)
+    run(strategy, Played({"site-001": lambda r: reply_content(replace(good(r), epsilon=2.0 / r.round))}), rounds=2)
+    assert "never shrinks" in outcomes[1].absent["site-001"]
+    assert strategy.budget.booked["site-001"] == 2.0
+
+
+def test_the_next_round_starts_from_what_was_aggregated() -> None:
+    strategy, _ = made()
+    seen: list[bytes] = []
+
+    def watches(request: Request) -> RecordDict:
+        seen.append(bits(request.state))
+        return answers(request)
+
+    run(strategy, Played({"site-001": watches}), rounds=2)
+    one, _ = made()
+    run(one, Played())
+    assert seen == [bits(STATE), bits(one.state)]
+
+
+def test_hospitals_are_never_asked_to_evaluate() -> None:
+    strategy, _ = made()
+    assert list(strategy.configure_evaluate(1, to_arrays(STATE), ConfigRecord(), None)) == []  # type: ignore[arg-type]
+    assert strategy.aggregate_evaluate(1, []) is None
+
+
+def test_the_result_of_a_run_is_the_state() -> None:
+    strategy, _ = made()
+    result = strategy.start(Played(), to_arrays(STATE), num_rounds=2)  # type: ignore[arg-type]
+    assert bits(from_arrays(result.arrays)) == bits(strategy.state)
+
+
+def test_a_strategy_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"no strategy 'fedavgg' is installed; there are .*fedavg"):
+        strategy_named("fedavgg")
+
+
+def test_a_lost_answer_leaves_the_budget_unconfirmed_until_the_next_one() -> None:
+    """The hospital may have charged its ledger: what the mirror says is then only a lower bound."""
+    strategy, _ = made(quorum=2, rounds=2)
+    run(strategy, Played({"site-001": lambda r: None}))
+    assert strategy.unconfirmed == {"site-001"}
+    run(strategy, Played())
+    assert strategy.unconfirmed == frozenset()
+
+
+@pytest.mark.parametrize("code", ["budget-exhausted", "policy"])
+def test_a_site_that_refused_before_it_charged_is_not_in_doubt(code: str) -> None:
+    strategy, _ = made(quorum=2)
+    run(strategy, Played({"site-001": failed(code)}))
+    assert strategy.unconfirmed == frozenset()

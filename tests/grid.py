@@ -1,0 +1,216 @@
+"""A federation in one process: the real ServerApp and ClientApp, every message turned into bytes and back on its way.
+
+Each message gets a fresh ``Context``, as a SuperNode's process per message would, so nothing can hide in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedrad.config import Experiment
+from fedrad.federation import client, server
+from fedrad.federation.messages import Request, request_content
+from fedrad.training.setup import set_up
+from tests.model import tiny
+
+TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1  # Flower's messages can't be made without
+
+CANARY = "zyzzyva"
+LABELS = ("edema", "effusion")
+_ids = count(1)
+
+
+def posted(message: Message) -> Message:
+    """Gives a message its id, as Flower's grids do when they send it."""
+    message.metadata.__dict__["_message_id"] = f"message-{next(_ids)}"
+    return message
+
+
+def over_the_wire(message: Message) -> Message:
+    """The message as it arrives."""
+    return message_from_proto(ProtoMessage.FromString(message_to_proto(message).SerializeToString()))
+
+
+def wire_bytes(content: RecordDict) -> bytes:
+    """The records as bytes, without the metadata that Flower adds."""
+    return recorddict_to_proto(content).SerializeToString(deterministic=True)
+
+
+class InProcessGrid(Grid):
+    """Runs the nodes one after the other.
+
+    Args:
+        app: the ClientApp.
+        nodes: the node configuration of each.
+        run_config: the run's configuration.
+        shuffle: a seed; replies arrive in an order drawn from it.
+        fails: (node id, message) -> whether this node's process dies on this message.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        nodes: Sequence[Mapping[str, Any]],
+        run_config: Mapping[str, Any],
+        *,
+        shuffle: int | None = None,
+        fails: Callable[[int, Message], bool] = lambda node, message: False,
+    ) -> None:
+        self.app, self.run_config, self.fails = app, dict(run_config), fails
+        self.nodes = {10 + number: dict(config) for number, config in enumerate(nodes)}
+        self.random = None if shuffle is None else random.Random(shuffle)
+        self.trained: list[Message] = []  # replies to training requests, in order of arrival
+        self._waiting: dict[str, Message] = {}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return list(self.pull_messages(self.push_messages(messages)))
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        sent = [posted(message) for message in messages]
+        for message in sent:
+            node = message.metadata.dst_node_id
+            context = Context(
+                run_id=1,
+                node_id=node,
+                node_config=dict(self.nodes[node]),
+                state=RecordDict(),
+                run_config=dict(self.run_config),
+            )
+            if self.fails(node, message):
+                # As the SuperLink words it: the error comes from itself, not from the node.
+                reply = Message(Error(code=3, reason="node is gone"), reply_to=message)
+                reply.metadata.__dict__["_src_node_id"] = 1
+            else:
+                reply = self.app(over_the_wire(message), context)
+            self._waiting[message.metadata.message_id] = over_the_wire(posted(reply))
+        return [message.metadata.message_id for message in sent]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        replies = [self._waiting.pop(name) for name in message_ids]
+        if self.random is not None:
+            self.random.shuffle(replies)
+        self.trained += [reply for reply in replies if reply.metadata.message_type == MessageType.TRAIN]
+        return replies
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.nodes)
+
+    def get_nodes(self) -> Any:
+        raise NotImplementedError
+
+    def set_run(self, run: Any) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Any:
+        raise NotImplementedError
+
+    def create_message(self, *args: Any, **options: Any) -> Message:
+        raise NotImplementedError
+
+
+def simulated_nodes(number: int) -> list[dict[str, int]]:
+    """Node configurations as Flower's simulation gives them."""
+    return [{"partition-id": index, "num-partitions": number} for index in range(number)]
+
+
+def federate(experiment: Experiment, nodes: int = 2, **options: Any) -> InProcessGrid:
+    """Runs the whole ServerApp on ``nodes`` simulated nodes; the grid remembers what passed."""
+    config = experiment.flat()
+    grid = InProcessGrid(client.app, simulated_nodes(nodes), config, **options)
+    server.app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(config)))
+    return grid
+
+
+def forget() -> None:
+    """Empties everything that this process keeps between messages, as its end would."""
+    client._blank_setup.cache_clear()
+    client._simulated_corpus.cache_clear()
+    client._simulated_inputs.cache_clear()
+
+
+def small(base: str, **changes: object) -> Experiment:
+    """Two rounds of two steps with a tiny model; ``changes`` have ``__`` for the dot and ``_`` for the dash."""
+    flat: dict[str, object] = {
+        "data.reports": 90,
+        "data.max-length": 40,
+        "model.name": base,
+        "lora.rank": 2,
+        "lora.layers": 1,
+        "privacy.noise": "seeded",
+        "train.rounds": 2,
+        "train.local-steps": 2,
+        "train.batch": 8,
+        "train.warm-start": "none",
+        "train.warm-reports": 40,
+        "train.threads": 1,
+        "sites.count": 3,
+    }
+    flat |= {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
+    return Experiment.from_flat(flat)
+
+
+class Mercy:
+    """A real hospital with a table of made-up reports, each with the canary in it, and its own policy."""
+
+    def __init__(self, folder: Path, reports: int = 37, *, epsilon_cap: float = 4.0, **experiment: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.table = folder / "reports.csv"
+        self.texts = [f"{CANARY} {tiny.TEXTS[i % 3]} {CANARY}{i}" for i in range(reports)]
+        with self.table.open("w", newline="") as file:
+            rows = [[text, f"quux-{i}", i % 2, i % 3 // 2] for i, text in enumerate(self.texts)]
+            csv.writer(file).writerows([["text", "patient", *LABELS], *rows])
+        self.experiment = small(
+            tiny.save(folder / "base", "bert"),
+            data__name="table",
+            data__path="/elsewhere.csv",
+            data__label_columns=",".join(LABELS),
+            sites__count=1,
+            **experiment,
+        )
+        self.node: dict[str, Any] = {
+            "site": "mercy",
+            "data-name": "table",
+            "data-path": str(self.table),
+            "patient-column": "patient",
+            "state-dir": str(folder / "state"),
+            "witness-dir": str(folder / "witness"),
+            "epsilon-cap": epsilon_cap,
+            "declared-size": 40,
+            "allow-seeded": True,
+        }
+        self.state = set_up(self.experiment, LABELS, single_label=False).classifier.state()
+
+    def request(self, **changes: Any) -> Request:
+        fields: dict[str, Any] = {
+            "run": "7",
+            "site": "mercy",
+            "index": -1,
+            "round": 1,
+            "rounds": 2,
+            "labels": LABELS,
+            "directory": "",
+            "state": self.state,
+        }
+        return Request(**(fields | changes))
+
+    def ask(self, request: Request | RecordDict, **run_config: Any) -> RecordDict:
+        """What leaves the hospital in answer to this."""
+        content = request if isinstance(request, RecordDict) else request_content(request)
+        message = posted(Message(content=content, message_type=MessageType.TRAIN, dst_node_id=10))
+        grid = InProcessGrid(client.app, [self.node], {**self.experiment.flat(), **run_config})
+        (reply,) = grid.send_and_receive([message])
+        return reply.content
