@@ -91,8 +91,8 @@ class Experiment:
 
     @property
     def warm_start(self) -> str:
-        """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports, ``none`` for the generated corpus,
-        whose test reports come from the generator that the warm start learns from."""
+        """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports, ``none`` for the generated
+        corpus, whose test reports come from the generator that the warm start learns from."""
         if self.train.warm_start != "auto":
             return self.train.warm_start
         return "none" if self.data.name == "synthetic" else "synthetic"
@@ -268,6 +268,12 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             "lora.targets",
             exp.lora.freeze_a and not exp.lora.targets,
             "there is no A to freeze, because lora.targets is empty",
+        ),
+        _Contradiction(
+            "lora.freeze-b",
+            "train.warm-start",
+            exp.lora.freeze_b and (exp.warm_start == "none" or not exp.lora.targets),
+            "B is zero without a warm start; set train.warm-start=synthetic and lora.targets, or leave B free",
         ),
         _Contradiction(
             "model.revision",

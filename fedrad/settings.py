@@ -53,8 +53,9 @@ class Data:
     )
     declared_size: int = _key(
         0,
-        "`fedrad.centralized`: the number of training reports as stated in public, which sets the sampling rate; 0: the actual "
-        "number rounded to two digits, fit for experiments only. Hospitals state theirs in their node configuration",
+        "`fedrad.centralized`: the number of training reports as stated in public, which sets the sampling rate; 0: "
+        "the actual number rounded to two digits, fit for experiments only. Hospitals state theirs in their node "
+        "configuration",
         rule=NOT_NEGATIVE,
     )
     reports: int = _key(3000, "reports to generate (`synthetic` only)", rule=AT_LEAST_ONE)
@@ -111,7 +112,12 @@ class Lora:
         ("query", "value"), "linear layers that get an adapter; empty: train the head only, best at small epsilon"
     )
     layers: int = _key(2, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
-    freeze_a: bool = _key(False, "train B only (FFA-LoRA, arXiv 2403.12313)")
+    freeze_a: bool = _key(False, "keep A as it was initialised or warmed (FFA-LoRA, arXiv 2403.12313)")
+    freeze_b: bool = _key(
+        False,
+        "keep B as it was warmed; with `lora.freeze-a` the hospitals train the head alone, on warmed features: cheap, "
+        "and best at small epsilon",
+    )
 
 
 @dataclass(frozen=True)

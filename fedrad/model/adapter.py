@@ -27,6 +27,7 @@ class LoRASpec:
         layers: adapt the last N encoder layers; 0 means all. Where layers are shared (ALBERT) there is one layer to
             adapt, and this is treated as 0.
         freeze_a: A keeps its initial value and only B is trained (FFA-LoRA, Sun et al. 2024, arXiv 2403.12313).
+        freeze_b: B keeps the value that a warm start gave it. With ``freeze_a`` as well, only the head is trained.
         init: of A. ``kaiming``: as PEFT does, uniform in +-1/sqrt(in). ``orthonormal``: orthogonal rows, scaled so that
             the Frobenius norm is the expected one of ``kaiming``: sqrt(rank / 3).
     """
@@ -36,6 +37,7 @@ class LoRASpec:
     targets: tuple[str, ...]
     layers: int = 0
     freeze_a: bool = False
+    freeze_b: bool = False
     init: str = "kaiming"
 
 
@@ -127,6 +129,7 @@ def _initialise(module: LoRALinear, lora: LoRASpec, generator: torch.Generator) 
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5.0), generator=generator)
     nn.init.zeros_(module.lora_B.weight)
     weight.requires_grad_(not lora.freeze_a)
+    module.lora_B.weight.requires_grad_(not lora.freeze_b)
 
 
 def _replace(layers: Mapping[str, nn.Module], name: str, module: LoRALinear) -> None:

@@ -67,7 +67,7 @@ class ReportClassifier(nn.Module):
     @property
     def head_only(self) -> bool:
         """Whether nothing but the head is trained; then ``prefix`` gives features [B, d]."""
-        return not self._adapted
+        return self.prefix.readout is not None
 
     @property
     def prefix_layers(self) -> int:
@@ -99,7 +99,7 @@ class ReportClassifier(nn.Module):
         return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
 
     def frozen_adapter(self) -> dict[str, nn.Parameter]:
-        """The A matrices, if they are frozen: part of the adapter, but not trained."""
+        """The A or B matrices that are frozen: part of the adapter, but not trained."""
         return {name: tensor for name, tensor in self._tensors().items() if not tensor.requires_grad}
 
     def state(self) -> dict[str, Tensor]:
@@ -209,11 +209,13 @@ def build(
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     touched = {i for i, name in enumerate(names) if any(module.startswith(f"{name}.") for module in adapted)}
+    if lora.freeze_a and lora.freeze_b:
+        touched = set()  # adapted, but not trained: all layers belong to the part that is run once
     cut = next((step for step, layer in enumerate(stack.order) if layer in touched), total)
     readout = Readout(pooler, base.hidden)
     layers = list(stack.layers.values())
-    prefix = Prefix(stack.embed, _part(encoder, layers, stack.order[:cut]), readout if not adapted else None)
-    suffix = Suffix(_part(encoder, layers, stack.order[cut:]), readout if adapted else None, head)
+    prefix = Prefix(stack.embed, _part(encoder, layers, stack.order[:cut]), readout if not touched else None)
+    suffix = Suffix(_part(encoder, layers, stack.order[cut:]), readout if touched else None, head)
     classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, tuple(label_names), single_label)
     return classifier.eval()
 

@@ -169,29 +169,42 @@ def run_steps(
     )
 
 
-# Chosen on generated and public reports (benchmarks/utility.py --search); nothing private decides them.
+# Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
 LARGEST_RATE = 4.0
-WALK = {"cold": 1.0, "warm": 0.3}
+RATE_WITHOUT_PRIVACY = 0.05
+COLD_WALK = 1.0
+WARM_GAIN = 0.013
 
 
-def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
-    """A step size from public quantities: as large as the noise allows.
+def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: int) -> float:
+    """A step size from public quantities only.
 
-    Noise alone moves a coordinate of the federation's adapter by about lr / (1 - momentum) * s * sqrt(T), with
-    s = noise_multiplier * clip / (divisor * sqrt(sites)) its standard deviation in one step's mean gradient. The rate
-    keeps this random walk at a fixed length, so that one setting serves every epsilon, batch and number of hospitals.
+    With s = noise_multiplier * clip / (divisor * sqrt(sites)), the standard deviation of one step's mean gradient:
+
+    - A cold start has far to go, so it goes as fast as the noise allows: noise alone moves a coordinate by about
+      lr / (1 - momentum) * s * sqrt(T), and the rate keeps this random walk at a fixed length.
+    - A warm start has something to lose. Over T steps the drift gains about lr * T, the noise costs about
+      lr^2 * s^2 * T * d; the rate at which the two balance is proportional to 1 / (d s^2), and goes to 0 with epsilon.
+
+    Without privacy there is neither noise nor clipping, and the rate is a plain constant.
+
+    Args:
+        dimensions: d, trainable numbers.
     """
-    noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5) if plan.private else 0.0
-    walk = WALK["warm" if recipe.warm else "cold"]
-    allowed = walk * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5) if noise > 0 else LARGEST_RATE
-    return min(LARGEST_RATE, allowed)
+    if not plan.private:
+        return RATE_WITHOUT_PRIVACY
+    noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5)
+    if recipe.warm:
+        return min(LARGEST_RATE, WARM_GAIN / (dimensions * noise**2))
+    return min(LARGEST_RATE, COLD_WALK * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5))
 
 
 def torch_optimizer(
     parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe, plan: PrivacyPlan
 ) -> torch.optim.Optimizer:
     """The optimizer under the noise: momentum SGD or Adam over exactly these parameters, by name."""
-    rate = recipe.learning_rate or automatic_learning_rate(recipe, plan)
+    dimensions = sum(parameter.numel() for parameter in parameters.values())
+    rate = recipe.learning_rate or automatic_learning_rate(recipe, plan, dimensions)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
     return torch.optim.SGD(parameters.items(), lr=rate, momentum=recipe.momentum)

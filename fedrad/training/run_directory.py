@@ -34,8 +34,8 @@ class Result:
         epsilon: of each site's ledger at ``delta``; infinite for a run without privacy.
         steps: noisy steps of the site that took the most.
         declared: declared shard sizes by site.
-        sizes_stated: whether they are public statements of the hospitals; else they were rounded from the actual numbers,
-            as a simulation does.
+        sizes_stated: whether they are public statements of the hospitals; else they were rounded from the actual
+            numbers, as a simulation does.
         test_reports: reports of the public or simulated test set.
         seconds: wall time of the run.
         unconfirmed: sites whose last answer was lost: their ledgers may hold more than ``epsilon`` says.
@@ -126,8 +126,8 @@ def privacy_statement(experiment: Experiment, result: Result) -> str:
     guarantee = (
         f"{privacy.unit}-level ({rounded_up(result.epsilon_max)}, {rounded_up(privacy.delta)})-differential privacy,"
         f" adding or removing one {privacy.unit}, against everyone who sees every message of the run. Accounted with"
-        " privacy loss distributions (pessimistic estimate); Gaussian noise in floating point. Covers the training reports,"
-        " not the test reports behind the scores."
+        " privacy loss distributions (pessimistic estimate); Gaussian noise in floating point. Covers the training"
+        " reports, not the test reports behind the scores."
     )
     if result.unconfirmed:
         guarantee += (
@@ -135,9 +135,7 @@ def privacy_statement(experiment: Experiment, result: Result) -> str:
             " ledgers, so the figure is a lower bound for them; ask them what their ledgers say."
         )
     if not result.sizes_stated:
-        guarantee += (
-            " Simulated: the shard sizes behind the sampling rates were rounded from the actual ones, not stated in public."
-        )
+        guarantee += " Simulated: the shard sizes were rounded from the actual ones, not stated in public."
     if len(result.epsilon) > 1:
         total = sum(result.epsilon.values())
         guarantee += (

@@ -45,7 +45,12 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -
     model, lora = experiment.model, experiment.lora
     spec = ModelSpec(name=model.name, revision=model.revision, pooling=model.pooling)
     lora_spec = LoRASpec(
-        rank=lora.rank, alpha=lora.alpha, targets=lora.targets, layers=lora.layers, freeze_a=lora.freeze_a
+        rank=lora.rank,
+        alpha=lora.alpha,
+        targets=lora.targets,
+        layers=lora.layers,
+        freeze_a=lora.freeze_a,
+        freeze_b=lora.freeze_b,
     )
     base = load_base(model.name, model.revision)
     if experiment.data.max_length > base.max_length:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from fedrad.data.batches import Tokenized, collate, micro_batches, tokenize
 from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.data.report import label_names
 from fedrad.errors import ConfigError, ModelError
+from fedrad.model.encoder import build
 from fedrad.training.inputs import prepare
 from fedrad.training.loss import report_losses
 from fedrad.training.setup import Setup
@@ -56,6 +58,8 @@ def initial_state(
             state = load_file(path)
             setup.classifier.load_state(state)
             return state
+    frozen = setup.classifier
+    setup = _all_trainable(experiment, setup)
     warm = experiment.warm_start == "synthetic"
     reports = max(_CENTRING_REPORTS, experiment.train.warm_reports if warm else 0)
     text = load_corpus("synthetic", reports=reports, seed=_SEED_OFFSET + experiment.train.seed)
@@ -78,13 +82,26 @@ def initial_state(
     partial = path.with_suffix(f".{os.getpid()}.partial")  # two runs may warm up at once
     save_file(state, partial)
     partial.replace(path)
+    frozen.load_state(state)
     return state
+
+
+def _all_trainable(experiment: Experiment, setup: Setup) -> Setup:
+    """The same model with A and B free: what ``lora.freeze-*`` keeps from the hospitals may learn from public text."""
+    if not (setup.lora.freeze_a or setup.lora.freeze_b):
+        return setup
+    free = replace(setup.lora, freeze_a=False, freeze_b=False)
+    classifier = build(setup.base, setup.spec, free, setup.names, setup.single_label, experiment.train.seed)
+    return replace(setup, classifier=classifier, lora=free)
 
 
 def _key(experiment: Experiment, setup: Setup) -> str:
     flat = experiment.flat()
     relevant = {
-        key: flat[key] for key in flat if key.startswith(("model.", "lora.", "train.warm-")) or key in _ALSO_DECIDE
+        key: flat[key]
+        for key in flat
+        if key.startswith(("model.", "lora.", "train.warm-")) or key in _ALSO_DECIDE
+        if not key.startswith("lora.freeze-")  # the warm start trains both
     }
     facts = {
         **relevant,
@@ -128,8 +145,8 @@ def _onto_labels(
 
 
 def _as_chexpert_labels(tokens: Tokenized, names: tuple[str, ...]) -> None:
-    """Rewrites "No Finding" in place. The generator, like Open-i, means that nothing abnormal is mentioned at all; CheXpert,
-    which labelled MIMIC-CXR, that no other label but Support Devices is positive (Irvin et al. 2019, arXiv 1901.07031)."""
+    """Rewrites "No Finding" in place. The generator, like Open-i, means that nothing abnormal is mentioned at all;
+    CheXpert, which labelled MIMIC-CXR, that no label but Support Devices is positive (Irvin et al. 2019)."""
     if "No Finding" in names:
         others = [column for column, name in enumerate(names) if name not in ("No Finding", "Support Devices")]
         tokens.labels[:, names.index("No Finding")] = tokens.labels[:, others].max(axis=1) == 0

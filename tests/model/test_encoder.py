@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -317,3 +318,22 @@ def test_adapter_size(bases: dict[str, BaseModel], layers: int, rank: int, targe
     per_layer = sum(rank * side for name in chosen for side in sides[name])
     expected = (layers or 3) * per_layer + 32 * len(LABELS) + len(LABELS)
     assert sum(parameter.numel() for parameter in classifier.adapter().values()) == expected
+
+
+def test_frozen_lora_works_and_only_the_head_trains(bases: dict[str, BaseModel]) -> None:
+    """A and B as given belong to the part that is run once; the function is the same as with both free."""
+    free = LoRASpec(2, 4.0, ("query", "value"), 1)
+    base = bases["bert"]
+    trained, kept = (
+        build(base, ModelSpec(base.name), lora, ("a", "b"), False, 0)
+        for lora in (free, replace(free, freeze_a=True, freeze_b=True))
+    )
+    generator = torch.Generator().manual_seed(1)
+    state = {name: torch.randn(tensor.shape, generator=generator).abs() for name, tensor in trained.state().items()}
+    trained.load_state(state)
+    kept.load_state(state)
+    ids, attention = torch.tensor([[2, 5, 6, 3]]), torch.ones(1, 4, dtype=torch.long)
+    assert kept.head_only
+    assert set(kept.adapter()) == {"head.weight", "head.bias"}
+    assert kept.prefix(ids, attention).shape == (1, base.hidden)
+    torch.testing.assert_close(kept(ids, attention), trained(ids, attention))

@@ -208,11 +208,17 @@ def test_averaging_starts_within_the_run(rounds: int, steps: int, average: float
 def test_the_automatic_rate_is_made_of_public_figures_and_keeps_the_walk() -> None:
     """It is a function of recipe and plan alone, and falls as the noise rises."""
     quiet, loud = (small.ready(small.experiment(train__learning_rate=0.0, privacy__epsilon=e)) for e in (8.0, 0.5))
-    rates = [automatic_learning_rate(here.recipe, here.plan) for here in (quiet, loud)]
+    rates = [automatic_learning_rate(here.recipe, here.plan, 100) for here in (quiet, loud)]
     fewer = small.ready(small.experiment(train__learning_rate=0.0), small.tokens(30), declared=40)
 
     assert 0 < rates[1] < rates[0] <= local.LARGEST_RATE
-    assert automatic_learning_rate(fewer.recipe, fewer.plan) == rates[0]  # the private count has no say
+    assert automatic_learning_rate(fewer.recipe, fewer.plan, 100) == rates[0]  # the private count has no say
+    # From a warm start it falls with the square of the noise and with the number of noisy numbers, and never to 0.
+    warm = [replace(here.recipe, warm=True) for here in (quiet, loud)]
+    careful = [automatic_learning_rate(r, h.plan, 10**6) for r, h in zip(warm, (quiet, loud), strict=True)]
+    ratio = (quiet.plan.noise_multiplier / loud.plan.noise_multiplier) ** 2
+    assert careful[1] / careful[0] == pytest.approx(ratio)
+    assert automatic_learning_rate(warm[0], quiet.plan, 2 * 10**6) == pytest.approx(careful[0] / 2)
     assert not small.same(run(quiet, quiet.state, 1).adapter, quiet.state.adapter)
 
 

@@ -164,14 +164,17 @@ def test_warming_moves_every_tensor() -> None:
         assert not torch.equal(cold[name], warm[name]), name
 
 
-def test_a_frozen_a_stays() -> None:
-    changes = {**WARM, "lora__freeze_a": True}
+@pytest.mark.parametrize("freeze", [("a",), ("b",), ("a", "b")])
+def test_what_the_hospitals_keep_frozen_is_warmed_all_the_same(freeze: tuple[str, ...]) -> None:
+    changes = {**WARM, **{f"lora__freeze_{part}": True for part in freeze}}
     setup = fresh(**changes)
-    frozen = {name: tensor.clone() for name, tensor in setup.classifier.frozen_adapter().items()}
-    initial_state(small.experiment(**changes), setup)
+    warmed = initial_state(small.experiment(**changes), setup)
 
-    assert frozen
-    assert small.same({name: tensor.detach() for name, tensor in setup.classifier.frozen_adapter().items()}, frozen)
+    assert small.same(warmed, state(**WARM))
+    assert small.same(setup.classifier.state(), warmed)
+    kept = {f"lora_{part.upper()}" for part in freeze}
+    assert {name.rpartition(".")[2] for name in setup.classifier.frozen_adapter()} == kept
+    assert setup.classifier.head_only == (len(freeze) == 2)
 
 
 def test_fewer_reports_than_a_batch_still_warm() -> None:
