@@ -149,7 +149,7 @@ def main(
             console.print("note: sites.* has no effect here: centralized training is one site", style="yellow")
         result, directory = train(experiment, console)
     except FedradError as error:
-        Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     console.print(final_table(experiment, result, directory))
 

@@ -45,6 +45,9 @@ from fedrad.training.site import RoundRequest, Site, adapter_digest, train_round
 
 app = ClientApp()
 
+# What Flower calls the process that a SuperNode starts for a message.
+_SUPERNODE_PROCESS = "flwr-clientapp"
+
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
@@ -55,7 +58,7 @@ def introduce(message: Message, context: Context) -> Message:
         else:
             policy = HospitalPolicy.from_node_config(context.node_config)
             hello = Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size)
-    except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
+    except Exception as error:
         return Message(content=reply_content(_failure(error, "", 0)), reply_to=message)
     return Message(content=hello_content(hello), reply_to=message)
 
@@ -69,19 +72,24 @@ def train(message: Message, context: Context) -> Message:
         site, number = request.site, request.round
         experiment = Experiment.from_flat(context.run_config)
         pin_threads(experiment)
-        answer: Reply | Failure = (
+        content = reply_content(
             _simulated_round(experiment, request)
             if _simulated(context)
             else _hospital_round(experiment, request, HospitalPolicy.from_node_config(context.node_config))
         )
-    except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
-        answer = _failure(error, site, number)
-    return Message(content=reply_content(answer), reply_to=message)
+    except Exception as error:
+        content = reply_content(_failure(error, site, number))
+    return Message(content=content, reply_to=message)
 
 
 def _simulated(context: Context) -> bool:
-    """Flower's simulation numbers its nodes; a hospital's node configuration names a site."""
-    return "partition-id" in context.node_config and "site" not in context.node_config
+    """Flower's simulation numbers its nodes; a hospital's node configuration names a site.
+
+    A simulated site reads what the server names and has no policy. So a process that a SuperNode started is never one,
+    even if somebody configured it as Flower's examples do: it must state a policy.
+    """
+    numbered = "partition-id" in context.node_config and "site" not in context.node_config
+    return numbered and Path(sys.argv[0]).name != _SUPERNODE_PROCESS
 
 
 def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
@@ -123,9 +131,7 @@ def _simulated_round(experiment: Experiment, request: Request) -> Reply:
     plan = plan_for(experiment, declared_size(len(inputs)))
     directory = Path(request.directory) / site_name(request.index)
     cap = experiment.privacy.epsilon if experiment.privacy.epsilon > 0 else float("inf")
-    with Ledger.open(
-        directory, site=request.site, cap=cap, delta=experiment.privacy.delta, witness=None
-    ) as ledger:
+    with Ledger.open(directory, site=request.site, cap=cap, delta=experiment.privacy.delta, witness=None) as ledger:
         return _answer(experiment, request, setup, inputs, plan, directory, ledger)
 
 
@@ -170,9 +176,7 @@ def _answer(
     )
 
 
-def _set_up(
-    experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor]
-) -> Setup:
+def _set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor]) -> Setup:
     """The model with the server's state in it, which is checked as strictly as the server checks a reply."""
     setup = _blank_setup(experiment, names, single_label)
     check_adapter(state, setup.classifier.state(), "the server")

@@ -1,4 +1,4 @@
-"""The ServerApp: finds the hospitals, starts from a public adapter, aggregates, evaluates on public text, writes the run."""
+"""The ServerApp: finds the hospitals, starts from a public adapter, aggregates, evaluates on public text."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def main(grid: Grid, context: Context) -> None:
     simulated, hospitals = connect(grid, experiment)
     if simulated:
         shares = hospital_shares(experiment, corpus)
-        hospitals = tuple(
-            Hospital(h.site, h.node, h.index, declared_size(len(shares[h.index]))) for h in hospitals
-        )
+        hospitals = tuple(Hospital(h.site, h.node, h.index, declared_size(len(shares[h.index]))) for h in hospitals)
     console.print(f"{len(hospitals)} hospitals: {', '.join(h.site for h in hospitals[:8])}", highlight=False)
 
     setup = set_up(experiment, corpus.names, corpus.single_label)
@@ -144,7 +142,7 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
 
     Raises:
         SitesMissing: not enough within ``sites.connect-timeout`` seconds; says who was there.
-        ConfigError: two nodes claim the same hospital.
+        ConfigError: two nodes claim the same hospital, or some are simulated and some are not.
     """
     count, limit = experiment.sites.count, experiment.sites.connect_timeout
     deadline = time.monotonic() + limit
@@ -154,6 +152,8 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
         known = {node: known[node] for node in nodes if node in known}
         known |= _introductions(grid, [node for node in nodes if node not in known], deadline)
         simulated = sorted(node for node, hello in known.items() if hello.simulated)
+        if simulated and len(simulated) < len(known):
+            raise ConfigError("simulated nodes and real hospitals are connected to the same SuperLink; keep them apart")
         if simulated:
             return True, tuple(
                 Hospital(site_name(index), simulated[index % len(simulated)], index, 0) for index in range(count)
@@ -166,8 +166,8 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
         if time.monotonic() > deadline:
             there = ", ".join(sorted(real)) or "none"
             raise SitesMissing(
-                f"{len(real)} of {count} hospitals connected within {limit:g} s ({there}). Start the missing SuperNodes, "
-                "or change sites.count or sites.connect-timeout."
+                f"{len(real)} of {count} hospitals connected within {limit:g} s ({there}). Start the missing ones,"
+                " or change sites.count or sites.connect-timeout."
             )
         print(f"waiting for hospitals: {len(real)} of {count} connected", flush=True)
         time.sleep(min(3.0, max(0.1, limit / 20)))
@@ -205,5 +205,3 @@ def _checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> Non
     partial = directory / "checkpoint.partial"
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata={"round": str(round)})
     partial.replace(directory / "checkpoint.safetensors")
-
-

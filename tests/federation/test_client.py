@@ -211,3 +211,11 @@ def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
     kept = run(tmp_path / "kept", forgetful=False)
     assert run(tmp_path / "forgotten", forgetful=True) == kept
     assert len(set(kept)) == 4
+
+
+def test_a_supernodes_process_is_never_a_simulated_hospital(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's examples number real nodes as well; such a node would read what the server names, without a policy."""
+    numbered = {"partition-id": 0, "num-partitions": 2}
+    assert read_hello(introduced(numbered)).simulated
+    monkeypatch.setattr("sys.argv", ["/usr/bin/flwr-clientapp", "--token", "x"])
+    assert read_reply(introduced(numbered)) == Failure("", 0, "config")
