@@ -152,7 +152,9 @@ class Train:
     batch: int = _key(256, "expected batch of a Poisson sample; the public divisor of the gradient", rule=AT_LEAST_ONE)
     optimizer: str = _key("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
     learning_rate: float = _key(
-        0.0, "step size of the private phase; 0: chosen from noise, batch and steps, all public", rule=NOT_NEGATIVE
+        0.0,
+        "step size of the private phase (the head's; LoRA takes a fixed share of it); 0: chosen from public figures",
+        rule=NOT_NEGATIVE,
     )
     momentum: float = _key(0.9, "momentum; beta1 for `adam`", rule=SHARE)
     average: float = _key(0.4, "share of the last iterates that are averaged; 0 means none", rule=SHARE)

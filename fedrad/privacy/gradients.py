@@ -7,6 +7,7 @@ compute the same numbers in another way and are kept as an alternative and as th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -90,6 +91,9 @@ def opacus_gradients(
             parameter.grad = None  # or backward would add to what is there, in place
         losses = _one_each(loss(hooked(*inputs)), batch)
         if losses.requires_grad:
+            with warnings.catch_warnings():
+            # The inputs of the first layer need no gradient; Opacus's hooks don't either, but torch warns of it.
+            warnings.filterwarnings("ignore", "Full backward hook")
             losses.sum().backward()
         found = {name: vars(parameter).get("grad_sample") for name, parameter in trainable.items()}
     finally:

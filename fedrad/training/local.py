@@ -171,12 +171,13 @@ def run_steps(
 
 # Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
 LARGEST_RATE = 4.0
-RATE_WITHOUT_PRIVACY = 0.2
+RATE_WITHOUT_PRIVACY = 0.5
+LORA_SHARE = 0.06
 COLD_WALK = 1.0
 WARM_GAIN = 0.013
 
 
-def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: int) -> float:
+def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: float) -> float:
     """A step size from public quantities only.
 
     With s = noise_multiplier * clip / (divisor * sqrt(sites)), the standard deviation of one step's mean gradient:
@@ -189,7 +190,7 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: int) 
     Without privacy there is neither noise nor clipping, and the rate is a plain constant.
 
     Args:
-        dimensions: d, trainable numbers.
+        dimensions: d, trainable numbers, each weighted by the square of its share of the rate.
     """
     if not plan.private:
         return RATE_WITHOUT_PRIVACY
@@ -202,12 +203,20 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: int) 
 def torch_optimizer(
     parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe, plan: PrivacyPlan
 ) -> torch.optim.Optimizer:
-    """The optimizer under the noise: momentum SGD or Adam over exactly these parameters, by name."""
-    dimensions = sum(parameter.numel() for parameter in parameters.values())
-    rate = recipe.learning_rate or automatic_learning_rate(recipe, plan, dimensions)
+    """The optimizer under the noise: momentum SGD or Adam over exactly these parameters, by name.
+
+    Under momentum the LoRA matrices take ``LORA_SHARE`` of the head's rate: at the head's own rate they diverge, with
+    noise or without.
+    """
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
-    return torch.optim.SGD(parameters.items(), lr=rate, momentum=recipe.momentum)
+        return torch.optim.Adam(parameters.items(), lr=recipe.learning_rate, betas=(recipe.momentum, 0.999))
+    head = [(name, parameter) for name, parameter in parameters.items() if name.startswith("head.")]
+    lora = [(name, parameter) for name, parameter in parameters.items() if not name.startswith("head.")]
+    # What each number's noise weighs in the result, in numbers of the head.
+    dimensions = sum(p.numel() for _, p in head) + LORA_SHARE**2 * sum(p.numel() for _, p in lora)
+    rate = recipe.learning_rate or automatic_learning_rate(recipe, plan, dimensions)
+    groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate}]
+    return torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=recipe.momentum)
 
 
 def _copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]) -> None:

@@ -37,6 +37,7 @@ from fedrad.training.setup import Setup
 _SEED_OFFSET = 7_000_000
 _CENTRING_REPORTS = 1000
 _BATCH = 32
+_HEAD_ONLY_RATE = 5.0
 # Settings of other sections that the result depends on, if only by rounding.
 _ALSO_DECIDE = ("train.seed", "train.threads", "train.micro-tokens", "data.max-length")
 Progress = Callable[[str, int, int], None]
@@ -183,13 +184,13 @@ def _train(setup: Setup, tokens: Tokenized, experiment: Experiment, progress: Pr
     classifier, train = setup.classifier, experiment.train
     inputs = prepare(classifier, tokens, setup.pad_id, train.micro_tokens, lambda d, n: progress("reading", d, n))
     parameters = classifier.adapter()
-    optimizer = torch.optim.Adam(parameters.values(), lr=train.warm_learning_rate)
+    # The head alone is a convex problem and takes larger steps.
+    rate = train.warm_learning_rate * (_HEAD_ONLY_RATE if classifier.head_only else 1.0)
+    optimizer = torch.optim.Adam(parameters.values(), lr=rate)
     generator = np.random.default_rng([_SEED_OFFSET, train.seed])
     batch_size = min(_BATCH, len(tokens))
     steps = train.warm_epochs * (len(tokens) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=train.warm_learning_rate, total_steps=max(2, steps)
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=max(2, steps))
     step = 0
     for _ in range(train.warm_epochs):
         order = generator.permutation(len(tokens))
