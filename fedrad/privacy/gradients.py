@@ -92,9 +92,9 @@ def opacus_gradients(
         losses = _one_each(loss(hooked(*inputs)), batch)
         if losses.requires_grad:
             with warnings.catch_warnings():
-            # The inputs of the first layer need no gradient; Opacus's hooks don't either, but torch warns of it.
-            warnings.filterwarnings("ignore", "Full backward hook")
-            losses.sum().backward()
+                # The inputs of the first layer need no gradient; nor do Opacus's hooks, but torch warns of it.
+                warnings.filterwarnings("ignore", "Full backward hook")
+                losses.sum().backward()
         found = {name: vars(parameter).get("grad_sample") for name, parameter in trainable.items()}
     finally:
         hooked.cleanup()
