@@ -111,7 +111,7 @@ class Lora:
     targets: tuple[str, ...] = _key(
         ("query", "value"), "linear layers that get an adapter; empty: train the head only, best at small epsilon"
     )
-    layers: int = _key(2, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
+    layers: int = _key(1, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
     freeze_a: bool = _key(False, "keep A as it was initialised or warmed (FFA-LoRA, arXiv 2403.12313)")
     freeze_b: bool = _key(
         False,
@@ -148,8 +148,8 @@ class Train:
     """The schedule and the optimizer."""
 
     rounds: int = _key(5, "federation rounds", rule=AT_LEAST_ONE)
-    local_steps: int = _key(8, "noisy steps of each hospital in a round", rule=AT_LEAST_ONE)
-    batch: int = _key(256, "expected batch of a Poisson sample; the public divisor of the gradient", rule=AT_LEAST_ONE)
+    local_steps: int = _key(6, "noisy steps of each hospital in a round", rule=AT_LEAST_ONE)
+    batch: int = _key(128, "expected batch of a Poisson sample; the public divisor of the gradient", rule=AT_LEAST_ONE)
     optimizer: str = _key("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
     learning_rate: float = _key(
         0.0,
