@@ -37,7 +37,7 @@ from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState, run_steps
 from fedrad.training.metrics import label_prior_decisions, score
 from fedrad.training.setup import Setup, pin_threads, plan_for, set_up
-from fedrad.training.warm_start import initial_state
+from fedrad.training.warm_start import initial_state, starts_warm
 from strategies.fedavg import weighted_mean
 
 EPSILONS = (0.0, 10.0, 3.0, 1.0, 0.1)
@@ -143,7 +143,8 @@ def federate(
     experiment: Experiment, setup: Setup, adapter: dict[str, torch.Tensor], shards: list[Inputs]
 ) -> float | None:
     """All rounds; leaves the result in the classifier. Returns the largest epsilon, None if not private."""
-    recipe = Recipe.of(experiment, single_label=False, sites=len(shards))
+    warm = starts_warm(experiment, setup.names, single_label=False)
+    recipe = Recipe.of(experiment, single_label=False, sites=len(shards), warm=warm)
     plans = [plan_for(experiment, declared_size(len(shard))) for shard in shards]
     states = [TrainingState(adapter) for _ in shards]
     weights = [1.0 / len(shards)] * len(shards)

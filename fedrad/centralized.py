@@ -35,7 +35,7 @@ from fedrad.training.run_directory import (
 )
 from fedrad.training.setup import pin_threads, plan_for, set_up
 from fedrad.training.site import RoundRequest, Site, train_round
-from fedrad.training.warm_start import initial_state
+from fedrad.training.warm_start import initial_state, starts_warm
 
 
 def train(experiment: Experiment, console: Console | None = None) -> tuple[Result, Path]:
@@ -67,7 +67,8 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
     micro_tokens = experiment.train.micro_tokens
     test = prepare(setup.classifier, test_tokens, setup.pad_id, micro_tokens)
-    recipe = Recipe.of(experiment, single_label=corpus.single_label)
+    warm = starts_warm(experiment, corpus.names, single_label=corpus.single_label)
+    recipe = Recipe.of(experiment, single_label=corpus.single_label, warm=warm)
     plan = plan_for(experiment, experiment.data.declared_size or declared_size(len(corpus.train)))
     name = site_name(0)
     site = Site(

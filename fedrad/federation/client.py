@@ -42,6 +42,7 @@ from fedrad.training.local import Recipe
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import Setup, pin_threads, plan_for, set_up
 from fedrad.training.site import RoundRequest, Site, adapter_digest, train_round
+from fedrad.training.warm_start import starts_warm
 
 app = ClientApp()
 
@@ -151,7 +152,12 @@ def _answer(
         classifier=setup.classifier,
         inputs=inputs,
         plan=plan,
-        recipe=Recipe.of(experiment, single_label=setup.single_label, sites=experiment.sites.count),
+        recipe=Recipe.of(
+            experiment,
+            single_label=setup.single_label,
+            sites=experiment.sites.count,
+            warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
+        ),
     )
     check_before_first_step(setup, site.recipe, plan)
     adapter = train_round(

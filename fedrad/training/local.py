@@ -53,7 +53,7 @@ class Recipe:
     warm: bool = False
 
     @staticmethod
-    def of(experiment: Experiment, *, single_label: bool, sites: int = 1) -> Recipe:
+    def of(experiment: Experiment, *, single_label: bool, sites: int = 1, warm: bool = False) -> Recipe:
         train = experiment.train
         return Recipe(
             optimizer="adam" if train.optimizer == "adam" else "momentum",
@@ -66,7 +66,7 @@ class Recipe:
             total_steps=train.rounds * train.local_steps,
             single_label=single_label,
             sites=sites,
-            warm=experiment.warm_start == "synthetic",
+            warm=warm,
         )
 
     @property

@@ -25,6 +25,7 @@ from torch import Tensor
 import fedrad
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized, collate, micro_batches, tokenize
+from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.data.report import label_names
 from fedrad.errors import ConfigError, ModelError
@@ -43,6 +44,12 @@ _ALSO_DECIDE = ("train.seed", "train.threads", "train.micro-tokens", "data.max-l
 Progress = Callable[[str, int, int], None]
 
 
+def starts_warm(experiment: Experiment, names: tuple[str, ...], *, single_label: bool) -> bool:
+    """Whether a run with these labels starts from an adapter that generated reports have trained."""
+    known = {name.lower() for name in CHEXPERT}
+    return experiment.warm_start == "synthetic" and not single_label and any(name.lower() in known for name in names)
+
+
 def initial_state(
     experiment: Experiment, setup: Setup, progress: Progress = lambda what, done, all_: None
 ) -> dict[str, Tensor]:
@@ -53,6 +60,10 @@ def initial_state(
     Raises:
         ConfigError: a warm start is asked for and none of the labels is one that the generator knows.
     """
+    if experiment.train.warm_start == "synthetic" and not starts_warm(
+        experiment, setup.names, single_label=setup.single_label
+    ):
+        raise ConfigError("train.warm-start: the generator knows none of these labels; set train.warm-start=none")
     path = fedrad_cache_dir() / "warm" / f"{_key(experiment, setup)}.safetensors"
     if path.exists():
         with suppress(SafetensorError, OSError, ModelError):  # a damaged file is made anew
@@ -61,7 +72,7 @@ def initial_state(
             return state
     frozen = setup.classifier
     setup = _all_trainable(experiment, setup)
-    warm = experiment.warm_start == "synthetic"
+    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
     reports = max(_CENTRING_REPORTS, experiment.train.warm_reports if warm else 0)
     text = load_corpus("synthetic", reports=reports, seed=_SEED_OFFSET + experiment.train.seed)
     known = label_names(text.features)
@@ -73,10 +84,7 @@ def initial_state(
         _centre(setup, tokens, experiment, progress)
     if not setup.single_label and shared.any():
         setup.classifier.set_head_bias(_log_odds(tokens, shared))
-    usable = bool(shared.any()) and not setup.single_label
-    if experiment.train.warm_start == "synthetic" and not usable:
-        raise ConfigError("train.warm-start: the generator knows none of these labels; set train.warm-start=none")
-    if warm and usable:
+    if warm:
         _train(setup, tokens.select(np.arange(experiment.train.warm_reports)), experiment, progress)
     state = {name: tensor.detach().clone().contiguous() for name, tensor in setup.classifier.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
