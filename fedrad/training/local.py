@@ -174,7 +174,7 @@ LARGEST_RATE = 4.0
 RATE_WITHOUT_PRIVACY = 0.5
 LORA_SHARE = 0.06
 COLD_WALK = 1.0
-WARM_GAIN = 0.006
+WARM_GAIN = 0.03
 
 
 def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: float) -> float:
