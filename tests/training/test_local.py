@@ -215,12 +215,12 @@ def test_the_automatic_rate_is_made_of_public_figures_and_keeps_the_walk() -> No
 
     assert 0 < rates[1] < rates[0] <= local.LARGEST_RATE
     assert automatic_learning_rate(fewer.recipe, fewer.plan, 100) == rates[0]  # the private count has no say
-    # From a warm start it falls with the square of the noise and with the number of noisy numbers, and never to 0.
+    # From a warm start it falls with the third power of the noise's norm.
     warm = [replace(here.recipe, warm=True) for here in (quiet, loud)]
     careful = [automatic_learning_rate(r, h.plan, 10**6) for r, h in zip(warm, (quiet, loud), strict=True)]
-    ratio = (quiet.plan.noise_multiplier / loud.plan.noise_multiplier) ** 2
+    ratio = (quiet.plan.noise_multiplier / loud.plan.noise_multiplier) ** 3
     assert careful[1] / careful[0] == pytest.approx(ratio)
-    assert automatic_learning_rate(warm[0], quiet.plan, 2 * 10**6) == pytest.approx(careful[0] / 2)
+    assert automatic_learning_rate(warm[0], quiet.plan, 4 * 10**6) == pytest.approx(careful[0] / 8)
     assert not small.same(run(quiet, quiet.state, 1).adapter, quiet.state.adapter)
 
 
