@@ -1,0 +1,328 @@
+"""The engines that are compared, each as its documentation says it is used.
+
+One step is the same for all: forward and backward over one logical batch, clip each report's gradient, sum, add noise,
+divide by the expected batch, AdamW, clear the gradients. All have the same weights, the same LoRA on the same layers,
+the same loss and the same batches, tokenized beforehand. What differs is what each library decides: how it gets
+per-report gradients, how it cuts and pads a batch, where its noise comes from (fedrad: ChaCha20 keyed by the
+operating system; Opacus without secure mode: torch's generator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizer
+from opacus.optimizers.optimizer_fast_gradient_clipping import DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+from torch import Tensor, nn
+
+from benchmarks.problems import PAD, Problem, library, stock
+from fedrad.data.batches import Tokenized, collate, micro_batches
+from fedrad.model.encoder import ReportClassifier
+from fedrad.privacy.accounting import epsilon
+from fedrad.privacy.gradients import leaf_gradients
+from fedrad.privacy.noise import Stream
+from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.loss import report_losses
+
+Precision = Literal["float32", "medium", "bfloat16"]
+MICRO_TOKENS = 4096  # fedrad's own default
+STEPS, DELTA = 1000, 1e-5  # of the plan that fedrad's optimizer wants to see; no step costs more or less for them
+
+
+class CantRun(Exception):
+    """Why an engine does not do a problem: said in the tables, never left out."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An engine with its model and optimizer.
+
+    Attributes:
+        step: takes one step on a logical batch.
+        clipped_sum: the sum of the clipped gradients, to which ``step`` adds noise, by fedrad's names.
+    """
+
+    step: Callable[[Tokenized], None]
+    clipped_sum: Callable[[Tokenized], dict[str, Tensor]]
+
+
+class Peer(Protocol):
+    """An engine that can be asked to do a problem."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether it computes in bfloat16, so that its sums are rounded."""
+        ...
+
+    def prepare(self, problem: Problem) -> Prepared:
+        """Builds model and optimizer.
+
+        Raises:
+            CantRun: with the reason; a step or a sum may raise it as well.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Peft:
+    """transformers and PEFT without privacy: one batch, padded to its longest report."""
+
+    name: str = "peft, not private"
+    precision: Precision = "float32"
+
+    @property
+    def bfloat16(self) -> bool:
+        return self.precision == "bfloat16"
+
+    def prepare(self, problem: Problem) -> Prepared:
+        model, tensors = stock(problem)
+        optimizer = _adamw(tensors)
+
+        def backward(batch: Tokenized) -> None:
+            with numerics(self.precision):
+                (losses_of(model, batch).sum() / problem.expected).backward()
+
+        def step(batch: Tokenized) -> None:
+            backward(batch)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        def clipped_sum(batch: Tokenized) -> dict[str, Tensor]:
+            """Not clipped, since this engine does not clip: the negative control of the check."""
+            backward(batch)
+            sums = {name: tensor.grad * problem.expected for name, tensor in tensors.items() if tensor.grad is not None}
+            optimizer.zero_grad()
+            return sums
+
+        return Prepared(step, clipped_sum)
+
+
+@dataclass(frozen=True)
+class Opacus:
+    """Opacus around the same PEFT model.
+
+    Attributes:
+        mode: how it gets per-report gradients; "ghost" gets only their norms and runs backward twice.
+        rows: most reports in one pass, cut as its ``BatchMemoryManager`` cuts; None: all in one pass.
+    """
+
+    name: str
+    mode: Literal["hooks", "functorch", "ghost"] = "hooks"
+    rows: int | None = None
+    precision: Precision = "float32"
+
+    @property
+    def bfloat16(self) -> bool:
+        return self.precision == "bfloat16"
+
+    def prepare(self, problem: Problem) -> Prepared:
+        model, tensors = stock(problem)
+        ghost = self.mode == "ghost"
+        hooked: Any = (
+            GradSampleModuleFastGradientClipping(model, max_grad_norm=problem.clip, use_ghost_clipping=True)
+            if ghost
+            else GradSampleModule(model, force_functorch=self.mode == "functorch")
+        )
+        private = DPOptimizerFastGradientClipping if ghost else DPOptimizer
+        optimizer = private(
+            _adamw(tensors),
+            noise_multiplier=problem.noise,
+            max_grad_norm=problem.clip,
+            expected_batch_size=problem.expected,
+        )
+
+        def backward(batch: Tokenized) -> None:
+            with numerics(self.precision), _reasons():
+                losses = losses_of(hooked, batch)
+                # Opacus's own ghost criterion calls mean() over all labels; a loss per report goes in here.
+                (DPTensorFastGradientClipping(hooked, optimizer, losses) if ghost else losses.mean()).backward()
+
+        def step(batch: Tokenized) -> None:
+            parts = _rows(batch, self.rows)
+            for number, part in enumerate(parts, 1):
+                optimizer.signal_skip_step(do_skip=number < len(parts))
+                backward(part)
+                optimizer.step()
+                optimizer.zero_grad()
+
+        def clipped_sum(batch: Tokenized) -> dict[str, Tensor]:
+            sums = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+            for part in _rows(batch, self.rows):
+                backward(part)
+                optimizer.accumulate() if ghost else optimizer.clip_and_accumulate()
+                for name, tensor in tensors.items():
+                    sums[name] += vars(tensor)["summed_grad"].view_as(tensor)
+                optimizer.zero_grad()
+            return sums
+
+        return Prepared(step, clipped_sum)
+
+
+@dataclass(frozen=True)
+class Fedrad:
+    """fedrad's own pieces, put together as its training loop does.
+
+    Attributes:
+        kernels: fields of ``fedrad.model.kernels.Kernels``; None: whatever fedrad does by default.
+    """
+
+    name: str = "fedrad"
+    kernels: Mapping[str, Any] | None = None
+
+    @property
+    def bfloat16(self) -> bool:
+        return self.kernels is not None and self.kernels["backbone"] == "bfloat16"
+
+    def prepare(self, problem: Problem) -> Prepared:
+        return fedrad_engine(problem, kernels=self.kernels)
+
+
+def fedrad_engine(problem: Problem, *, kernels: Mapping[str, Any] | None = None) -> Prepared:
+    """Model, optimizer and step of fedrad."""
+    classifier = library(problem)
+    micro_tokens = _choose(classifier, kernels)
+    parameters = classifier.adapter()
+    optimizer = PrivateOptimizer(_adamw(parameters), _plan(problem))
+
+    def accumulate(batch: Tokenized) -> None:
+        for indices in micro_batches(batch.lengths, np.arange(len(batch)), micro_tokens):
+            part = collate(batch, indices, PAD)
+
+            def losses(logits: Tensor, labels: Tensor = part.labels, mask: Tensor = part.mask) -> Tensor:
+                return report_losses(logits, labels, mask, single_label=False)
+
+            hidden = classifier.prefix(part.ids, part.attention)
+            _, gradients = leaf_gradients(classifier.suffix, parameters, (hidden, part.attention), losses)
+            optimizer.accumulate(gradients)
+
+    def step(batch: Tokenized) -> None:
+        accumulate(batch)
+        optimizer.step_noisy(Stream.system())
+
+    def clipped_sum(batch: Tokenized) -> dict[str, Tensor]:
+        accumulate(batch)
+        sums = {name: vars(tensor)["summed_grad"] for name, tensor in parameters.items()}
+        optimizer.zero_grad()
+        return sums
+
+    return Prepared(step, clipped_sum)
+
+
+def _choose(classifier: ReportClassifier, kernels: Mapping[str, Any] | None) -> int:
+    """Sets the kernels, if any are given, and returns how many padded tokens one pass may have."""
+    if kernels is None:
+        return MICRO_TOKENS
+    try:
+        from fedrad.model.kernels import Kernels
+    except ImportError:
+        raise CantRun("this version of fedrad has no choice of kernels") from None
+    chosen = Kernels(**kernels)
+    classifier.set_kernels(chosen)
+    return int(chosen.micro_tokens)
+
+
+def _plan(problem: Problem) -> PrivacyPlan:
+    """A plan with exactly this clip and noise."""
+    size = max(3000, 10 * problem.expected)
+    spent = epsilon([(problem.expected / size, problem.noise, STEPS)], DELTA)
+    return PrivacyPlan(
+        unit="report",
+        relation="add-or-remove-one",
+        declared_size=size,
+        expected_batch=problem.expected,
+        clip=problem.clip,
+        noise_multiplier=problem.noise,
+        steps=STEPS,
+        epsilon=spent,
+        delta=DELTA,
+        noise="system",
+    )
+
+
+@contextmanager
+def numerics(precision: Precision) -> Iterator[None]:
+    """The switches of torch that a user of the other engines can turn as well.
+
+    medium: ``torch.set_float32_matmul_precision``. bfloat16: autocast.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if precision == "medium" else "highest")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """What Opacus refuses becomes a reason."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise CantRun(f"refused: {error}") from None
+
+
+def too_slow(peer: Peer) -> str:
+    """The reason not to time an engine on this processor, or nothing."""
+    if peer.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "no bfloat16 in this processor: torch emulates it, tens of times slower"
+    return ""
+
+
+def _adamw(tensors: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(tensors.items(), lr=1e-4)
+
+
+def losses_of(model: nn.Module, batch: Tokenized) -> Tensor:
+    """[B]: one loss per report, the batch padded to its longest report."""
+    padded = collate(batch, np.arange(len(batch)), PAD)
+    output = model(input_ids=padded.ids, attention_mask=padded.attention)
+    logits = output if isinstance(output, Tensor) else output.logits
+    return report_losses(logits, padded.labels, padded.mask, single_label=False)
+
+
+def _rows(batch: Tokenized, most: int | None) -> list[Tokenized]:
+    """Parts of nearly equal size with at most that many reports, in the order drawn."""
+    if most is None or len(batch) <= most:
+        return [batch]
+    return [batch.select(part) for part in np.array_split(np.arange(len(batch)), -(-len(batch) // most))]
+
+
+EQUAL = {"matmul": "highest", "attention": "sdpa", "backbone": "float32", "micro_tokens": MICRO_TOKENS}
+FAST = {"matmul": "medium", "attention": "eager", "backbone": "float32", "micro_tokens": 1024}
+BFLOAT16 = {**FAST, "backbone": "bfloat16"}
+
+BASELINE = Peft()
+HOOKS = Opacus("opacus hooks")
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        BASELINE,
+        HOOKS,
+        Opacus("opacus hooks, 16 rows", rows=16),
+        Opacus("opacus functorch", mode="functorch"),
+        Opacus("opacus ghost", mode="ghost"),
+        Fedrad("fedrad"),
+        Fedrad("fedrad, same kernels", EQUAL),
+        Fedrad("fedrad, everything on", FAST),
+        Fedrad("fedrad, bfloat16", BFLOAT16),
+        Peft("peft, medium", precision="medium"),
+        Peft("peft, bfloat16", precision="bfloat16"),
+        Opacus("opacus hooks, medium", precision="medium"),
+        Opacus("opacus hooks, bfloat16", precision="bfloat16"),
+    )
+}
+PRIVATE = tuple(name for name, peer in PEERS.items() if not isinstance(peer, Peft))
