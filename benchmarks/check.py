@@ -76,7 +76,7 @@ def reference(problem: Problem, batch: Tokenized) -> tuple[float, dict[str, Tens
     clip = statistics.median(norms)
     factors = [min(1.0, clip / norm) for norm in norms]
     sums = [sum(f * g for f, g in zip(factors, column, strict=True)) for column in zip(*rows, strict=True)]
-    return clip, dict(zip(tensors, sums, strict=True))  # type: ignore[arg-type]
+    return clip, dict(zip(tensors, sums, strict=True))
 
 
 def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:

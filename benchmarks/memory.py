@@ -1,6 +1,8 @@
 """Peak memory of a step: one engine in a process of its own, which prints MB over what model and optimizer took.
 
-python -m benchmarks.memory '{"peer": "fedrad", "problem": {"model": "bert-small"}, "work": {"reports": 64}}'
+Used by step.py, goals.py and scaling.py; by hand:
+
+    python -m benchmarks.memory '{"peer": "opacus hooks", "problem": {"model": "bert-small"}, "work": {"reports": 64}}'
 """
 
 from __future__ import annotations
@@ -44,7 +46,12 @@ def main() -> None:
     batches = Workload(**request["work"]).of(problem.model)
     try:
         prepared = PEERS[request["peer"]].prepare(problem)
-        print(json.dumps({"mb": growth(lambda: [prepared.step(batch) for batch in batches])}))
+
+        def steps() -> None:
+            for batch in batches:
+                prepared.step(batch)
+
+        print(json.dumps({"mb": growth(steps)}))
     except CantRun as cause:
         print(json.dumps({"reason": str(cause)}))
 

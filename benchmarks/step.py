@@ -44,7 +44,7 @@ from benchmarks.problems import ADAPTED, MODELS, Problem, Workload
 from fedrad.data.batches import Tokenized
 
 CASES = ("fixed", "reports")
-MAIN = ("peft, not private", "opacus hooks", "opacus ghost", "fedrad", "fedrad, everything on")
+MAIN = ("peft, not private", "opacus hooks", "opacus ghost", "fedrad, same kernels", "fedrad, everything on")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def race(
             continue
         try:
             prepared = PEERS[name].prepare(problem)
-            prepared.step(batches[0].select(np.arange(2)))  # what an engine refuses, it refuses here
+            prepared.step(batches[0].select(np.arange(len(batches[0]))[:2]))  # what an engine refuses, it refuses here
         except CantRun as cause:
             reasons[name] = str(cause)
         else:
@@ -123,14 +123,15 @@ def compare(case: str, problem: Problem, names: Sequence[str], rounds: int, open
 
 
 def show(rows: Sequence[Row]) -> str:
-    """The table: CPU and wall seconds of a step, ratios with their range over rounds, and peak memory."""
+    """The table: seconds of a step, ratios with their range over rounds, peak memory; below it, what can't run."""
     columns = ("engine", "cpu s", "wall s", "to peft", "range", "to opacus hooks", "range", "peak MB")
-    return table(columns, [_cells(row) for row in rows])
+    reasons = [f"{row.engine} can't run: {row.reason}" for row in rows if row.seconds is None]
+    return "\n".join([table(columns, [_cells(row) for row in rows]), *reasons])
 
 
 def _cells(row: Row) -> list[str]:
     if row.seconds is None:
-        return [row.engine, f"can't run: {row.reason}", *[""] * 6]
+        return [row.engine, *["-"] * 7]
     return [
         row.engine,
         f"{row.seconds.cpu:.2f}",
