@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(STAMP)
-	@echo "fedrad: simulating four hospitals on generated reports ..."
-	@$(BIN)/fedrad simulate mimic $(ARGS)
+	@echo "fedrad: simulating four hospitals on generated reports, through the real flwr run ..."
+	@$(BIN)/fedrad simulate mimic --grid flower $(ARGS)
 
 test: lint
 	@echo "fedrad: running the tests ..."

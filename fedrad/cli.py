@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fedrad import centralized
 from fedrad.errors import DataError, FedradError
+from fedrad.simulate import GridName
 from fedrad.simulate import simulate as run_simulation
 
 # Typer's own tracebacks print local variables, and those may hold reports (P27).
@@ -32,11 +33,14 @@ def simulate(
     name: Annotated[str, typer.Argument(help="mimic, ct_rate, openi, or the folder of a Flower app")] = "mimic",
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+    grid: Annotated[
+        GridName, typer.Option(help="all hospitals in this process, or the real `flwr run`: the result is the same")
+    ] = "inprocess",
     verbose: Annotated[bool, typer.Option("--verbose", help="show Flower's own log as well")] = False,
 ) -> None:
     """Simulate a federation of hospitals with Flower; exits with 0 only if the run finished."""
     with _errors():
-        run_simulation(name, list(set_ or []), out, verbose=verbose)
+        run_simulation(name, list(set_ or []), out, grid=grid, verbose=verbose)
 
 
 @app.command()

@@ -22,6 +22,7 @@ Messages never carry report text. What a hospital sends to the server is only ``
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 
@@ -146,3 +147,10 @@ class SitesMissing(FederationError):
     """The hospitals that the run waits for did not connect in time."""
 
     code = "sites-missing"
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception was raised. All that may be said of one that is not ours: its text may quote a report."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        return f"{frame.filename}:{frame.lineno} in {frame.name}"
+    return "an unknown place"

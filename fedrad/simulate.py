@@ -1,47 +1,40 @@
-"""``flwr run`` with an honest exit status, paths that mean what the caller means, and nothing left running.
-
-``flwr run`` exits 0 even when the run fails, and its local SuperLink outlives it with the environment and working
-directory of whoever started it first. Here every run has a Flower home and a port of its own, the run's status is asked
-for, and the processes that were started are ended by their pids.
-"""
+"""``fedrad simulate``: an app, a configuration and the caller's paths; then all in this process, or ``flwr run``."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from typing import Literal
 
-import psutil
-
-import fedrad
+from fedrad.apps import app_defaults, app_folder
 from fedrad.config import Experiment, parse_overrides
-from fedrad.errors import ConfigError, FederationError
-from fedrad.report.chatter import Chatter
+from fedrad.flower_run import run_flower
+from fedrad.in_process import run_in_process
+
+GridName = Literal["inprocess", "flower"]
 
 
-def simulate(app: str, overrides: Sequence[str] = (), out: Path | None = None, *, verbose: bool = False) -> None:
-    """Runs a simulation app through the real ``flwr run``.
+def simulate(
+    app: str,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    *,
+    grid: GridName = "inprocess",
+    verbose: bool = False,
+) -> None:
+    """Runs a simulation app: the same ServerApp, ClientApp and messages, and so the same bits, whichever grid.
 
     Args:
         app: ``mimic``, ``ct_rate``, ``openi`` or a folder with a Flower app.
         overrides: ``section.key=value``; relative paths are taken from the working directory.
         out: run directory.
+        grid: who carries the messages: ``inprocess``, or ``flower``: the real ``flwr run``, with SuperLink and Ray.
         verbose: show Flower's own log as well.
 
     Raises:
         ConfigError: all problems of the configuration, before anything is started.
-        FederationError: the run did not complete; says why.
+        FedradError: the run did not complete; says why.
     """
     folder = app_folder(app)
     defaults = app_defaults(folder)
@@ -53,192 +46,7 @@ def simulate(app: str, overrides: Sequence[str] = (), out: Path | None = None, *
         stamp = time.strftime("%Y%m%d-%H%M%S")
         chosen = Path.cwd() / "runs" / f"{stamp}-{experiment.run.name or folder.name}"
         experiment = Experiment.from_flat({**experiment.flat(), "run.out": str(chosen)})
-    run_flower(folder, experiment, verbose=verbose)
-
-
-def app_folder(app: str) -> Path:
-    """The folder of a simulation app, by path or by name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    shipped = Path(fedrad.__file__).resolve().parents[1] / "simulations"
-    for candidate in (Path(app), shipped / app, Path.cwd() / "simulations" / app):
-        if (candidate / "pyproject.toml").is_file():
-            return candidate.resolve()
-    known = sorted(p.parent.name for p in shipped.glob("*/pyproject.toml"))
-    raise ConfigError(f"{app}: no Flower app of that name or folder; there are {', '.join(known) or 'none here'}")
-
-
-def app_defaults(folder: Path) -> dict[str, object]:
-    """The app's run configuration, with dotted keys."""
-    config = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    flat: dict[str, object] = {}
-
-    def walk(prefix: str, table: Mapping[str, object]) -> None:
-        for key, value in table.items():
-            if isinstance(value, Mapping):
-                walk(f"{prefix}{key}.", value)
-            else:
-                flat[prefix + key] = value
-
-    walk("", config)
-    return flat
-
-
-def run_flower(folder: Path, experiment: Experiment, *, verbose: bool = False) -> None:
-    """One ``flwr run`` of the app with this configuration; prints what the run prints.
-
-    Raises:
-        FederationError: the run did not complete.
-    """
-    port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="fedrad-", ignore_cleanup_errors=True) as home, _sigterm_unwinds():
-        # Flower resolves the app's modules in processes that the SuperLink starts: they must find this environment.
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "FLWR_HOME": home,
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TMPDIR": home,
-            "PYTHONUNBUFFERED": "1",
-        }
-        configuration = Path(home) / "run.toml"
-        configuration.write_text(experiment.to_toml())
-        command = [_FLWR, "run", str(folder), "--stream", "--run-config", str(configuration)]
-        command += ["--federation-config", _federation(experiment)]
-        print("starting Flower ...", flush=True)
-        run_id, status, details = None, "never started", ""
-        try:
-            run_id, said = _streamed(command, environment, verbose)
-            if run_id is None:
-                details = said
-            else:
-                status, details = _final_status(run_id, environment)
-        finally:
-            if not status.startswith("finished"):
-                _stop_runs(environment)
-            _end_processes(home, port)
-    if status != "finished:completed":
-        raise FederationError(f"the run did not complete ({status}). {details}".strip())
-
-
-_FLWR = str(Path(sys.executable).parent / "flwr")
-
-
-def _streamed(command: Sequence[str], environment: Mapping[str, str], verbose: bool) -> tuple[str | None, str]:
-    """Runs ``flwr run``, prints its stream, and returns the run's id, if there was a run, and its last lines."""
-    chatter, run_id, last = Chatter(), None, list[str]()
-    with subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        try:
-            for line in process.stdout or ():
-                if found := re.search(r"Successfully started run (\d+)", line):
-                    run_id = found[1]
-                last = [*last[-4:], line.strip()]
-                if verbose or not chatter.drops(line):
-                    print(line, end="", flush=True)
-        except BaseException:
-            process.terminate()  # else leaving the block would wait for it
-            raise
-    return run_id, " ".join(line for line in last if line)
-
-
-def _federation(experiment: Experiment) -> str:
-    """Virtual nodes and their share of the machine. Hospitals are logical: a node serves several where needed."""
-    cores = os.cpu_count() or 1
-    per_client = max(1, min(experiment.train.threads, cores))
-    nodes = max(1, min(experiment.sites.count, 2 * cores // per_client))
-    return (
-        f"num-supernodes={nodes} client-resources-num-cpus={per_client} init-args-num-cpus={cores}"
-        " init-args-log-to-driver=true"
-    )
-
-
-def _final_status(run_id: str, environment: Mapping[str, str]) -> tuple[str, str]:
-    """The run's status and details; the log stream can end a moment before they are final."""
-    status, details = "unknown", ""
-    for _ in range(30):
-        try:
-            run = json.loads(_flower(["list", "--run-id", run_id, "--format", "json"], environment))["runs"][0]
-        except (json.JSONDecodeError, KeyError, IndexError):
-            run = {}
-        status, details = str(run.get("status", status)), str(run.get("status-details") or details)
-        if status.startswith("finished"):
-            break
-        time.sleep(1)
-    return status, details
-
-
-def _stop_runs(environment: Mapping[str, str]) -> None:
-    """Asks Flower to stop what is still running, so that Ray is shut down by the process that started it."""
-    with suppress(json.JSONDecodeError, KeyError):
-        for run in json.loads(_flower(["list", "--format", "json"], environment))["runs"]:
-            if not str(run["status"]).startswith("finished"):
-                _flower(["stop", str(run["run-id"])], environment)
-                time.sleep(3)
-
-
-def _flower(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """What a ``flwr`` command prints; nothing if it takes too long."""
-    with suppress(subprocess.TimeoutExpired):
-        return subprocess.run(
-            [_FLWR, *arguments], env=environment, text=True, capture_output=True, check=False, timeout=60
-        ).stdout
-    return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _end_processes(home: str, port: int) -> None:
-    """Ends what this run started, by pid: first politely, then not."""
-    for _ in range(3):
-        family = _family(home, port)
-        if not family:
-            return
-        for end in (psutil.Process.terminate, psutil.Process.kill):
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    end(process)
-            _, family = psutil.wait_procs(family, timeout=15)
-
-
-def _family(home: str, port: int) -> list[psutil.Process]:
-    """The processes that have our own Flower home or port, and their descendants.
-
-    Ray's processes write over their environment when they set their titles, so they are found as descendants.
-    """
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == home:
-                found |= {member.pid: member for member in (process, *process.children(recursive=True))}
-    with suppress(psutil.AccessDenied):  # macOS shows the ports of others to root only
-        for connection in psutil.net_connections("tcp"):
-            ours = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-            if ours and connection.pid and connection.pid not in found:
-                with suppress(psutil.NoSuchProcess):
-                    found[connection.pid] = psutil.Process(connection.pid)
-    return list(found.values())
-
-
-@contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Turns SIGTERM into an exception while a run is on, so that its processes are ended."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    if grid == "flower":
+        run_flower(folder, experiment, verbose=verbose)
+    else:
+        run_in_process(folder, experiment, verbose=verbose)

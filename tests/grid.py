@@ -1,7 +1,4 @@
-"""A federation in one process: the real ServerApp and ClientApp, every message turned into bytes and back on its way.
-
-Each message gets a fresh ``Context``, as a SuperNode's process per message would, so nothing can hide in it.
-"""
+"""A federation in one process: the real ServerApp and ClientApp, every message made bytes and back on its way."""
 
 from __future__ import annotations
 
@@ -16,16 +13,14 @@ from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedrad.config import Experiment
-from fedrad.federation import client, server
+from fedrad.federation import client, grid, server
 from fedrad.federation.messages import Request, request_content
 from fedrad.training.setup import set_up
 from tests.model import tiny
 
-TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1  # Flower's messages can't be made without
+grid.speak_as_server(1)  # some tests make messages without a grid
 
 CANARY = "zyzzyva"
 LABELS = ("edema", "effusion")
@@ -48,8 +43,8 @@ def wire_bytes(content: RecordDict) -> bytes:
     return recorddict_to_proto(content).SerializeToString(deterministic=True)
 
 
-class InProcessGrid(Grid):
-    """Runs the nodes one after the other.
+class InProcessGrid(grid.InProcessGrid):
+    """fedrad's grid with a rougher way: real bytes, shuffled arrival, nodes that die.
 
     Args:
         app: the ClientApp.
@@ -68,57 +63,33 @@ class InProcessGrid(Grid):
         shuffle: int | None = None,
         fails: Callable[[int, Message], bool] = lambda node, message: False,
     ) -> None:
-        self.app, self.run_config, self.fails = app, dict(run_config), fails
-        self.nodes = {10 + number: dict(config) for number, config in enumerate(nodes)}
+        super().__init__(app, nodes, run_config)
+        self.fails = fails
         self.random = None if shuffle is None else random.Random(shuffle)
         self.trained: list[Message] = []  # replies to training requests, in order of arrival
-        self._waiting: dict[str, Message] = {}
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        return list(self.pull_messages(self.push_messages(messages)))
+    def carried(self, message: Message) -> Message:
+        return over_the_wire(message)
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        sent = [posted(message) for message in messages]
-        for message in sent:
-            node = message.metadata.dst_node_id
-            context = Context(
-                run_id=1,
-                node_id=node,
-                node_config=dict(self.nodes[node]),
-                state=RecordDict(),
-                run_config=dict(self.run_config),
-            )
-            if self.fails(node, message):
-                # As the SuperLink words it: the error comes from itself, not from the node.
-                reply = Message(Error(code=3, reason="node is gone"), reply_to=message)
-                reply.metadata.__dict__["_src_node_id"] = 1
-            else:
-                reply = self.app(over_the_wire(message), context)
-            self._waiting[message.metadata.message_id] = over_the_wire(posted(reply))
-        return [message.metadata.message_id for message in sent]
+    def answer(self, message: Message) -> Message:
+        if self.fails(message.metadata.dst_node_id, message):
+            # As the SuperLink words it: the error comes from itself, not from the node.
+            reply = Message(Error(code=3, reason="node is gone"), reply_to=message)
+            reply.metadata.__dict__["_src_node_id"] = 1
+            return reply
+        return super().answer(message)
+
+    def context(self, node: int) -> Context:
+        context = super().context(node)
+        assert not context.state  # a hospital keeps nothing where Flower might lose it
+        return context
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        replies = [self._waiting.pop(name) for name in message_ids]
+        replies = super().pull_messages(message_ids)
         if self.random is not None:
             self.random.shuffle(replies)
         self.trained += [reply for reply in replies if reply.metadata.message_type == MessageType.TRAIN]
         return replies
-
-    def get_node_ids(self) -> list[int]:
-        return list(self.nodes)
-
-    def get_nodes(self) -> Any:
-        raise NotImplementedError
-
-    def set_run(self, run: Any) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Any:
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **options: Any) -> Message:
-        raise NotImplementedError
 
 
 def simulated_nodes(number: int) -> list[dict[str, int]]:
@@ -129,9 +100,9 @@ def simulated_nodes(number: int) -> list[dict[str, int]]:
 def federate(experiment: Experiment, nodes: int = 2, **options: Any) -> InProcessGrid:
     """Runs the whole ServerApp on ``nodes`` simulated nodes; the grid remembers what passed."""
     config = experiment.flat()
-    grid = InProcessGrid(client.app, simulated_nodes(nodes), config, **options)
-    server.app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(config)))
-    return grid
+    federation = InProcessGrid(client.app, simulated_nodes(nodes), config, **options)
+    server.app(federation, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(config)))
+    return federation
 
 
 def forget() -> None:
@@ -211,6 +182,6 @@ class Mercy:
         """What leaves the hospital in answer to this."""
         content = request if isinstance(request, RecordDict) else request_content(request)
         message = posted(Message(content=content, message_type=MessageType.TRAIN, dst_node_id=10))
-        grid = InProcessGrid(client.app, [self.node], {**self.experiment.flat(), **run_config})
-        (reply,) = grid.send_and_receive([message])
+        hospital = InProcessGrid(client.app, [self.node], {**self.experiment.flat(), **run_config})
+        (reply,) = hospital.send_and_receive([message])
         return reply.content

@@ -149,12 +149,12 @@ def test_simulate_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     seen: list[object] = []
     monkeypatch.setattr(cli, "run_simulation", lambda *given, **named: seen.append((given, named)))
 
-    call("simulate", "openi", "--set", "a=1", "--set", "b=2", "--out", tmp_path, "--verbose")
+    call("simulate", "openi", "--set", "a=1", "--set", "b=2", "--out", tmp_path, "--grid", "flower", "--verbose")
     call("simulate")
 
     assert seen == [
-        (("openi", ["a=1", "b=2"], tmp_path), {"verbose": True}),
-        (("mimic", [], None), {"verbose": False}),
+        (("openi", ["a=1", "b=2"], tmp_path), {"grid": "flower", "verbose": True}),
+        (("mimic", [], None), {"grid": "inprocess", "verbose": False}),
     ]
 
 
@@ -172,9 +172,9 @@ def test_a_failure_is_one_line_and_an_exit_code(monkeypatch: pytest.MonkeyPatch,
 
 def test_all_configuration_errors_come_at_once_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: object, **__: object) -> None:
-        raise AssertionError("Flower was started")
+        raise AssertionError("a run was started")
 
-    monkeypatch.setattr(simulate, "run_flower", started)
+    monkeypatch.setattr(simulate, "run_in_process", started)
 
     shown = call(
         "simulate", "mimic", "--set", "privacy.epsilom=1", "--set", "sites.count=0", "--set", "data.name=table"

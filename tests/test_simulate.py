@@ -1,4 +1,8 @@
-"""``fedrad simulate``: an honest exit status, the caller's paths, nothing left running; one hospital is centralized."""
+"""``fedrad simulate``: an honest exit status, the caller's paths, nothing left running; one hospital is centralized.
+
+The real ``flwr run`` and the run in one process are held to each other, bit by bit. What only the latter does is in
+``test_in_process.py``.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,8 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from fedrad import Classifier, centralized, simulate
+from fedrad import Classifier, centralized, flower_run, simulate
+from fedrad.apps import app_folder
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, FederationError
 from tests import small
@@ -51,14 +56,19 @@ def settings(**changes: object) -> dict[str, object]:
     return flat | {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
 
 
-# What is settled before Flower starts
+def overrides(changes: Mapping[str, object]) -> list[str]:
+    """Settings as ``--set`` takes them."""
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+
+
+# What is settled before anything starts
 
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Experiment]]:
     """The runs that would have been started."""
     runs: list[tuple[Path, Experiment]] = []
-    monkeypatch.setattr(simulate, "run_flower", lambda folder, exp, *, verbose: runs.append((folder, exp)))
+    monkeypatch.setattr(simulate, "run_in_process", lambda folder, exp, *, verbose: runs.append((folder, exp)))
     return runs
 
 
@@ -108,18 +118,31 @@ def test_every_mistake_is_told_and_nothing_starts(planned: list[tuple[Path, Expe
     assert planned == []
 
 
+def test_all_in_one_process_unless_flower_is_asked_for(
+    planned: list[tuple[Path, Experiment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flower: list[tuple[Path, Experiment]] = []
+    monkeypatch.setattr(simulate, "run_flower", lambda folder, exp, *, verbose: flower.append((folder, exp)))
+
+    simulate.simulate("mimic", out=Path("/results"))
+    assert (len(planned), len(flower)) == (1, 0)
+    simulate.simulate("mimic", out=Path("/results"), grid="flower")
+
+    assert flower == planned  # the same app with the same configuration
+
+
 def test_an_app_is_a_name_or_a_folder(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("")
 
-    assert simulate.app_folder("mimic") == ROOT / "simulations" / "mimic"
-    assert simulate.app_folder(str(tmp_path)) == tmp_path
+    assert app_folder("mimic") == ROOT / "simulations" / "mimic"
+    assert app_folder(str(tmp_path)) == tmp_path
     with pytest.raises(ConfigError, match="ct_rate, mimic, openi"):
-        simulate.app_folder("nowhere")
+        app_folder("nowhere")
 
 
 @pytest.mark.parametrize(("sites", "threads"), [(1, 1), (3, 64), (500, 1)])
 def test_there_are_no_more_nodes_than_hospitals(sites: int, threads: int) -> None:
-    text = simulate._federation(Experiment.from_flat({"sites.count": sites, "train.threads": threads}))
+    text = flower_run._federation(Experiment.from_flat({"sites.count": sites, "train.threads": threads}))
 
     given = dict(pair.split("=") for pair in text.split())
     cores = os.cpu_count() or 1
@@ -147,7 +170,7 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             """)
     )
     fake.chmod(0o700)
-    monkeypatch.setattr(simulate, "_FLWR", str(fake))
+    monkeypatch.setattr(flower_run, "_FLWR", str(fake))
     return tmp_path
 
 
@@ -163,9 +186,9 @@ def test_a_completed_run_is_a_success_and_its_lines_are_shown(flwr: Path, capfd:
     (flwr / "run.txt").write_text(STARTED)
     status(flwr, "finished:completed")
 
-    simulate.simulate("mimic")
+    simulate.simulate("mimic", grid="flower")
     quiet = capfd.readouterr().out
-    simulate.simulate("mimic", verbose=True)
+    simulate.simulate("mimic", grid="flower", verbose=True)
     verbose = capfd.readouterr().out
 
     assert "round 1/2" in quiet
@@ -179,27 +202,27 @@ def test_a_run_that_failed_is_an_error_with_its_reason_though_flwr_exits_with_0(
     status(flwr, outcome, "round 1: 1 of 3 hospitals")
 
     with pytest.raises(FederationError, match=rf"{outcome}.*round 1: 1 of 3 hospitals"):
-        simulate.simulate("mimic")
+        simulate.simulate("mimic", grid="flower")
 
 
 def test_a_run_that_never_started_is_an_error_with_what_flwr_said(flwr: Path) -> None:
     (flwr / "run.txt").write_text("Error\n[code: 15] Invalid run configuration\n")
 
     with pytest.raises(FederationError, match=r"never started.*Invalid run configuration"):
-        simulate.simulate("mimic")
+        simulate.simulate("mimic", grid="flower")
 
 
 def test_a_run_that_is_interrupted_is_stopped(flwr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (flwr / "run.txt").write_text(STARTED)
     status(flwr, "running")
-    monkeypatch.setattr(simulate.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(flower_run.time, "sleep", lambda seconds: None)
 
     def interrupted(*_: object) -> tuple[str, str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulate, "_final_status", interrupted)
+    monkeypatch.setattr(flower_run, "_final_status", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        simulate.simulate("mimic")
+        simulate.simulate("mimic", grid="flower")
 
     assert "stop 77" in (flwr / "calls.txt").read_text()
 
@@ -236,7 +259,7 @@ def test_what_a_run_started_is_ended_and_nothing_else(tmp_path: Path, monkeypatc
     assert other.stdout is not None
     children = [int(process.stdout.readline()) for process in (ours, other) if process.stdout]
     try:
-        simulate._end_processes(str(tmp_path), port=1)
+        flower_run._end_processes(str(tmp_path), port=1)
 
         assert [alive(pid) for pid in (ours.pid, other.pid, *children)] == [False, True, False, True]
     finally:
@@ -276,8 +299,11 @@ class Caller:
         )
 
     def simulate(self, changes: Mapping[str, object], *arguments: str) -> subprocess.Popen[str]:
-        sets = [part for key, value in changes.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-        return self.start([sys.executable, "-m", "fedrad.cli", "simulate", "mimic", *sets, *arguments])
+        """The real ``flwr run``."""
+        sets = [part for text in overrides(changes) for part in ("--set", text)]
+        return self.start(
+            [sys.executable, "-m", "fedrad.cli", "simulate", "mimic", "--grid", "flower", *sets, *arguments]
+        )
 
     def left(self) -> list[psutil.Process]:
         """What carries the mark and still runs."""
@@ -317,8 +343,9 @@ def listens(port: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
-def test_a_simulation_of_three_hospitals(caller: Caller) -> None:
-    code, said = ended(caller.simulate(settings(sites__count=3, train__rounds=1), "--out", "results", "--verbose"))
+def test_three_hospitals_are_the_same_through_flwr_run_and_in_one_process(caller: Caller) -> None:
+    changes = settings(sites__count=3)
+    code, said = ended(caller.simulate(changes, "--out", "results", "--verbose"))
 
     assert code == 0, said
     assert caller.left() == []
@@ -332,6 +359,20 @@ def test_a_simulation_of_three_hospitals(caller: Caller) -> None:
     assert {"adapter", "experiment.toml", "metrics.jsonl", "result.json"} <= {path.name for path in results.iterdir()}
     assert Experiment.load(results / "experiment.toml").sites.count == 3
     assert all(word in said for word in ("weighted F1", "epsilon site-002", "seeded: simulation only"))
+
+    one, other = caller.folder / "in-process", caller.folder / "other-seed"
+    simulate.simulate("mimic", overrides(changes), one)
+    simulate.simulate("mimic", overrides(changes | {"train.seed": 1}), other)
+
+    assert (one / "metrics.jsonl").read_text() == (results / "metrics.jsonl").read_text()
+    assert json.loads((one / "result.json").read_text())["epsilon"] == result["epsilon"]
+    files = ["adapter/adapter_model.safetensors", "adapter/head.safetensors", "checkpoint.safetensors"]
+    for file in files:
+        left, right = load_file(one / file), load_file(results / file)
+        assert len(left) > 0
+        assert small.same(left, right)
+    # The comparison would see a difference: another seed gives another adapter.
+    assert not any(small.same(load_file(other / file), load_file(results / file)) for file in files)
 
 
 @pytest.mark.slow
@@ -406,7 +447,7 @@ def test_sigterm_in_the_middle_ends_everything(caller: Caller) -> None:
 @pytest.mark.timeout(2 * LIMIT)
 def test_flwr_run_alone_refuses_a_relative_path(caller: Caller) -> None:
     """Its local SuperLink runs where it was first started, which may be anywhere."""
-    port, home = simulate._free_port(), str(caller.folder / "home")
+    port, home = flower_run._free_port(), str(caller.folder / "home")
     own = {"FLWR_HOME": home, "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port), "RAY_TMPDIR": "/tmp"}
     config = 'data.name="table" data.path="reports.csv" data.label-columns="edema,fracture"'
     try:
@@ -423,5 +464,5 @@ def test_flwr_run_alone_refuses_a_relative_path(caller: Caller) -> None:
         assert run["status"] == "finished:failed", said
         assert "data.path: give an absolute path" in run["status-details"]
     finally:
-        simulate._end_processes(home, port)
+        flower_run._end_processes(home, port)
     assert caller.left() == []

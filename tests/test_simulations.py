@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from fedrad.apps import app_defaults
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, SitesMissing
 from fedrad.federation import client, server
 from fedrad.federation.server import connect
-from fedrad.simulate import app_defaults
 from tests.grid import InProcessGrid, simulated_nodes
 
 ROOT = Path(__file__).parent.parent / "simulations"

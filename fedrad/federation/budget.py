@@ -33,7 +33,8 @@ class BudgetMirror:
                 f"{reply.site} reports epsilon {reply.epsilon:g} after {before:g}; a budget never shrinks: its ledger"
                 " was replaced or its state lost. Ask the hospital before going on."
             )
-        return BudgetMirror({**self.booked, reply.site: reply.epsilon})
+        # Sorted, so that what is written does not tell in which order the replies arrived.
+        return BudgetMirror(dict(sorted({**self.booked, reply.site: reply.epsilon}.items())))
 
     @property
     def maximum(self) -> float:

@@ -7,9 +7,7 @@ hospitals): what lasts is on disk in the site's directory, and what is kept in m
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
-from fedrad.errors import ConfigError, FedradError, ModelError
+from fedrad.errors import ConfigError, FedradError, ModelError, place_of
 from fedrad.federation.messages import (
     Failure,
     Hello,
@@ -219,9 +217,5 @@ def _failure(error: Exception, site: str, number: int) -> Failure:
     if isinstance(error, FedradError):
         print(f"fedrad: {site} round {number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return Failure(site, number, error.code)
-    place = "unknown"
-    with suppress(IndexError):
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{frame.filename}:{frame.lineno} in {frame.name}"
-    print(f"fedrad: {site} round {number}: {type(error).__name__} at {place}", file=sys.stderr, flush=True)
+    print(f"fedrad: {site} round {number}: {type(error).__name__} at {place_of(error)}", file=sys.stderr, flush=True)
     return Failure(site, number, "internal")

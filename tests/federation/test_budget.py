@@ -53,3 +53,8 @@ def test_booking_leaves_the_old_mirror_as_it_was() -> None:
     old.book(said("mercy", 2.0)).book(said("grace", 3.0))
     assert old.booked == {"mercy": 1.0}
     assert BudgetMirror().booked == {}
+
+
+def test_the_order_of_arrival_leaves_no_trace() -> None:
+    mirror = BudgetMirror().book(said("mercy", 1.0)).book(said("grace", 2.0))
+    assert list(mirror.booked) == ["grace", "mercy"]

@@ -1,0 +1,136 @@
+"""Flower's Grid in one process: messages go from the ServerApp to the nodes and back without a SuperLink or Ray.
+
+What an app sees is what it sees under ``flwr run``: the same ServerApp, strategy, messages and ClientApp. What differs
+is only who carries the messages, so the result has the same bits, and the start takes no half a minute.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy, deepcopy
+from itertools import count
+
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedrad.errors import place_of
+
+Value = str | int | float | bool
+_FIRST_NODE = 10  # above the number that Flower reserves for the SuperLink
+
+
+class InProcessGrid(Grid):
+    """Runs the nodes one after the other, in the process that asks.
+
+    As under ``flwr run``, each message gets a ``Context`` of its own (a node's ``Context.state`` is what its last
+    successful answer left there), records that no other node holds, and a reply whatever happens: a node that raises is
+    an error reply. Unlike Flower's, that reply holds no text of the exception, which may quote a report.
+
+    A node that runs can't be interrupted, so time limits have no effect here.
+
+    ``answers`` is where to do it another way, for all messages of a round at once.
+
+    Args:
+        app: the ClientApp.
+        nodes: the node configuration of each.
+        run_config: the run's configuration.
+        run_id: names the run.
+    """
+
+    def __init__(
+        self, app: ClientApp, nodes: Sequence[Mapping[str, Value]], run_config: Mapping[str, Value], run_id: int = 1
+    ) -> None:
+        self.app = app
+        self.run_config = dict(run_config)
+        self.nodes = {_FIRST_NODE + number: dict(config) for number, config in enumerate(nodes)}
+        self._states = {node: RecordDict() for node in self.nodes}
+        self._run = Run.create_empty(run_id)
+        self._ids = count(1)
+        self._waiting: dict[str, Message] = {}
+        speak_as_server(run_id)
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+        speak_as_server(run.run_id)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.nodes)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return self.pull_messages(self.push_messages(messages))
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        sent = [self._posted(message) for message in messages]
+        for message, reply in zip(sent, self.answers([self.carried(m) for m in sent]), strict=True):
+            self._waiting[message.metadata.message_id] = self.carried(self._posted(reply))
+        return [message.metadata.message_id for message in sent]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return [self._waiting.pop(name) for name in message_ids if name in self._waiting]
+
+    def answers(self, messages: Sequence[Message]) -> Iterator[Message]:
+        """One reply for each message, in order."""
+        for message in messages:
+            yield self.answer(message)
+
+    def answer(self, message: Message) -> Message:
+        """What the node that a message is for replies."""
+        node = message.metadata.dst_node_id
+        if node not in self.nodes:
+            return Message(Error(ErrorCode.NODE_UNAVAILABLE, "there is no such node"), reply_to=message)
+        context = self.context(node)
+        try:
+            reply = self.app(message, context)
+        except Exception as error:
+            print(f"fedrad: node {node}: {type(error).__name__} at {place_of(error)}", file=sys.stderr, flush=True)
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "the ClientApp failed"), reply_to=message)
+        self._states[node] = context.state
+        return reply
+
+    def context(self, node: int) -> Context:
+        """A new context for a message to this node."""
+        return Context(
+            run_id=self._run.run_id,
+            node_id=node,
+            node_config=dict(self.nodes[node]),
+            state=deepcopy(self._states[node]),
+            run_config=dict(self.run_config),
+        )
+
+    def carried(self, message: Message) -> Message:
+        """The message as it arrives: with records of its own, so that nobody can change what somebody else holds.
+
+        The values of arrays are shared, since Flower keeps them as immutable bytes.
+        """
+        if message.has_error():
+            return make_message(copy(message.metadata), error=message.error)
+        records = {
+            name: record.copy() if isinstance(record, ArrayRecord) else deepcopy(record)
+            for name, record in message.content.items()
+        }
+        return make_message(copy(message.metadata), RecordDict(records))
+
+    def _posted(self, message: Message) -> Message:
+        """Gives a message its id, as Flower's grids do when they send it."""
+        message.metadata.__dict__["_message_id"] = f"message-{next(self._ids)}"
+        return message
+
+
+def speak_as_server(run_id: int) -> None:
+    """Says who makes the messages of this process: Flower's ``Message`` asks a class for it that is no public API."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, 1
