@@ -99,15 +99,15 @@ def _run(cells: list[Cell], arguments: argparse.Namespace) -> None:
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.names, corpus.single_label)
     state = initial_state(experiment, setup)
-    test = prepare(setup.classifier, _tokens(setup, corpus.reports, corpus.test), setup.pad_id, 4096)
-    everything = prepare(setup.classifier, _tokens(setup, corpus.reports, corpus.train), setup.pad_id, 4096)
+    test = prepare(setup.classifier, _tokens(setup, corpus.reports, corpus.test), setup.pad_id)
+    everything = prepare(setup.classifier, _tokens(setup, corpus.reports, corpus.train), setup.pad_id)
     shards: dict[int, list[Inputs]] = {}
     for sites in sorted({cell.hospitals for cell in cells}):
         shares = hospital_shares(Experiment.from_flat({**experiment.flat(), "sites.count": sites}), corpus)
         shards[sites] = [_part(everything, np.searchsorted(corpus.train, share)) for share in shares]
 
     def scored() -> dict[str, object]:
-        return evaluate(setup.classifier, test, corpus.names, single_label=False, micro_tokens=4096).as_dict()
+        return evaluate(setup.classifier, test, corpus.names, single_label=False).as_dict()
 
     start = scored()
     prevalence = shards[min(shards)][0].tokens.labels.mean(axis=0)

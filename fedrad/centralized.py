@@ -65,8 +65,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     state = initial_state(experiment, setup, progress_lines(console))
     train_tokens = tokenize(corpus.reports, corpus.train, setup.base.tokenizer, setup.max_length)
     test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
-    micro_tokens = experiment.train.micro_tokens
-    test = prepare(setup.classifier, test_tokens, setup.pad_id, micro_tokens)
+    test = prepare(setup.classifier, test_tokens, setup.pad_id)
     warm = starts_warm(experiment, corpus.names, single_label=corpus.single_label)
     recipe = Recipe.of(experiment, single_label=corpus.single_label, warm=warm)
     plan = plan_for(experiment, experiment.data.declared_size or declared_size(len(corpus.train)))
@@ -75,7 +74,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         name=name,
         directory=directory / "ledger" / name,
         classifier=setup.classifier,
-        inputs=prepare(setup.classifier, train_tokens, setup.pad_id, micro_tokens),
+        inputs=prepare(setup.classifier, train_tokens, setup.pad_id),
         plan=plan,
         recipe=recipe,
     )
@@ -94,9 +93,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     view = StepView(console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
 
     def score(round: int, step: int, spent: float) -> Scores:
-        scores = evaluate(
-            setup.classifier, test, corpus.names, single_label=corpus.single_label, micro_tokens=micro_tokens
-        )
+        scores = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
         append_metrics(directory, round=round, step=step, scores=scores, epsilon={name: spent})
         view.evaluated(scores)
         return scores

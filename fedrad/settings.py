@@ -173,11 +173,21 @@ class Train:
     )
     precision: str = _key(
         "float32",
-        "arithmetic of the base model",
+        "arithmetic of the frozen base model; `auto`: bfloat16 where this machine runs it clearly faster. Adapter, "
+        "clipping, sums and noise are float32 or wider in any case",
         choices=("float32", "bfloat16", "auto"),
-        later=("bfloat16", "auto"),
     )
-    micro_tokens: int = _key(4096, "padded tokens in one forward pass; no effect on the result", rule=AT_LEAST_ONE)
+    kernels: str = _key(
+        "auto",
+        "`auto`: a probe of a second picks matrix products, attention and micro-batches for this machine, once, and "
+        "keeps the choice in the cache folder; `default`: torch's own, the same everywhere",
+        choices=("auto", "default"),
+    )
+    micro_tokens: int = _key(
+        0,
+        "padded tokens in one forward pass; 0: what `train.kernels` picks. Changes results by rounding only",
+        rule=NOT_NEGATIVE,
+    )
     evaluate_every: int = _key(1, "rounds between evaluations; the last round is always evaluated", rule=AT_LEAST_ONE)
 
 

@@ -88,7 +88,7 @@ def ready(exp: Experiment, reports: Tokenized | None = None, declared: int | Non
     reports = tokens() if reports is None else reports
     setup = set_up(exp, LABELS, False)
     tiny.randomise(setup.classifier)
-    inputs = prepare(setup.classifier, reports, setup.pad_id, exp.train.micro_tokens)
+    inputs = prepare(setup.classifier, reports, setup.pad_id)
     adapter = {name: tensor.detach().clone() for name, tensor in setup.classifier.adapter().items()}
     plan = plan_for(exp, declared_size(len(reports)) if declared is None else declared)
     return Ready(exp, setup, inputs, plan, Recipe.of(exp, single_label=False), TrainingState(adapter))

@@ -1,8 +1,4 @@
-"""Tokens, micro-batches and tensors.
-
-Micro-batches only bound memory: how a logical batch is cut must not change any result (per-sample
-gradients are summed).
-"""
+"""Tokens and tensors."""
 
 from __future__ import annotations
 
@@ -93,31 +89,6 @@ def tokenize(ds: Dataset, indices: Indices, tokenizer: PreTrainedTokenizerBase, 
         labels=(matrix == 1).astype(np.float32),
         mask=(matrix != -1).astype(np.float32),
     )
-
-
-def micro_batches(lengths: NDArray[np.int64], indices: Indices, max_tokens: int) -> list[Indices]:
-    """Cuts ``indices`` into batches of similar length.
-
-    Args:
-        lengths: tokens of every report, [n].
-        indices: which of them, [b].
-        max_tokens: a batch of k reports, the longest T tokens, has k * T <= max_tokens, unless k is 1.
-    Returns:
-        arrays that hold every index once, shortest reports first, ties by index: the same for any order of
-        ``indices``.
-    """
-    indices = np.asarray(indices, dtype=np.int64)
-    ordered = indices[np.lexsort((indices, lengths[indices]))]
-    batches: list[Indices] = []
-    start = 0
-    for at, length in enumerate(lengths[ordered]):
-        # ascending, so this report is the longest of the batch that it would join
-        if at > start and (at - start + 1) * length > max_tokens:
-            batches.append(ordered[start:at])
-            start = at
-    if start < len(ordered):
-        batches.append(ordered[start:])
-    return batches
 
 
 def collate(tok: Tokenized, indices: Indices, pad_id: int) -> Batch:

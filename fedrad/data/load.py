@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 
+from fedrad.cache import fedrad_cache_dir
 from fedrad.data import ct_rate, mimic_cxr, openi, table
 from fedrad.data.labels import CHEXPERT, CT_RATE, chexpert_values
 from fedrad.data.report import FEATURES, Row, Warn, warn, write_reports
@@ -19,11 +20,6 @@ from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError, DataError
 
 NAMES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
-
-
-def fedrad_cache_dir() -> Path:
-    """Where fedrad keeps what it can make again: the environment variable FEDRAD_CACHE, or ~/.cache/fedrad."""
-    return Path(os.environ.get("FEDRAD_CACHE") or "~/.cache/fedrad").expanduser()
 
 
 def load_corpus(

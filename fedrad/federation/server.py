@@ -55,8 +55,7 @@ def main(grid: Grid, context: Context) -> None:
     setup = set_up(experiment, corpus.names, corpus.single_label)
     state = initial_state(experiment, setup, progress_lines(console))
     test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
-    micro_tokens = experiment.train.micro_tokens
-    test = prepare(setup.classifier, test_tokens, setup.pad_id, micro_tokens)
+    test = prepare(setup.classifier, test_tokens, setup.pad_id)
     expected = {name: state[name] for name in setup.classifier.adapter()}
     declared = {h.site: h.declared_weight for h in hospitals}
     console.print(
@@ -91,9 +90,7 @@ def main(grid: Grid, context: Context) -> None:
         rounds = experiment.train.rounds
         if round % experiment.train.evaluate_every == 0 or round == rounds:
             final_state(setup, current)
-            scores = evaluate(
-                setup.classifier, test, corpus.names, single_label=corpus.single_label, micro_tokens=micro_tokens
-            )
+            scores = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
             last_scores[:] = [scores]
             append_metrics(
                 directory,

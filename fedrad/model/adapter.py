@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fedrad.errors import ModelError
+from fedrad.model.fused import lora_linear
 
 ALL_LINEAR = "all-linear"
 
@@ -60,7 +61,11 @@ class SampleLinear(nn.Linear):
 
 
 class LoRALinear(nn.Module):
-    """base(x) + scaling * B A x, with ``base`` frozen and ``scaling`` = alpha / rank."""
+    """base(x) + scaling * B A x, with ``base`` frozen and ``scaling`` = alpha / rank.
+
+    With one A and B per sample it is one fused operation (``fedrad.model.fused``); with plain matrices it calls its
+    parts as modules, which is what Opacus's hooks need, and what the fused operation is tested against.
+    """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
@@ -69,7 +74,14 @@ class LoRALinear(nn.Module):
         self.lora_B = SampleLinear(rank, base.out_features, bias=False)
         self.scaling = alpha / rank
 
+    @property
+    def per_sample(self) -> bool:
+        """Whether some matrix is there once for every sample."""
+        return max(self.lora_A.weight.dim(), self.lora_B.weight.dim()) == 3
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.per_sample or not torch.is_grad_enabled() or self.base.weight.dtype != self.lora_A.weight.dtype:
+            return lora_linear(x, self.base, self.lora_A.weight, self.lora_B.weight, self.scaling)
         adapted: Tensor = self.base(x) + self.scaling * self.lora_B(self.lora_A(x))
         return adapted
 
@@ -95,7 +107,8 @@ def add_lora(layers: Mapping[str, nn.Module], lora: LoRASpec, generator: torch.G
         f"{prefix}.{name}": module
         for prefix, layer in layers.items()
         for name, module in layer.named_modules()
-        if type(module) is nn.Linear
+        # bitsandbytes' quantised layers are subclasses, and torchao's are Linear with another kind of weight
+        if isinstance(module, nn.Linear) and not isinstance(module, SampleLinear)
     }
     unknown = [target for target in lora.targets if not any(_matches(name, target) for name in found)]
     if unknown:

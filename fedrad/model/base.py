@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +63,14 @@ class BaseModel:
             digest.update(f"{name}|{tuple(tensor.shape)}|".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+    def in_dtype(self, dtype: torch.dtype) -> BaseModel:
+        """The same model with its weights rounded to a dtype; made once per process. ``sha256`` differs then."""
+        return self if dtype == torch.float32 else self._in_bfloat16
+
+    @cached_property
+    def _in_bfloat16(self) -> BaseModel:
+        return replace(self, module=copy.deepcopy(self.module).to(torch.bfloat16))
 
 
 def load_base(name: str, revision: str = "") -> BaseModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fedrad.errors import ModelError
 from fedrad.model.base import load_base
+from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier, build
 from fedrad.model.export import MANIFEST, import_peft
+from fedrad.model.probe import kernels_for
 
-# Texts that are tokenized together, and padded tokens in one forward pass.
-_CHUNK = 4096
-_MICRO_TOKENS = 4096
+_CHUNK = 4096  # texts that are tokenized together
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,8 @@ class Classifier:
                 f"{loaded.name!r} is not the base model that {folder} was trained on (SHA-256 {loaded.sha256[:12]}...,"
                 f" expected {manifest.base_sha256[:12]}...): use the same revision, or name it with base=."
             )
-        model = build(loaded, manifest.spec, manifest.lora, manifest.labels, manifest.single_label, seed=0)
+        kernels = kernels_for(loaded, manifest.spec.backbone)
+        model = build(loaded, manifest.spec, manifest.lora, manifest.labels, manifest.single_label, 0, kernels)
         model.load_state(tensors)
         return Classifier(model, loaded.tokenizer, min(manifest.max_length, loaded.max_length), manifest.privacy)
 
@@ -83,26 +84,16 @@ class Classifier:
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
             ids = self.tokenizer(chunk, truncation=True, max_length=self.max_length)["input_ids"]
-            for rows in _micro_batches([len(row) for row in ids]):
-                width = len(ids[rows[-1]])
+            lengths = np.array([len(row) for row in ids])
+            for rows in micro_batches(lengths, np.arange(len(ids)), self.model.kernels.micro_tokens):
+                width = int(lengths[rows[-1]])
                 padded = torch.full((len(rows), width), self.tokenizer.pad_token_id)
                 attention = torch.zeros((len(rows), width), dtype=torch.long)
                 for i, row in enumerate(rows):
-                    padded[i, : len(ids[row])] = torch.tensor(ids[row])
-                    attention[i, : len(ids[row])] = 1
-                logits = self.model(padded, attention)
+                    padded[i, : lengths[row]] = torch.tensor(ids[row])
+                    attention[i, : lengths[row]] = 1
+                with self.model.arithmetic():
+                    logits = self.model(padded, attention)
                 odds = logits.softmax(-1) if self.model.single_label else logits.sigmoid()
-                out[start + np.asarray(rows)] = odds.numpy()
+                out[start + rows] = odds.numpy()
         return out
-
-
-def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows from short to long, at most ``_MICRO_TOKENS`` padded tokens together; the last of each is its longest."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if batch and (len(batch) + 1) * lengths[row] > _MICRO_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRALinear, LoRASpec, SampleLinear, add_lora
 from fedrad.model.base import BaseModel, load_base
+from fedrad.model.kernels import Kernels, dtype_of, matmul_precision
 from fedrad.model.layers import Layers, Prefix, Readout, Suffix, take_apart
 
 __all__ = ["BaseModel", "ModelSpec", "ReportClassifier", "build", "load_base"]
@@ -24,11 +26,13 @@ class ModelSpec:
     Attributes:
         name, revision: as for ``load_base``.
         pooling: ``mean`` over tokens, or ``cls``: what the family's stock sequence classifier feeds its last layer.
+        backbone: dtype of the frozen weights, ``float32`` or ``bfloat16``.
     """
 
     name: str
     revision: str = ""
     pooling: str = "mean"
+    backbone: str = "float32"
 
 
 class ReportClassifier(nn.Module):
@@ -50,6 +54,7 @@ class ReportClassifier(nn.Module):
         lora: LoRASpec,
         label_names: tuple[str, ...],
         single_label: bool,
+        kernels: Kernels,
     ) -> None:
         super().__init__()
         self.prefix = prefix
@@ -58,11 +63,16 @@ class ReportClassifier(nn.Module):
         self.lora = lora
         self.label_names = label_names
         self.single_label = single_label
+        self.kernels = kernels
         self._adapted = dict(adapted)  # the same modules as inside suffix, by their names in the base model
 
     def forward(self, ids: Tensor, attention: Tensor) -> Tensor:
         logits: Tensor = self.suffix(self.prefix(ids, attention), attention)
         return logits
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Within it, float32 products are done as ``kernels`` says. Wrap whatever runs the model, backward included."""
+        return matmul_precision(self.kernels.matmul)
 
     @property
     def head_only(self) -> bool:
@@ -171,6 +181,7 @@ def build(
     label_names: Sequence[str],
     single_label: bool,
     seed: int,
+    kernels: Kernels | None = None,
 ) -> ReportClassifier:
     """A classifier on a structure of its own that shares the frozen tensors of ``base``.
 
@@ -183,8 +194,10 @@ def build(
     if not label_names or len(set(label_names)) < len(label_names) or (single_label and len(label_names) < 2):
         raise ModelError("a classifier needs labels with different names, and two or more if a report has exactly one.")
     # The memo makes deepcopy keep the tensors themselves and copy only the modules around them.
-    kept = [*base.module.parameters(), *base.module.buffers()]
-    encoder = copy.deepcopy(base.module, {id(tensor): tensor for tensor in kept})
+    kernels = Kernels(backbone=spec.backbone) if kernels is None else kernels
+    frozen = base.in_dtype(dtype_of(spec.backbone)).module
+    kept = [*frozen.parameters(), *frozen.buffers()]
+    encoder = copy.deepcopy(frozen, {id(tensor): tensor for tensor in kept})
     stack = take_apart(encoder)
     pooler = None
     if spec.pooling == "cls":
@@ -214,15 +227,21 @@ def build(
     cut = next((step for step, layer in enumerate(stack.order) if layer in touched), total)
     readout = Readout(pooler, base.hidden)
     layers = list(stack.layers.values())
-    prefix = Prefix(stack.embed, _part(encoder, layers, stack.order[:cut]), readout if not touched else None)
-    suffix = Suffix(_part(encoder, layers, stack.order[cut:]), readout if touched else None, head)
-    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, tuple(label_names), single_label)
+
+    def part(order: tuple[int, ...], *, last: bool) -> Layers:
+        used = sorted(set(order))
+        return Layers(
+            stack.family,
+            [layers[i] for i in used],
+            tuple(used.index(i) for i in order),
+            first_token_only=last and pooler is not None,  # the first token is what the pooler reads
+            eager_up_to=kernels.eager_up_to,
+        )
+
+    prefix = Prefix(stack.embed, part(stack.order[:cut], last=not touched), readout if not touched else None)
+    suffix = Suffix(part(stack.order[cut:], last=bool(touched)), readout if touched else None, head)
+    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, tuple(label_names), single_label, kernels)
     return classifier.eval()
-
-
-def _part(encoder: nn.Module, layers: Sequence[nn.Module], order: tuple[int, ...]) -> Layers:
-    used = sorted(set(order))
-    return Layers(encoder.config, [layers[i] for i in used], tuple(used.index(i) for i in order))  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The parts that a report walks through: embeddings, encoder layers, pooling, head.
 
-The layers are those of transformers, run by our own loop, so that the encoder can be cut in two: a frozen lower part
-that is run once per report, and an upper part that is run in every step.
+The layers are those of transformers, run by our own loop (``block.py``), so that the encoder can be cut in two: a
+frozen lower part that is run once per report, and an upper part that is run in every step.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
-from transformers.masking_utils import create_bidirectional_mask
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import SampleLinear
+from fedrad.model.block import blocks_of, run_block, run_block_first_token
 
 FAMILIES = ("bert", "albert", "roberta", "distilbert")
 
@@ -26,6 +25,7 @@ class Stack:
     """An encoder taken apart.
 
     Attributes:
+        family: ``config.model_type``.
         embed: ids [B, T] -> hidden states [B, T, d].
         layers: the distinct layers by their name inside the encoder, in order of first use.
         order: which of them runs when. Layers that are shared (ALBERT) occur more than once.
@@ -33,6 +33,7 @@ class Stack:
             reads, or None where there is none.
     """
 
+    family: str
     embed: nn.Module
     layers: dict[str, nn.Module]
     order: tuple[int, ...]
@@ -56,37 +57,57 @@ def take_apart(encoder: Any) -> Stack:
             # Stock RoBERTa classifiers train a dense layer of their own and ignore the pretrained pooler.
             pooler = encoder.pooler.dense if config.model_type == "bert" and encoder.pooler is not None else None
             layers = {f"encoder.layer.{i}": layer for i, layer in enumerate(encoder.encoder.layer)}
-            return Stack(encoder.embeddings, layers, tuple(range(len(layers))), pooler)
+            return Stack(config.model_type, encoder.embeddings, layers, tuple(range(len(layers))), pooler)
         case "distilbert":
             layers = {f"transformer.layer.{i}": layer for i, layer in enumerate(encoder.transformer.layer)}
-            return Stack(encoder.embeddings, layers, tuple(range(len(layers))), None)
+            return Stack(config.model_type, encoder.embeddings, layers, tuple(range(len(layers))), None)
         case "albert":
             groups = encoder.encoder.albert_layer_groups
             layers = {f"encoder.albert_layer_groups.{i}": group for i, group in enumerate(groups)}
             per_group = config.num_hidden_layers / config.num_hidden_groups
             order = tuple(int(i / per_group) for i in range(config.num_hidden_layers))
             embed = nn.Sequential(encoder.embeddings, encoder.encoder.embedding_hidden_mapping_in)
-            return Stack(embed, layers, order, encoder.pooler)
+            return Stack(config.model_type, embed, layers, order, encoder.pooler)
         case other:
             raise ModelError(f"model type {other!r} is not supported; supported: {', '.join(FAMILIES)}.")
 
 
 class Layers(nn.Module):
-    """Some consecutive encoder layers: hidden [B, T, d], attention [B, T] -> hidden [B, T, d]."""
+    """Some consecutive encoder layers: hidden [B, T, d], attention [B, T] -> hidden [B, T, d].
 
-    def __init__(self, config: PreTrainedConfig, layers: Iterable[nn.Module], order: tuple[int, ...]) -> None:
+    Attributes:
+        first_token_only: the last layer computes the first token and nothing else: -> [B, 1, d].
+        eager_up_to: attention runs by plain matrix products for up to so many tokens, by torch's fused kernel above.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        layers: Iterable[nn.Module],
+        order: tuple[int, ...],
+        *,
+        first_token_only: bool,
+        eager_up_to: int,
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.family = family
         self.layers = nn.ModuleList(layers)
         self.order = order
+        self.first_token_only = first_token_only
+        self.eager_up_to = eager_up_to
 
     def forward(self, hidden: Tensor, attention: Tensor) -> Tensor:
-        if not self.order:
+        blocks = [block for index in self.order for block in blocks_of(self.family, self.layers[index])]
+        if not blocks:
             return hidden
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=attention)
-        for index in self.order:
-            hidden = self.layers[index](hidden, mask)
-        return hidden
+        hidden = hidden.to(blocks[0].norm_output.weight.dtype)
+        mask = (1 - attention[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        eager = hidden.shape[1] <= self.eager_up_to
+        for block in blocks[:-1]:
+            hidden = run_block(block, hidden, mask, eager=eager)
+        if self.first_token_only:
+            return run_block_first_token(blocks[-1], hidden, mask)
+        return run_block(blocks[-1], hidden, mask, eager=eager)
 
 
 class Readout(nn.Module):
@@ -109,7 +130,7 @@ class Readout(nn.Module):
         """The pooled vector [B, d], neither centred nor scaled; float32 also under autocast."""
         dtype = self.centre.dtype
         if self.pooler is not None:
-            return torch.tanh(self.pooler(hidden[:, 0])).to(dtype)
+            return torch.tanh(self.pooler(hidden[:, 0].to(self.pooler.weight.dtype))).to(dtype)
         weight = attention.unsqueeze(-1).to(dtype)
         return (hidden.to(dtype) * weight).sum(1) / weight.sum(1).clamp(min=1.0)
 

@@ -8,31 +8,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrad.data.batches import micro_batches
+from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
 from fedrad.training.inputs import Inputs
 from fedrad.training.metrics import Scores, decide, score
 
 
 @torch.no_grad()
-def probabilities(
-    classifier: ReportClassifier, inputs: Inputs, *, single_label: bool, micro_tokens: int
-) -> NDArray[np.float32]:
+def probabilities(classifier: ReportClassifier, inputs: Inputs, *, single_label: bool) -> NDArray[np.float32]:
     """Probabilities [n, L]: a sigmoid for each label, or a softmax over the classes."""
     out = np.empty((len(inputs), inputs.tokens.labels.shape[1]), dtype=np.float32)
-    for indices in micro_batches(inputs.lengths, np.arange(len(inputs)), micro_tokens):
+    for indices in micro_batches(inputs.lengths, np.arange(len(inputs)), classifier.kernels.micro_tokens):
         batch = inputs.batch(indices)
-        logits = classifier.suffix(batch.hidden, batch.attention).float()
+        with classifier.arithmetic():
+            logits = classifier.suffix(batch.hidden, batch.attention).float()
         out[indices] = (torch.softmax(logits, dim=-1) if single_label else torch.sigmoid(logits)).numpy()
     return out
 
 
-def evaluate(
-    classifier: ReportClassifier, inputs: Inputs, names: Sequence[str], *, single_label: bool, micro_tokens: int
-) -> Scores:
+def evaluate(classifier: ReportClassifier, inputs: Inputs, names: Sequence[str], *, single_label: bool) -> Scores:
     """Scores of the classifier, as it stands, on these reports."""
     decided = decide(
-        probabilities(classifier, inputs, single_label=single_label, micro_tokens=micro_tokens),
+        probabilities(classifier, inputs, single_label=single_label),
         single_label=single_label,
     )
     return score(decided, inputs.tokens.labels, inputs.tokens.mask, names)

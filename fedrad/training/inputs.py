@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrad.data.batches import Tokenized, collate, micro_batches
+from fedrad.data.batches import Tokenized, collate
+from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
 
 # Above this many bytes the lower part is run again in every step instead of being kept.
@@ -71,11 +72,11 @@ class Inputs:
         elif self._pooled:
             hidden = torch.from_numpy(self.kept[indices])
         else:
-            padded = np.zeros((*tokens.ids.shape, self.kept.shape[1]), dtype=np.float32)
+            hidden = torch.zeros(*tokens.ids.shape, self.kept.shape[1])
+            padded = hidden.numpy()
             for row, index in enumerate(indices):
                 start, stop = self.tokens.offsets[index], self.tokens.offsets[index + 1]
                 padded[row, : stop - start] = self.kept[start:stop]
-            hidden = torch.from_numpy(padded)
         return Batch(hidden, tokens.attention, tokens.labels, tokens.mask)
 
 
@@ -83,7 +84,6 @@ def prepare(
     classifier: ReportClassifier,
     tokens: Tokenized,
     pad_id: int,
-    micro_tokens: int,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Inputs:
     """Runs the frozen lower part over all reports once, in a fixed order, and keeps what it gives if it fits.
@@ -97,10 +97,10 @@ def prepare(
         return Inputs(tokens, classifier, None, pad_id)
     kept = np.empty((rows, classifier.hidden_size), dtype=np.float32)
     done = 0
-    for indices in micro_batches(tokens.lengths, np.arange(len(tokens)), micro_tokens):
+    for indices in micro_batches(tokens.lengths, np.arange(len(tokens)), classifier.kernels.micro_tokens):
         batch = collate(tokens, indices, pad_id)
-        with torch.no_grad():
-            hidden = classifier.prefix(batch.ids, batch.attention).numpy()
+        with torch.no_grad(), classifier.arithmetic():
+            hidden = classifier.prefix(batch.ids, batch.attention).float().numpy()
         if classifier.head_only:
             kept[indices] = hidden
         else:

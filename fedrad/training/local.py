@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.batches import micro_batches
+from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import stream
@@ -45,7 +45,6 @@ class Recipe:
     momentum: float
     average: float
     gradients: Literal["leaf", "opacus"]
-    micro_tokens: int
     seed: int
     total_steps: int
     single_label: bool
@@ -61,7 +60,6 @@ class Recipe:
             momentum=train.momentum,
             average=train.average,
             gradients="opacus" if experiment.privacy.gradients == "opacus" else "leaf",
-            micro_tokens=train.micro_tokens,
             seed=train.seed,
             total_steps=train.rounds * train.local_steps,
             single_label=single_label,
@@ -143,13 +141,16 @@ def run_steps(
     total, averaged = dict(state.average_sum), state.averaged
     for step in range(state.step, state.step + steps):
         sample = poisson_sample(len(inputs), plan.sampling_rate, stream(plan.noise, recipe.seed, site, step, "sample"))
-        for indices in micro_batches(inputs.lengths, sample, recipe.micro_tokens):
+        for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens):
             batch = inputs.batch(indices)
 
             def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
                 return report_losses(logits, labels, mask, single_label=recipe.single_label)
 
-            _, gradients = per_report_gradients(classifier.suffix, parameters, (batch.hidden, batch.attention), losses)
+            with classifier.arithmetic():
+                _, gradients = per_report_gradients(
+                    classifier.suffix, parameters, (batch.hidden, batch.attention), losses
+                )
             optimizer.accumulate(gradients)
         optimizer.step_noisy(stream(plan.noise, recipe.seed, site, step, "noise"))
         if step >= recipe.averages_from:

@@ -84,14 +84,15 @@ def _one_step(setup: Setup, recipe: Recipe, optimizer: PrivateOptimizer) -> None
         mask=np.ones_like(labels),
     )
     batch = collate(tokens, np.arange(len(texts)), setup.pad_id)
-    with torch.no_grad():
+    with torch.no_grad(), setup.classifier.arithmetic():
         hidden = setup.classifier.prefix(batch.ids, batch.attention)
     engine = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
-    _, gradients = engine(
-        setup.classifier.suffix,
-        setup.classifier.adapter(),
-        (hidden, batch.attention),
-        lambda logits: report_losses(logits, batch.labels, batch.mask, single_label=setup.single_label),
-    )
+    with setup.classifier.arithmetic():
+        _, gradients = engine(
+            setup.classifier.suffix,
+            setup.classifier.adapter(),
+            (hidden, batch.attention),
+            lambda logits: report_losses(logits, batch.labels, batch.mask, single_label=setup.single_label),
+        )
     optimizer.accumulate(gradients)
     optimizer.step_noisy(Stream.seeded(0, "pre-flight"))

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Context
 from importlib.metadata import version
@@ -113,6 +113,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "seconds": round(result.seconds, 2),
         "bytes_per_round": result.bytes_per_round,
         "experiment": experiment.digest(),
+        "kernels": asdict(setup.classifier.kernels),
         "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
     }
     write_atomically(directory / "result.json", json.dumps(figures, indent=2) + "\n")

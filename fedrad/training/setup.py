@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -12,6 +12,7 @@ from fedrad.errors import ConfigError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.probe import kernels_for
 from fedrad.privacy.plan import PrivacyPlan
 
 
@@ -43,7 +44,6 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -
         ModelError: the base model can't be had, or has no layers of these names.
     """
     model, lora = experiment.model, experiment.lora
-    spec = ModelSpec(name=model.name, revision=model.revision, pooling=model.pooling)
     lora_spec = LoRASpec(
         rank=lora.rank,
         alpha=lora.alpha,
@@ -57,7 +57,11 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -
         raise ConfigError(
             f"data.max-length = {experiment.data.max_length}: {model.name} reads at most {base.max_length}"
         )
-    classifier = build(base, spec, lora_spec, names, single_label, experiment.train.seed)
+    kernels = kernels_for(base, experiment.train.precision, probed=experiment.train.kernels == "auto")
+    if experiment.train.micro_tokens:
+        kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
+    spec = ModelSpec(model.name, model.revision, model.pooling, kernels.backbone)
+    classifier = build(base, spec, lora_spec, names, single_label, experiment.train.seed, kernels)
     return Setup(
         base=base,
         classifier=classifier,

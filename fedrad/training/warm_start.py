@@ -23,12 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fedrad
+from fedrad.cache import fedrad_cache_dir
 from fedrad.config import Experiment
-from fedrad.data.batches import Tokenized, collate, micro_batches, tokenize
+from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.labels import CHEXPERT
-from fedrad.data.load import fedrad_cache_dir, load_corpus
+from fedrad.data.load import load_corpus
 from fedrad.data.report import label_names
 from fedrad.errors import ConfigError, ModelError
+from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import build
 from fedrad.training.inputs import prepare
 from fedrad.training.loss import report_losses
@@ -40,7 +42,7 @@ _CENTRING_REPORTS = 1000
 _BATCH = 32
 _HEAD_ONLY_RATE = 5.0
 # Settings of other sections that the result depends on, if only by rounding.
-_ALSO_DECIDE = ("train.seed", "train.threads", "train.micro-tokens", "data.max-length")
+_ALSO_DECIDE = ("train.seed", "train.threads", "data.max-length")
 Progress = Callable[[str, int, int], None]
 
 
@@ -80,12 +82,13 @@ def initial_state(
     tokens, shared = _onto_labels(tokens, known, setup.names)
     if experiment.data.name == "mimic-cxr":
         _as_chexpert_labels(tokens, setup.names)
-    if experiment.model.centre:
-        _centre(setup, tokens, experiment, progress)
-    if not setup.single_label and shared.any():
-        setup.classifier.set_head_bias(_log_odds(tokens, shared))
-    if warm:
-        _train(setup, tokens.select(np.arange(experiment.train.warm_reports)), experiment, progress)
+    with setup.classifier.arithmetic():
+        if experiment.model.centre:
+            _centre(setup, tokens, progress)
+        if not setup.single_label and shared.any():
+            setup.classifier.set_head_bias(_log_odds(tokens, shared))
+        if warm:
+            _train(setup, tokens.select(np.arange(experiment.train.warm_reports)), experiment, progress)
     state = {name: tensor.detach().clone().contiguous() for name, tensor in setup.classifier.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(f".{os.getpid()}.partial")  # two runs may warm up at once
@@ -100,7 +103,9 @@ def _all_trainable(experiment: Experiment, setup: Setup) -> Setup:
     if not (setup.lora.freeze_a or setup.lora.freeze_b):
         return setup
     free = replace(setup.lora, freeze_a=False, freeze_b=False)
-    classifier = build(setup.base, setup.spec, free, setup.names, setup.single_label, experiment.train.seed)
+    classifier = build(
+        setup.base, setup.spec, free, setup.names, setup.single_label, experiment.train.seed, setup.classifier.kernels
+    )
     return replace(setup, classifier=classifier, lora=free)
 
 
@@ -119,6 +124,7 @@ def _key(experiment: Experiment, setup: Setup) -> str:
         "names": setup.names,
         "single": setup.single_label,
         "base": setup.base.sha256,
+        "kernels": replace(setup.classifier.kernels, measured={}).__dict__,
         "versions": [fedrad.__version__, torch.__version__, _source_digest()],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
@@ -161,12 +167,12 @@ def _as_chexpert_labels(tokens: Tokenized, names: tuple[str, ...]) -> None:
         tokens.labels[:, names.index("No Finding")] = tokens.labels[:, others].max(axis=1) == 0
 
 
-def _centre(setup: Setup, tokens: Tokenized, experiment: Experiment, progress: Progress) -> None:
+def _centre(setup: Setup, tokens: Tokenized, progress: Progress) -> None:
     """Sets the features' mean to 0 and their mean squared norm to their number, measured on generated text."""
     rows = np.arange(min(_CENTRING_REPORTS, len(tokens)))
     pooled = np.empty((len(rows), setup.classifier.hidden_size), dtype=np.float32)
     done = 0
-    for indices in micro_batches(tokens.lengths[rows], rows, experiment.train.micro_tokens):
+    for indices in micro_batches(tokens.lengths[rows], rows, setup.classifier.kernels.micro_tokens):
         batch = collate(tokens, indices, setup.pad_id)
         pooled[indices] = setup.classifier.pooled(batch.ids, batch.attention).numpy()
         done += len(indices)
@@ -190,8 +196,8 @@ def _log_odds(tokens: Tokenized, shared: NDArray[np.bool_]) -> Tensor:
 def _train(setup: Setup, tokens: Tokenized, experiment: Experiment, progress: Progress) -> None:
     """Plain Adam on generated reports. Not private, and does not have to be."""
     classifier, train = setup.classifier, experiment.train
-    inputs = prepare(classifier, tokens, setup.pad_id, train.micro_tokens, lambda d, n: progress("reading", d, n))
-    parameters = classifier.adapter()
+    inputs = prepare(classifier, tokens, setup.pad_id, lambda d, n: progress("reading", d, n))
+    parameters, micro_tokens = classifier.adapter(), classifier.kernels.micro_tokens
     # The head alone is a convex problem and takes larger steps.
     rate = train.warm_learning_rate * (_HEAD_ONLY_RATE if classifier.head_only else 1.0)
     optimizer = torch.optim.Adam(parameters.values(), lr=rate)
@@ -204,7 +210,7 @@ def _train(setup: Setup, tokens: Tokenized, experiment: Experiment, progress: Pr
         order = generator.permutation(len(tokens))
         for start in range(0, len(order) - batch_size + 1, batch_size):
             optimizer.zero_grad()
-            for indices in micro_batches(inputs.lengths, order[start : start + batch_size], train.micro_tokens):
+            for indices in micro_batches(inputs.lengths, order[start : start + batch_size], micro_tokens):
                 batch = inputs.batch(indices)
                 logits = classifier.suffix(batch.hidden, batch.attention)
                 losses = report_losses(logits, batch.labels, batch.mask, single_label=setup.single_label)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fedrad.data.batches import Tokenized, collate, micro_batches, tokenize
+from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.report import FEATURES
 
 PAD, CLS, SEP, UNKNOWN = 0, 1, 2, 3
@@ -75,29 +75,6 @@ def test_select() -> None:
     assert tokens.offsets.tolist() == [0, 3, 5, 8]
     assert tokens.labels[:, 0].tolist() == [2, 0, 2]
     assert len(tokens.select(np.array([], dtype=np.int64))) == 0
-
-
-lengths_and_indices = st.lists(st.integers(1, 300), min_size=1, max_size=80).flatmap(
-    lambda lengths: st.tuples(st.just(lengths), st.lists(st.integers(0, len(lengths) - 1), unique=True))
-)
-
-
-@given(lengths_and_indices, st.integers(1, 1000))
-def test_micro_batches_cover_exactly_within_the_limit(made_up: tuple[list[int], list[int]], max_tokens: int) -> None:
-    lengths, indices = np.array(made_up[0]), np.array(made_up[1], dtype=np.int64)
-    batches = micro_batches(lengths, indices, max_tokens)
-    assert sorted(k for batch in batches for k in batch.tolist()) == sorted(indices.tolist())
-    assert all(len(batch) for batch in batches)
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= max_tokens
-    shuffled = indices[np.random.default_rng(0).permutation(len(indices))]
-    assert [b.tolist() for b in micro_batches(lengths, shuffled, max_tokens)] == [b.tolist() for b in batches]
-
-
-def test_micro_batches_are_sorted_by_length_and_index() -> None:
-    batches = micro_batches(np.array([5, 2, 5, 9, 2]), np.array([4, 3, 2, 1, 0]), 10)
-    assert [batch.tolist() for batch in batches] == [[1, 4], [0, 2], [3]]
-    assert micro_batches(np.array([5]), np.array([], dtype=np.int64), 10) == []
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=10))

@@ -16,6 +16,7 @@ from fedrad.model.adapter import LoRASpec
 from fedrad.model.classifier import Classifier
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.export import export_peft
+from fedrad.model.kernels import Kernels
 from tests.model import tiny
 
 LABELS = ("Edema", "Pneumothorax", "No Finding")
@@ -66,7 +67,7 @@ def test_rows_belong_to_their_texts(
     """Whatever the order and the batches, each report gets the row that it gets alone."""
     classifier = run[0]
     monkeypatch.setattr(module, "_CHUNK", 5)
-    monkeypatch.setattr(module, "_MICRO_TOKENS", 30)
+    monkeypatch.setattr(classifier.model, "kernels", Kernels(micro_tokens=30))
     order = np.random.default_rng(seed).permutation(len(texts))
     shuffled = classifier.predict([texts[i] for i in order])
     alone = {text: classifier.predict([text])[0] for text in set(texts)}

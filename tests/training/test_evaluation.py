@@ -15,17 +15,19 @@ from tests import small
 from tests.model import tiny
 
 
-def inputs_of(single_label: bool, targets: str = "query,value") -> Inputs:
-    setup = set_up(small.experiment(lora__targets=targets), small.LABELS, single_label)
-    return prepare(tiny.randomise(setup.classifier), small.tokens(25), setup.pad_id, 128)
+def inputs_of(single_label: bool, targets: str = "query,value", micro_tokens: int = 128) -> Inputs:
+    setup = set_up(
+        small.experiment(lora__targets=targets, train__micro_tokens=micro_tokens), small.LABELS, single_label
+    )
+    return prepare(tiny.randomise(setup.classifier), small.tokens(25), setup.pad_id)
 
 
 @pytest.mark.parametrize("single_label", [False, True])
 @pytest.mark.parametrize("targets", ["", "query,value"])
 @pytest.mark.parametrize("micro_tokens", [1, 100, 10_000])
 def test_every_row_is_its_report_s(single_label: bool, targets: str, micro_tokens: int) -> None:
-    inputs = inputs_of(single_label, targets)
-    found = probabilities(inputs.classifier, inputs, single_label=single_label, micro_tokens=micro_tokens)
+    inputs = inputs_of(single_label, targets, micro_tokens)
+    found = probabilities(inputs.classifier, inputs, single_label=single_label)
 
     assert found.shape == (25, len(small.LABELS))
     assert found.std(axis=0).min() > 1e-3  # rows can be told apart
@@ -39,7 +41,7 @@ def test_every_row_is_its_report_s(single_label: bool, targets: str, micro_token
 
 def test_classes_sum_to_one() -> None:
     inputs = inputs_of(True)
-    found = probabilities(inputs.classifier, inputs, single_label=True, micro_tokens=100)
+    found = probabilities(inputs.classifier, inputs, single_label=True)
 
     assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
 
@@ -47,16 +49,16 @@ def test_classes_sum_to_one() -> None:
 @pytest.mark.parametrize("single_label", [False, True])
 def test_scores_are_of_these_probabilities(single_label: bool) -> None:
     inputs = inputs_of(single_label)
-    found = probabilities(inputs.classifier, inputs, single_label=single_label, micro_tokens=100)
+    found = probabilities(inputs.classifier, inputs, single_label=single_label)
     expected = score(decide(found, single_label=single_label), inputs.tokens.labels, inputs.tokens.mask, small.LABELS)
 
-    assert evaluate(inputs.classifier, inputs, small.LABELS, single_label=single_label, micro_tokens=100) == expected
+    assert evaluate(inputs.classifier, inputs, small.LABELS, single_label=single_label) == expected
 
 
 def test_evaluating_changes_nothing() -> None:
     inputs = inputs_of(False)
     before = {name: tensor.clone() for name, tensor in inputs.classifier.state_dict().items()}
-    evaluate(inputs.classifier, inputs, small.LABELS, single_label=False, micro_tokens=100)
+    evaluate(inputs.classifier, inputs, small.LABELS, single_label=False)
 
     assert small.same(inputs.classifier.state_dict(), before)
     assert all(parameter.grad is None for parameter in inputs.classifier.parameters())

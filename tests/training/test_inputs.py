@@ -17,9 +17,10 @@ TARGETS = pytest.mark.parametrize("targets", ["", "query,value"])
 
 
 def prepared(targets: str = "query,value", micro_tokens: int = 128, **changes: object) -> Inputs:
-    setup = set_up(small.experiment(lora__targets=targets, **changes), small.LABELS, False)
+    changes = {"lora__targets": targets, "train__micro_tokens": micro_tokens, **changes}
+    setup = set_up(small.experiment(**changes), small.LABELS, False)
     tiny.randomise(setup.classifier)
-    return prepare(setup.classifier, small.tokens(), setup.pad_id, micro_tokens)
+    return prepare(setup.classifier, small.tokens(), setup.pad_id)
 
 
 def logits(inputs: Inputs, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -92,7 +93,7 @@ def test_a_report_alone_is_the_report_in_a_batch(targets: str) -> None:
 def test_progress_counts_every_report_once() -> None:
     setup = set_up(small.experiment(), small.LABELS, False)
     told: list[tuple[int, int]] = []
-    prepare(setup.classifier, small.tokens(), setup.pad_id, 128, lambda done, total: told.append((done, total)))
+    prepare(setup.classifier, small.tokens(), setup.pad_id, lambda done, total: told.append((done, total)))
 
     assert told[-1] == (40, 40)
     assert told == sorted(set(told))
@@ -101,4 +102,4 @@ def test_progress_counts_every_report_once() -> None:
 def test_an_empty_shard_is_no_trouble() -> None:
     setup = set_up(small.experiment(), small.LABELS, False)
 
-    assert len(prepare(setup.classifier, small.tokens().select(np.array([], int)), setup.pad_id, 128)) == 0
+    assert len(prepare(setup.classifier, small.tokens().select(np.array([], int)), setup.pad_id)) == 0

@@ -1,0 +1,213 @@
+"""Which kernels this machine runs fastest, measured once and then kept, so that all its processes agree to the bit.
+
+Torch has several ways to the same product, and which is fastest depends on the processor: on some, `medium` matrix
+products go through oneDNN at twice the speed and the same accuracy; on others the word means bfloat16 inside, or
+nothing. So a probe of about a second measures time *and* error at start. Results differ in the last bits from choice to
+choice, and a probe is never quite the same twice; therefore the first result is written to the user's cache folder and
+every later process on this machine with the same torch and model shape reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import cast
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from fedrad.cache import fedrad_cache_dir
+from fedrad.model.base import BaseModel
+from fedrad.model.block import Block, blocks_of, eager_attention, run_block
+from fedrad.model.kernels import Kernels, dtype_of, matmul_precision
+from fedrad.model.layers import take_apart
+
+FLOAT32_ERROR = 1e-6  # a product with a larger relative error is not float32-accurate and is not chosen for it
+FASTER = 0.9  # another kernel must take less than this share of the default's time
+SECONDS = 0.7  # of CPU time: within a second of wall time on a machine that is free
+MEMORY_SHARE = 0.25  # of what is free, for the activations of one micro-batch
+
+
+def kernels_for(base: BaseModel, precision: str, *, probed: bool = True) -> Kernels:
+    """The kernels for this model on this machine.
+
+    Args:
+        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the machine runs it clearly faster.
+        probed: measure (or read what was measured before); otherwise torch's own choice.
+    """
+    if not probed:
+        return Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32")
+    return _kept(base, precision)
+
+
+@lru_cache(maxsize=16)
+def _kept(base: BaseModel, precision: str) -> Kernels:
+    path = fedrad_cache_dir() / f"kernels-{_key(base, precision)}.json"
+    if (before := _read(path)) is not None:
+        return before
+    found = probe(base, precision)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)  # a damaged one
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial") as file:
+            file.write(json.dumps(asdict(found), indent=1) + "\n")
+            file.flush()
+            with suppress(FileExistsError):  # the first process wins, and all read the same
+                os.link(file.name, path)
+    # Nowhere to agree: then the choice that needs no agreement.
+    return _read(path) or Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32")
+
+
+def _read(path: Path) -> Kernels | None:
+    try:
+        return Kernels(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def probe(base: BaseModel, precision: str) -> Kernels:
+    """Measures this machine, one core of it, on numbers in the shapes of this model; about a second."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _probe(base, precision)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _probe(base: BaseModel, precision: str) -> Kernels:
+    deadline = time.thread_time() + SECONDS
+    chosen, measured = Kernels(), dict[str, float]()
+    weight = _widest(base)
+    x = torch.randn(256, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    exact = x.double() @ weight.double().T
+    products = {f"matmul-{name}": partial(_product, name, x, weight) for name in ("highest", "medium")}
+    if precision != "float32":
+        products["matmul-bfloat16"] = partial(_product, "highest", x.bfloat16(), weight.bfloat16())
+    times = _milliseconds(*products.values())
+    for (name, product), each in zip(products.items(), times, strict=True):
+        measured |= {f"{name}-error": _error(product(), exact), f"{name}-ms": each}
+    if (
+        measured["matmul-medium-error"] <= FLOAT32_ERROR
+        and measured["matmul-medium-ms"] < FASTER * measured["matmul-highest-ms"]
+    ):
+        chosen = replace(chosen, matmul="medium")
+    half = measured.get("matmul-bfloat16-ms", float("inf"))
+    if precision == "bfloat16" or (precision == "auto" and half < FASTER**2 * measured[f"matmul-{chosen.matmul}-ms"]):
+        chosen = replace(chosen, backbone="bfloat16")
+    with matmul_precision(chosen.matmul):
+        chosen = replace(chosen, eager_up_to=_attention(base, dtype_of(chosen.backbone), measured, deadline))
+        chosen = replace(chosen, micro_tokens=_micro_tokens(base, chosen, measured, deadline))
+    return replace(chosen, measured={name: float(f"{value:.3g}") for name, value in measured.items()})
+
+
+def _attention(base: BaseModel, dtype: torch.dtype, measured: dict[str, float], deadline: float) -> int:
+    """Up to which length plain products beat the fused kernel, forward and backward together."""
+    heads = blocks_of(base.config.model_type, _a_layer(base))[0].heads
+    best = 0
+    for length in (32, 64, 128, 256, 512):
+        if length > base.max_length or time.thread_time() > deadline:
+            break
+        shape = (max(1, 512 // length), heads, length, base.hidden // heads)
+        parts = [torch.ones(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
+        mask = torch.zeros(shape[0], 1, 1, length, dtype=dtype)
+        fused, eager = _milliseconds(
+            partial(_attend_and_back, scaled_dot_product_attention, parts, mask),
+            partial(_attend_and_back, eager_attention, parts, mask),
+        )
+        measured |= {f"attention-{length}-sdpa-ms": fused, f"attention-{length}-eager-ms": eager}
+        if eager >= FASTER * fused:
+            break
+        best = length
+    return best
+
+
+def _micro_tokens(base: BaseModel, kernels: Kernels, measured: dict[str, float], deadline: float) -> int:
+    """The number of tokens at which a block, forward and backward, costs least per token and memory suffices."""
+    block = blocks_of(base.config.model_type, _a_layer(base.in_dtype(dtype_of(kernels.backbone))))[0]
+    best, least = Kernels().micro_tokens, float("inf")
+    bytes_per_token = 4 * (12 * base.hidden + 3 * _widest(base).shape[0]) * base.layers
+    for tokens in (512, 1024, 2048, 4096):
+        fits = tokens * bytes_per_token < MEMORY_SHARE * psutil.virtual_memory().available
+        if not fits or time.thread_time() > deadline:
+            break
+        x = torch.ones(tokens // 64, 64, base.hidden, dtype=dtype_of(kernels.backbone), requires_grad=True)
+        mask = torch.zeros(len(x), 1, 1, 64, dtype=dtype_of(kernels.backbone))
+        (each,) = _milliseconds(partial(_block_and_back, block, x, mask, kernels.eager_up_to >= 64))
+        each = 1000 * each / tokens
+        measured[f"block-{tokens}-us-per-token"] = each
+        if each < 0.97 * least:  # a larger one must be worth its padding and memory
+            best, least = tokens, each
+    return best
+
+
+def _a_layer(base: BaseModel) -> nn.Module:
+    return next(iter(take_apart(base.module).layers.values()))
+
+
+def _widest(base: BaseModel) -> Tensor:
+    """The weight [out, in] of the first feed-forward product, the largest of a layer."""
+    return cast(Tensor, blocks_of(base.config.model_type, _a_layer(base))[0].up.weight).detach()
+
+
+def _attend_and_back(attention: Callable[..., Tensor], parts: Sequence[Tensor], mask: Tensor) -> None:
+    out = attention(*parts, mask)
+    torch.autograd.grad(out, parts, torch.ones_like(out))
+
+
+def _block_and_back(block: Block, x: Tensor, mask: Tensor, eager: bool) -> None:
+    out = run_block(block, x, mask, eager=eager)
+    torch.autograd.grad(out, x, torch.ones_like(out))
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+def _product(precision: str, x: Tensor, weight: Tensor) -> Tensor:
+    with matmul_precision(precision):
+        return linear(x, weight)
+
+
+def _milliseconds(*runs: Callable[[], object]) -> list[float]:
+    """CPU time of this thread, the least of three of each, in turns after a first one.
+
+    Other jobs on the machine stretch the wall clock and hardly this. (Torch's own threads would not be counted, so a
+    probe runs with one.)
+    """
+    least = [float("inf")] * len(runs)
+    for run in runs:
+        run()
+    for _ in range(3):
+        for index, run in enumerate(runs):
+            start = time.thread_time()
+            run()
+            least[index] = min(least[index], time.thread_time() - start)
+    return [1000 * seconds for seconds in least]
+
+
+def _key(base: BaseModel, precision: str) -> str:
+    """Names everything that the choice depends on."""
+    shape = [base.config.model_type, base.hidden, base.layers, base.max_length, *_widest(base).shape]
+    machine = [_processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__]
+    return hashlib.sha256(json.dumps([1, precision, *shape, *machine]).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """The processor's name and its instruction sets: a virtual machine may hide some of them."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        if found := sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}):
+            return "".join(found)
+    return platform.processor()
