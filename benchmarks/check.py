@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import one_thread, table
-from benchmarks.peers import BASELINE, PEERS, PRIVATE, CantRun, Peer, losses_of
+from benchmarks.peers import BASELINE, PEERS, PRIVATE, CantRun, Peer, losses_of, too_slow
 from benchmarks.problems import MODELS, Problem, random_reports, stock
 from fedrad.data.batches import Tokenized
 
@@ -121,6 +121,10 @@ def main() -> None:
     one_thread()
     warnings.filterwarnings("ignore", "Full backward hook")
     engines, found, controls = [PEERS[name] for name in PRIVATE], [], []
+    if options.model:
+        for peer in (peer for peer in engines if too_slow(peer)):
+            print(f"{peer.name}: not checked on a large model ({too_slow(peer)})")
+        engines = [peer for peer in engines if not too_slow(peer)]
     for model in options.model or ("tiny-bert", "tiny-albert"):
         for adapted in options.adapted.split(","):
             problem = Problem(model, adapted)
