@@ -23,9 +23,11 @@ from opacus.optimizers.optimizer_fast_gradient_clipping import DPOptimizerFastGr
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import Tensor, nn
 
-from benchmarks.problems import PAD, Problem, library, stock
-from fedrad.data.batches import Tokenized, collate, micro_batches
-from fedrad.model.encoder import ReportClassifier
+from benchmarks.problems import PAD, Problem, base_of, library, stock
+from fedrad.data.batches import Tokenized, collate
+from fedrad.model.buckets import micro_batches
+from fedrad.model.kernels import Kernels
+from fedrad.model.probe import kernels_for
 from fedrad.privacy.accounting import epsilon
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import Stream
@@ -34,7 +36,6 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.loss import report_losses
 
 Precision = Literal["float32", "medium", "bfloat16"]
-MICRO_TOKENS = 4096  # fedrad's own default
 STEPS, DELTA = 1000, 1e-5  # of the plan that fedrad's optimizer wants to see; no step costs more or less for them
 
 
@@ -175,36 +176,37 @@ class Fedrad:
     """fedrad's own pieces, put together as its training loop does.
 
     Attributes:
-        kernels: fields of ``fedrad.model.kernels.Kernels``; None: whatever fedrad does by default.
+        probed: kernels as fedrad's probe picks them on this machine; otherwise torch's own, like the other engines.
     """
 
-    name: str = "fedrad"
-    kernels: Mapping[str, Any] | None = None
+    name: str
+    probed: bool
+    precision: Precision = "float32"
 
     @property
     def bfloat16(self) -> bool:
-        return self.kernels is not None and self.kernels["backbone"] == "bfloat16"
+        return self.precision == "bfloat16"
 
     def prepare(self, problem: Problem) -> Prepared:
-        return fedrad_engine(problem, kernels=self.kernels)
+        return fedrad_engine(problem, kernels_for(base_of(problem.model), self.precision, probed=self.probed))
 
 
-def fedrad_engine(problem: Problem, *, kernels: Mapping[str, Any] | None = None) -> Prepared:
+def fedrad_engine(problem: Problem, kernels: Kernels) -> Prepared:
     """Model, optimizer and step of fedrad."""
-    classifier = library(problem)
-    micro_tokens = _choose(classifier, kernels)
+    classifier = library(problem, kernels)
     parameters = classifier.adapter()
     optimizer = PrivateOptimizer(_adamw(parameters), _plan(problem))
 
     def accumulate(batch: Tokenized) -> None:
-        for indices in micro_batches(batch.lengths, np.arange(len(batch)), micro_tokens):
+        for indices in micro_batches(batch.lengths, np.arange(len(batch)), kernels.micro_tokens):
             part = collate(batch, indices, PAD)
 
             def losses(logits: Tensor, labels: Tensor = part.labels, mask: Tensor = part.mask) -> Tensor:
                 return report_losses(logits, labels, mask, single_label=False)
 
-            hidden = classifier.prefix(part.ids, part.attention)
-            _, gradients = leaf_gradients(classifier.suffix, parameters, (hidden, part.attention), losses)
+            with classifier.arithmetic():
+                hidden = classifier.prefix(part.ids, part.attention)
+                _, gradients = leaf_gradients(classifier.suffix, parameters, (hidden, part.attention), losses)
             optimizer.accumulate(gradients)
 
     def step(batch: Tokenized) -> None:
@@ -218,19 +220,6 @@ def fedrad_engine(problem: Problem, *, kernels: Mapping[str, Any] | None = None)
         return sums
 
     return Prepared(step, clipped_sum)
-
-
-def _choose(classifier: ReportClassifier, kernels: Mapping[str, Any] | None) -> int:
-    """Sets the kernels, if any are given, and returns how many padded tokens one pass may have."""
-    if kernels is None:
-        return MICRO_TOKENS
-    try:
-        from fedrad.model.kernels import Kernels
-    except ImportError:
-        raise CantRun("this version of fedrad has no choice of kernels") from None
-    chosen = Kernels(**kernels)
-    classifier.set_kernels(chosen)
-    return int(chosen.micro_tokens)
 
 
 def _plan(problem: Problem) -> PrivacyPlan:
@@ -301,10 +290,6 @@ def _rows(batch: Tokenized, most: int | None) -> list[Tokenized]:
     return [batch.select(part) for part in np.array_split(np.arange(len(batch)), -(-len(batch) // most))]
 
 
-EQUAL = {"matmul": "highest", "attention": "sdpa", "backbone": "float32", "micro_tokens": MICRO_TOKENS}
-FAST = {"matmul": "medium", "attention": "eager", "backbone": "float32", "micro_tokens": 1024}
-BFLOAT16 = {**FAST, "backbone": "bfloat16"}
-
 BASELINE = Peft()
 HOOKS = Opacus("opacus hooks")
 PEERS: dict[str, Peer] = {
@@ -315,10 +300,9 @@ PEERS: dict[str, Peer] = {
         Opacus("opacus hooks, 16 rows", rows=16),
         Opacus("opacus functorch", mode="functorch"),
         Opacus("opacus ghost", mode="ghost"),
-        Fedrad("fedrad"),
-        Fedrad("fedrad, same kernels", EQUAL),
-        Fedrad("fedrad, everything on", FAST),
-        Fedrad("fedrad, bfloat16", BFLOAT16),
+        Fedrad("fedrad, same kernels", probed=False),
+        Fedrad("fedrad, everything on", probed=True),
+        Fedrad("fedrad, bfloat16", probed=True, precision="bfloat16"),
         Peft("peft, medium", precision="medium"),
         Peft("peft, bfloat16", precision="bfloat16"),
         Opacus("opacus hooks, medium", precision="medium"),

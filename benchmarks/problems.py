@@ -21,7 +21,6 @@ from transformers import (
     AlbertForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
-    PreTrainedConfig,
 )
 
 from fedrad.data.batches import Tokenized, tokenize
@@ -29,6 +28,7 @@ from fedrad.data.load import load_corpus
 from fedrad.model.adapter import ALL_LINEAR, LoRASpec
 from fedrad.model.base import EMBEDDED, BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.kernels import Kernels
 from fedrad.model.layers import take_apart
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.sampler import poisson_sample
@@ -157,13 +157,11 @@ def plain(model: str) -> nn.Module:
         torch.manual_seed(0)
         if model not in SHAPES:
             return Mean(load_base(EMBEDDED).module)
-        config = _config(SHAPES[model])
-        family = AlbertForSequenceClassification if config.model_type == "albert" else BertForSequenceClassification
-        return family(config)
+        return _random(SHAPES[model])
 
 
-def _config(shape: Shape) -> PreTrainedConfig:
-    size = {
+def _random(shape: Shape) -> nn.Module:
+    size: dict[str, Any] = {
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.width,
         "intermediate_size": shape.inner,
@@ -175,7 +173,9 @@ def _config(shape: Shape) -> PreTrainedConfig:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    return AlbertConfig(**size, classifier_dropout_prob=0.0) if shape.family == "albert" else BertConfig(**size)
+    if shape.family == "albert":
+        return AlbertForSequenceClassification(AlbertConfig(**size, classifier_dropout_prob=0.0))
+    return BertForSequenceClassification(BertConfig(**size))
 
 
 def _encoder(model: nn.Module) -> tuple[str, Any]:
@@ -225,12 +225,12 @@ def _library_name(name: str, where: str) -> str:
     return name.removeprefix(f"base_model.model.{where}.").removesuffix(".default.weight")
 
 
-def library(problem: Problem) -> ReportClassifier:
-    """The same model, built by fedrad, with the same values."""
-    _, encoder = _encoder(plain(problem.model))
+def base_of(model: str) -> BaseModel:
+    """The encoder as fedrad's base model."""
+    _, encoder = _encoder(plain(model))
     config = encoder.config
-    base = BaseModel(
-        name=problem.model,
+    return BaseModel(
+        name=model,
         revision="",
         config=config,
         tokenizer=None,
@@ -239,10 +239,15 @@ def library(problem: Problem) -> ReportClassifier:
         layers=config.num_hidden_layers,
         max_length=config.max_position_embeddings,
     )
+
+
+def library(problem: Problem, kernels: Kernels) -> ReportClassifier:
+    """The same model, built by fedrad, with the same values."""
     pooling = "cls" if problem.model in SHAPES else "mean"
+    spec = ModelSpec(problem.model, pooling=pooling, backbone=kernels.backbone)
     lora = LoRASpec(problem.rank, 2.0 * problem.rank, ADAPTED[problem.adapted])
     names = tuple(f"label {i}" for i in range(LABELS))
-    classifier = build(base, ModelSpec(problem.model, pooling=pooling), lora, names, False, seed=0)
+    classifier = build(base_of(problem.model), spec, lora, names, False, 0, kernels)
     _, tensors = stock(problem)
     classifier.load_adapter({name: tensor.detach() for name, tensor in tensors.items()})
     return classifier
