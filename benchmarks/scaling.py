@@ -139,8 +139,10 @@ def draw(found: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
             plot.set_ylabel(label if column == 0 else "")
             plot.grid(alpha=0.3)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(engines), fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=9)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(engines), 2 * len(axes)), fontsize=8, frameon=False
+    )
+    figure.suptitle(title.replace("; ", "\n"), fontsize=9)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
