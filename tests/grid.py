@@ -107,9 +107,12 @@ def federate(experiment: Experiment, nodes: int = 2, **options: Any) -> InProces
 
 def forget() -> None:
     """Empties everything that this process keeps between messages, as its end would."""
+    client._experiment.cache_clear()
     client._blank_setup.cache_clear()
     client._simulated_corpus.cache_clear()
+    client._simulated_shares.cache_clear()
     client._simulated_inputs.cache_clear()
+    client._checked_once.cache_clear()
 
 
 def small(base: str, **changes: object) -> Experiment:

@@ -6,8 +6,9 @@ hospitals): what lasts is on disk in the site's directory, and what is kept in m
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def train(message: Message, context: Context) -> Message:
     try:
         request = read_request(message)
         site, number = request.site, request.round
-        experiment = Experiment.from_flat(context.run_config)
+        experiment = _experiment(json.dumps(context.run_config))
         pin_threads(experiment)
         content = reply_content(
             _simulated_round(experiment, request)
@@ -119,19 +120,21 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
     with Ledger.open(
         directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
     ) as ledger:
-        return _answer(experiment, request, setup, inputs, plan, directory, ledger)
+        return _answer(experiment, request, setup, inputs, plan, directory, ledger, check_before_first_step)
 
 
 def _simulated_round(experiment: Experiment, request: Request) -> Reply:
     corpus = _simulated_corpus(experiment)
     setup = _set_up(experiment, corpus.names, corpus.single_label, request.state)
-    frozen = {name: tensor for name, tensor in request.state.items() if name not in setup.classifier.adapter()}
+    trainable = setup.classifier.adapter()
+    frozen = {name: tensor for name, tensor in request.state.items() if name not in trainable}
     inputs = _simulated_inputs(experiment, request.index, adapter_digest(frozen), setup)
     plan = plan_for(experiment, declared_size(len(inputs)))
     directory = Path(request.directory) / site_name(request.index)
     cap = experiment.privacy.epsilon if experiment.privacy.epsilon > 0 else float("inf")
-    with Ledger.open(directory, site=request.site, cap=cap, delta=experiment.privacy.delta, witness=None) as ledger:
-        return _answer(experiment, request, setup, inputs, plan, directory, ledger)
+    delta = experiment.privacy.delta
+    with Ledger.open(directory, site=request.site, cap=cap, delta=delta, witness=None, durable=False) as ledger:
+        return _answer(experiment, request, setup, inputs, plan, directory, ledger, _checked_once)
 
 
 def _answer(
@@ -142,6 +145,7 @@ def _answer(
     plan: PrivacyPlan,
     directory: Path,
     ledger: Ledger,
+    check: Callable[[Setup, Recipe, PrivacyPlan], None],
 ) -> Reply:
     trainable = setup.classifier.adapter()
     site = Site(
@@ -157,7 +161,7 @@ def _answer(
             warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
         ),
     )
-    check_before_first_step(setup, site.recipe, plan)
+    check(setup, site.recipe, plan)
     adapter = train_round(
         site,
         ledger,
@@ -189,6 +193,12 @@ def _set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, 
 
 
 # A simulation's process serves many hospitals and many rounds. What is kept here is a pure function of its arguments.
+@lru_cache(maxsize=4)
+def _experiment(config: str) -> Experiment:
+    # From JSON, which tells 1 from 1.0: as keys of a cache they would be the same.
+    return Experiment.from_flat(json.loads(config))
+
+
 @lru_cache(maxsize=2)
 def _blank_setup(experiment: Experiment, names: tuple[str, ...], single_label: bool) -> Setup:
     return set_up(experiment, names, single_label)
@@ -199,16 +209,28 @@ def _simulated_corpus(experiment: Experiment) -> Corpus:
     return read_corpus(experiment)
 
 
+@lru_cache(maxsize=2)
+def _simulated_shares(experiment: Experiment) -> list[NDArray[np.int64]]:
+    return hospital_shares(experiment, _simulated_corpus(experiment))
+
+
 @lru_cache(maxsize=256)
 def _simulated_inputs(experiment: Experiment, index: int, frozen: str, setup: Setup) -> Inputs:
     # ``frozen`` names the frozen tensors that ``setup`` holds now: the kept part depends on them.
     corpus = _simulated_corpus(experiment)
-    return _inputs(setup, corpus, hospital_shares(experiment, corpus)[index], experiment)
+    return _inputs(setup, corpus, _simulated_shares(experiment)[index], experiment)
+
+
+@lru_cache(maxsize=1024)
+def _checked_once(setup: Setup, recipe: Recipe, plan: PrivacyPlan) -> None:
+    # Simulated hospitals share one structure, and most of them one plan. A real one checks in every round. A check that
+    # fails is not remembered.
+    check_before_first_step(setup, recipe, plan)
 
 
 def _inputs(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment) -> Inputs:
     tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id, experiment.train.micro_tokens)
+    return prepare(setup.classifier, tokens, setup.pad_id)
 
 
 def _failure(error: Exception, site: str, number: int) -> Failure:

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from itertools import count
+from typing import Any
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -119,10 +120,10 @@ class InProcessGrid(Grid):
         """
         if message.has_error():
             return make_message(copy(message.metadata), error=message.error)
-        records = {
-            name: record.copy() if isinstance(record, ArrayRecord) else deepcopy(record)
-            for name, record in message.content.items()
-        }
+        records = {name: record.copy() for name, record in message.content.items()}
+        for record in records.values():
+            lists: dict[str, Any] = {key: list(value) for key, value in record.items() if isinstance(value, list)}
+            record.update(lists)
         return make_message(copy(message.metadata), RecordDict(records))
 
     def _posted(self, message: Message) -> Message:

@@ -98,11 +98,15 @@ class Hello:
     declared_weight: int
 
 
-def request_content(request: Request) -> RecordDict:
-    """The records of a request."""
+def request_content(request: Request, state: ArrayRecord | None = None) -> RecordDict:
+    """The records of a request.
+
+    Args:
+        state: the request's state, where the caller has it as a record already: it is the same for all hospitals.
+    """
     return RecordDict(
         {
-            "state": to_arrays(request.state),
+            "state": to_arrays(request.state) if state is None else state,
             "request": ConfigRecord(
                 {
                     "run": request.run,

@@ -127,7 +127,8 @@ class AdapterStrategy(Strategy):
                         labels=self.federation.labels,
                         directory=self.federation.directory,
                         state=state,
-                    )
+                    ),
+                    arrays,
                 ),
                 message_type=MessageType.TRAIN,
                 dst_node_id=hospital.node,

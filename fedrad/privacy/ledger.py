@@ -12,6 +12,9 @@ SQLite's own checks); and, given a witness folder outside the state directory, a
 
 What can't be: somebody who may write both folders can set both back, or rewrite the whole chain. Without a witness, a
 deleted ledger looks like a new one, and an older copy like the newest. Locks and fsync need a local file system.
+
+A simulation has hundreds of ledgers and no patient to lose: it may open them with ``durable=False``. Then nothing waits
+for the disk: a charge survives a kill of the process, as before, but not a power cut or a crash of the machine.
 """
 
 from __future__ import annotations
@@ -73,8 +76,11 @@ class Row:
 class Ledger:
     """Open it with `Ledger.open`, as a context manager; it holds the lock until it is closed."""
 
-    def __init__(self, directory: Path, *, site: str, cap: float, witness: Path | None, lock: int) -> None:
+    def __init__(
+        self, directory: Path, *, site: str, cap: float, witness: Path | None, lock: int, durable: bool
+    ) -> None:
         self._directory, self._site, self._cap, self._witness = directory, site, cap, witness
+        self.durable = durable
         self._lock = lock
         self._pid = os.getpid()
         self._path = directory / "ledger.sqlite"
@@ -82,14 +88,23 @@ class Ledger:
         self._inode = self._path.stat().st_ino
         # EXTRA also syncs the folder after the rollback journal is gone, which is the moment a transaction counts.
         self._database.execute("PRAGMA journal_mode = DELETE")
-        self._database.execute("PRAGMA synchronous = EXTRA")
+        self._database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
         self._delta = 0.0
         self._genesis = ""
         self._rows: list[Row] = []
         self._hashes: list[str] = []
 
     @classmethod
-    def open(cls, directory: Path, *, site: str, cap: float, delta: float, witness: Path | None = None) -> Ledger:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        site: str,
+        cap: float,
+        delta: float,
+        witness: Path | None = None,
+        durable: bool = True,
+    ) -> Ledger:
         """Opens the site's ledger, or founds it where there has been none, and checks all of it.
 
         Args:
@@ -98,6 +113,7 @@ class Ledger:
             cap: the epsilon that the site never exceeds; ``math.inf`` only for simulations.
             delta: the delta that epsilon is stated at. Fixed when the ledger is founded.
             witness: a folder outside ``directory`` (and outside its backups) that remembers the ledger's length.
+            durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
 
         Raises:
             LedgerBusy: another process has it open.
@@ -108,6 +124,8 @@ class Ledger:
             raise LedgerError(f"The epsilon cap must be 0 or more, not {cap}.")
         if not accounting.SMALLEST_DELTA <= delta < 1:
             raise LedgerError(f"delta must be at least {accounting.SMALLEST_DELTA} and below 1, not {delta}.")
+        if witness is not None and not durable:
+            raise LedgerError("A ledger with a witness is a real hospital's: it must be durable.")
         directory = Path(directory).absolute()
         with explained(directory):
             private_folder(directory)
@@ -122,9 +140,9 @@ class Ledger:
                         f"(it was in {seen.directory}). A new folder is no new budget."
                     )
                 with explained(directory):
-                    _found(directory, site=site, delta=delta)
+                    _found(directory, site=site, delta=delta, durable=durable)
             with explained(directory):
-                ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock)
+                ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock, durable=durable)
         except BaseException:
             os.close(lock)
             raise
@@ -319,7 +337,7 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One durable transaction on the very file that was opened, by the very process that opened it."""
+        """One transaction on the very file that was opened, by the very process that opened it."""
         if os.getpid() != self._pid:
             raise LedgerBusy(f"{self._path} was opened by another process; open it in the one that trains.")
         if self._lock < 0:
@@ -346,7 +364,12 @@ class Ledger:
             raise LedgerTampered(f"{self._path} or its lock was removed or replaced while it was open. Restore it.")
 
 
-def _found(directory: Path, *, site: str, delta: float) -> None:
+def _synchronous(durable: bool) -> str:
+    """SQLite's name for it. OFF still writes the rollback journal first, so a killed process leaves a whole ledger."""
+    return "EXTRA" if durable else "OFF"
+
+
+def _found(directory: Path, *, site: str, delta: float, durable: bool) -> None:
     """A new, empty ledger: complete under another name first, so that a half-made one never has the real name."""
     partial = directory / "ledger.partial"
     for leftover in (partial, directory / "ledger.partial-journal"):
@@ -356,14 +379,15 @@ def _found(directory: Path, *, site: str, delta: float) -> None:
     facts = _canonical({"version": _VERSION, "site": site, "delta": delta, "nonce": secrets.token_hex(16)})
     database = sqlite3.connect(partial, isolation_level=None)
     try:
-        database.execute("PRAGMA synchronous = EXTRA")
+        database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
         database.executescript(_SCHEMA)
         database.execute("INSERT INTO meta VALUES (?)", (facts,))
     finally:
         database.close()
     partial.rename(directory / "ledger.sqlite")
-    sync_folder(directory)
-    sync_folder(directory.parent)
+    if durable:
+        sync_folder(directory)
+        sync_folder(directory.parent)
 
 
 def _row(body: str, *, done: bool) -> Row:

@@ -11,11 +11,13 @@ import torch
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor
 
+from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
 from fedrad.federation import client
 from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
 from fedrad.privacy.ledger import Ledger
-from tests.grid import CANARY, InProcessGrid, Mercy, forget, posted, simulated_nodes, small, wire_bytes
+from fedrad.training import site as site_module
+from tests.grid import CANARY, InProcessGrid, Mercy, federate, forget, posted, simulated_nodes, small, wire_bytes
 from tests.model import tiny
 
 
@@ -154,6 +156,43 @@ def test_a_busy_and_a_damaged_ledger(mercy: Mercy) -> None:
     assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
     (Path(mercy.node["state-dir"]) / "ledger.sqlite").unlink()
     assert code(mercy.ask(mercy.request(round=2))) == "ledger-tampered"
+
+
+def opened_by(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The options of every ledger that is opened from now on."""
+    seen: list[dict[str, Any]] = []
+    real = module.Ledger.open
+    monkeypatch.setattr(module.Ledger, "open", lambda *at, **options: (seen.append(options), real(*at, **options))[1])
+    return seen
+
+
+def test_a_real_hospitals_ledger_and_state_wait_for_the_disk(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, synced = opened_by(client, monkeypatch), []
+    monkeypatch.setattr(site_module, "sync_folder", synced.append)
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert [options.get("durable", True) for options in seen] == [True]
+    assert synced == [Path(mercy.node["state-dir"])]
+
+
+def test_every_round_of_a_real_hospital_is_checked_and_one_of_each_kind_of_a_simulated_one(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Any] = []
+    real = client.check_before_first_step
+    monkeypatch.setattr(client, "check_before_first_step", lambda *given: (checked.append(given[1:]), real(*given))[1])
+    for number in (1, 2):
+        assert isinstance(read_reply(mercy.ask(mercy.request(round=number))), Reply)
+    assert len(checked) == 2
+
+    checked.clear()
+    experiment = small(mercy.experiment.model.name, sites__count=3, run__out=str(mercy.folder / "run"))
+    federate(experiment)
+    plans = set(checked)
+    assert len(checked) == len(plans) > 1  # once for each plan, though there are six rounds at three sites
+    federate(Experiment.from_flat({**experiment.flat(), "run.out": str(mercy.folder / "again")}))
+    assert len(checked) == 2 * len(plans)  # another run has a model of its own
+    federate(Experiment.from_flat({**experiment.flat(), "run.out": str(mercy.folder / "rate"), "train.momentum": 0.5}))
+    assert len(set(checked)) == 2 * len(plans)  # another recipe
 
 
 def test_a_repeated_round_gets_the_same_bytes_and_costs_nothing(mercy: Mercy) -> None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 
 import pytest
+from dp_accounting import dp_event
+from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
@@ -238,3 +240,18 @@ def test_no_noise_multiplier_meets_the_target(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_rate_below_delta_needs_next_to_no_noise() -> None:
     assert smallest_noise_multiplier(3.0, 1e-5, 1e-6, 1) == accounting.SMALLEST_NOISE
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 1.0), st.floats(0.5, 20.0), st.integers(1, 300)), min_size=1, max_size=3),
+    st.floats(1e-6, 0.1),
+)
+@settings(max_examples=10, deadline=None)
+def test_the_divergences_kept_for_one_step_compose_to_what_the_accountant_says(
+    events: list[tuple[float, float, int]], delta: float
+) -> None:
+    merged = accounting._merge(events)
+    whole = RdpAccountant(accounting._RDP_ORDERS)
+    for rate, sigma, count in merged:
+        whole.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma)), count)
+    assert rdp_epsilon(events, delta) == whole.get_epsilon(delta)

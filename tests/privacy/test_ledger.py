@@ -84,6 +84,27 @@ def test_settings_that_durability_rests_on(place: tuple[Path, Path]) -> None:
     with opened(place) as book:
         assert book._database.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
         assert book._database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert book.durable
+
+
+def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(ledger, "sync_folder", synced.append)
+
+    def founded(name: str, **options: bool) -> tuple[int, str, bool]:
+        with Ledger.open(tmp_path / name, site="a", cap=1.0, delta=1e-5, **options) as book:
+            (level,) = book._database.execute("PRAGMA synchronous").fetchone()
+            (journal,) = book._database.execute("PRAGMA journal_mode").fetchone()
+            return level, journal, book.durable
+
+    assert founded("simulated", durable=False) == (0, "delete", False)  # OFF; the journal is what undoes a kill
+    assert synced == []
+    assert founded("real") == (3, "delete", True)
+    assert len(synced) == 2
+    with pytest.raises(LedgerError, match="must be durable"):
+        Ledger.open(tmp_path / "b", site="a", cap=1.0, delta=1e-5, witness=tmp_path / "witness", durable=False)
 
 
 # --- the cap
@@ -463,6 +484,21 @@ def killed(place: tuple[Path, Path], how: str, after: int, seconds: float) -> in
             process.send_signal(signal.SIGKILL)
         begun += len(process.stdout.read().splitlines())
     return begun
+
+
+SIMULATED = LOOP.replace("witness=Path(sys.argv[2])", "durable=False")
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_a_simulated_ledger_whole_too(place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SIMULATED != LOOP
+    monkeypatch.setattr(sys.modules[__name__], "LOOP", SIMULATED)
+    begun = 0
+    for attempt, how in enumerate(["at random"] * 4 + ["before the commit"]):
+        begun += killed(place, how, after=40, seconds=0.01)
+        with Ledger.open(place[0], site="a", cap=math.inf, delta=1e-5, durable=False) as book:
+            on_record = sum(event.steps for event in book.events())
+        assert 2 * begun <= on_record <= 2 * (begun + attempt + 1)
 
 
 def steps_on_record(place: tuple[Path, Path]) -> int:
