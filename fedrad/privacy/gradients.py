@@ -22,7 +22,11 @@ Losses = Callable[[Tensor], Tensor]
 
 
 def leaf_gradients(
-    model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: tuple[Tensor, ...], loss: Losses
+    model: nn.Module,
+    trainable: Mapping[str, nn.Parameter],
+    inputs: tuple[Tensor, ...],
+    loss: Losses,
+    values: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses and gradients of every sample, in one forward and one backward pass.
 
@@ -36,6 +40,8 @@ def leaf_gradients(
         trainable: parameters of ``model``, under any names.
         inputs: tensors whose first dimension is B; B may be 0 (an empty Poisson sample), then nothing is run.
         loss: outputs [B, ...] -> losses [B], one for each sample. No mean over the batch.
+        values: where samples have weights of their own (samples of different hospitals in one pass): tensors
+            [B, *shape] by the names of ``trainable``, whose own values are not used then.
 
     Returns:
         losses [B], detached, and gradients [B, *shape] by the names of ``trainable``. ``.grad`` is not touched.
@@ -57,6 +63,8 @@ def leaf_gradients(
         name: parameter.detach().expand(batch, *parameter.shape).requires_grad_()  # stride 0: shares the memory
         for name, parameter in trainable.items()
     }
+    if values is not None:
+        leaves = {name: values[name].detach().requires_grad_() for name in leaves}
     swapped = {f"model.{names[id(trainable[name])]}": leaf for name, leaf in leaves.items()}
     losses, gradients = functional_call(_Step(model, loss), swapped, (tuple(leaves.values()), inputs))
     found = dict(zip(leaves, gradients, strict=True))

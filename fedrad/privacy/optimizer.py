@@ -14,7 +14,7 @@ What differs from Opacus 1.6, and why:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -124,19 +124,9 @@ class PrivateOptimizer(DPOptimizer):
     @torch.no_grad()
     def clip_and_accumulate(self) -> None:
         """Adds sum_i min(1, clip / |g_i|) g_i to ``p.summed_grad``, in float64; a non-finite g_i counts as 0."""
-        grads = [p.grad_sample.to(torch.float64) for p in self.params]
-        flat = [g.reshape(len(g), math.prod(g.shape[1:])) for g in grads]
-        squares = torch.stack([g.square().sum(1) for g in flat]).sum(0)
-        finite = squares.isfinite()
-        norms = squares.where(finite, 0.0).sqrt()
-        # The margin keeps every contribution at most clip in spite of float64's rounding, and avoids 0/0.
-        factors = (
-            (self._plan.clip * (1 - 1e-12) / norms).clamp(max=1.0) if self._plan.private else torch.ones_like(norms)
-        )
-        for p, g in zip(self.params, grads, strict=True):
-            row = (slice(None), *[None] * (g.ndim - 1))
-            # where(), because 0 * NaN is NaN
-            total = torch.einsum("i,i...->...", factors, g.where(finite[row], 0.0))
+        factors = clip_factors([p.grad_sample for p in self.params], largest_norm(self._plan))
+        for p in self.params:
+            total = (factors @ finite_rows(p.grad_sample, factors)).view_as(p)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     @torch.no_grad()
@@ -202,6 +192,32 @@ class PrivateOptimizer(DPOptimizer):
         if mark in self._seen:
             raise PrivacyError("This step's noise is an earlier step's noise: give each step a stream of its own.")
         self._seen.add(mark)
+
+
+def largest_norm(plan: PrivacyPlan) -> float:
+    """What gradients are clipped to: infinity where the plan is not private."""
+    return plan.clip if plan.private else math.inf
+
+
+def clip_factors(grads: Sequence[Tensor], clip: Tensor | float) -> Tensor:
+    """Factors [B], float64: min(1, clip / |g_i|), or 0 for a g_i that is not finite.
+
+    The norm is that of report i's gradient over all tensors together. It is taken of the very numbers that are then
+    summed, in float64, so it bounds them whatever arithmetic made them.
+
+    Args:
+        grads: the tensors of a gradient, each [B, *shape].
+        clip: one bound for all, or one for each report [B].
+    """
+    squares = torch.stack([g.reshape(len(g), math.prod(g.shape[1:])).double().square().sum(1) for g in grads]).sum(0)
+    # The margin keeps every contribution at most clip in spite of float64's rounding. (x / 0 is infinite, so 1.)
+    factors = (clip * (1 - 1e-12) / squares.sqrt()).clamp(max=1.0)
+    return factors.where(squares.isfinite(), 0.0)
+
+
+def finite_rows(grad: Tensor, factors: Tensor) -> Tensor:
+    """One tensor's gradients as [B, numbers], float64, with zeros where the factor is 0: 0 * NaN would be NaN."""
+    return grad.reshape(len(grad), math.prod(grad.shape[1:])).double().where((factors > 0)[:, None], 0.0)
 
 
 def _names(optimizer: torch.optim.Optimizer) -> list[str] | None:

@@ -135,7 +135,8 @@ def run_steps(
     """
     parameters = classifier.adapter()
     _copy_into(parameters, state.adapter)
-    optimizer = PrivateOptimizer(torch_optimizer(parameters, recipe, plan), plan)
+    rate = learning_rate(parameters, recipe, plan)
+    optimizer = PrivateOptimizer(torch_optimizer(parameters, recipe, rate), plan)
     _restore_moments(optimizer, parameters, state.moments)
     per_report_gradients = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
     total, averaged = dict(state.average_sum), state.averaged
@@ -202,21 +203,24 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: float
     return min(LARGEST_RATE, COLD_WALK * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5))
 
 
-def torch_optimizer(
-    parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe, plan: PrivacyPlan
-) -> torch.optim.Optimizer:
+def learning_rate(parameters: Mapping[str, Tensor], recipe: Recipe, plan: PrivacyPlan) -> float:
+    """The step size of a site with this plan: as configured, or chosen from public figures."""
+    head = sum(p.numel() for name, p in parameters.items() if name.startswith("head."))
+    lora = sum(p.numel() for name, p in parameters.items() if not name.startswith("head."))
+    # What each number's noise weighs in the result, in numbers of the head.
+    return recipe.learning_rate or automatic_learning_rate(recipe, plan, head + LORA_SHARE**2 * lora)
+
+
+def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe, rate: float) -> torch.optim.Optimizer:
     """The optimizer under the noise: momentum SGD or Adam over exactly these parameters, by name.
 
     Under momentum the LoRA matrices take ``LORA_SHARE`` of the head's rate: at the head's own rate they diverge, with
     noise or without.
     """
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters.items(), lr=recipe.learning_rate, betas=(recipe.momentum, 0.999))
+        return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
     head = [(name, parameter) for name, parameter in parameters.items() if name.startswith("head.")]
     lora = [(name, parameter) for name, parameter in parameters.items() if not name.startswith("head.")]
-    # What each number's noise weighs in the result, in numbers of the head.
-    dimensions = sum(p.numel() for _, p in head) + LORA_SHARE**2 * sum(p.numel() for _, p in lora)
-    rate = recipe.learning_rate or automatic_learning_rate(recipe, plan, dimensions)
     groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate}]
     return torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=recipe.momentum)
 

@@ -19,7 +19,7 @@ from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.training.local import Recipe, torch_optimizer
+from fedrad.training.local import Recipe, learning_rate, torch_optimizer
 from fedrad.training.loss import report_losses
 from fedrad.training.setup import Setup
 
@@ -46,7 +46,7 @@ def check_before_first_step(setup: Setup, recipe: Recipe, plan: PrivacyPlan) -> 
     # Never used for a private report, and it promises nothing: epsilon 0 means not private.
     without_noise = replace(plan, epsilon=0.0, noise_multiplier=0.0, noise="seeded")
     before = {name: parameter.detach().clone() for name, parameter in clipped.items()}
-    optimizer = PrivateOptimizer(torch_optimizer(clipped, recipe, plan), without_noise)
+    optimizer = PrivateOptimizer(torch_optimizer(clipped, recipe, learning_rate(clipped, recipe, plan)), without_noise)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if held != trainable:
         raise PreflightError("the optimizer's parameters are not the model's; build it after the model is in place")

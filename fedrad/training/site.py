@@ -76,32 +76,68 @@ def train_round(
         FederationError: the request is out of order, or repeats a round with another adapter.
         LedgerError: the ledger can't be trusted or written.
     """
-    asked = adapter_digest(incoming)
-    saved = _load(site.directory / _STATE_FILE)
-    if saved is not None and saved.run == request.run:
-        if saved.round == request.round:
-            if saved.request != asked:
-                raise FederationError(f"round {request.round} was already answered for another adapter")
-            return saved.reply
-        if request.round < saved.round:
-            raise FederationError(f"round {request.round} comes after round {saved.round} was answered")
-        before = TrainingState(dict(incoming), saved.step, saved.moments, saved.average_sum, saved.averaged)
-    else:
-        before = TrainingState(dict(incoming))
-    sequence = ledger.record_intent(run=request.run, round=request.round, plan=site.plan, steps=request.steps)
+    opened = open_round(site.directory, ledger, request, site.plan, incoming)
+    if opened.answer is not None:
+        return opened.answer
     after = run_steps(
         site.classifier,
         site.inputs,
         site.plan,
         site.recipe,
-        before,
+        opened.before,
         request.steps,
         site=site.name,
         on_step=on_step,
     )
+    return close_round(site.directory, ledger, request, opened, after)
+
+
+@dataclass(frozen=True)
+class OpenedRound:
+    """A round that is charged and may be trained, or one that was answered before.
+
+    Attributes:
+        before: the state to start from.
+        asked: digest of the adapter that the server sent.
+        sequence: the ledger's number of the intent.
+        answer: what was answered before; nothing is trained then.
+    """
+
+    before: TrainingState
+    asked: str
+    sequence: int
+    answer: dict[str, Tensor] | None = None
+
+
+def open_round(
+    directory: Path, ledger: Ledger, request: RoundRequest, plan: PrivacyPlan, incoming: Mapping[str, Tensor]
+) -> OpenedRound:
+    """Charges the ledger for all steps of the round, before the first of them; or finds the answer given before.
+
+    Raises: as ``train_round``.
+    """
+    asked = adapter_digest(incoming)
+    before = TrainingState(dict(incoming))
+    saved = _load(directory / _STATE_FILE)
+    if saved is not None and saved.run == request.run:
+        if saved.round == request.round:
+            if saved.request != asked:
+                raise FederationError(f"round {request.round} was already answered for another adapter")
+            return OpenedRound(before, asked, -1, saved.reply)
+        if request.round < saved.round:
+            raise FederationError(f"round {request.round} comes after round {saved.round} was answered")
+        before = TrainingState(dict(incoming), saved.step, saved.moments, saved.average_sum, saved.averaged)
+    sequence = ledger.record_intent(run=request.run, round=request.round, plan=plan, steps=request.steps)
+    return OpenedRound(before, asked, sequence)
+
+
+def close_round(
+    directory: Path, ledger: Ledger, request: RoundRequest, opened: OpenedRound, after: TrainingState
+) -> dict[str, Tensor]:
+    """Keeps state and answer, so that a retry costs nothing, and returns the answer."""
     reply = after.result() if request.last else after.adapter
-    _save(site.directory / _STATE_FILE, request, asked, after, reply, durable=ledger.durable)
-    ledger.mark_done(sequence)
+    _save(directory / _STATE_FILE, request, opened.asked, after, reply, durable=ledger.durable)
+    ledger.mark_done(opened.sequence)
     return reply
 
 
