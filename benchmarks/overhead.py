@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import describe, machine, one_thread, table
-from fedrad.federation import client, server, strategy
+from fedrad.federation import client, hospital, server, simulated, strategy
 from fedrad.federation.grid import InProcessGrid
 from fedrad.privacy import accounting
 from fedrad.privacy.ledger import Ledger
@@ -51,13 +51,13 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (strategy, "read_reply"),
     ],
     "checks": [
-        (client, "_set_up"),
-        (client, "adapter_digest"),
+        (client, "set_up_with"),
+        (simulated, "adapter_digest"),
         (site, "adapter_digest"),
         (strategy, "check_adapter"),
     ],
-    "pre-flight": [(client, "_checked_once")],
-    "inputs": [(client, "_simulated_corpus"), (client, "_simulated_inputs")],
+    "pre-flight": [(simulated, "checked_once")],
+    "inputs": [(simulated, "corpus_of"), (client, "_simulated_inputs")],
     "plan": [(client, "plan_for")],
     "ledger": [
         (Ledger, "open"),
@@ -65,7 +65,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (Ledger, "mark_done"),
         (Ledger, "close"),
     ],
-    "epsilon": [(accounting, "epsilon"), (client, "composed_epsilon")],
+    "epsilon": [(accounting, "epsilon"), (hospital, "composed_epsilon")],
     "state file": [(site, "_save"), (site, "_load")],
     "aggregation": [(strategy.AdapterStrategy, "aggregate_train"), (FedAvg, "aggregate")],
     "evaluation": [

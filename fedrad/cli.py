@@ -34,7 +34,10 @@ def simulate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
     grid: Annotated[
-        GridName, typer.Option(help="all hospitals in this process, or the real `flwr run`: the result is the same")
+        GridName,
+        typer.Option(
+            help="inprocess: one hospital after the other; fused: all in one pass; flower: the real `flwr run`"
+        ),
     ] = "inprocess",
     verbose: Annotated[bool, typer.Option("--verbose", help="show Flower's own log as well")] = False,
 ) -> None:

@@ -9,10 +9,12 @@ from typing import Literal
 
 from fedrad.apps import app_defaults, app_folder
 from fedrad.config import Experiment, parse_overrides
+from fedrad.federation.fused import FusedGrid
+from fedrad.federation.grid import InProcessGrid
 from fedrad.flower_run import run_flower
 from fedrad.in_process import run_in_process
 
-GridName = Literal["inprocess", "flower"]
+GridName = Literal["inprocess", "fused", "flower"]
 
 
 def simulate(
@@ -23,13 +25,14 @@ def simulate(
     grid: GridName = "inprocess",
     verbose: bool = False,
 ) -> None:
-    """Runs a simulation app: the same ServerApp, ClientApp and messages, and so the same bits, whichever grid.
+    """Runs a simulation app: the same ServerApp, strategy and messages whichever grid.
 
     Args:
         app: ``mimic``, ``ct_rate``, ``openi`` or a folder with a Flower app.
         overrides: ``section.key=value``; relative paths are taken from the working directory.
         out: run directory.
-        grid: who carries the messages: ``inprocess``, or ``flower``: the real ``flwr run``, with SuperLink and Ray.
+        grid: who carries the messages: ``inprocess``; ``fused``, where one pass serves the reports of all hospitals
+            (its results differ by rounding); or ``flower``: the real ``flwr run``, with SuperLink and Ray.
         verbose: show Flower's own log as well.
 
     Raises:
@@ -49,4 +52,4 @@ def simulate(
     if grid == "flower":
         run_flower(folder, experiment, verbose=verbose)
     else:
-        run_in_process(folder, experiment, verbose=verbose)
+        run_in_process(folder, experiment, grid=FusedGrid if grid == "fused" else InProcessGrid, verbose=verbose)

@@ -15,7 +15,7 @@ from flwr.common.serde import message_from_proto, message_to_proto, recorddict_t
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from fedrad.config import Experiment
-from fedrad.federation import client, grid, server
+from fedrad.federation import client, fused, grid, hospital, server, simulated
 from fedrad.federation.messages import Request, request_content
 from fedrad.training.setup import set_up
 from tests.model import tiny
@@ -107,12 +107,16 @@ def federate(experiment: Experiment, nodes: int = 2, **options: Any) -> InProces
 
 def forget() -> None:
     """Empties everything that this process keeps between messages, as its end would."""
-    client._experiment.cache_clear()
-    client._blank_setup.cache_clear()
-    client._simulated_corpus.cache_clear()
-    client._simulated_shares.cache_clear()
-    client._simulated_inputs.cache_clear()
-    client._checked_once.cache_clear()
+    for kept in (
+        hospital.blank_setup,
+        simulated.experiment_of,
+        simulated.corpus_of,
+        simulated.shares_of,
+        simulated.checked_once,
+        client._simulated_inputs,
+        fused._common_inputs,
+    ):
+        kept.cache_clear()
 
 
 def small(base: str, **changes: object) -> Experiment:

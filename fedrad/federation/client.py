@@ -8,40 +8,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.batches import tokenize
-from fedrad.errors import ConfigError, FedradError, ModelError, place_of
-from fedrad.federation.messages import (
-    Failure,
-    Hello,
-    Reply,
-    Request,
-    check_adapter,
-    hello_content,
-    read_request,
-    reply_content,
-)
+from fedrad.errors import ConfigError, ModelError
+from fedrad.federation import simulated
+from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
+from fedrad.federation.messages import Hello, Reply, Request, hello_content, read_request, reply_content
 from fedrad.federation.policy import HospitalPolicy
-from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.ledger import Ledger
-from fedrad.privacy.plan import PrivacyPlan, declared_size
-from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
-from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe
+from fedrad.privacy.plan import declared_size
+from fedrad.training.corpus import read_corpus
+from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
-from fedrad.training.setup import Setup, pin_threads, plan_for, set_up
-from fedrad.training.site import RoundRequest, Site, adapter_digest, train_round
-from fedrad.training.warm_start import starts_warm
+from fedrad.training.setup import Setup, pin_threads, plan_for
+from fedrad.training.site import Site, train_round
 
 app = ClientApp()
 
@@ -59,7 +45,7 @@ def introduce(message: Message, context: Context) -> Message:
             policy = HospitalPolicy.from_node_config(context.node_config)
             hello = Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size)
     except Exception as error:
-        return Message(content=reply_content(_failure(error, "", 0)), reply_to=message)
+        return Message(content=reply_content(failure_of(error, "", 0)), reply_to=message)
     return Message(content=hello_content(hello), reply_to=message)
 
 
@@ -70,7 +56,7 @@ def train(message: Message, context: Context) -> Message:
     try:
         request = read_request(message)
         site, number = request.site, request.round
-        experiment = _experiment(json.dumps(context.run_config))
+        experiment = simulated.experiment_of(json.dumps(context.run_config))
         pin_threads(experiment)
         content = reply_content(
             _simulated_round(experiment, request)
@@ -78,7 +64,7 @@ def train(message: Message, context: Context) -> Message:
             else _hospital_round(experiment, request, HospitalPolicy.from_node_config(context.node_config))
         )
     except Exception as error:
-        content = reply_content(_failure(error, site, number))
+        content = reply_content(failure_of(error, site, number))
     return Message(content=content, reply_to=message)
 
 
@@ -112,132 +98,39 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
     corpus = read_corpus(own)
     if corpus.names != request.labels:
         raise ModelError("the labels of this hospital's reports are not those that the server's head has")
-    setup = _set_up(experiment, corpus.names, corpus.single_label, request.state)
+    setup = set_up_with(experiment, corpus.names, corpus.single_label, request.state)
     # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
-    inputs = _inputs(setup, corpus, np.arange(len(corpus.reports)), experiment)
+    inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), experiment)
     plan = plan_for(experiment, policy.declared_size, allowed)
     directory = Path(policy.state_dir)
+    recipe = recipe_of(experiment, setup)
     with Ledger.open(
         directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
     ) as ledger:
-        return _answer(experiment, request, setup, inputs, plan, directory, ledger, check_before_first_step)
+        check_before_first_step(setup, recipe, plan)
+        site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
+        return _answer(experiment, request, site, ledger)
 
 
 def _simulated_round(experiment: Experiment, request: Request) -> Reply:
-    corpus = _simulated_corpus(experiment)
-    setup = _set_up(experiment, corpus.names, corpus.single_label, request.state)
-    trainable = setup.classifier.adapter()
-    frozen = {name: tensor for name, tensor in request.state.items() if name not in trainable}
-    inputs = _simulated_inputs(experiment, request.index, adapter_digest(frozen), setup)
+    corpus = simulated.corpus_of(experiment)
+    setup = set_up_with(experiment, corpus.names, corpus.single_label, request.state)
+    inputs = _simulated_inputs(experiment, request.index, simulated.frozen_digest(setup, request), setup)
     plan = plan_for(experiment, declared_size(len(inputs)))
-    directory = Path(request.directory) / site_name(request.index)
-    cap = experiment.privacy.epsilon if experiment.privacy.epsilon > 0 else float("inf")
-    delta = experiment.privacy.delta
-    with Ledger.open(directory, site=request.site, cap=cap, delta=delta, witness=None, durable=False) as ledger:
-        return _answer(experiment, request, setup, inputs, plan, directory, ledger, _checked_once)
+    recipe = recipe_of(experiment, setup)
+    with simulated.open_ledger(experiment, request) as ledger:
+        simulated.checked_once(setup, recipe, plan)
+        site = Site(request.site, simulated.directory_of(request), setup.classifier, inputs, plan, recipe)
+        return _answer(experiment, request, site, ledger)
 
 
-def _answer(
-    experiment: Experiment,
-    request: Request,
-    setup: Setup,
-    inputs: Inputs,
-    plan: PrivacyPlan,
-    directory: Path,
-    ledger: Ledger,
-    check: Callable[[Setup, Recipe, PrivacyPlan], None],
-) -> Reply:
-    trainable = setup.classifier.adapter()
-    site = Site(
-        name=request.site,
-        directory=directory,
-        classifier=setup.classifier,
-        inputs=inputs,
-        plan=plan,
-        recipe=Recipe.of(
-            experiment,
-            single_label=setup.single_label,
-            sites=experiment.sites.count,
-            warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
-        ),
-    )
-    check(setup, site.recipe, plan)
-    adapter = train_round(
-        site,
-        ledger,
-        RoundRequest(
-            run=request.run,
-            round=request.round,
-            steps=experiment.train.local_steps,
-            last=request.round == request.rounds,
-        ),
-        {name: request.state[name] for name in trainable},
-    )
-    booked = composed_epsilon(ledger.events(), experiment.privacy.delta)
-    return Reply(
-        site=request.site,
-        round=request.round,
-        adapter=adapter,
-        declared_weight=plan.declared_size,
-        plan_id=plan.id,
-        epsilon=float(booked),
-    )
-
-
-def _set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor]) -> Setup:
-    """The model with the server's state in it, which is checked as strictly as the server checks a reply."""
-    setup = _blank_setup(experiment, names, single_label)
-    check_adapter(state, setup.classifier.state(), "the server")
-    setup.classifier.load_state(state)
-    return setup
-
-
-# A simulation's process serves many hospitals and many rounds. What is kept here is a pure function of its arguments.
-@lru_cache(maxsize=4)
-def _experiment(config: str) -> Experiment:
-    # From JSON, which tells 1 from 1.0: as keys of a cache they would be the same.
-    return Experiment.from_flat(json.loads(config))
-
-
-@lru_cache(maxsize=2)
-def _blank_setup(experiment: Experiment, names: tuple[str, ...], single_label: bool) -> Setup:
-    return set_up(experiment, names, single_label)
-
-
-@lru_cache(maxsize=2)
-def _simulated_corpus(experiment: Experiment) -> Corpus:
-    return read_corpus(experiment)
-
-
-@lru_cache(maxsize=2)
-def _simulated_shares(experiment: Experiment) -> list[NDArray[np.int64]]:
-    return hospital_shares(experiment, _simulated_corpus(experiment))
+def _answer(experiment: Experiment, request: Request, site: Site, ledger: Ledger) -> Reply:
+    incoming = {name: request.state[name] for name in site.classifier.adapter()}
+    adapter = train_round(site, ledger, round_of(experiment, request), incoming)
+    return reply_of(experiment, request, site.plan, adapter, ledger)
 
 
 @lru_cache(maxsize=256)
 def _simulated_inputs(experiment: Experiment, index: int, frozen: str, setup: Setup) -> Inputs:
     # ``frozen`` names the frozen tensors that ``setup`` holds now: the kept part depends on them.
-    corpus = _simulated_corpus(experiment)
-    return _inputs(setup, corpus, _simulated_shares(experiment)[index], experiment)
-
-
-@lru_cache(maxsize=1024)
-def _checked_once(setup: Setup, recipe: Recipe, plan: PrivacyPlan) -> None:
-    # Simulated hospitals share one structure, and most of them one plan. A real one checks in every round. A check that
-    # fails is not remembered.
-    check_before_first_step(setup, recipe, plan)
-
-
-def _inputs(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment) -> Inputs:
-    tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id)
-
-
-def _failure(error: Exception, site: str, number: int) -> Failure:
-    """The code that leaves, and what the hospital's own log says. fedrad's errors never carry report text; for any
-    other error only the place is logged, since its message may quote a report."""
-    if isinstance(error, FedradError):
-        print(f"fedrad: {site} round {number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return Failure(site, number, error.code)
-    print(f"fedrad: {site} round {number}: {type(error).__name__} at {place_of(error)}", file=sys.stderr, flush=True)
-    return Failure(site, number, "internal")
+    return inputs_of(setup, simulated.corpus_of(experiment), simulated.shares_of(experiment)[index], experiment)

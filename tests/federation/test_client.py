@@ -13,10 +13,12 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
-from fedrad.federation import client
+from fedrad.federation import client, simulated
 from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
 from fedrad.privacy.ledger import Ledger
 from fedrad.training import site as site_module
+from fedrad.training.corpus import read_corpus
+from fedrad.training.setup import set_up
 from tests.grid import CANARY, InProcessGrid, Mercy, federate, forget, posted, simulated_nodes, small, wire_bytes
 from tests.model import tiny
 
@@ -51,7 +53,7 @@ def ledger(mercy: Mercy) -> Ledger:
     )
 
 
-@pytest.mark.parametrize("inside", ["_inputs", "read_corpus", "set_up", "plan_for", "train_round", "composed_epsilon"])
+@pytest.mark.parametrize("inside", ["inputs_of", "read_corpus", "set_up_with", "plan_for", "train_round", "reply_of"])
 def test_the_text_of_an_exception_stays_in_the_hospital(
     inside: str, mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +81,7 @@ def test_the_scan_of_the_log_would_find_a_text(
     def fails(*args: object) -> None:
         raise DataError(mercy.texts[0])  # our own errors must never do that: their text is logged
 
-    monkeypatch.setattr(client, "_inputs", fails)
+    monkeypatch.setattr(client, "inputs_of", fails)
     left = mercy.ask(mercy.request())
     assert CANARY in capfd.readouterr().err
     assert CANARY.encode() not in wire_bytes(left)  # but even then it does not leave
@@ -179,7 +181,10 @@ def test_every_round_of_a_real_hospital_is_checked_and_one_of_each_kind_of_a_sim
 ) -> None:
     checked: list[Any] = []
     real = client.check_before_first_step
-    monkeypatch.setattr(client, "check_before_first_step", lambda *given: (checked.append(given[1:]), real(*given))[1])
+    for module in (client, simulated):
+        monkeypatch.setattr(
+            module, "check_before_first_step", lambda *given: (checked.append(given[1:]), real(*given))[1]
+        )
     for number in (1, 2):
         assert isinstance(read_reply(mercy.ask(mercy.request(round=number))), Reply)
     assert len(checked) == 2
@@ -228,8 +233,8 @@ def test_the_cap_bounds_all_runs_together(mercy: Mercy) -> None:
 def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
     """Two sites on one node, two rounds: with the process forgetting everything between any two messages or not."""
     experiment = small(tiny.save(tmp_path / "base", "bert"), sites__count=2, data__reports=40)
-    names, single = client.read_corpus(experiment).names, False
-    start = client.set_up(experiment, names, single).classifier.state()
+    names, single = read_corpus(experiment).names, False
+    start = set_up(experiment, names, single).classifier.state()
 
     def run(folder: Path, *, forgetful: bool) -> list[bytes]:
         grid = InProcessGrid(client.app, simulated_nodes(1), experiment.flat())

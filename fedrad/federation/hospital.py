@@ -1,0 +1,92 @@
+"""What answering a round takes at any hospital, real or simulated: model, recipe, request, reply, failure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrad.config import Experiment
+from fedrad.data.batches import tokenize
+from fedrad.errors import FedradError, place_of
+from fedrad.federation.messages import Failure, Reply, Request, check_adapter
+from fedrad.privacy.accounting import epsilon as composed_epsilon
+from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.corpus import Corpus
+from fedrad.training.inputs import Inputs, prepare
+from fedrad.training.local import Recipe
+from fedrad.training.setup import Setup, set_up
+from fedrad.training.site import RoundRequest
+from fedrad.training.warm_start import starts_warm
+
+
+def set_up_with(
+    experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor]
+) -> Setup:
+    """The model with the server's state in it, which is checked as strictly as the server checks a reply.
+
+    Raises:
+        RefusedReply: the state does not fit.
+    """
+    setup = blank_setup(experiment, names, single_label)
+    check_adapter(state, setup.classifier.state(), "the server")
+    setup.classifier.load_state(state)
+    return setup
+
+
+# A simulation's process serves many hospitals and rounds. What is kept is a pure function of the arguments.
+@lru_cache(maxsize=2)
+def blank_setup(experiment: Experiment, names: tuple[str, ...], single_label: bool) -> Setup:
+    """The model before any state is loaded."""
+    return set_up(experiment, names, single_label)
+
+
+def inputs_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment) -> Inputs:
+    """These reports as the trainable part of the model reads them."""
+    tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
+    return prepare(setup.classifier, tokens, setup.pad_id)
+
+
+def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
+    """The optimisation of one hospital among ``sites.count``."""
+    return Recipe.of(
+        experiment,
+        single_label=setup.single_label,
+        sites=experiment.sites.count,
+        warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
+    )
+
+
+def round_of(experiment: Experiment, request: Request) -> RoundRequest:
+    """The round that is asked for, as the site sees it."""
+    last = request.round == request.rounds
+    return RoundRequest(run=request.run, round=request.round, steps=experiment.train.local_steps, last=last)
+
+
+def reply_of(
+    experiment: Experiment, request: Request, plan: PrivacyPlan, adapter: Mapping[str, Tensor], ledger: Ledger
+) -> Reply:
+    """The answer, with the epsilon of everything that the ledger holds."""
+    return Reply(
+        site=request.site,
+        round=request.round,
+        adapter=dict(adapter),
+        declared_weight=plan.declared_size,
+        plan_id=plan.id,
+        epsilon=float(composed_epsilon(ledger.events(), experiment.privacy.delta)),
+    )
+
+
+def failure_of(error: Exception, site: str, number: int) -> Failure:
+    """The code that leaves, and what the hospital's own log says. fedrad's errors never carry report text; for any
+    other error only the place is logged, since its message may quote a report."""
+    if isinstance(error, FedradError):
+        print(f"fedrad: {site} round {number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return Failure(site, number, error.code)
+    print(f"fedrad: {site} round {number}: {type(error).__name__} at {place_of(error)}", file=sys.stderr, flush=True)
+    return Failure(site, number, "internal")
