@@ -130,7 +130,7 @@ def _answer(experiment: Experiment, request: Request, site: Site, ledger: Ledger
     return reply_of(experiment, request, site.plan, adapter, ledger)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # one for each hospital; all together they are the corpus once
 def _simulated_inputs(experiment: Experiment, index: int, frozen: str, setup: Setup) -> Inputs:
     # ``frozen`` names the frozen tensors that ``setup`` holds now: the kept part depends on them.
     return inputs_of(setup, simulated.corpus_of(experiment), simulated.shares_of(experiment)[index], experiment)

@@ -40,7 +40,7 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -
     """Builds the model that the configuration describes.
 
     Raises:
-        ConfigError: reports may be longer than the base model reads.
+        ConfigError: reports may be longer than the base model reads, or Opacus's hooks would meet bfloat16.
         ModelError: the base model can't be had, or has no layers of these names.
     """
     model, lora = experiment.model, experiment.lora
@@ -60,6 +60,8 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -
     kernels = kernels_for(base, experiment.train.precision, probed=experiment.train.kernels == "auto")
     if experiment.train.micro_tokens:
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
+    if kernels.backbone == "bfloat16" and experiment.privacy.gradients == "opacus":
+        raise ConfigError("train.precision: Opacus's hooks need float32; take privacy.gradients=leaf for bfloat16")
     spec = ModelSpec(model.name, model.revision, model.pooling, kernels.backbone)
     classifier = build(base, spec, lora_spec, names, single_label, experiment.train.seed, kernels)
     return Setup(

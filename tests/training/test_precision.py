@@ -1,0 +1,115 @@
+"""bfloat16 for the frozen base model: what is private stays float32 or wider, and clipping bounds what is summed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedrad.data.batches import collate
+from fedrad.errors import ConfigError
+from fedrad.model.classifier import Classifier
+from fedrad.model.export import export_peft
+from fedrad.privacy.gradients import leaf_gradients
+from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.training.evaluation import probabilities
+from fedrad.training.inputs import prepare
+from fedrad.training.local import learning_rate, run_steps, torch_optimizer
+from fedrad.training.loss import report_losses
+from fedrad.training.preflight import check_before_first_step
+from fedrad.training.setup import set_up
+from tests import small
+
+
+def ready(precision: str, **changes: object) -> small.Ready:
+    return small.ready(small.experiment(train__precision=precision, **changes))
+
+
+def gradients(here: small.Ready) -> dict[str, Tensor]:
+    """Of all reports at once."""
+    batch = here.inputs.batch(np.arange(len(here.inputs)))
+    classifier = here.setup.classifier
+    return leaf_gradients(
+        classifier.suffix,
+        classifier.adapter(),
+        (batch.hidden, batch.attention),
+        lambda logits: report_losses(logits, batch.labels, batch.mask, single_label=False),
+    )[1]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_only_the_frozen_weights_are_rounded(pooling: str) -> None:
+    here = ready("bfloat16", model__pooling=pooling)
+    adapter = {id(p) for p in here.setup.classifier.adapter().values()}
+    for name, parameter in here.setup.classifier.named_parameters():
+        assert parameter.dtype == (torch.float32 if id(parameter) in adapter else torch.bfloat16), name
+    assert {tensor.dtype for tensor in here.setup.classifier.state().values()} == {torch.float32}
+    assert {gradient.dtype for gradient in gradients(here).values()} == {torch.float32}
+    # The float32 model beside it is untouched.
+    assert {p.dtype for p in here.setup.base.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_gradients_are_those_of_float32_to_its_precision(pooling: str) -> None:
+    exact, rounded = (gradients(ready(p, model__pooling=pooling)) for p in ("float32", "bfloat16"))
+
+    def flat(of: dict[str, Tensor]) -> Tensor:
+        return torch.cat([of[name].flatten(1) for name in sorted(of)], dim=1)
+
+    error = float((flat(rounded) - flat(exact)).norm() / flat(exact).norm())
+    print(f"{pooling}: relative difference of all gradients {error:.1e}")
+    assert 1e-5 < error < 0.05  # 2^-8 a rounding; zero would mean that nothing was rounded
+
+
+def test_a_report_moves_the_sum_by_at_most_the_clip_norm_exactly() -> None:
+    here = ready("bfloat16", privacy__clip=0.01)
+    parameters = here.setup.classifier.adapter()
+    optimizer = PrivateOptimizer(
+        torch_optimizer(parameters, here.recipe, learning_rate(parameters, here.recipe, here.plan)), here.plan
+    )
+    found = gradients(here)
+    for row in range(8):
+        optimizer.accumulate({name: gradient[row : row + 1] for name, gradient in found.items()})
+        total = torch.cat([p.summed_grad.flatten() for p in optimizer.params])
+        assert total.dtype == torch.float64
+        assert 0.0099 < float(total.norm()) <= 0.01
+        for p in optimizer.params:
+            p.summed_grad = None
+
+
+def test_training_arrives_near_where_float32_does() -> None:
+    ends = []
+    for precision in ("float32", "bfloat16"):
+        here = ready(precision, train__learning_rate=0.02)
+        check_before_first_step(here.setup, here.recipe, here.plan)
+        ends.append(
+            run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, 4, site="site-000")
+        )
+    assert 1e-7 < small.distance(ends[0].adapter, ends[1].adapter) < 0.02
+    assert {tensor.dtype for tensor in ends[1].moments.values()} == {torch.float32}
+
+
+def test_predictions_are_made_in_the_precision_of_training(tmp_path: Path) -> None:
+    here = ready("bfloat16")
+    export_peft(here.setup.classifier, here.setup.base, tmp_path / "adapter", max_length=40, privacy_statement="none")
+    loaded = Classifier.load(tmp_path)
+    assert loaded.model.spec.backbone == "bfloat16"
+    batch = collate(here.inputs.tokens, np.arange(8), here.setup.pad_id)
+    with torch.no_grad():
+        again = loaded.model(batch.ids, batch.attention).sigmoid()
+    tokens = here.inputs.tokens.select(np.arange(8))
+    inputs = prepare(here.setup.classifier, tokens, here.setup.pad_id)
+    trained = probabilities(here.setup.classifier, inputs, single_label=False)
+    np.testing.assert_allclose(again.numpy(), trained, atol=0.01)
+    # Control: an adapter whose manifest says nothing of it is read as float32, and gives other numbers.
+    spec = replace(loaded.model.spec, backbone="float32")
+    assert spec == small.ready(small.experiment()).setup.spec
+
+
+def test_opacus_hooks_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.precision"):
+        set_up(small.experiment(train__precision="bfloat16", privacy__gradients="opacus"), small.LABELS, False)
