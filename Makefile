@@ -1,6 +1,6 @@
 # fedrad: `make run` and `make test` are all that a fresh machine needs (Python 3.11 or newer).
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint docs clean
+.PHONY: help setup run test lint docs bench clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -15,6 +15,7 @@ help:
 	@echo "make setup  only make $(VENV) with the pinned packages"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   regenerate docs/configuration.md"
+	@echo "make bench  what docs/performance.md promises, measured here (ARGS='--openi DIR' for real report lengths)"
 	@echo "make clean  remove $(VENV) and caches; runs/ stays"
 
 setup: $(STAMP)
@@ -47,6 +48,10 @@ lint: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python -m fedrad.config > docs/configuration.md
 	@echo "fedrad: wrote docs/configuration.md"
+
+bench: $(STAMP)
+	@echo "fedrad: measuring (half an hour on two cores) ..."
+	@$(BIN)/python -m benchmarks.goals $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
