@@ -1,4 +1,4 @@
-"""How time and memory of a step grow with the batch, the length of reports, and the rank.
+"""How time and memory of a step grow with the batch, the length of reports, the rank, and the number of hospitals.
 
     python -m benchmarks.scaling --json scaling.json --plot scaling.png
     python -m benchmarks.scaling --axes reports,length --model bert-small --rounds 3
@@ -7,6 +7,7 @@
 Every point is a step on random reports of one length (no padding), BERT-small with LoRA on query and value unless said
 otherwise; while one quantity changes, the others stay at 32 reports of 128 tokens, rank 8. Seconds are medians of CPU
 seconds of one thread, engines in turns; memory is the peak over model and optimizer, in a process of its own.
+Hospitals are fedrad's default model on generated reports: all in one pass, with the same reports a step in all.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import describe, machine, median, one_thread, table, write_json
+from benchmarks.measure import describe, growth, interleaved, machine, median, one_thread, table, write_json
 from benchmarks.memory import peak
 from benchmarks.peers import BASELINE, HOOKS, PEERS, CantRun
 from benchmarks.problems import ADAPTED, MODELS, Problem, Workload
+from benchmarks.simulation import STEPS, steps_of
 from benchmarks.step import race
 
+TOTAL = 256
 ENGINES = (BASELINE.name, HOOKS.name, "fedrad, same kernels", "fedrad, everything on")
 
 
@@ -45,6 +48,7 @@ AXES = (
     Axis("reports", "reports in a step", (1, 32, 64, 128)),
     Axis("length", "tokens of each report", (32, 64, 128, 256)),
     Axis("rank", "LoRA rank", (1, 8, 32, 64)),
+    Axis("hospitals", "hospitals (256 reports in all)", (1, 4, 16, 64, 128)),
 )
 
 
@@ -77,6 +81,19 @@ def points(axis: Axis, engines: Sequence[str], model: str, adapted: str, rounds:
             reason = reasons.get(engine, "")
             seconds = median(times[engine]).cpu if engine in times else None
             found.append(Point(axis.name, value, engine, seconds, _peak(engine, problem, work, memory, reason), reason))
+    return found
+
+
+def hospital_points(axis: Axis, rounds: int, memory: bool) -> list[Point]:
+    """Fused steps of more and more hospitals on the same reports, beside centralized ones."""
+    found = []
+    for value in axis.values:
+        together, alone, _ = steps_of(value, TOTAL)
+        runs = {"fedrad, hospitals in one pass": together, "fedrad, centralized": alone}
+        times = interleaved({name: lambda _, run=run: run() for name, run in runs.items()}, rounds)
+        for name, run in runs.items():
+            mb = growth(run) if memory else None
+            found.append(Point(axis.name, value, name, median(times[name]).cpu / STEPS, mb, ""))
     return found
 
 
@@ -176,7 +193,10 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for axis in (axis for axis in AXES if axis.name in options.axes.split(",")):
         engines = options.engines.split(";")
-        new = points(axis, engines, options.model, options.adapted, options.rounds, not options.no_memory)
+        if axis.name == "hospitals":
+            new = hospital_points(axis, options.rounds, not options.no_memory)
+        else:
+            new = points(axis, engines, options.model, options.adapted, options.rounds, not options.no_memory)
         print(f"\n{show(axis, new)}", flush=True)
         found += [asdict(point) for point in new]
         write_json(options.json, {"benchmark": "scaling", "title": title, "rounds": options.rounds, "points": found})

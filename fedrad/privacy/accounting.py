@@ -12,10 +12,15 @@ The CLT approximation (Gaussian DP) under-reports subsampled steps, by 5x in pla
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache, reduce
+from importlib.metadata import version
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +31,7 @@ from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from fedrad.cache import fedrad_cache_dir
 from fedrad.errors import PlanError, PrivacyError
 
 # Below this the rounding of the Fourier transforms is no longer negligible beside delta.
@@ -77,7 +83,9 @@ def rdp_epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> flo
 def smallest_noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
     """The smallest noise multiplier with which ``steps`` steps spend at most ``epsilon``, from above.
 
-    It is within 1e-4 (relative) of the smallest, never below 0.05, and rounded up to six significant digits.
+    It is within 1e-4 (relative) of the smallest, never below 0.05, and rounded up to six significant digits. What was
+    found before is kept in the cache folder (a simulation of a hundred hospitals needs dozens, a second each) and is
+    used only if it still meets the target. So
     `epsilon` of the result is at most the target: the same function checks it.
 
     Raises:
@@ -89,13 +97,41 @@ def smallest_noise_multiplier(epsilon: float, delta: float, sampling_rate: float
     if not 0 < sampling_rate <= 1 or steps < 1:
         raise PlanError(f"Nothing to calibrate: sampling rate {sampling_rate}, {steps} steps.")
     target = epsilon * (1 - 1e-9)  # so that another machine's last digit can't refuse the last step
+    kept = _kept_noise(target, delta, sampling_rate, steps)
+    if kept.is_file():
+        with suppress(OSError, ValueError):
+            before = float(kept.read_text())
+            if SMALLEST_NOISE <= before <= _LARGEST_NOISE and _spent(before, delta, sampling_rate, steps) <= target:
+                return before
+    found = _search(target, delta, sampling_rate, steps)
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = kept.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(repr(found))
+        partial.replace(kept)
+    return found
+
+
+def _kept_noise(target: float, delta: float, sampling_rate: float, steps: int) -> Path:
+    """Where a result is kept. Its name holds everything that decides it, this file's own text included."""
+    facts = [repr(target), repr(delta), repr(sampling_rate), steps, version("dp-accounting"), _source()]
+    name = hashlib.sha256("|".join(map(str, facts)).encode()).hexdigest()[:24]
+    return fedrad_cache_dir() / "noise" / f"{name}.txt"
+
+
+@lru_cache(maxsize=1)
+def _source() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+def _search(target: float, delta: float, sampling_rate: float, steps: int) -> float:
     good = _round_up(_coarse_root(target, delta, sampling_rate, steps))
     spent = _spent(good, delta, sampling_rate, steps)
     while spent > target:
         if good > _LARGEST_NOISE:
             raise PlanError(
-                f"No noise multiplier meets epsilon {epsilon} at delta {delta} in {steps} steps: raise epsilon, or take"
-                " fewer steps."
+                f"No noise multiplier meets epsilon {target:g} at delta {delta} in {steps} steps: raise epsilon, or"
+                " take fewer steps."
             )
         good = _round_up(good * max(spent / target, 1.0001))
         spent = _spent(good, delta, sampling_rate, steps)

@@ -103,7 +103,7 @@ def plan_for(experiment: Experiment, declared: int, epsilon: float | None = None
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _calibrated(
     epsilon: float, delta: float, declared: int, batch: int, steps: int, clip: float, noise: str
 ) -> PrivacyPlan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from dp_accounting import dp_event
@@ -255,3 +256,23 @@ def test_the_divergences_kept_for_one_step_compose_to_what_the_accountant_says(
     for rate, sigma, count in merged:
         whole.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma)), count)
     assert rdp_epsilon(events, delta) == whole.get_epsilon(delta)
+
+
+def test_a_noise_multiplier_that_was_kept_is_checked_before_it_is_believed() -> None:
+    arguments = (1.7, 1e-5, 0.05, 23)
+    right = smallest_noise_multiplier(*arguments)
+    (kept,) = {accounting._kept_noise(1.7 * (1 - 1e-9), *arguments[1:])}
+    assert float(kept.read_text()) == right
+    for wrong in (repr(0.5 * right), "nan", "0", "-1", "inf", "", "nonsense"):
+        kept.write_text(wrong)  # somebody who may write the cache must not be able to lower the noise
+        smallest_noise_multiplier.cache_clear()
+        assert smallest_noise_multiplier(*arguments) == right
+        assert float(kept.read_text()) == right
+    assert epsilon([(0.05, 0.5 * right, 23)], 1e-5) > 1.7  # control: half the noise would have broken the promise
+
+
+def test_a_cache_that_can_not_be_written_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEDRAD_CACHE", str(tmp_path / "file" / "cache"))
+    smallest_noise_multiplier.cache_clear()
+    assert epsilon([(0.05, smallest_noise_multiplier(1.7, 1e-5, 0.05, 23), 23)], 1e-5) <= 1.7
