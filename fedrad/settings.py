@@ -174,7 +174,7 @@ class Train:
     precision: str = _key(
         "float32",
         "arithmetic of the frozen base model; `auto`: bfloat16 where this machine runs it clearly faster. Adapter, "
-        "clipping, sums and noise are float32 or wider in any case",
+        "clipping, sums and noise are float32 or wider in any case, but bfloat16 blurs the guarantee (docs/privacy.md)",
         choices=("float32", "bfloat16", "auto"),
     )
     kernels: str = _key(

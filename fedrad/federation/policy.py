@@ -28,6 +28,7 @@ class HospitalPolicy:
         declared_size: the shard's declared number of reports, a public statement that sets the sampling rate.
         witness_dir: a folder, absolute and outside ``state_dir``, that remembers how far the ledger had come.
         allow_seeded: accept noise that the server could regenerate. For tests with made-up reports only.
+        allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
         text_column, patient_column, site_column, time_column: columns of a ``table``.
         label_columns: label columns of a ``table``, commas between; empty: those named as the server's labels.
     """
@@ -41,6 +42,7 @@ class HospitalPolicy:
     delta: float = 1e-5
     witness_dir: str = DEFAULT_WITNESS
     allow_seeded: bool = False
+    allow_bfloat16: bool = False
     text_column: str = "text"
     patient_column: str = ""
     site_column: str = ""
@@ -87,13 +89,15 @@ class HospitalPolicy:
 
         Raises:
             PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, noise that the server
-                could regenerate, or a larger delta than allowed.
+                could regenerate, bfloat16 arithmetic, or a larger delta than allowed.
         """
         privacy = experiment.privacy
         if privacy.epsilon == 0:
             raise PolicyRefusal("the server proposes training without privacy; this hospital does not")
         if privacy.noise == "seeded" and not self.allow_seeded:
             raise PolicyRefusal("the server proposes seeded noise, which it could subtract; this hospital uses its own")
+        if experiment.train.precision != "float32" and not self.allow_bfloat16:
+            raise PolicyRefusal("the server proposes bfloat16, whose rounding epsilon does not cover; ask for float32")
         if privacy.delta > self.delta:
             raise PolicyRefusal(f"the server proposes delta {privacy.delta}; this hospital allows {self.delta}")
         return min(privacy.epsilon, self.epsilon_cap)

@@ -91,12 +91,13 @@ def append_metrics(
 
 def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result) -> None:
     """Writes ``adapter/`` and, last, ``result.json``: a directory with a ``result.json`` is a finished run."""
+    statement = privacy_statement(experiment, result, setup.spec.backbone)
     export_peft(
         setup.classifier,
         setup.base,
         directory / "adapter",
         max_length=setup.max_length,
-        privacy_statement=privacy_statement(experiment, result),
+        privacy_statement=statement,
     )
     figures = {
         **result.scores.as_dict(),
@@ -107,7 +108,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "unconfirmed": list(result.unconfirmed),
         "private": experiment.privacy.epsilon > 0,
         "noise": experiment.privacy.noise,
-        "statement": privacy_statement(experiment, result),
+        "statement": statement,
         "steps": result.steps,
         "reports": {"declared": dict(result.declared), "test": result.test_reports},
         "seconds": round(result.seconds, 2),
@@ -119,8 +120,12 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
     write_atomically(directory / "result.json", json.dumps(figures, indent=2) + "\n")
 
 
-def privacy_statement(experiment: Experiment, result: Result) -> str:
-    """What the run guarantees, in words that can stand beside the adapter."""
+def privacy_statement(experiment: Experiment, result: Result, backbone: str = "float32") -> str:
+    """What the run guarantees, in words that can stand beside the adapter.
+
+    Args:
+        backbone: dtype of the frozen base model.
+    """
     privacy = experiment.privacy
     if privacy.epsilon == 0:
         return "Trained WITHOUT differential privacy. The adapter may reveal training reports."
@@ -130,6 +135,11 @@ def privacy_statement(experiment: Experiment, result: Result) -> str:
         " privacy loss distributions (pessimistic estimate); Gaussian noise in floating point. Covers the training"
         " reports, not the test reports behind the scores."
     )
+    if backbone == "bfloat16":
+        guarantee += (
+            " The base model ran in bfloat16: its rounding lets reports of a batch change each other's gradients a"
+            " little, which this figure does not cover."
+        )
     if result.unconfirmed:
         guarantee += (
             f" NOT CONFIRMED for {', '.join(result.unconfirmed)}: an answer was lost after these may have charged their"

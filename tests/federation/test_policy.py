@@ -64,6 +64,14 @@ def test_what_can_not_be_clamped_is_refused(proposed: dict[str, object], says: s
         policy().allowed_epsilon(proposal(**proposed))
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+def test_arithmetic_that_epsilon_does_not_cover_is_refused(precision: str) -> None:
+    proposed = Experiment.from_flat({"train.precision": precision})
+    with pytest.raises(PolicyRefusal, match="bfloat16"):
+        policy().allowed_epsilon(proposed)
+    assert policy(allow_bfloat16=True).allowed_epsilon(proposed) == 2.0
+
+
 def test_a_hospital_may_allow_seeded_noise_and_a_larger_delta() -> None:
     lenient = policy(allow_seeded=True, delta=1e-4)
     assert lenient.allowed_epsilon(proposal(noise="seeded", delta=1e-4, epsilon=1.0)) == 1.0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedrad.data.batches import collate
 from fedrad.errors import ConfigError
+from fedrad.model.buckets import micro_batches
 from fedrad.model.classifier import Classifier
 from fedrad.model.export import export_peft
 from fedrad.privacy.gradients import leaf_gradients
@@ -41,6 +42,12 @@ def gradients(here: small.Ready) -> dict[str, Tensor]:
     )[1]
 
 
+def _optimizer(here: small.Ready) -> PrivateOptimizer:
+    parameters = here.setup.classifier.adapter()
+    rate = learning_rate(parameters, here.recipe, here.plan)
+    return PrivateOptimizer(torch_optimizer(parameters, here.recipe, rate), here.plan)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_only_the_frozen_weights_are_rounded(pooling: str) -> None:
     here = ready("bfloat16", model__pooling=pooling)
@@ -67,10 +74,7 @@ def test_gradients_are_those_of_float32_to_its_precision(pooling: str) -> None:
 
 def test_a_report_moves_the_sum_by_at_most_the_clip_norm_exactly() -> None:
     here = ready("bfloat16", privacy__clip=0.01)
-    parameters = here.setup.classifier.adapter()
-    optimizer = PrivateOptimizer(
-        torch_optimizer(parameters, here.recipe, learning_rate(parameters, here.recipe, here.plan)), here.plan
-    )
+    optimizer = _optimizer(here)
     found = gradients(here)
     for row in range(8):
         optimizer.accumulate({name: gradient[row : row + 1] for name, gradient in found.items()})
@@ -113,3 +117,27 @@ def test_predictions_are_made_in_the_precision_of_training(tmp_path: Path) -> No
 def test_opacus_hooks_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.precision"):
         set_up(small.experiment(train__precision="bfloat16", privacy__gradients="opacus"), small.LABELS, False)
+
+
+def test_how_reports_share_a_pass_changes_the_sum_by_rounding_only() -> None:
+    """In float32 by a millionth of the clip norm; in bfloat16 by enough that hospitals refuse it."""
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        sums = []
+        for micro_tokens in (1, 400):  # one report at a time, and many together
+            here = ready(precision, train__micro_tokens=micro_tokens)
+            optimizer = _optimizer(here)
+            for rows in micro_batches(here.inputs.lengths, np.arange(len(here.inputs)), micro_tokens):
+                batch = here.inputs.batch(rows)
+                optimizer.accumulate(
+                    leaf_gradients(
+                        here.setup.classifier.suffix,
+                        here.setup.classifier.adapter(),
+                        (batch.hidden, batch.attention),
+                        lambda logits, b=batch: report_losses(logits, b.labels, b.mask, single_label=False),  # type: ignore[misc]
+                    )[1]
+                )
+            sums.append(torch.cat([p.summed_grad.flatten() for p in optimizer.params]))
+        found[precision] = float((sums[0] - sums[1]).norm()) / here.plan.clip
+    assert found["float32"] < 1e-4
+    assert found["bfloat16"] > 10 * found["float32"]

@@ -221,6 +221,12 @@ def test_a_statement_says_when_the_sizes_were_not_stated_in_public() -> None:
     assert "not stated in public" not in privacy_statement(small.experiment(), replace(result, sizes_stated=True))
 
 
+def test_a_statement_says_when_the_arithmetic_blurs_the_guarantee() -> None:
+    result = small.result(PRIVATE)
+    assert "bfloat16" not in privacy_statement(small.experiment(), result)
+    assert "bfloat16" in privacy_statement(small.experiment(), result, "bfloat16")
+
+
 def test_no_site_is_not_epsilon_zero() -> None:
     with pytest.raises(ValueError, match="empty"):
         privacy_statement(small.experiment(), small.result({}))
