@@ -179,9 +179,10 @@ class Train:
     )
     kernels: str = _key(
         "auto",
-        "`auto`: a probe of a second picks matrix products, attention and micro-batches for this machine, once, and "
-        "keeps the choice in the cache folder; `default`: torch's own, the same everywhere",
-        choices=("auto", "default"),
+        "`probe`: a second's measurement picks matrix products, attention and micro-batches for this machine, once, "
+        "and keeps the choice in the cache folder; `default`: torch's own, the same everywhere; `auto`: `default` if "
+        "the noise is seeded, since such a run is there to be repeated to the bit, else `probe`",
+        choices=("auto", "probe", "default"),
     )
     micro_tokens: int = _key(
         0,

@@ -68,7 +68,7 @@ def overrides(changes: Mapping[str, object]) -> list[str]:
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Experiment]]:
     """The runs that would have been started."""
     runs: list[tuple[Path, Experiment]] = []
-    monkeypatch.setattr(simulate, "run_in_process", lambda folder, exp, *, verbose: runs.append((folder, exp)))
+    monkeypatch.setattr(simulate, "run_in_process", lambda folder, exp, **options: runs.append((folder, exp)))
     return runs
 
 

@@ -57,7 +57,9 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -
         raise ConfigError(
             f"data.max-length = {experiment.data.max_length}: {model.name} reads at most {base.max_length}"
         )
-    kernels = kernels_for(base, experiment.train.precision, probed=experiment.train.kernels == "auto")
+    seeded = experiment.privacy.noise == "seeded"
+    probed = experiment.train.kernels == "probe" or (experiment.train.kernels == "auto" and not seeded)
+    kernels = kernels_for(base, experiment.train.precision, probed=probed)
     if experiment.train.micro_tokens:
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
     if kernels.backbone == "bfloat16" and experiment.privacy.gradients == "opacus":
