@@ -166,7 +166,7 @@ def test_a_federation_of_real_processes(loopback: Loopback) -> None:
 
 def test_the_document_lists_every_key_of_a_hospital() -> None:
     table = DOCS.read_text(encoding="utf-8").split("| key | type | default |")[1].split("\n\n")[0]
-    listed = re.findall(r"^\| `([a-z-]+)` \| ([a-z ]+) \|", table, re.MULTILINE)
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \| ([a-z ]+) \|", table, re.MULTILINE)
     kinds = {"str": "text", "float": "number", "int": "whole number", "bool": "true or false"}
 
     assert sorted(listed) == sorted((f.name.replace("_", "-"), kinds[str(f.type)]) for f in fields(HospitalPolicy))

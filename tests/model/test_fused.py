@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -57,6 +57,7 @@ def gradients(run: Any, base: nn.Module, x: Tensor, A: Tensor, B: Tensor) -> lis
 
 
 @pytest.mark.parametrize("shared", ["each its own", "one memory", "plain matrices"])
+@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(1, 4), st.integers(1, 5), st.booleans(), st.booleans())
 def test_output_and_gradients(shared: str, seed: int, n: int, tokens: int, quantised: bool, bias: bool) -> None:
     base, x, A, B = case(seed, n, tokens, quantised, bias)

@@ -60,6 +60,7 @@ def classifier_of(targets: str = "query,value", pooling: str = "mean") -> Report
 
 def state_of(classifier: ReportClassifier, seed: int) -> TrainingState:
     """Hospitals that start from different adapters, so that a mixed-up copy shows."""
+    tiny.randomise(classifier)  # an example before this one has trained it
     generator = torch.Generator().manual_seed(seed)
     return TrainingState(
         {name: p.detach() + 0.1 * torch.randn(p.shape, generator=generator) for name, p in classifier.adapter().items()}
@@ -87,7 +88,7 @@ hospitals = st.lists(
     st.tuples(
         st.integers(0, 14),  # reports; none is a hospital too
         st.sampled_from([0.05, 1.0, 30.0]),  # clip
-        st.sampled_from([0.0, 8.0]),  # epsilon
+        st.sampled_from([8.0, 0.0]),  # epsilon
         st.integers(1, 9),  # expected batch
     ),
     min_size=1,
@@ -107,7 +108,9 @@ def test_every_hospital_gets_what_it_gets_alone(
     made: list[tuple[int, float, float, int]], seed: int, targets: str, pooling: str, optimizer: str
 ) -> None:
     classifier = classifier_of(targets, pooling)
-    rate = 0.001 if optimizer == "adam" else 0.0
+    # Without noise the automatic step is so large here that training diverges, and then every rounding is a fork.
+    automatic = all(epsilon for _, _, epsilon, _ in made)
+    rate = 0.001 if optimizer == "adam" else 0.0 if automatic else 0.02
     recipe = replace(Recipe.of(RECIPE, single_label=False), optimizer=optimizer, learning_rate=rate)  # type: ignore[arg-type]
     shards = [small.tokens(n, seed=seed + i) for i, (n, *_) in enumerate(made)]
     plans = [plan_of(epsilon, clip, max(n, 3), batch) for n, clip, epsilon, batch in made]
