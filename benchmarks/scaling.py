@@ -141,24 +141,27 @@ def draw(found: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     for column, axis in enumerate(axes):
         for row, (key, label) in enumerate(kept):
             plot = grid[row][column]
-            for engine, marker in zip(engines, "os^Dvx*", strict=False):
+            for number, (engine, marker) in enumerate(zip(engines, "os^Dvx*", strict=False)):
                 line = [
                     (point["value"], point[key])
                     for point in found
                     if (point["axis"], point["engine"]) == (axis.name, engine) and point[key] is not None
                 ]
                 if line:
-                    plot.plot(*zip(*line, strict=True), marker=marker, markersize=4, linewidth=1.3, label=engine)
+                    x, y = zip(*line, strict=True)
+                    plot.plot(x, y, color=f"C{number}", marker=marker, markersize=4, linewidth=1.3, label=engine)
+            if axis.name == "hospitals":
+                plot.set_xscale("log", base=2)
             plot.set_xticks(axis.values, [str(value) for value in axis.values])
-            plot.set_xlim(left=0)
+            if axis.name != "hospitals":
+                plot.set_xlim(left=0)
             plot.set_ylim(bottom=0)
             plot.set_xlabel(axis.label)
             plot.set_ylabel(label if column == 0 else "")
             plot.grid(alpha=0.3)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(engines), 2 * len(axes)), fontsize=8, frameon=False
-    )
+    lines = {label: handle for plot in grid[0] for handle, label in zip(*plot.get_legend_handles_labels(), strict=True)}
+    columns = min(len(lines), 2 * len(axes))
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     figure.suptitle(title.replace("; ", "\n"), fontsize=9)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
