@@ -271,8 +271,7 @@ def _reasons() -> Iterator[None]:
 
 def too_slow(peer: Peer) -> str:
     """The reason not to time an engine on this processor, or nothing."""
-    autocast = peer.bfloat16 and not isinstance(peer, Fedrad)  # fedrad's own bfloat16 is slow there, but ends
-    if autocast and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if peer.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "no bfloat16 in this processor: torch emulates it, tens of times slower"
     return ""
 
