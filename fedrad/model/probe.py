@@ -54,7 +54,7 @@ def kernels_for(base: BaseModel, precision: str, *, probed: bool = True) -> Kern
 @lru_cache(maxsize=16)
 def _kept(base: BaseModel, precision: str) -> Kernels:
     path = fedrad_cache_dir() / f"kernels-{_key(base, precision)}.json"
-    if (before := _read(path)) is not None:
+    if (before := _read(path, precision)) is not None:
         return before
     found = probe(base, precision)
     with suppress(OSError):
@@ -66,14 +66,19 @@ def _kept(base: BaseModel, precision: str) -> Kernels:
             with suppress(FileExistsError):  # the first process wins, and all read the same
                 os.link(file.name, path)
     # Nowhere to agree: then the choice that needs no agreement.
-    return _read(path) or Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32")
+    return _read(path, precision) or Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32")
 
 
-def _read(path: Path) -> Kernels | None:
+def _read(path: Path, precision: str) -> Kernels | None:
+    """What was kept, unless it is damaged or says another precision than was asked for: a file must not bring bfloat16
+    to a hospital that refuses it.
+    """
     try:
-        return Kernels(**json.loads(path.read_text()))
+        found = Kernels(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    fits = found.matmul in ("highest", "medium") and found.backbone in ("float32", "bfloat16")
+    return found if fits and precision in ("auto", found.backbone) else None
 
 
 def probe(base: BaseModel, precision: str) -> Kernels:

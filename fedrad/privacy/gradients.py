@@ -46,9 +46,9 @@ def leaf_gradients(
     Returns:
         losses [B], detached, and gradients [B, *shape] by the names of ``trainable``. ``.grad`` is not touched.
 
-    Guarantee: entry b of every gradient is a function of sample b and the weights alone, provided that samples do not
-    mix in ``model``. Clipping each entry then bounds what one report can change, which is what the noise is calibrated
-    for. Nothing checks for mixing at run time; the tests compare with one sample at a time.
+    Guarantee: up to rounding, entry b of every gradient is a function of sample b and the weights alone, provided that
+    samples do not mix in ``model``. Clipping each entry then bounds what one report can change, which is what the noise
+    is calibrated for. Nothing checks for mixing at run time; the tests compare with one sample at a time.
 
     Raises:
         PreflightError: a tensor is not the model's own, or does not take part in the loss, so that training would clip

@@ -127,6 +127,16 @@ def test_a_damaged_file_is_measured_anew(base: BaseModel) -> None:
     assert json.loads(kept.read_text())["matmul"] in ("highest", "medium")
 
 
+@pytest.mark.parametrize("wrong", [{"backbone": "bfloat16"}, {"backbone": "float8"}, {"matmul": "low"}])
+def test_a_kept_file_can_not_bring_arithmetic_that_was_not_asked_for(base: BaseModel, wrong: dict[str, str]) -> None:
+    kernels_for(base, "float32")
+    (kept,) = files()
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | wrong))
+    module._kept.cache_clear()
+    found = kernels_for(base, "float32")
+    assert (found.backbone, found.matmul in ("highest", "medium")) == ("float32", True)
+
+
 def test_without_a_place_to_agree_the_choice_is_the_same_everywhere(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
