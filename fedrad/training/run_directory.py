@@ -124,7 +124,7 @@ def privacy_statement(experiment: Experiment, result: Result, backbone: str = "f
     """What the run guarantees, in words that can stand beside the adapter.
 
     Args:
-        backbone: dtype of the frozen base model.
+        backbone: dtype of the frozen base model in this process.
     """
     privacy = experiment.privacy
     if privacy.epsilon == 0:
@@ -135,9 +135,10 @@ def privacy_statement(experiment: Experiment, result: Result, backbone: str = "f
         " privacy loss distributions (pessimistic estimate); Gaussian noise in floating point. Covers the training"
         " reports, not the test reports behind the scores."
     )
-    if backbone == "bfloat16":
+    # With "auto" every hospital's own machine decides, and the server does not know.
+    if backbone == "bfloat16" or (experiment.train.precision == "auto" and result.bytes_per_round > 0):
         guarantee += (
-            " The base model ran in bfloat16: its rounding lets reports of a batch change each other's gradients a"
+            " The base model ran, or at some hospital may have run, in bfloat16: its rounding lets reports of a batch change each other's gradients a"
             " little, which this figure does not cover."
         )
     if result.unconfirmed:

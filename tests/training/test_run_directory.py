@@ -225,6 +225,9 @@ def test_a_statement_says_when_the_arithmetic_blurs_the_guarantee() -> None:
     result = small.result(PRIVATE)
     assert "bfloat16" not in privacy_statement(small.experiment(), result)
     assert "bfloat16" in privacy_statement(small.experiment(), result, "bfloat16")
+    federated, auto = replace(result, bytes_per_round=8), small.experiment(train__precision="auto")
+    assert "bfloat16" in privacy_statement(auto, federated)  # the hospitals' machines decide for themselves
+    assert "bfloat16" not in privacy_statement(auto, result)
 
 
 def test_no_site_is_not_epsilon_zero() -> None:
