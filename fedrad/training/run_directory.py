@@ -138,8 +138,8 @@ def privacy_statement(experiment: Experiment, result: Result, backbone: str = "f
     # With "auto" every hospital's own machine decides, and the server does not know.
     if backbone == "bfloat16" or (experiment.train.precision == "auto" and result.bytes_per_round > 0):
         guarantee += (
-            " The base model ran, or at some hospital may have run, in bfloat16: its rounding lets reports of a batch change each other's gradients a"
-            " little, which this figure does not cover."
+            " The base model ran, or at some hospital may have run, in bfloat16: its rounding lets reports of a batch"
+            " change each other's gradients a little, which this figure does not cover."
         )
     if result.unconfirmed:
         guarantee += (
