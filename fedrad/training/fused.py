@@ -8,7 +8,7 @@ sample, its clip norm, its sum, its noise stream, its optimizer state, and its a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.stacked import StackedPrivateOptimizer
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe, TrainingState, learning_rate, torch_optimizer
+from fedrad.training.local import Recipe, TrainingState, learning_rate, stretches, torch_optimizer
 from fedrad.training.loss import report_losses
 
 
@@ -45,7 +45,13 @@ class Member:
     state: TrainingState
 
 
-def run_steps_together(inputs: Inputs, members: Sequence[Member], recipe: Recipe, steps: int) -> list[TrainingState]:
+def run_steps_together(
+    inputs: Inputs,
+    members: Sequence[Member],
+    recipe: Recipe,
+    steps: int,
+    turns: Sequence[Collection[str]] = (),
+) -> list[TrainingState]:
     """``steps`` noisy steps of every member; the states after them, in the same order.
 
     Each member's ledger must have been charged for all of them before, as for ``run_steps``.
@@ -56,6 +62,7 @@ def run_steps_together(inputs: Inputs, members: Sequence[Member], recipe: Recipe
 
     Args:
         inputs: the reports of all members, one behind the other.
+        turns: as for ``run_steps``.
 
     Raises:
         PrivacyError: the members are not at the same step, or Opacus's engine is asked for, which knows one adapter.
@@ -68,57 +75,58 @@ def run_steps_together(inputs: Inputs, members: Sequence[Member], recipe: Recipe
         raise PrivacyError("Only hospitals that are at the same step can be trained together.")
     classifier, first = inputs.classifier, members[0].state
     trainable = classifier.adapter()
-    stacks = {name: nn.Parameter(torch.stack([m.state.adapter[name] for m in members])) for name in trainable}
-    rates = [learning_rate(trainable, recipe, member.plan) for member in members]
-    gains = [rate / rates[0] for rate in rates]  # of SGD; Adam's rate does not depend on the plan, so 1
-    wrapped = torch_optimizer(stacks, recipe, rates[0])
-    optimizer = StackedPrivateOptimizer(wrapped, [member.plan for member in members], gains)
-    _restore_moments(wrapped, stacks, members, gains)
+    # What no step of these trains keeps its value, which is the same at all members: the server sent it.
+    trained = {name: p for name, p in trainable.items() if not turns or any(name in turn for turn in turns)}
+    stacks = {name: nn.Parameter(torch.stack([m.state.adapter[name] for m in members])) for name in trained}
+    moments = _stacked_moments(members)
     sums = {name: torch.stack([m.state.average_sum[name] for m in members]) for name in first.average_sum}
     averaged = first.averaged
     whose = np.concatenate([np.full(member.stop - member.start, i) for i, member in enumerate(members)])
     rows = np.concatenate([np.arange(member.start, member.stop) for member in members])
     hospital_of = np.zeros(len(inputs), dtype=np.int64)
     hospital_of[rows] = whose
-    for step in range(first.step, first.step + steps):
-        sample = np.concatenate([_sample(member, recipe, step) for member in members])
-        for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens):
-            batch = inputs.batch(indices)
-            hospital = torch.from_numpy(hospital_of[indices])
+    for begin, count in stretches(steps, len(turns)):
+        turn = turns[begin % len(turns)] if turns else trained
+        active = {name: stack for name, stack in stacks.items() if name in turn}
+        rates = [learning_rate({name: trainable[name] for name in active}, recipe, m.plan) for m in members]
+        gains = [rate / rates[0] for rate in rates]  # of SGD; Adam's rate does not depend on the plan, so 1
+        wrapped = torch_optimizer(active, recipe, rates[0])
+        optimizer = StackedPrivateOptimizer(wrapped, [member.plan for member in members], gains)
+        _restore_moments(wrapped, active, moments, gains)
+        for step in range(first.step + begin, first.step + begin + count):
+            sample = np.concatenate([_sample(member, recipe, step) for member in members])
+            for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens):
+                batch = inputs.batch(indices)
+                hospital = torch.from_numpy(hospital_of[indices])
 
-            def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
-                return report_losses(logits, labels, mask, single_label=recipe.single_label)
+                def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
+                    return report_losses(logits, labels, mask, single_label=recipe.single_label)
 
-            with classifier.arithmetic():
-                _, gradients = leaf_gradients(
-                    classifier.suffix,
-                    trainable,
-                    (batch.hidden, batch.attention),
-                    losses,
-                    {name: stack.detach()[hospital] for name, stack in stacks.items()},
-                )
-            optimizer.accumulate(gradients, hospital)
-        optimizer.step_noisy([stream(member.plan.noise, recipe.seed, member.site, step, "noise") for member in members])
-        if step >= recipe.averages_from:
-            averaged += 1
-            for name, stack in stacks.items():
-                value = stack.detach().to(torch.float64)
-                sums[name] = sums[name] + value if name in sums else value
-    moments = {
-        f"{name}|{key}": value
-        for name, stack in stacks.items()
-        for key, value in wrapped.state.get(stack, {}).items()
-        if isinstance(value, Tensor)
-    }
+                with classifier.arithmetic():
+                    _, gradients = leaf_gradients(
+                        classifier.suffix,
+                        trained,
+                        (batch.hidden, batch.attention),
+                        losses,
+                        {name: stack.detach()[hospital] for name, stack in stacks.items()},
+                    )
+                optimizer.accumulate({name: gradients[name] for name in active}, hospital)
+            optimizer.step_noisy([stream(m.plan.noise, recipe.seed, m.site, step, "noise") for m in members])
+            if step >= recipe.averages_from:
+                averaged += 1
+                for name, stack in stacks.items():
+                    value = stack.detach().to(torch.float64)
+                    sums[name] = sums[name] + value if name in sums else value
+        moments |= _moments_of(wrapped, active, gains)
     return [
         TrainingState(
             step=first.step + steps,
-            adapter={name: stack.detach()[i].clone() for name, stack in stacks.items()},
-            moments={key: _layer(key, value, i, 1 / gains[i]) for key, value in moments.items()},
+            adapter=member.state.adapter | {name: stack.detach()[i].clone() for name, stack in stacks.items()},
+            moments={key: value[i].clone() for key, value in moments.items()},
             average_sum={name: total[i].clone() for name, total in sums.items()},
             averaged=averaged,
         )
-        for i in range(len(members))
+        for i, member in enumerate(members)
     ]
 
 
@@ -128,23 +136,38 @@ def _sample(member: Member, recipe: Recipe, step: int) -> np.ndarray[tuple[int],
     return member.start + poisson_sample(member.stop - member.start, member.plan.sampling_rate, randomness)
 
 
+def _stacked_moments(members: Sequence[Member]) -> dict[str, Tensor]:
+    """[H, ...] by ``parameter|moment``, in each hospital's own units."""
+    return {key: torch.stack([m.state.moments[key] for m in members]) for key in members[0].state.moments}
+
+
 def _restore_moments(
     optimizer: torch.optim.Optimizer,
-    stacks: dict[str, nn.Parameter],
-    members: Sequence[Member],
+    stacks: Mapping[str, nn.Parameter],
+    moments: Mapping[str, Tensor],
     gains: Sequence[float],
 ) -> None:
-    for key, value in members[0].state.moments.items():
+    for key, value in moments.items():
         name, _, moment = key.rpartition("|")
-        layers = [_gained(key, m.state.moments[key], gain) for m, gain in zip(members, gains, strict=True)]
-        optimizer.state[stacks[name]][moment] = value.clone() if value.dim() == 0 else torch.stack(layers)
+        if name in stacks:
+            # Adam's step count is one number for all.
+            optimizer.state[stacks[name]][moment] = value[0].clone() if value.dim() == 1 else _gained(key, value, gains)
 
 
-def _layer(key: str, value: Tensor, index: int, gain: float) -> Tensor:
-    """One hospital's part of a moment. Adam's step count is one number for all."""
-    return value.clone() if value.dim() == 0 else _gained(key, value[index].clone(), gain)
+def _moments_of(
+    optimizer: torch.optim.Optimizer, stacks: Mapping[str, nn.Parameter], gains: Sequence[float]
+) -> dict[str, Tensor]:
+    inverse = [1 / gain for gain in gains]
+    return {
+        f"{name}|{key}": value.expand(len(gains)) if value.dim() == 0 else _gained(f"{name}|{key}", value, inverse)
+        for name, stack in stacks.items()
+        for key, value in optimizer.state.get(stack, {}).items()
+        if isinstance(value, Tensor)
+    }
 
 
-def _gained(key: str, value: Tensor, gain: float) -> Tensor:
+def _gained(key: str, value: Tensor, gains: Sequence[float]) -> Tensor:
     """SGD's buffer sums gradients that were multiplied with the hospital's gain; on its own it has none."""
-    return value * gain if key.endswith("|momentum_buffer") else value
+    if not key.endswith("|momentum_buffer"):
+        return value.clone()
+    return value * torch.tensor(gains, dtype=value.dtype).reshape(-1, *[1] * (value.dim() - 1))

@@ -7,7 +7,8 @@ R rounds of K steps are the same computation as R*K steps in one go, bit for bit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -93,9 +94,8 @@ class TrainingState:
 
     def result(self) -> dict[str, Tensor]:
         """The mean of the averaged iterates, or the last iterate where none was averaged."""
-        if self.averaged == 0:
-            return {name: tensor.clone() for name, tensor in self.adapter.items()}
-        return {name: (total / self.averaged).to(torch.float32) for name, total in self.average_sum.items()}
+        means = {name: (total / self.averaged).to(torch.float32) for name, total in self.average_sum.items()}
+        return {name: means[name] if name in means else tensor.clone() for name, tensor in self.adapter.items()}
 
 
 @dataclass(frozen=True)
@@ -122,53 +122,100 @@ def run_steps(
     steps: int,
     *,
     site: str,
+    turns: Sequence[Collection[str]] = (),
     on_step: Callable[[StepReport], None] | None = None,
 ) -> TrainingState:
     """Takes ``steps`` noisy steps from ``state`` and returns the state after them.
 
     The caller must have charged the site's ledger for all of them before (``training.site`` does).
 
+    Args:
+        turns: the tensors that are trained, step by step: step i takes turn i modulo their number. None: all tensors in
+            every step. What is not trained in a step gets no gradient, clipping, noise or momentum there, and keeps
+            every bit.
+
     Guarantee: each step is one Poisson-subsampled Gaussian mechanism with the plan's sampling rate, clip norm and
-    noise multiplier; what is returned is a function of their outputs and of public values. An empty sample still takes
-    a noisy step, and the divisor is the plan's public one. With ``plan.noise == "seeded"`` nothing is guaranteed
-    against anyone who knows the seed.
+        noise multiplier; what is returned is a function of their outputs and of public values. An empty sample still
+        takes a noisy step, and the divisor is the plan's public one. What is clipped, jointly, is exactly what is
+        trained in the step. With ``plan.noise == "seeded"`` nothing is guaranteed against anyone who knows the seed.
     """
     parameters = classifier.adapter()
     _copy_into(parameters, state.adapter)
-    rate = learning_rate(parameters, recipe, plan)
-    optimizer = PrivateOptimizer(torch_optimizer(parameters, recipe, rate), plan)
-    _restore_moments(optimizer, parameters, state.moments)
-    per_report_gradients = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
-    total, averaged = dict(state.average_sum), state.averaged
-    for step in range(state.step, state.step + steps):
-        sample = poisson_sample(len(inputs), plan.sampling_rate, stream(plan.noise, recipe.seed, site, step, "sample"))
-        for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens):
-            batch = inputs.batch(indices)
-
-            def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
-                return report_losses(logits, labels, mask, single_label=recipe.single_label)
-
-            with classifier.arithmetic():
-                _, gradients = per_report_gradients(
-                    classifier.suffix, parameters, (batch.hidden, batch.attention), losses
-                )
-            optimizer.accumulate(gradients)
-        optimizer.step_noisy(stream(plan.noise, recipe.seed, site, step, "noise"))
-        if step >= recipe.averages_from:
-            averaged += 1
-            for name, parameter in parameters.items():
-                value = parameter.detach().to(torch.float64)
-                total[name] = total[name] + value if name in total else value
-        if on_step is not None:
-            on_step(StepReport(step + 1, optimizer.snr, int(np.size(sample))))
+    # What no step of these trains keeps its value, and is not averaged.
+    trained = {name: p for name, p in parameters.items() if not turns or any(name in turn for turn in turns)}
+    total, averaged, moments = dict(state.average_sum), state.averaged, dict(state.moments)
+    rates = [learning_rate(_only(parameters, turn), recipe, plan) for turn in turns or (parameters,)]
+    for first, count in stretches(steps, len(turns)):
+        turn = first % len(turns) if turns else 0
+        active = _only(parameters, turns[turn] if turns else parameters)
+        optimizer = PrivateOptimizer(torch_optimizer(active, recipe, rates[turn]), plan)
+        _restore_moments(optimizer, active, moments)
+        with training_only(parameters, active):
+            for step in range(state.step + first, state.step + first + count):
+                reports = _one_step(classifier, inputs, plan, recipe, optimizer, active, step, site)
+                if step >= recipe.averages_from:
+                    averaged += 1
+                    for name, parameter in trained.items():
+                        value = parameter.detach().to(torch.float64)
+                        total[name] = total[name] + value if name in total else value
+                if on_step is not None:
+                    on_step(StepReport(step + 1, optimizer.snr, reports))
+        moments |= _moments(optimizer, active)
     return replace(
         state,
         step=state.step + steps,
         adapter={name: parameter.detach().clone() for name, parameter in parameters.items()},
-        moments=_moments(optimizer, parameters),
+        moments=moments,
         average_sum=total,
         averaged=averaged,
     )
+
+
+def _one_step(
+    classifier: ReportClassifier,
+    inputs: Inputs,
+    plan: PrivacyPlan,
+    recipe: Recipe,
+    optimizer: PrivateOptimizer,
+    active: Mapping[str, torch.nn.Parameter],
+    step: int,
+    site: str,
+) -> int:
+    """One noisy step of the tensors ``active``. Returns the size of its Poisson sample, which is private."""
+    per_report_gradients = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
+    sample = poisson_sample(len(inputs), plan.sampling_rate, stream(plan.noise, recipe.seed, site, step, "sample"))
+    for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens):
+        batch = inputs.batch(indices)
+
+        def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
+            return report_losses(logits, labels, mask, single_label=recipe.single_label)
+
+        with classifier.arithmetic():
+            _, gradients = per_report_gradients(classifier.suffix, active, (batch.hidden, batch.attention), losses)
+        optimizer.accumulate(gradients)
+    optimizer.step_noisy(stream(plan.noise, recipe.seed, site, step, "noise"))
+    return int(np.size(sample))
+
+
+def stretches(steps: int, turns: int) -> list[tuple[int, int]]:
+    """(first step, number) of the stretches in which the same tensors are trained: one, or single steps in turn."""
+    return [(0, steps)] if turns <= 1 else [(step, 1) for step in range(steps)]
+
+
+@contextmanager
+def training_only(parameters: Mapping[str, torch.nn.Parameter], active: Collection[str]) -> Iterator[None]:
+    """Within it, the other parameters are frozen: no engine computes a gradient of them, no optimizer holds them."""
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in active)
+        yield
+    finally:
+        for parameter in parameters.values():
+            parameter.requires_grad_()
+
+
+def _only(parameters: Mapping[str, torch.nn.Parameter], names: Collection[str]) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in parameters.items() if name in names}
 
 
 # Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
@@ -245,4 +292,5 @@ def _restore_moments(
 ) -> None:
     for key, value in moments.items():
         name, _, moment = key.rpartition("|")
-        optimizer.state[parameters[name]][moment] = value.clone()
+        if name in parameters:
+            optimizer.state[parameters[name]][moment] = value.clone()

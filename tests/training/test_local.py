@@ -275,3 +275,80 @@ def test_without_clipping_one_report_changes_more() -> None:
     for removed in (0, 5, 11):
         assert change(clipped, reports, removed) <= 0.05 * (1 + 1e-4)
         assert change(naked, reports, removed) > 10 * 0.05
+
+
+# Which tensors a step trains
+
+
+def without(here: small.Ready, ending: str) -> frozenset[str]:
+    return frozenset(name for name in here.state.adapter if not name.endswith(ending))
+
+
+def run_turns(here: small.Ready, turns: list[frozenset[str]], steps: int = 4) -> TrainingState:
+    return run_steps(
+        here.setup.classifier,
+        here.inputs,
+        here.plan,
+        here.recipe,
+        here.state,
+        steps,
+        site="site-000",
+        turns=turns,
+    )
+
+
+@pytest.mark.parametrize("engine", ["leaf", "opacus"])
+@pytest.mark.parametrize("frozen", [".lora_A", ".lora_B"])
+def test_what_is_not_trained_gets_no_gradient_noise_momentum_or_average(engine: str, frozen: str) -> None:
+    here = small.ready(small.experiment(privacy__gradients=engine, train__average=0.5))
+    before = here.state.adapter
+    after = run_turns(here, [without(here, frozen)])
+    for name in before:
+        moved = not torch.equal(after.adapter[name], before[name])
+        assert moved == (not name.endswith(frozen)), name
+    assert not any(frozen in key for key in [*after.moments, *after.average_sum])
+    assert all(parameter.grad is None for parameter in here.setup.classifier.parameters())
+    assert all(parameter.requires_grad for parameter in here.setup.classifier.adapter().values())
+    # Control: without turns, that factor moves.
+    control = small.ready(here.experiment)
+    assert not all(
+        torch.equal(run_turns(control, []).adapter[name], before[name]) for name in before if name.endswith(frozen)
+    )
+
+
+def test_the_trained_tensors_alone_are_clipped_and_noised_jointly(monkeypatch: pytest.MonkeyPatch) -> None:
+    clipped: list[set[str]] = []
+    step_noisy = PrivateOptimizer.step_noisy
+
+    def spy(self: PrivateOptimizer, randomness: Stream) -> None:
+        parameters = {id(p): name for name, p in everything.items()}
+        clipped.append({parameters[id(p)] for p in self.params})
+        step_noisy(self, randomness)
+
+    monkeypatch.setattr(PrivateOptimizer, "step_noisy", spy)
+    here = small.ready(small.experiment())
+    everything = here.setup.classifier.adapter()
+    turns = [without(here, ".lora_A"), without(here, ".lora_B")]
+    run_turns(here, turns, 4)
+    assert [set(turn) for turn in clipped] == [set(turns[i % 2]) for i in range(4)]
+
+
+def test_alternating_by_step_is_the_same_however_the_steps_are_cut() -> None:
+    exp = small.experiment()
+    here = small.ready(exp)
+    turns = [without(here, ".lora_A"), without(here, ".lora_B")]
+    once = run_turns(here, turns, 4)
+    half = run_turns(small.ready(exp), turns, 2)
+    again = replace(small.ready(exp), state=half)
+    assert small.same(run_turns(again, turns, 2).adapter, once.adapter)
+
+
+def test_a_tensor_keeps_its_momentum_over_a_round_in_which_it_rests() -> None:
+    exp = small.experiment()
+    here = small.ready(exp)
+    first = run_turns(here, [without(here, ".lora_A")], 2)
+    second = run_turns(replace(small.ready(exp), state=first), [without(here, ".lora_B")], 2)
+    resting = [key for key in first.moments if ".lora_B|" in key]
+    assert resting
+    assert all(torch.equal(first.moments[key], second.moments[key]) for key in resting)
+    assert any(".lora_A|" in key for key in second.moments)
