@@ -14,6 +14,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -96,6 +97,12 @@ class Experiment:
         if self.train.warm_start != "auto":
             return self.train.warm_start
         return "none" if self.data.name == "synthetic" else "synthetic"
+
+    @property
+    def asked(self) -> int:
+        """Hospitals that a round asks: ``sites.fraction`` of them, rounded up."""
+        # The margin is for products such as 0.1 * 30, which is a little above 3.
+        return max(1, math.ceil(self.sites.fraction * self.sites.count - 1e-9))
 
     def flat(self) -> Flat:
         """Every key with its value; tuples are joined by commas, as Flower's run configuration needs."""
@@ -181,12 +188,16 @@ _KEYS: dict[str, _Spec] = {
     for f in fields(kind)
     for spec in [_Spec(section, f.name, get_type_hints(kind)[f.name], f.default, **f.metadata)]
 }
+# Lists are one text with commas in Flower's run configuration.
+_LISTS: dict[Any, Any] = {tuple[str, ...]: str, tuple[int, ...]: int, tuple[float, ...]: float}
 _TYPE_NAMES: dict[Any, str] = {
     str: "text",
     int: "whole number",
     float: "number",
     bool: "true or false",
     tuple[str, ...]: "list of names, or names with commas between",
+    tuple[int, ...]: "whole numbers, commas between",
+    tuple[float, ...]: "numbers, commas between",
 }
 
 
@@ -218,7 +229,8 @@ def _out_of_range(spec: _Spec, value: Any) -> str:
     if value in spec.later:
         working = ", ".join(word for word in spec.choices if word not in spec.later)
         return f"not implemented yet; use {working}"
-    if spec.type is float and not math.isfinite(value):
+    numbers = value if spec.type == tuple[float, ...] else (value,) if spec.type is float else ()
+    if not all(math.isfinite(number) for number in numbers):
         return "must be finite"
     if spec.rule and not spec.rule.holds(value):
         return f"must be {spec.rule.says}"
@@ -239,7 +251,7 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
     data, sites, table = exp.data, exp.sites, exp.data.name == "table"
     where = f"say where the {data.name} reports are, e.g. data.path=/data/{data.name}"
     by_site, temporal = sites.partition == "by-site", sites.partition == "temporal"
-    more = f"{sites.quorum} is more than the {sites.count} hospitals of sites.count"
+    more = f"{sites.quorum} is more than the {exp.asked} hospitals that a round asks (sites.count, sites.fraction)"
     embedded = exp.model.name == Model.name
     checks = (
         _Contradiction("data.path", "data.name", data.name != "synthetic" and not data.path, where),
@@ -262,7 +274,28 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             exp.train.optimizer == "adam" and exp.train.learning_rate == 0,
             "is chosen automatically for momentum only; give one for adam, for instance 0.001",
         ),
-        _Contradiction("sites.quorum", "sites.count", sites.quorum > sites.count, more),
+        _Contradiction("sites.quorum", "sites.count", sites.quorum > exp.asked, more),
+        *(
+            _Contradiction(
+                f"sites.{name}",
+                "sites.count",
+                len(given) not in (0, sites.count),
+                f"has {len(given)} values, but there"
+                f" are {sites.count} hospitals (sites.count): give one for each, or none",
+            )
+            for name, given in (
+                ("epsilons", sites.epsilons),
+                ("deltas", sites.deltas),
+                ("batches", sites.batches),
+                ("ranks", sites.ranks),
+            )
+        ),
+        _Contradiction(
+            "sites.epsilons",
+            "privacy.epsilon",
+            bool(sites.epsilons) and exp.privacy.epsilon == 0,
+            "budgets of single hospitals in a run without privacy; leave it empty, or set privacy.epsilon above 0",
+        ),
         _Contradiction(
             "lora.freeze-a",
             "lora.targets",
@@ -300,20 +333,29 @@ def _unknown(key: str) -> str:
 
 def _coerce(kind: Any, value: object) -> Any:
     """The value as the field's type. A whole number is a fine float; true is not a number."""
-    if kind == tuple[str, ...]:
-        if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",")) if value.strip() else ()
-        if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
-            return tuple(value)
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if kind in _LISTS:
+        return _coerce_list(kind, value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+    if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     raise TypeError(f"expected {_TYPE_NAMES[kind]}, got {_show(value)}")
 
 
+def _coerce_list(kind: Any, value: object) -> Any:
+    of = _LISTS[kind]
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, str):
+        items = [item.strip() for item in value.split(",")] if value.strip() else []
+        with suppress(ValueError):
+            items = [of(item) for item in items]
+    with suppress(TypeError):
+        return tuple(_coerce(of, item) for item in items)
+    raise TypeError(f"expected {_TYPE_NAMES[kind]}, got {_show(value)}")
+
+
 def _plain(kind: Any, value: Any) -> str | int | float | bool:
-    plain: str | int | float | bool = ",".join(value) if kind == tuple[str, ...] else kind(value)
+    plain: str | int | float | bool = ",".join(map(str, value)) if kind in _LISTS else kind(value)
     return plain
 
 
@@ -329,7 +371,7 @@ def _parse(key: str, text: str) -> object:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.removeprefix("[").removesuffix("]") if kind == tuple[str, ...] else text
+        value = text.removeprefix("[").removesuffix("]") if kind in _LISTS else text
     if kind is str and not isinstance(value, str):
         return text  # a commit such as 1234567 is text for us and a number for TOML
     return value

@@ -23,6 +23,10 @@ NOT_NEGATIVE = Rule("at least 0", lambda v: v >= 0)
 AT_LEAST_ONE = Rule("at least 1", lambda v: v >= 1)
 BETWEEN = Rule("above 0 and below 1", lambda v: 0 < v < 1)
 SHARE = Rule("at least 0 and below 1", lambda v: 0 <= v < 1)
+UP_TO_ONE = Rule("above 0, at most 1", lambda v: 0 < v <= 1)
+FROM_ZERO_TO_ONE = Rule("from 0 to 1", lambda v: 0 <= v <= 1)
+ALL_POSITIVE = Rule("each above 0", lambda v: all(number > 0 for number in v))
+ALL_BETWEEN = Rule("each above 0 and below 1", lambda v: all(0 < number < 1 for number in v))
 NOT_EMPTY = Rule("not empty", lambda v: v != "")
 LENGTH = Rule("at least 8", lambda v: v >= 8)
 
@@ -80,7 +84,33 @@ class Sites:
         choices=("iid", "dirichlet", "by-site", "temporal"),
     )
     alpha: float = _key(0.5, "concentration of the `dirichlet` label skew; smaller is more skewed", rule=POSITIVE)
-    quorum: int = _key(0, "valid replies that a round needs; 0 means all hospitals", rule=NOT_NEGATIVE)
+    quorum: int = _key(
+        0, "valid replies that a round needs; 0 means all hospitals that are asked in it", rule=NOT_NEGATIVE
+    )
+    fraction: float = _key(
+        1.0,
+        "share of the hospitals that a round asks, drawn from `train.seed`; who is not asked spends nothing",
+        rule=UP_TO_ONE,
+    )
+    epsilons: tuple[float, ...] = _key(
+        (),
+        "a simulation's hospitals with budgets of their own, one for each; empty: `privacy.epsilon` for all. A real "
+        "hospital's is the cap in its node configuration",
+        rule=ALL_POSITIVE,
+    )
+    deltas: tuple[float, ...] = _key((), "likewise for delta; empty: `privacy.delta` for all", rule=ALL_BETWEEN)
+    batches: tuple[int, ...] = _key(
+        (),
+        "likewise for the expected batch; empty: `train.batch` for all. A real hospital may set `batch` in its node "
+        "configuration",
+        rule=ALL_POSITIVE,
+    )
+    ranks: tuple[int, ...] = _key(
+        (),
+        "likewise for the LoRA rank, under a strategy that can mix ranks; empty: `lora.rank` for all. A real hospital "
+        "may set `rank` in its node configuration",
+        rule=ALL_POSITIVE,
+    )
     timeout: float = _key(900.0, "seconds that a round may take", rule=POSITIVE)
     connect_timeout: float = _key(120.0, "seconds to wait until the hospitals are connected", rule=POSITIVE)
 
@@ -196,8 +226,32 @@ class Train:
 class Strategy:
     """How the server turns the sites' adapters into the next one."""
 
-    name: str = _key("fedavg", "a strategy from the entry points `fedrad.strategies`", rule=NOT_EMPTY)
-    weights: str = _key("uniform", "weights of the average; both are public", choices=("uniform", "declared"))
+    name: str = _key(
+        "fedavg", "a strategy from the entry points `fedrad.strategies`; docs/strategies.md", rule=NOT_EMPTY
+    )
+    weights: str = _key(
+        "uniform",
+        "weights of the average, all of them public: `declared`: by declared size; `inverse-variance`: by the noise of "
+        "each hospital's plan",
+        choices=("uniform", "declared", "inverse-variance"),
+    )
+    alternate: str = _key(
+        "round",
+        "`rolora`: B and A take turns by round, or by local `step` (LA-LoRA)",
+        choices=("round", "step"),
+    )
+    tau: float = _key(
+        0.0,
+        "`refactor`: A gets the singular values to this power, B the rest (0: FedSVD, 0.5: FedASK)",
+        rule=FROM_ZERO_TO_ONE,
+    )
+    every: int = _key(1, "`refactor`: rounds between two refactorings", rule=AT_LEAST_ONE)
+    subspace: str = _key(
+        "base",
+        "`fedsb`: where the frozen factors come from, both public: `base`: the largest singular vectors of each "
+        "adapted weight; `random`: orthonormal ones from `train.seed`",
+        choices=("base", "random"),
+    )
 
 
 @dataclass(frozen=True)
