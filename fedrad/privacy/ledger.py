@@ -19,23 +19,22 @@ for the disk: a charge survives a kill of the process, as before, but not a powe
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
-from fedrad.privacy import accounting
+from fedrad.privacy import accounting, chain
 from fedrad.privacy.accounting import Event
+from fedrad.privacy.chain import Row
 from fedrad.privacy.durable import explained, locked, private_folder, sync_folder
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.witness import Witness, read_witness, witness_file, write_witness
@@ -46,31 +45,6 @@ CREATE TABLE meta (facts TEXT NOT NULL);
 CREATE TABLE intent (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TABLE done (seq INTEGER PRIMARY KEY, time TEXT NOT NULL);
 """
-
-
-@dataclass(frozen=True)
-class Row:
-    """One charge. Everything in it is public but ``time``, which only the site sees.
-
-    Attributes:
-        seq: its number, from 1.
-        run: the run, as the server names it.
-        round: the round of that run.
-        steps: noisy steps charged.
-        plan: the plan they were taken by, as JSON.
-        event: the same for the accountant.
-        time: when it was written, UTC.
-        done: whether the steps were all taken; informational, charged anyway.
-    """
-
-    seq: int
-    run: str
-    round: int
-    steps: int
-    plan: str
-    event: Event
-    time: str
-    done: bool
 
 
 class Ledger:
@@ -202,7 +176,7 @@ class Ledger:
                 f"{steps} more steps would make it {spent:.6g}. There is room for {self.remaining_steps(plan)} steps."
             )
         seq = len(self._rows) + 1
-        body = _canonical(
+        body = chain.canonical(
             {
                 "previous": self._head(),
                 "seq": seq,
@@ -213,14 +187,14 @@ class Ledger:
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
-        hashed = _sha256(body)
+        hashed = chain.sha256(body)
         with self._writing():
             stored = self._database.execute("SELECT count(*), max(seq) FROM intent").fetchone()
             last = self._database.execute("SELECT hash FROM intent WHERE seq = ?", (seq - 1,)).fetchone()
             if stored[0] != seq - 1 or (last is not None and last[0] != self._head()):
                 raise LedgerTampered(f"{self._path} was changed by somebody else while it was open.")
             self._database.execute("INSERT INTO intent VALUES (?, ?, ?)", (seq, body, hashed))
-        self._rows.append(_row(body, done=False))
+        self._rows.append(chain.row_of(body, done=False))
         self._hashes.append(hashed)
         self._testify()
         return seq
@@ -264,28 +238,11 @@ class Ledger:
         Raises:
             LedgerTampered: something was changed or removed.
         """
-        remedy = f"Restore the newest {self._path} from a backup; don't edit it."
-        try:
-            if self._database.execute("PRAGMA integrity_check").fetchone() != ("ok",):
-                raise LedgerTampered(f"{self._path} is damaged. {remedy}")
-            (founding,) = self._database.execute("SELECT facts FROM meta").fetchall()
-            stored = self._database.execute("SELECT seq, body, hash FROM intent ORDER BY seq").fetchall()
-            facts = json.loads(founding[0])
-            if facts["site"] != self._site:
-                raise LedgerError(f"{self._path} is the ledger of site {facts['site']!r}, not of {self._site!r}.")
-            head, rows, hashes = _sha256(founding[0]), [], []
-            genesis = head
-            for expected, (seq, body, hashed) in enumerate(stored, start=1):
-                content = json.loads(body)
-                if not seq == content["seq"] == expected or content["previous"] != head or _sha256(body) != hashed:
-                    raise LedgerTampered(f"{self._path}: charge {expected} was changed or removed. {remedy}")
-                head = hashed
-                rows.append(_row(body, done=False))
-                hashes.append(hashed)
-            delta = float(facts["delta"])
-        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-            raise LedgerTampered(f"{self._path} can't be read as a ledger ({type(error).__name__}). {remedy}") from None
-        self._delta, self._genesis, self._rows, self._hashes = delta, genesis, rows, hashes
+        found = chain.read_chain(self._database, self._path)
+        if found.site != self._site:
+            raise LedgerError(f"{self._path} is the ledger of site {found.site!r}, not of {self._site!r}.")
+        self._delta, self._genesis = found.delta, found.genesis
+        self._rows, self._hashes = list(found.rows), list(found.hashes)
 
     def close(self) -> None:
         """Closes the file and frees the lock."""
@@ -376,7 +333,7 @@ def _found(directory: Path, *, site: str, delta: float, durable: bool) -> None:
         leftover.unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     # The nonce tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
-    facts = _canonical({"version": _VERSION, "site": site, "delta": delta, "nonce": secrets.token_hex(16)})
+    facts = chain.canonical({"version": _VERSION, "site": site, "delta": delta, "nonce": secrets.token_hex(16)})
     database = sqlite3.connect(partial, isolation_level=None)
     try:
         database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
@@ -388,29 +345,3 @@ def _found(directory: Path, *, site: str, delta: float, durable: bool) -> None:
     if durable:
         sync_folder(directory)
         sync_folder(directory.parent)
-
-
-def _row(body: str, *, done: bool) -> Row:
-    content: dict[str, Any] = json.loads(body)
-    plan = content["plan"]
-    event = Event(
-        plan["expected_batch"] / plan["declared_size"], float(plan["noise_multiplier"]), int(content["steps"])
-    )
-    return Row(
-        seq=content["seq"],
-        run=content["run"],
-        round=content["round"],
-        steps=event.steps,
-        plan=_canonical(plan),
-        event=event,
-        time=content["time"],
-        done=done,
-    )
-
-
-def _canonical(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

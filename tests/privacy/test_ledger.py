@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
-from fedrad.privacy import durable, ledger, witness
+from fedrad.privacy import chain, durable, ledger, witness
 from fedrad.privacy.accounting import epsilon
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
@@ -323,10 +323,10 @@ def test_negative_control_without_a_witness_a_deletion_is_not_noticed(tmp_path: 
 def test_negative_control_without_the_chain_an_edit_is_not_noticed(
     place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = ledger._sha256
-    monkeypatch.setattr(ledger, "_sha256", lambda text: "constant")
+    original = chain.sha256
+    monkeypatch.setattr(chain, "sha256", lambda text: "constant")
     assert not tampering_is_noticed(place, TAMPERING["row edited"])
-    monkeypatch.setattr(ledger, "_sha256", original)
+    monkeypatch.setattr(chain, "sha256", original)
     with pytest.raises(LedgerTampered):
         opened(place)
 
