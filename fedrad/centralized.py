@@ -33,7 +33,7 @@ from fedrad.training.run_directory import (
     final_state,
     finish,
 )
-from fedrad.training.setup import pin_threads, plan_for, set_up
+from fedrad.training.setup import pin_threads, plan_for, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.warm_start import initial_state, starts_warm
 
@@ -68,7 +68,8 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     test = prepare(setup.classifier, test_tokens, setup.pad_id)
     warm = starts_warm(experiment, corpus.names, single_label=corpus.single_label)
     recipe = Recipe.of(experiment, single_label=corpus.single_label, warm=warm)
-    plan = plan_for(experiment, experiment.data.declared_size or declared_size(len(corpus.train)))
+    units = units_in(experiment, corpus.reports, corpus.train)
+    plan = plan_for(experiment, experiment.data.declared_size or declared_size(units))
     name = site_name(0)
     site = Site(
         name=name,

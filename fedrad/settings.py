@@ -161,7 +161,12 @@ class Privacy:
         "report",
         "what one guarantee protects",
         choices=("report", "patient", "hospital"),
-        later=("patient", "hospital"),
+        later=("hospital",),
+    )
+    reports_per_patient: int = _key(
+        4,
+        "with `privacy.unit=patient`: reports of a sampled patient that a step uses at most, drawn afresh in each step",
+        rule=AT_LEAST_ONE,
     )
     noise: str = _key(
         "system",

@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrad.data.report import label_matrix
+from fedrad.data.report import arrow_column, label_matrix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,12 +30,15 @@ class Tokenized:
         offsets: int64 [n + 1]; report i is ``ids[offsets[i]:offsets[i + 1]]``.
         labels: float32 [n, L], 1 where positive.
         mask: float32 [n, L], 0 where the label is left out of loss and score.
+        patients: int64 [n], the same number for the reports of one patient; as private as the reports. None, if it is
+            not known whose they are; then there is no patient-level privacy.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     labels: NDArray[np.float32]
     mask: NDArray[np.float32]
+    patients: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -54,6 +57,7 @@ class Tokenized:
             offsets=_offsets(self.lengths[indices]),
             labels=self.labels[indices],
             mask=self.mask[indices],
+            patients=None if self.patients is None else self.patients[indices],
         )
 
 
@@ -88,7 +92,13 @@ def tokenize(ds: Dataset, indices: Indices, tokenizer: PreTrainedTokenizerBase, 
         offsets=_offsets(np.array([len(piece) for piece in pieces], dtype=np.int64)),
         labels=(matrix == 1).astype(np.float32),
         mask=(matrix != -1).astype(np.float32),
+        patients=patient_numbers(rows),
     )
+
+
+def patient_numbers(rows: Dataset) -> Indices:
+    """A number for each row's patient, int64 [n]: the same for the reports of a person, whatever it is."""
+    return np.asarray(arrow_column(rows, "patient").dictionary_encode().indices).astype(np.int64)
 
 
 def collate(tok: Tokenized, indices: Indices, pad_id: int) -> Batch:

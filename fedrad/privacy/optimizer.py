@@ -17,34 +17,43 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.units import UnitsOfStep, sum_by_unit
 
 
 class PrivateOptimizer(DPOptimizer):
     """Wraps a torch optimizer: `accumulate` per-sample gradients, as often as needed, then `step_noisy` once.
 
     Guarantee:
-        Between two calls of `step_noisy`, each report contributes to the sum a vector (over all parameters together) of
-        L2 norm at most ``plan.clip``, whatever its gradient is: a missing, huge, NaN or duplicate one too.
+        Between two calls of `step_noisy`, each unit of the plan (a report, or a patient with all reports of theirs)
+        contributes to the sum a vector (over all parameters together) of L2 norm at most ``plan.clip``, whatever its
+        gradients are: missing, huge, NaN or duplicate ones too.
         `step_noisy` adds independent Gaussian noise of standard deviation ``plan.noise_multiplier * plan.clip`` to
         every coordinate before anything else sees the sum. That is one Poisson-subsampled Gaussian step of the plan,
-        if the batch was drawn by `poisson_sample`, each report is accumulated at most once, and its gradient depends
-        on no other report. A plan that is not private (epsilon 0) neither clips nor adds noise.
+        if the units were drawn by `poisson_sample`, each report is accumulated at most once, and its gradient depends
+        on no other unit. A plan that is not private (epsilon 0) neither clips nor adds noise.
 
     Args:
         optimizer: any torch optimizer over exactly the tensors that are trained. Built from named parameters
             (``SGD(adapter.items(), ...)``), it makes `accumulate` check names instead of relying on their order.
         plan: clip norm, noise multiplier and divisor.
+
+    Raises:
+        PrivacyError: the plan's unit is the hospital, whose whole update is clipped at the server, not its reports.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan) -> None:
+        refuse_hospital_unit(plan)
         self._plan = plan
+        self._units = UnitsOfStep()
         self._names: list[str] | None = _names(optimizer)
         self._stream: Stream | None = None
         self._seen: set[bytes] = set()
@@ -71,14 +80,17 @@ class PrivateOptimizer(DPOptimizer):
         """
         return self._snr
 
-    def accumulate(self, grads: Mapping[str, Tensor]) -> None:
-        """Clips a micro-batch of per-sample gradients and adds it to the sum of this step.
+    def accumulate(self, grads: Mapping[str, Tensor], units: NDArray[np.int64] | None = None) -> None:
+        """Clips a micro-batch of per-sample gradients, unit by unit, and adds it to the sum of this step.
 
         Args:
             grads: name -> [B, *shape] in the order of the optimizer's parameters; B may be 0.
+            units: whose each row is, [B]; None, if every report is a unit of its own.
 
         Raises:
-            PrivacyError: the tensors are not the per-sample gradients of exactly the optimizer's parameters.
+            PrivacyError: the tensors are not the per-sample gradients of exactly the optimizer's parameters, a unit
+                had reports in an earlier micro-batch of this step, or the plan protects patients and ``units`` is
+                missing.
         """
         found = list(grads)
         if self._names is not None:
@@ -97,8 +109,9 @@ class PrivateOptimizer(DPOptimizer):
                 raise PrivacyError(
                     f"{name}: {tuple(grads[name].shape)} are no per-sample gradients of {tuple(p.shape)}."
                 )
+        joined = self._joined({name: grads[name].detach() for name in found}, sizes.pop(), units)
         for name, p in zip(found, self.params, strict=True):
-            p.grad_sample = grads[name].detach()
+            p.grad_sample = joined[name]
         self.clip_and_accumulate()
         for p in self.params:
             p.grad_sample = None
@@ -119,6 +132,7 @@ class PrivateOptimizer(DPOptimizer):
             self.original_optimizer.step()
         finally:  # a step that failed half-way must not lend its sum to the next one
             self._stream = None
+            self._units.clear()
             self.zero_grad(set_to_none=True)
 
     @torch.no_grad()
@@ -187,11 +201,43 @@ class PrivateOptimizer(DPOptimizer):
             raise PrivacyError(f"{name} is fixed by the plan; make another plan instead.")
         super().__setattr__(name, value)
 
+    def _joined(self, grads: Mapping[str, Tensor], rows: int, units: NDArray[np.int64] | None) -> Mapping[str, Tensor]:
+        """One row for each unit, of units that this step has not seen yet."""
+        refuse_unknown_units(self._plan, rows, units)
+        if units is None:
+            return grads
+        self._units.add(units)
+        return sum_by_unit(grads, units)[0]
+
     def _refuse_repeated(self, noise: Tensor) -> None:
         mark = noise.flatten()[:4].numpy().tobytes()
         if mark in self._seen:
             raise PrivacyError("This step's noise is an earlier step's noise: give each step a stream of its own.")
         self._seen.add(mark)
+
+
+def refuse_hospital_unit(plan: PrivacyPlan) -> None:
+    """A plan for whole hospitals says nothing about steps on reports.
+
+    Raises:
+        PrivacyError: the plan is one.
+    """
+    if plan.unit == "hospital":
+        raise PrivacyError("This plan's unit is the hospital: its noise is added at the server, to whole updates.")
+
+
+def refuse_unknown_units(plan: PrivacyPlan, rows: int, units: NDArray[np.int64] | None) -> None:
+    """Gradients of unknown owners can't be clipped by patient.
+
+    Raises:
+        PrivacyError: the plan protects patients and nobody says whose the rows are, or not of every row.
+    """
+    if units is None and plan.unit != "report":
+        raise PrivacyError(
+            f"The plan protects a {plan.unit}: say whose each gradient is, or it would be clipped alone."
+        )
+    if units is not None and len(units) != rows:
+        raise PrivacyError(f"{rows} gradients, but the owners of {len(units)}.")
 
 
 def largest_norm(plan: PrivacyPlan) -> float:

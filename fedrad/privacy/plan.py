@@ -12,34 +12,45 @@ from fedrad.errors import PlanError
 from fedrad.privacy import accounting
 from fedrad.privacy.accounting import Event
 
+# Delta is the chance that is conceded of everything being given away. Below 1/n is sensible for thousands of reports;
+# among four hospitals it would let 0.2 pass, for everything that a hospital sent.
+LARGEST_DELTA_FOR_HOSPITALS = 1e-3
+
 
 @dataclass(frozen=True)
 class PrivacyPlan:
     """A hospital's private steps, as planned. Every field is public. Make one with `PrivacyPlan.calibrate`.
 
     Guarantee:
-        If the hospital takes at most ``steps`` steps, each of which Poisson-samples its reports with
-        ``sampling_rate``, clips every report's whole gradient to ``clip`` in L2 norm and adds Gaussian noise of
-        standard deviation ``noise_multiplier`` x ``clip`` to the sum, then everything that it ever publishes from
-        these steps is (``epsilon``, ``delta``)-differentially private with respect to adding or removing one report:
-        against anybody (the server, other hospitals, the public) who sees every update and knows all other reports.
-        A plan whose noise does not meet its ``epsilon`` can't be constructed.
+        Let a unit be a report (``unit="report"``) or a patient with all reports of theirs at the hospital
+        (``unit="patient"``). If the hospital takes at most ``steps`` steps, each of which Poisson-samples its units
+        with ``sampling_rate``, clips the sum of every unit's gradients to ``clip`` in L2 norm and adds Gaussian noise
+        of standard deviation ``noise_multiplier`` x ``clip`` to the sum, then everything that it ever publishes from
+        these steps is (``epsilon``, ``delta``)-differentially private with respect to adding or removing one unit:
+        against anybody (the server, other hospitals, the public) who sees every update and knows all other units.
+        For patients that holds however many reports they have. A plan whose noise does not meet its ``epsilon`` can't
+        be constructed.
         Assumptions: the noise comes from the operating system (``noise="system"``); the declared size, the batch and
-        the other settings were not computed from the reports; nothing else of the reports is released. Not covered:
-        what the base model already knew, a text that occurs in several reports, a patient's several reports
-        together, and what can be inferred about somebody without their report.
+        the other settings were not computed from the reports; nothing else of the reports is released; for patients,
+        that reports of one patient carry the same patient id. Not covered: what the base model already knew, a text
+        that occurs in several units, with ``unit="report"`` a patient's several reports together
+        (`groups.group_epsilon` says what they have), and what can be inferred about somebody without their report.
+
+        With ``unit="hospital"`` it is the server's plan and not a hospital's: see `central`.
 
     Attributes:
-        unit: what one guarantee protects; only "report" so far.
+        unit: what one guarantee protects: "report", "patient" or "hospital".
         relation: neighbouring relation, always "add-or-remove-one".
-        declared_size: the number of reports the hospital states in public.
-        expected_batch: expected number of reports in a step if the declared size is right; also the divisor.
-        clip: L2 bound of one report's gradient over all trainable tensors together.
+        declared_size: the number of units (of reports, or of patients) that the hospital states in public.
+        expected_batch: expected number of units in a step if the declared size is right; also the divisor.
+        clip: L2 bound of one unit's summed gradient over all trainable tensors together.
         noise_multiplier: standard deviation of the noise divided by ``clip``.
         steps: planned number of noisy steps, over all rounds.
         epsilon: the target, met from below; 0 means not private.
         delta: below 1/declared_size.
         noise: "system" or "seeded".
+        reports_per_patient: with ``unit="patient"``, how many reports of a sampled patient are used in a step at most;
+            which ones is drawn afresh. A public cap; epsilon does not depend on it. 1 for the other units.
 
     Raises:
         PlanError: with all problems at once.
@@ -55,6 +66,7 @@ class PrivacyPlan:
     epsilon: float
     delta: float
     noise: str
+    reports_per_patient: int = 1
 
     def __post_init__(self) -> None:
         _refuse(_problems(**asdict(self)))
@@ -78,6 +90,7 @@ class PrivacyPlan:
         clip: float,
         unit: str = "report",
         noise: str = "system",
+        reports_per_patient: int = 1,
     ) -> PrivacyPlan:
         """The plan with the least noise that meets epsilon at delta for all the steps.
 
@@ -97,6 +110,7 @@ class PrivacyPlan:
             "epsilon": float(epsilon),
             "delta": float(delta),
             "noise": noise,
+            "reports_per_patient": reports_per_patient,
         }
         _refuse(_problems(**fields))
         if epsilon:
@@ -112,7 +126,7 @@ class PrivacyPlan:
 
     @property
     def sampling_rate(self) -> float:
-        """Each report's probability of being in a step: public, from the declared size."""
+        """Each unit's probability of being in a step: public, from the declared size."""
         return self.expected_batch / self.declared_size
 
     @property
@@ -146,9 +160,13 @@ class PrivacyPlan:
 
 
 def declared_size(n: int) -> int:
-    """A simulated hospital's public statement of its size: n rounded half up to two significant digits, at least 1."""
+    """A simulated hospital's public statement of its size: n rounded half up to two significant digits, at least 1.
+
+    Args:
+        n: its units: reports, or patients if the plan is to protect patients (`Units.count`).
+    """
     if n < 0:
-        raise PlanError(f"A shard can't have {n} reports.")
+        raise PlanError(f"A shard can't have {n} reports or patients.")
     unit = 10 ** max(len(str(n)) - 2, 0)
     return max((n + unit // 2) // unit * unit, 1)
 
@@ -172,12 +190,15 @@ def _problems(
     epsilon: float,
     delta: float,
     noise: str,
+    reports_per_patient: int,
 ) -> list[str]:
     found: list[str] = []
-    if unit in ("patient", "hospital"):
-        found.append(f'unit "{unit}" is not implemented yet; use "report".')
-    elif unit != "report":
-        found.append(f'unknown unit "{unit}"; use "report".')
+    if unit not in ("report", "patient", "hospital"):
+        found.append(f'unknown unit "{unit}"; use "report", "patient" or "hospital".')
+    if not isinstance(reports_per_patient, int) or isinstance(reports_per_patient, bool) or reports_per_patient < 1:
+        found.append(f"reports per patient must be a whole number, 1 or more, not {reports_per_patient}.")
+    elif unit != "patient" and reports_per_patient != 1:
+        found.append(f'{reports_per_patient} reports per patient mean nothing with the unit "{unit}".')
     if relation != "add-or-remove-one":
         found.append(f'unknown neighbouring relation "{relation}"; only "add-or-remove-one" is accounted for.')
     if noise not in ("system", "seeded"):
@@ -190,6 +211,11 @@ def _problems(
     ]
     if not wrong and expected_batch > declared_size:
         wrong = [f"the expected batch ({expected_batch}) is larger than the declared size ({declared_size})."]
+    if not wrong and unit == "hospital" and expected_batch != declared_size:
+        wrong = [
+            f"all {declared_size} hospitals are in every round, not {expected_batch} of them: nothing is gained by"
+            " drawing hospitals when it is seen who answers."
+        ]
     if not (math.isfinite(epsilon) and epsilon >= 0):
         return [*found, *wrong, f"epsilon must be finite and 0 (not private) or more, not {epsilon}."]
     found += wrong
@@ -208,5 +234,10 @@ def _problems(
     elif declared_size >= 1 and delta >= 1 / declared_size:
         found.append(
             f"delta {delta} must be below 1/declared size = {1 / declared_size:.3g}: it is too large to promise."
+        )
+    elif unit == "hospital" and delta > LARGEST_DELTA_FOR_HOSPITALS:
+        found.append(
+            f"delta {delta} must be at most {LARGEST_DELTA_FOR_HOSPITALS} where the unit is a hospital: with few"
+            " hospitals, below one in their number is no promise."
         )
     return found

@@ -9,21 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.errors import PrivacyError
 from fedrad.privacy.noise import Stream
-from fedrad.privacy.optimizer import clip_factors, finite_rows, largest_norm
+from fedrad.privacy.optimizer import (
+    clip_factors,
+    finite_rows,
+    largest_norm,
+    refuse_hospital_unit,
+    refuse_unknown_units,
+)
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.units import UnitsOfStep, sum_by_unit
 
 
 class StackedPrivateOptimizer:
     """Wraps a torch optimizer over stacked parameters: `accumulate` as often as needed, then `step_noisy` once.
 
     Guarantee:
-        For each hospital h: between two calls of `step_noisy`, each of its reports contributes to layer h a vector
-        (over all parameters together) of L2 norm at most ``plans[h].clip``, and to no other layer anything.
+        For each hospital h: between two calls of `step_noisy`, each of its units (reports or patients) contributes to
+        layer h a vector (over all parameters together) of L2 norm at most ``plans[h].clip``, and to no other layer
+        anything.
         `step_noisy` adds independent Gaussian noise of standard deviation ``noise_multiplier * clip`` of its plan, from
         its own stream, to every coordinate of its layer, and divides by its plan's public divisor. That is one
         Poisson-subsampled Gaussian step of ``plans[h]``, under the assumptions of `PrivateOptimizer`. The wrapped
@@ -39,6 +49,9 @@ class StackedPrivateOptimizer:
     def __init__(self, optimizer: torch.optim.Optimizer, plans: Sequence[PrivacyPlan], gains: Sequence[float]) -> None:
         self._optimizer = optimizer
         self._plans = tuple(plans)
+        for plan in self._plans:
+            refuse_hospital_unit(plan)
+        self._units = UnitsOfStep()
         self._gains = torch.tensor(gains, dtype=torch.float64)
         self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)
         self._parameters: dict[str, Tensor] = {
@@ -53,21 +66,34 @@ class StackedPrivateOptimizer:
                 raise PrivacyError(f"{name} has {len(parameter)} layers for {len(plans)} hospitals.")
         self._clear()
 
-    def accumulate(self, grads: Mapping[str, Tensor], hospital: Tensor) -> None:
-        """Clips a micro-batch and adds each report to the sum of its hospital.
+    def accumulate(self, grads: Mapping[str, Tensor], hospital: Tensor, units: NDArray[np.int64] | None = None) -> None:
+        """Clips a micro-batch, unit by unit, and adds each unit to the sum of its hospital.
 
         Args:
             grads: name -> [B, *shape].
-            hospital: whose report each is, int64 [B].
+            hospital: which hospital's report each is, int64 [B].
+            units: whose each row is, [B], with different numbers at different hospitals; None, if every report is a
+                unit of its own.
 
         Raises:
-            PrivacyError: the tensors are not the per-report gradients of exactly the optimizer's parameters.
+            PrivacyError: the tensors are not the per-report gradients of exactly the optimizer's parameters, a unit
+                had reports in an earlier micro-batch of this step or at two hospitals, or a plan protects patients and
+                ``units`` is missing.
         """
         if grads.keys() != self._parameters.keys():
             raise PrivacyError(f"Gradients of {sorted(grads)}, but {sorted(self._parameters)} are trained.")
         for name, parameter in self._parameters.items():
             if grads[name].shape != (len(hospital), *parameter.shape[1:]):
                 raise PrivacyError(f"{name}: {tuple(grads[name].shape)} are no gradients of {len(hospital)} reports.")
+        for plan in self._plans:
+            refuse_unknown_units(plan, len(hospital), units)
+        if units is not None:
+            at_one = np.unique(np.stack([units, hospital.numpy()]), axis=1).shape[1]
+            if at_one != len(np.unique(units)):
+                raise PrivacyError("A unit has reports at two hospitals: number the units of each hospital apart.")
+            self._units.add(units)
+            grads, first = sum_by_unit(grads, units)
+            hospital = hospital[torch.from_numpy(first)]
         factors = clip_factors([grads[name] for name in self._parameters], self._clips[hospital])
         # [H, B]: the factor where the report is the hospital's. A product sums by hospital in one pass.
         members = torch.zeros(len(self._plans), len(hospital), dtype=torch.float64)
@@ -112,6 +138,7 @@ class StackedPrivateOptimizer:
             total[index].add_(noise, alpha=std)
 
     def _clear(self) -> None:
+        self._units.clear()
         for parameter in self._parameters.values():
             parameter.grad = None
         self._sums = {

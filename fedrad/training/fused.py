@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
@@ -22,6 +23,7 @@ from fedrad.privacy.noise import stream
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.stacked import StackedPrivateOptimizer
+from fedrad.privacy.units import Units
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, TrainingState, learning_rate, stretches, torch_optimizer
 from fedrad.training.loss import report_losses
@@ -85,6 +87,8 @@ def run_steps_together(
     rows = np.concatenate([np.arange(member.start, member.stop) for member in members])
     hospital_of = np.zeros(len(inputs), dtype=np.int64)
     hospital_of[rows] = whose
+    units = [inputs.units(member.plan.unit, member.start, member.stop) for member in members]
+    unit_of = _units_apart(len(inputs), members, units)
     for begin, count in stretches(steps, len(turns)):
         turn = turns[begin % len(turns)] if turns else trained
         active = {name: stack for name, stack in stacks.items() if name in turn}
@@ -94,8 +98,8 @@ def run_steps_together(
         optimizer = StackedPrivateOptimizer(wrapped, [member.plan for member in members], gains)
         _restore_moments(wrapped, active, moments, gains)
         for step in range(first.step + begin, first.step + begin + count):
-            sample = np.concatenate([_sample(member, recipe, step) for member in members])
-            for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens):
+            sample = np.concatenate([_sample(m, own, recipe, step) for m, own in zip(members, units, strict=True)])
+            for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=unit_of):
                 batch = inputs.batch(indices)
                 hospital = torch.from_numpy(hospital_of[indices])
 
@@ -110,7 +114,7 @@ def run_steps_together(
                         losses,
                         {name: stack.detach()[hospital] for name, stack in stacks.items()},
                     )
-                optimizer.accumulate({name: gradients[name] for name in active}, hospital)
+                optimizer.accumulate({name: gradients[name] for name in active}, hospital, unit_of[indices])
             optimizer.step_noisy([stream(m.plan.noise, recipe.seed, m.site, step, "noise") for m in members])
             if step >= recipe.averages_from:
                 averaged += 1
@@ -130,10 +134,20 @@ def run_steps_together(
     ]
 
 
-def _sample(member: Member, recipe: Recipe, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """This step's Poisson sample of a member, as rows of the common inputs."""
+def _sample(member: Member, units: Units, recipe: Recipe, step: int) -> NDArray[np.int64]:
+    """What a member's units of this step contribute, as rows of the common inputs. As in ``run_steps``."""
     randomness = stream(member.plan.noise, recipe.seed, member.site, step, "sample")
-    return member.start + poisson_sample(member.stop - member.start, member.plan.sampling_rate, randomness)
+    drawn = poisson_sample(units.count, member.plan.sampling_rate, randomness)
+    return member.start + units.reports(drawn, member.plan.reports_per_patient, randomness)
+
+
+def _units_apart(rows: int, members: Sequence[Member], units: Sequence[Units]) -> NDArray[np.int64]:
+    """The unit of each row of the common inputs, int64 [rows]; no number stands for units of two members."""
+    apart, before = np.full(rows, -1, dtype=np.int64), 0
+    for member, own in zip(members, units, strict=True):
+        apart[member.start : member.stop] = before + own.of
+        before += own.count
+    return apart
 
 
 def _stacked_moments(members: Sequence[Member]) -> dict[str, Tensor]:

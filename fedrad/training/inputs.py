@@ -18,6 +18,7 @@ from torch import Tensor
 from fedrad.data.batches import Tokenized, collate
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
+from fedrad.privacy.units import Units, units_of
 
 # Above this many bytes the lower part is run again in every step instead of being kept.
 KEEP_AT_MOST = 2 << 30
@@ -58,6 +59,16 @@ class Inputs:
         if self._pooled:
             return np.ones(len(self), dtype=np.int64)
         return self.tokens.lengths
+
+    def units(self, unit: str, start: int = 0, stop: int | None = None) -> Units:
+        """The privacy units among the reports ``start`` to ``stop`` (all of them by default), which are one hospital's.
+
+        Raises:
+            PrivacyError: the unit is the patient, and nobody said whose the reports are.
+        """
+        patients = self.tokens.patients
+        rows = range(len(self))[start:stop]
+        return units_of(unit, len(rows), None if patients is None else patients[rows.start : rows.stop])
 
     @property
     def _pooled(self) -> bool:

@@ -1,6 +1,7 @@
 """THE training loop. ``fedrad.centralized`` and every hospital call it; there is no other.
 
-A step: Poisson sample -> micro-batches -> per-report gradients -> clip -> sum -> noise -> optimizer step -> average.
+A step: Poisson sample of units (reports or patients) -> micro-batches -> per-report gradients -> sum by unit -> clip
+-> sum -> noise -> optimizer step -> average.
 All that a later step needs is in ``TrainingState``, and every random draw comes from a stream named by (site, step), so
 R rounds of K steps are the same computation as R*K steps in one go, bit for bit.
 """
@@ -24,6 +25,7 @@ from fedrad.privacy.noise import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
+from fedrad.privacy.units import Units
 from fedrad.training.inputs import Inputs
 from fedrad.training.loss import report_losses
 
@@ -105,7 +107,7 @@ class StepReport:
     Attributes:
         step: steps done in this run, this one included.
         signal_to_noise: of the noised update, as ``PrivateOptimizer`` estimates it from public quantities.
-        reports: size of this step's Poisson sample.
+        reports: how many reports this step used.
     """
 
     step: int
@@ -143,6 +145,7 @@ def run_steps(
     _copy_into(parameters, state.adapter)
     # What no step of these trains keeps its value, and is not averaged.
     trained = {name: p for name, p in parameters.items() if not turns or any(name in turn for turn in turns)}
+    units = inputs.units(plan.unit)
     total, averaged, moments = dict(state.average_sum), state.averaged, dict(state.moments)
     rates = [learning_rate(_only(parameters, turn), recipe, plan) for turn in turns or (parameters,)]
     for first, count in stretches(steps, len(turns)):
@@ -152,7 +155,7 @@ def run_steps(
         _restore_moments(optimizer, active, moments)
         with training_only(parameters, active):
             for step in range(state.step + first, state.step + first + count):
-                reports = _one_step(classifier, inputs, plan, recipe, optimizer, active, step, site)
+                reports = _one_step(classifier, inputs, units, plan, recipe, optimizer, active, step, site)
                 if step >= recipe.averages_from:
                     averaged += 1
                     for name, parameter in trained.items():
@@ -174,6 +177,7 @@ def run_steps(
 def _one_step(
     classifier: ReportClassifier,
     inputs: Inputs,
+    units: Units,
     plan: PrivacyPlan,
     recipe: Recipe,
     optimizer: PrivateOptimizer,
@@ -181,10 +185,12 @@ def _one_step(
     step: int,
     site: str,
 ) -> int:
-    """One noisy step of the tensors ``active``. Returns the size of its Poisson sample, which is private."""
+    """One noisy step of the tensors ``active``. Returns how many reports it used, which is private."""
     per_report_gradients = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
-    sample = poisson_sample(len(inputs), plan.sampling_rate, stream(plan.noise, recipe.seed, site, step, "sample"))
-    for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens):
+    randomness = stream(plan.noise, recipe.seed, site, step, "sample")
+    drawn = poisson_sample(units.count, plan.sampling_rate, randomness)
+    sample = units.reports(drawn, plan.reports_per_patient, randomness)
+    for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=units.of):
         batch = inputs.batch(indices)
 
         def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
@@ -192,7 +198,7 @@ def _one_step(
 
         with classifier.arithmetic():
             _, gradients = per_report_gradients(classifier.suffix, active, (batch.hidden, batch.attention), losses)
-        optimizer.accumulate(gradients)
+        optimizer.accumulate(gradients, units.of[indices])
     optimizer.step_noisy(stream(plan.noise, recipe.seed, site, step, "noise"))
     return int(np.size(sample))
 

@@ -94,5 +94,5 @@ def _one_step(setup: Setup, recipe: Recipe, optimizer: PrivateOptimizer) -> None
             (hidden, batch.attention),
             lambda logits: report_losses(logits, batch.labels, batch.mask, single_label=setup.single_label),
         )
-    optimizer.accumulate(gradients)
+    optimizer.accumulate(gradients, np.arange(len(texts)))
     optimizer.step_noisy(Stream.seeded(0, "pre-flight"))

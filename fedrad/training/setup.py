@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
+from datasets import Dataset
+from numpy.typing import NDArray
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError
+from fedrad.data.batches import patient_numbers
+from fedrad.errors import ConfigError, PlanError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
@@ -87,13 +91,17 @@ def plan_for(experiment: Experiment, declared: int, epsilon: float | None = None
     """The privacy plan of a site with this declared size, for all steps of the run.
 
     Args:
-        declared: the site's declared number of reports.
+        declared: the site's declared number of units: of reports, or of patients if ``privacy.unit`` is "patient".
+            ``train.batch`` counts the same units.
         epsilon: what the site allows, if that is less than ``privacy.epsilon``.
 
     Raises:
-        PlanError: no noise multiplier meets the budget, or the plan contradicts itself.
+        PlanError: no noise multiplier meets the budget, or the plan contradicts itself; or the unit is the hospital,
+            which is the server's to plan (``central.hospital_plan``).
     """
     privacy, train = experiment.privacy, experiment.train
+    if privacy.unit == "hospital":
+        raise PlanError("privacy.unit=hospital: noise is added at the server, a hospital's own steps have no plan.")
     return _calibrated(
         privacy.epsilon if epsilon is None else epsilon,
         privacy.delta,
@@ -102,12 +110,29 @@ def plan_for(experiment: Experiment, declared: int, epsilon: float | None = None
         train.rounds * train.local_steps,
         privacy.clip,
         privacy.noise,
+        privacy.unit,
+        privacy.reports_per_patient if privacy.unit == "patient" else 1,
     )
+
+
+def units_in(experiment: Experiment, reports: Dataset, rows: NDArray[np.int64]) -> int:
+    """How many units ``privacy.unit`` makes of these rows: private, and what a simulation rounds to a declared size."""
+    if experiment.privacy.unit != "patient":
+        return len(rows)
+    return len(np.unique(patient_numbers(reports.select(rows))))
 
 
 @lru_cache(maxsize=1024)
 def _calibrated(
-    epsilon: float, delta: float, declared: int, batch: int, steps: int, clip: float, noise: str
+    epsilon: float,
+    delta: float,
+    declared: int,
+    batch: int,
+    steps: int,
+    clip: float,
+    noise: str,
+    unit: str,
+    reports_per_patient: int,
 ) -> PrivacyPlan:
     # Calibration takes a bisection; the sites of a simulation mostly share one plan.
     return PrivacyPlan.calibrate(
@@ -117,6 +142,7 @@ def _calibrated(
         expected_batch=batch,
         steps=steps,
         clip=clip,
-        unit="report",
+        unit=unit,
         noise=noise,
+        reports_per_patient=reports_per_patient,
     )
