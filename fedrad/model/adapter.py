@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fedrad.errors import ModelError
-from fedrad.model.fused import lora_linear
+from fedrad.model.fused import is_dense, lora_linear
 
 ALL_LINEAR = "all-linear"
 
@@ -30,7 +30,10 @@ class LoRASpec:
         freeze_a: A keeps its initial value and only B is trained (FFA-LoRA, Sun et al. 2024, arXiv 2403.12313).
         freeze_b: B keeps the value that a warm start gave it. With ``freeze_a`` as well, only the head is trained.
         init: of A. ``kaiming``: as PEFT does, uniform in +-1/sqrt(in). ``orthonormal``: orthogonal rows, scaled so that
-            the Frobenius norm is the expected one of ``kaiming``: sqrt(rank / 3).
+            the Frobenius norm is the expected one of ``kaiming``: sqrt(rank / 3). ``base``, with ``core`` only: A and B
+            are the right and left singular vectors of the base weight with the largest singular values.
+        core: the adapter is (alpha / rank) * B R A with R [r, r] trained from zero, A and B frozen and of orthonormal
+            rows and columns, whatever the two freezes say (Fed-SB, Singhal et al. 2025, arXiv 2502.15436).
     """
 
     rank: int
@@ -40,6 +43,7 @@ class LoRASpec:
     freeze_a: bool = False
     freeze_b: bool = False
     init: str = "kaiming"
+    core: bool = False
 
 
 class SampleLinear(nn.Linear):
@@ -61,28 +65,61 @@ class SampleLinear(nn.Linear):
 
 
 class LoRALinear(nn.Module):
-    """base(x) + scaling * B A x, with ``base`` frozen and ``scaling`` = alpha / rank.
+    """base(x) + scaling * B A x, with ``base`` frozen and ``scaling`` = alpha / rank; with a core B R A x.
 
     With one A and B per sample it is one fused operation (``fedrad.model.fused``); with plain matrices it calls its
     parts as modules, which is what Opacus's hooks need, and what the fused operation is tested against.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, *, core: bool = False) -> None:
         super().__init__()
         self.base = base
         self.lora_A = SampleLinear(base.in_features, rank, bias=False)
+        self.lora_R = SampleLinear(rank, rank, bias=False) if core else None
         self.lora_B = SampleLinear(rank, base.out_features, bias=False)
         self.scaling = alpha / rank
+        self._pretrained = (base.weight,)  # in a tuple, or it would be a parameter of this module too
+
+    @property
+    def right(self) -> Tensor:
+        """The right factor, the core included: [r, in], or [B, r, in] where a matrix is there for every sample."""
+        return self.lora_A.weight if self.lora_R is None else self.lora_R.weight @ self.lora_A.weight
+
+    @property
+    def left(self) -> Tensor:
+        """The left factor, [out, r] or [B, out, r]."""
+        return self.lora_B.weight
 
     @property
     def per_sample(self) -> bool:
         """Whether some matrix is there once for every sample."""
-        return max(self.lora_A.weight.dim(), self.lora_B.weight.dim()) == 3
+        parts = (self.lora_A, self.lora_B) if self.lora_R is None else (self.lora_A, self.lora_R, self.lora_B)
+        return any(part.weight.dim() == 3 for part in parts)
+
+    @torch.no_grad()
+    def set_residual(self, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Makes the frozen weight W0 + the sum of U V over ``factors``, U [out, m] and V [m, in]; W0 if there are none.
+
+        The sum is float64 and rounded once. The tensor W0 itself, which other models may share, stays as it is.
+
+        Raises:
+            ModelError: the base layer is quantised, so nothing can be added to its weight.
+        """
+        if not factors:
+            self.base.weight = self._pretrained[0]
+            return
+        if not is_dense(self.base):
+            raise ModelError("a quantised layer can't take the residual of this strategy: use an unquantised base.")
+        total = self._pretrained[0].double()
+        for left, right in factors:
+            total = total + left.double() @ right.double()
+        self.base.weight = nn.Parameter(total.to(self._pretrained[0].dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.per_sample or not torch.is_grad_enabled() or self.base.weight.dtype != self.lora_A.weight.dtype:
-            return lora_linear(x, self.base, self.lora_A.weight, self.lora_B.weight, self.scaling)
-        adapted: Tensor = self.base(x) + self.scaling * self.lora_B(self.lora_A(x))
+            return lora_linear(x, self.base, self.right, self.left, self.scaling)
+        inner = self.lora_A(x) if self.lora_R is None else self.lora_R(self.lora_A(x))
+        adapted: Tensor = self.base(x) + self.scaling * self.lora_B(inner)
         return adapted
 
 
@@ -101,8 +138,9 @@ def add_lora(layers: Mapping[str, nn.Module], lora: LoRASpec, generator: torch.G
     """
     if not lora.targets:
         return {}
-    if lora.rank < 1 or not lora.alpha > 0 or lora.init not in ("kaiming", "orthonormal"):
-        raise ModelError("LoRA needs rank >= 1, alpha > 0 and init kaiming or orthonormal.")
+    inits = ("orthonormal", "base") if lora.core else ("kaiming", "orthonormal")
+    if lora.rank < 1 or not lora.alpha > 0 or lora.init not in inits:
+        raise ModelError(f"this LoRA needs rank >= 1, alpha > 0 and init {' or '.join(inits)}.")
     found = {
         f"{prefix}.{name}": module
         for prefix, layer in layers.items()
@@ -120,7 +158,7 @@ def add_lora(layers: Mapping[str, nn.Module], lora: LoRASpec, generator: torch.G
         base = found[name]
         if lora.rank > min(base.in_features, base.out_features):
             raise ModelError(f"LoRA rank {lora.rank} is larger than {name} ({base.out_features} x {base.in_features}).")
-        module = LoRALinear(base, lora.rank, lora.alpha)
+        module = LoRALinear(base, lora.rank, lora.alpha, core=lora.core)
         _initialise(module, lora, generator)
         _replace(layers, name, module)
         adapted[name] = module
@@ -133,16 +171,40 @@ def _matches(name: str, target: str) -> bool:
 
 @torch.no_grad()
 def _initialise(module: LoRALinear, lora: LoRASpec, generator: torch.Generator) -> None:
-    weight = module.lora_A.weight
+    A, B = module.lora_A.weight, module.lora_B.weight
+    if module.lora_R is not None:
+        left, right = _singular_vectors(module.base, lora.rank) if lora.init == "base" else (None, None)
+        A.copy_(_orthonormal(A.shape[::-1], generator).T if right is None else right)
+        B.copy_(_orthonormal(B.shape, generator) if left is None else left)
+        nn.init.zeros_(module.lora_R.weight)
+        A.requires_grad_(False)
+        B.requires_grad_(False)
+        return
     if lora.init == "orthonormal":
-        # In float64, so that the rounded result does not depend on the LAPACK at hand.
-        columns, upper = torch.linalg.qr(torch.randn(weight.shape[::-1], generator=generator, dtype=torch.float64))
-        weight.copy_((columns * upper.diagonal().sign()).T / math.sqrt(3.0))
+        A.copy_(_orthonormal(A.shape[::-1], generator).T / math.sqrt(3.0))
     else:
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5.0), generator=generator)
-    nn.init.zeros_(module.lora_B.weight)
-    weight.requires_grad_(not lora.freeze_a)
-    module.lora_B.weight.requires_grad_(not lora.freeze_b)
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5.0), generator=generator)
+    nn.init.zeros_(B)
+    A.requires_grad_(not lora.freeze_a)
+    B.requires_grad_(not lora.freeze_b)
+
+
+def _orthonormal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """A random matrix [n, r] with orthonormal columns; float64, so that what is rounded from it does not depend on the
+    LAPACK at hand."""
+    columns, upper = torch.linalg.qr(torch.randn(*shape, generator=generator, dtype=torch.float64))
+    return columns * upper.diagonal().sign()
+
+
+def _singular_vectors(base: nn.Linear, rank: int) -> tuple[Tensor, Tensor]:
+    """Left [out, r] and right [r, in] singular vectors of the weight with the largest singular values; float64."""
+    if not is_dense(base):
+        raise ModelError("a quantised layer's singular vectors can't be had: take strategy.subspace=random.")
+    left, _, right = torch.linalg.svd(base.weight.double(), full_matrices=False)
+    left, right = left[:, :rank], right[:rank]
+    # A singular vector's sign is arbitrary: fixed by the largest entry, so that machines agree.
+    signs = right.gather(1, right.abs().argmax(1, keepdim=True)).sign()
+    return left * signs.T, right * signs
 
 
 def _replace(layers: Mapping[str, nn.Module], name: str, module: LoRALinear) -> None:

@@ -183,10 +183,7 @@ def _matrices(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None, Te
     """W [d, d], and scaled A [B, r, d] and B [B, d, r] if there are any, in the dtype of ``like``."""
     if not isinstance(layer, LoRALinear):
         return cast(nn.Linear, layer).weight.to(like.dtype), None, None
-    A, B = (
-        part.weight if part.weight.dim() == 3 else part.weight.expand(len(like), *part.weight.shape)
-        for part in (layer.lora_A, layer.lora_B)
-    )
+    A, B = (part if part.dim() == 3 else part.expand(len(like), *part.shape) for part in (layer.right, layer.left))
     return layer.base.weight.to(like.dtype), layer.scaling * A.to(like.dtype), B.to(like.dtype)
 
 

@@ -15,6 +15,7 @@ from fedrad.model.adapter import LoRALinear, LoRASpec, SampleLinear, add_lora
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.kernels import Kernels, dtype_of, matmul_precision
 from fedrad.model.layers import Layers, Prefix, Readout, Suffix, take_apart
+from fedrad.model.residual import Factors, equal_factors, is_residual, residual_factors
 
 __all__ = ["BaseModel", "ModelSpec", "ReportClassifier", "build", "load_base"]
 
@@ -65,6 +66,7 @@ class ReportClassifier(nn.Module):
         self.single_label = single_label
         self.kernels = kernels
         self._adapted = dict(adapted)  # the same modules as inside suffix, by their names in the base model
+        self._residual: Factors = {}
 
     def forward(self, ids: Tensor, attention: Tensor) -> Tensor:
         logits: Tensor = self.suffix(self.prefix(ids, attention), attention)
@@ -103,8 +105,9 @@ class ReportClassifier(nn.Module):
     def adapter(self) -> dict[str, nn.Parameter]:
         """The trainable tensors by name, sorted.
 
-        ``<layer>.lora_A`` [r, in] unless A is frozen, ``<layer>.lora_B`` [out, r], ``head.weight`` [L, d] and
-        ``head.bias`` [L], with layer names of the base model, such as ``encoder.layer.4.attention.self.query``.
+        ``<layer>.lora_A`` [r, in] unless A is frozen, ``<layer>.lora_B`` [out, r] (with a core instead of both
+        ``<layer>.lora_R`` [r, r]), ``head.weight`` [L, d] and ``head.bias`` [L], with layer names of the base model,
+        such as ``encoder.layer.4.attention.self.query``.
         """
         return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
 
@@ -126,12 +129,21 @@ class ReportClassifier(nn.Module):
         _copy(tensors, self.adapter())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Sets what ``state`` returned.
+        """Sets what ``state`` returned, and the base residual, of which there may be any number of factors.
+
+        Residual: ``<layer>.base_A.<k>`` [m, in] and ``<layer>.base_B.<k>`` [out, m] for any keys k; the frozen weight
+        of that adapted layer is then W0 + sum_k base_B.k base_A.k. What was set before is gone.
 
         Raises:
             ModelError: a name, shape or dtype differs, or a number is not finite; nothing was changed.
         """
-        _copy(tensors, {**self._tensors(), "centre": self.readout.centre, "scale": self.readout.scale})
+        factors = residual_factors(tensors, self._adapted)
+        plain = {name: tensor for name, tensor in tensors.items() if not is_residual(name)}
+        _copy(plain, {**self._tensors(), "centre": self.readout.centre, "scale": self.readout.scale})
+        if not equal_factors(factors, self._residual):
+            for name, module in self._adapted.items():
+                module.set_residual(factors.get(name, ()))
+            self._residual = factors
 
     def set_centring(self, mean: Tensor, scale: Tensor | float) -> None:
         """Features become ``(pooled - mean) * scale``.

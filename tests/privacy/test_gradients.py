@@ -40,9 +40,11 @@ def classifier_of(
     layers: int = 2,
     pooling: str = "mean",
     freeze_a: bool = False,
+    core: bool = False,
 ) -> ReportClassifier:
     base = base_model(family)
-    lora = LoRASpec(rank=3, alpha=6.0, targets=targets, layers=layers, freeze_a=freeze_a)
+    init = "base" if core else "kaiming"
+    lora = LoRASpec(rank=3, alpha=6.0, targets=targets, layers=layers, freeze_a=freeze_a, core=core, init=init)
     scale = 0.05 if family == "minilm" else 0.3
     return tiny.randomise(build(base, ModelSpec(base.name, pooling=pooling), lora, LABELS, False, seed=0), scale=scale)
 
@@ -95,22 +97,24 @@ def _per_sample(gradients: Gradients) -> Tensor:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("core", [False, True])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("family", ["bert", "albert"])
 def test_equal_to_one_report_at_a_time(
     family: str,
     pooling: str,
+    core: bool,
     engine: Callable[..., tuple[Tensor, Gradients]],
     record_property: Callable[[str, object], None],
 ) -> None:
-    classifier = classifier_of(family, pooling=pooling)
+    classifier = classifier_of(family, pooling=pooling, core=core)
     ids, attention, labels = batch_of(family, [7, 30, 12, 2, 18, 25, 5, 1])
     expected = one_at_a_time(classifier, ids, attention, labels)
     hidden = classifier.prefix(ids, attention)
     losses, found = engine(classifier.suffix, classifier.adapter(), (hidden, attention), losses_of(labels))
     error = relative_error(found, expected)
     record_property("relative_error", error)
-    print(f"{family} {pooling} {engine.__name__}: largest relative error {error:.2e}")
+    print(f"{family} {pooling} core={core} {engine.__name__}: largest relative error {error:.2e}")
     assert error < 1e-5, error
     torch.testing.assert_close(losses, losses_of(labels)(classifier(ids, attention)).detach())
 
@@ -160,12 +164,13 @@ def test_the_embedded_model() -> None:
     targets=st.sampled_from([(), ("query",), ("value", "dense"), ("all-linear",)]),
     layers=st.integers(0, 3),
     freeze_a=st.booleans(),
+    core=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 def test_any_shape(
-    lengths: list[int], family: str, targets: tuple[str, ...], layers: int, freeze_a: bool, seed: int
+    lengths: list[int], family: str, targets: tuple[str, ...], layers: int, freeze_a: bool, core: bool, seed: int
 ) -> None:
-    classifier = copy.deepcopy(classifier_of(family, targets, layers, freeze_a=freeze_a)).double()
+    classifier = copy.deepcopy(classifier_of(family, targets, layers, freeze_a=freeze_a, core=core)).double()
     ids, attention, labels = batch_of(family, lengths, seed)
     inputs, labels = (classifier.prefix(ids, attention), attention), labels.double()
     _, found = leaf_gradients(classifier.suffix, classifier.adapter(), inputs, losses_of(labels))
