@@ -2,43 +2,22 @@
 
     A <- sum_i w_i A_i        B <- sum_i w_i B_i        head <- sum_i w_i head_i
 
-A and B are averaged separately, so the product of the means is not the mean of the products; the difference is
-1/2 sum_ij w_i w_j (B_i - B_j)(A_i - A_j), which is zero with one hospital or with a frozen A.
+Travels, up and down: A and B of every layer, r (in + out) numbers each, and the head.
+
+Not exact: A and B are averaged separately, and the product of the means is not the mean of the products. What is
+missing is their covariance over the hospitals, 1/2 sum_ij w_i w_j (B_i - B_j)(A_i - A_j), of rank (n - 1) r at most;
+it is zero with one hospital, or where all have the same A or the same B.
+
+Under differential privacy: both factors carry noise, so their product has a part that is quadratic in it; the mean over
+n hospitals divides this part by n^2. See docs/strategies.md.
+
+One hospital: its tensors come back bit for bit, since 1.0 * x = x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
-
-from fedrad.federation.strategy import AdapterStrategy
+from fedrad.training.strategy import AveragingStrategy
 
 
-class FedAvg(AdapterStrategy):
+class FedAvg(AveragingStrategy):
     """Every tensor becomes the weighted mean of the hospitals' tensors."""
-
-    def aggregate(self, adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-        return weighted_mean(adapters, weights)
-
-
-def weighted_mean(adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """sum_i w_i theta_i for each tensor, in the order given.
-
-    One adapter with weight 1.0 comes back bit for bit, since 1.0 * x = x; written as theta_0 + sum w_i (theta_i -
-    theta_0) it would not. The order of the sum is the caller's: floating-point addition is not associative.
-
-    Guarantee: post-processing of tensors that were noised before they arrived; the weights must be public.
-
-    Args:
-        adapters: tensors by name, the same names and shapes in each.
-        weights: public, non-negative, summing to 1.
-    """
-    mean: dict[str, Tensor] = {}
-    for name in adapters[0]:
-        total = adapters[0][name] * weights[0]
-        for adapter, weight in zip(adapters[1:], weights[1:], strict=True):
-            total = total + adapter[name] * weight
-        mean[name] = total.to(torch.float32)
-    return mean

@@ -75,13 +75,21 @@ class Strategy(ABC):
     averaging: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = False
     keeps_moments: ClassVar[bool] = True
-    keeps_average: ClassVar[bool] = True
+    keeps_average: bool = True  # may depend on the settings
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def problems(self, experiment: Experiment) -> list[str]:
-        """What in this configuration the strategy can't work with, each with its key."""
+        """What in this configuration the strategy can't work with, each with its key. Subclasses add their own."""
+        server, largest = experiment.lora.rank, max(experiment.sites.ranks, default=0)
+        if largest and not self.mixed_ranks and set(experiment.sites.ranks) != {server}:
+            return [
+                f"sites.ranks: under strategy.name={experiment.strategy.name} every hospital has the rank of lora.rank;"
+                " leave it empty, or take strategy.name=flexlora or flora"
+            ]
+        if largest > server:
+            return [f"lora.rank: is the server's, at least the largest of sites.ranks; set it to {largest}"]
         return []
 
     def shape(self, lora: LoRASpec) -> LoRASpec:

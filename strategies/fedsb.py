@@ -1,0 +1,46 @@
+"""Fed-SB: only the core R of B R A is trained (Singhal et al. 2025, arXiv 2502.15436).
+
+    A, B: frozen, orthonormal, the same for all        R <- sum_i w_i R_i        head <- sum_i w_i head_i
+
+Travels, up and down: R, r^2 numbers a layer whatever its width, and the head.
+
+Exact: B R A is linear in R, so sum_i w_i B R_i A = B (sum_i w_i R_i) A. The price is that LoRA stays in a subspace
+that is chosen before training. The authors take it from gradients of private data; here it must be public, else it
+would have to be paid for: the largest singular vectors of the frozen weights (``strategy.subspace`` = "base"), or
+random ones.
+
+Under differential privacy: the noise is linear, and its norm grows with r instead of the square root of the width.
+
+One hospital: bit for bit the centralized run that trains R and the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from fedrad.config import Experiment
+from fedrad.model.adapter import LoRASpec
+from fedrad.training.strategy import AveragingStrategy, Tensors
+from strategies.refusals import HEAD_ALONE, refusals
+from strategies.residual import layers_of, lora_of
+
+
+class FedSB(AveragingStrategy):
+    """R and the head become their weighted means; A and B rest."""
+
+    def problems(self, experiment: Experiment) -> list[str]:
+        why = "freezes A and B both, and trains the core between them; set it to false"
+        return super().problems(experiment) + refusals(experiment, freeze_a=why, freeze_b=why, no_targets=HEAD_ALONE)
+
+    def shape(self, lora: LoRASpec) -> LoRASpec:
+        return replace(lora, core=True, init="base" if self.settings.subspace == "base" else "orthonormal")
+
+    def export(self, state: Tensors, lora: LoRASpec) -> tuple[dict[str, Tensor], LoRASpec]:
+        """B R in the place of B: plain LoRA of the same rank and scaling."""
+        plain = {name: tensor for name, tensor in state.items() if not name.endswith(".lora_R")}
+        for layer in layers_of(state):
+            B, core = lora_of(state, layer).B, state[f"{layer}.lora_R"]
+            plain[f"{layer}.lora_B"] = (B.double() @ core.double()).float()
+        return plain, replace(lora, core=False, init="kaiming")

@@ -1,0 +1,34 @@
+"""FFA-LoRA: A is frozen (Sun et al. 2024, arXiv 2403.12313), here with orthonormal rows.
+
+    A = A_0, drawn from train.seed by everybody        B <- sum_i w_i B_i        head <- sum_i w_i head_i
+
+Travels, up and down: B, r out numbers a layer, and the head.
+
+Exact: with one A for all, sum_i w_i B_i A = (sum_i w_i B_i) A. The price is that LoRA stays in the row space of A_0.
+
+Under differential privacy: the noise in the product is linear, out s^2 |A_0|^2 / n for noise of variance s^2 a number,
+and half of the dimensions have none. Rows of A_0 that are orthogonal spread it evenly over the r directions.
+
+One hospital: bit for bit the centralized run that trains B and the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedrad.config import Experiment
+from fedrad.model.adapter import LoRASpec
+from fedrad.training.strategy import AveragingStrategy
+from strategies.refusals import HEAD_ALONE, refusals
+
+
+class FFA(AveragingStrategy):
+    """B and the head become their weighted means; A rests."""
+
+    def problems(self, experiment: Experiment) -> list[str]:
+        return super().problems(experiment) + refusals(
+            experiment, freeze_b="trains B alone beside the head; set it to false", no_targets=HEAD_ALONE
+        )
+
+    def shape(self, lora: LoRASpec) -> LoRASpec:
+        return replace(lora, freeze_a=True, init="orthonormal")

@@ -1,0 +1,36 @@
+"""The linear probe: no LoRA, only the head is trained, on the features of the frozen base model.
+
+    head <- sum_i w_i head_i
+
+Travels, up and down: the head, labels (d + 1) numbers.
+
+Exact in the only sense there is: the logits are linear in the head, so their mean is that of the mean head.
+
+Under differential privacy: the fewest dimensions but for a small Fed-SB, and features that no noise has touched. At
+small epsilon that can outweigh what LoRA learns in private steps; docs/utility.md has figures.
+
+One hospital: bit for bit the centralized run with an empty lora.targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedrad.config import Experiment
+from fedrad.model.adapter import LoRASpec
+from fedrad.training.strategy import AveragingStrategy
+from strategies.refusals import refusals
+
+
+class Head(AveragingStrategy):
+    """The head becomes its weighted mean."""
+
+    def problems(self, experiment: Experiment) -> list[str]:
+        why = (
+            "has no LoRA to freeze; set it to false. To train the head on warmed LoRA, take strategy.name=fedavg with"
+            " lora.freeze-a and lora.freeze-b"
+        )
+        return super().problems(experiment) + refusals(experiment, freeze_a=why, freeze_b=why)
+
+    def shape(self, lora: LoRASpec) -> LoRASpec:
+        return replace(lora, targets=())

@@ -1,0 +1,59 @@
+"""RoLoRA: B and A take turns (Chen et al. 2025, arXiv 2502.01755); by local step: LA-LoRA (arXiv 2602.19926).
+
+    strategy.alternate = "round":  odd rounds    B <- sum_i w_i B_i, A rests
+                                   even rounds   A <- sum_i w_i A_i, B rests
+    strategy.alternate = "step":   local steps train B, A, B, A ...; then both become their means, as in FedAvg
+
+The head is trained in every step. B begins: as long as B is zero, A has no gradient.
+
+Travels, up and down, with the head: by round, B in odd rounds and A in even ones; by step, both in every round.
+
+By round it is exact: all hospitals have the same resting factor. By step it is not: both factors differ at the end of a
+round, and FedAvg's covariance is missing. It is small as long as they do not drift far.
+
+Under differential privacy: a step's noise goes into one factor, so it is linear in the product, and the clip norm is
+spent on that factor and the head. A learns too, unlike in FFA. By step, the quadratic part is FedAvg's.
+
+One hospital: bit for bit the centralized run with the same turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fedrad.config import Experiment
+from fedrad.settings import Strategy as Settings
+from fedrad.training.strategy import AveragingStrategy
+from strategies.refusals import HEAD_ALONE, refusals
+
+
+class RoLoRA(AveragingStrategy):
+    """The factor whose turn it is becomes its weighted mean, the head always."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        # Both factors are in every iterate if they take turns by step. By round, the iterates of a round hold one of
+        # them, and the last rounds do not hold the same number of each.
+        self.keeps_average = settings.alternate == "step"
+
+    def problems(self, experiment: Experiment) -> list[str]:
+        found = super().problems(experiment)
+        found += refusals(
+            experiment,
+            freeze_a="trains A in its turn; set it to false, or take strategy.name=ffa",
+            freeze_b="trains B in its turn; set it to false",
+            no_targets=HEAD_ALONE,
+        )
+        if self.settings.alternate == "step" and experiment.train.local_steps == 1:
+            found.append(
+                "train.local-steps: with strategy.alternate=step the only step of a round trains B, and A never learns;"
+                " set it to 2 or more, or take strategy.alternate=round"
+            )
+        return found
+
+    def turns(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
+        b_turn = frozenset(name for name in names if not name.endswith(".lora_A"))
+        a_turn = frozenset(name for name in names if not name.endswith(".lora_B"))
+        if self.settings.alternate == "step":
+            return b_turn, a_turn
+        return (b_turn if round % 2 else a_turn,)
