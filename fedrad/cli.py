@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
 from fedrad import centralized
+from fedrad.config import Experiment
 from fedrad.errors import DataError, FedradError
+from fedrad.outlook import outlook_of
+from fedrad.privacy.ledger_view import read_ledger
+from fedrad.report import budget
 from fedrad.simulate import GridName
 from fedrad.simulate import simulate as run_simulation
 
@@ -72,6 +77,65 @@ def predict(
         finally:
             if out is not None:
                 file.close()
+
+
+@app.command()
+def ledger(
+    site_dir: Annotated[Path, typer.Argument(help="a hospital's state directory, or ledger/<site> of a run directory")],
+    cap: Annotated[float | None, typer.Option(help="the hospital's epsilon cap, to see what is left")] = None,
+    csv_: Annotated[Path | None, typer.Option("--csv", help="also write the charges to this new file")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+) -> None:
+    """What a hospital was charged, what that spent, and what is left. Reads only, also while the hospital trains."""
+    with _errors():
+        if csv_ is not None and csv_.exists():
+            raise _exists(csv_)
+        view = read_ledger(site_dir)
+        curve, left = view.curve(), None if cap is None else view.left(cap)
+        if csv_ is not None:
+            with _new_file(csv_) as file:
+                budget.write_ledger_csv(view, curve, file)
+        if json_:
+            _print_json(budget.ledger_json(view, curve, left))
+            return
+        console = _wide()
+        if view.rows:
+            console.print(budget.charges_table(view, curve))
+        for text in (budget.curve_plot(curve), budget.ledger_lines(view, left)):
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
+    reports: Annotated[
+        int | None, typer.Option(help="size that each hospital declares (patients, if those are the unit)")
+    ] = None,
+    labels: Annotated[int | None, typer.Option(help="outputs of the head; default: those of data.name")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+) -> None:
+    """Before any training: what noise a configuration takes, how loud it is, and what to train instead."""
+    with _errors():
+        experiment = Experiment.load(config, list(set_ or [])).resolve_paths(Path.cwd())
+        outlook = outlook_of(experiment, declared=reports, labels=labels)
+        if json_:
+            _print_json(budget.outlook_json(outlook))
+            return
+        console = _wide()
+        console.print(budget.outlook_lines(outlook), markup=False, highlight=False, soft_wrap=True)
+        if outlook.plan.private:
+            console.print()
+            console.print(budget.choices_table(outlook))
+
+
+def _wide() -> Console:
+    """Standard output; a pipe has no width, and 80 columns would break the tables."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def _exists(path: Path) -> DataError:

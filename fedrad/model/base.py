@@ -90,7 +90,7 @@ def load_base(name: str, revision: str = "") -> BaseModel:
 
 @lru_cache(maxsize=4)
 def _load(name: str, revision: str) -> BaseModel:
-    source = _locate(name)
+    source = locate(name)
     options: dict[str, Any] = {"trust_remote_code": False}
     if revision and not Path(source).is_dir():
         options["revision"] = revision
@@ -144,7 +144,7 @@ def _load(name: str, revision: str) -> BaseModel:
     )
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
     """Folder or hub id that transformers is asked for."""
     if name == EMBEDDED:
         return str(embedded_folder())

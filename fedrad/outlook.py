@@ -1,0 +1,186 @@
+"""``fedrad plan``: what a configuration comes to before any report is read: noise, epsilon, and noise beside signal.
+
+No private number enters: the size is the declared one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+from fedrad.config import Experiment
+from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.errors import ConfigError
+from fedrad.model.adapter import LoRASpec
+from fedrad.model.shapes import shapes_of
+from fedrad.privacy import accounting, planning
+from fedrad.privacy.plan import PrivacyPlan, declared_size
+from fedrad.privacy.planning import Choice
+from fedrad.settings import Lora
+from fedrad.training.setup import plan_for
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a run before its first step. All of it is public.
+
+    Attributes:
+        plan: of a hospital with the declared size, exactly as the run would make it.
+        epsilon: of all planned steps, by PLD; ``math.inf`` without privacy.
+        rdp: the same by Renyi DP, an independent upper bound.
+        hospitals: those that a round asks.
+        present: the configured strategy and rank, with rho of these very steps.
+        formula: its rho by the planning formula, which large batches come to; 0 without privacy.
+        formula_shared: the same if the hospitals shared one hospital's noise under secure aggregation.
+        offered: what could be trained instead.
+        advised: the richest of them whose rho is below ``planning.BORDERLINE``, or the quietest.
+        enough: declared size x sqrt(hospitals) from which on the head alone is below it, by the formula.
+        notes: what the reader should know about these figures.
+    """
+
+    plan: PrivacyPlan
+    epsilon: float
+    rdp: float
+    hospitals: int
+    present: Choice
+    formula: float
+    formula_shared: float
+    offered: tuple[Choice, ...]
+    advised: Choice
+    enough: int
+    notes: tuple[str, ...]
+
+    @property
+    def noise_per_step(self) -> float:
+        """Standard deviation in each coordinate of a hospital's averaged gradient."""
+        if not self.plan.private:
+            return 0.0
+        return planning.noise_per_step(self.plan.noise_multiplier, self.plan.clip, self.plan.divisor)
+
+    @property
+    def verdict(self) -> str:
+        """``fine``, ``borderline`` or ``noise-dominated``."""
+        return planning.verdict(self.present.rho)
+
+
+def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: int | None = None) -> Outlook:
+    """Plans a run.
+
+    Args:
+        declared: the size that a hospital declares, in units of ``privacy.unit``; None: ``data.declared-size``, or for
+            generated reports what a simulated hospital would.
+        labels: outputs of the head; None: those of the corpus that ``data.name`` names.
+
+    Raises:
+        ConfigError: the size or the number of labels is not known.
+        ModelError: the base model's configuration is not on this machine, or has no such layers.
+        PlanError: no noise multiplier meets the budget, or the plan contradicts itself.
+    """
+    notes: list[str] = []
+    size = _declared(experiment, notes) if declared is None else declared
+    if size < 1:
+        raise ConfigError(f"--reports: a hospital declares 1 or more, not {size}")
+    outputs = _labels(experiment) if labels is None else labels
+    if outputs < 1:
+        raise ConfigError(f"--labels: a head has 1 or more, not {outputs}")
+    plan = plan_for(experiment, size)
+    lora, strategy = experiment.lora, experiment.strategy.name
+    spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a, lora.freeze_b)
+    shapes = shapes_of(experiment.model.name, experiment.model.revision, spec)
+    head = outputs * (shapes.hidden + 1)
+    trainable = planning.trainable_numbers(
+        strategy, lora.rank, shapes.adapted, head, freeze_a=lora.freeze_a, freeze_b=lora.freeze_b
+    )
+    around = shapes.adapted
+    if not around:
+        spec = replace(spec, rank=1, targets=Lora().targets)
+        around = shapes_of(experiment.model.name, experiment.model.revision, spec).adapted
+    rho = partial(_rho_of_steps, plan, experiment.asked)
+    offered = planning.choices(around, head, rho)
+    notes += _notes(experiment, plan)
+    return Outlook(
+        plan=plan,
+        epsilon=accounting.epsilon([plan.event(plan.steps)], plan.delta),
+        rdp=accounting.rdp_epsilon([plan.event(plan.steps)], plan.delta),
+        hospitals=experiment.asked,
+        present=Choice(strategy, lora.rank if trainable > head else 0, trainable, rho(trainable)),
+        formula=_formula(plan, trainable, experiment.asked),
+        formula_shared=_formula(plan, trainable, experiment.asked, shared=True),
+        offered=offered,
+        advised=planning.richest(offered),
+        enough=math.ceil(_formula(plan, head, 1) * plan.declared_size / planning.BORDERLINE),
+        notes=tuple(notes),
+    )
+
+
+def _rho_of_steps(plan: PrivacyPlan, hospitals: int, trainable: int) -> float:
+    return planning.noise_to_signal_of_steps(
+        trainable,
+        noise_multiplier=plan.noise_multiplier,
+        batch=plan.expected_batch,
+        steps=plan.steps,
+        hospitals=hospitals,
+    )
+
+
+def _formula(plan: PrivacyPlan, trainable: int, hospitals: int, *, shared: bool = False) -> float:
+    if not plan.private:
+        return 0.0
+    return planning.noise_to_signal(
+        trainable,
+        epsilon=plan.epsilon,
+        delta=plan.delta,
+        declared_size=plan.declared_size,
+        hospitals=hospitals,
+        shared=shared,
+    )
+
+
+def _declared(experiment: Experiment, notes: list[str]) -> int:
+    data = experiment.data
+    if data.declared_size:
+        return data.declared_size
+    if data.name != "synthetic" or experiment.privacy.unit != "report":
+        raise ConfigError(
+            f"--reports: say how many {experiment.privacy.unit}s a hospital declares; planning reads no data"
+        )
+    size = declared_size(round(data.reports * (1 - data.test_fraction) / experiment.sites.count))
+    notes.append(
+        f"declared size {size}: about what each simulated hospital gets of {data.reports} generated reports; give a "
+        "real one with --reports."
+    )
+    return size
+
+
+def _labels(experiment: Experiment) -> int:
+    data = experiment.data
+    match data.name:
+        case "ct-rate":
+            return len(CT_RATE)
+        case "table":
+            columns = [name for name in data.label_columns.split(",") if name.strip()]
+            if len(columns) < 2:
+                raise ConfigError("--labels: say how many classes the label column has; planning reads no data")
+            return len(columns)
+    return len(CHEXPERT)
+
+
+def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
+    sites, strategy = experiment.sites, experiment.strategy.name
+    notes = []
+    if plan.expected_batch < experiment.train.batch:
+        notes.append(f"train.batch {experiment.train.batch} is more than a hospital has: every step takes all.")
+    if experiment.asked < sites.count:
+        notes.append(
+            f"a round asks {experiment.asked} of {sites.count} hospitals; the noise is made for a hospital that is in "
+            "all rounds, so nobody exceeds the budget, and most stay below it."
+        )
+    own = [f"sites.{name}" for name in ("epsilons", "deltas", "batches", "ranks") if vars(sites)[name]]
+    if own:
+        notes.append(f"hospitals have settings of their own ({', '.join(own)}); this is one with the common settings.")
+    if not planning.known(strategy):
+        notes.append(f"strategy {strategy!r} is not known here; A, B and head are taken to be trained in every step.")
+    if plan.private and plan.noise == "seeded":
+        notes.append("noise seeded: simulation only, protects nobody.")
+    return notes
