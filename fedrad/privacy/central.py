@@ -1,0 +1,118 @@
+"""The hospital as the privacy unit: the server clips whole updates and adds the noise (client-level, central DP).
+
+The trusted party here is the server. It sees every hospital's update as it is, without noise, and must be believed to
+clip, to add the noise, to publish nothing else and to forget the rest. Where that is too much to ask, use the report or
+the patient as the unit: then hospitals trust nobody.
+
+Functions of tensors only; who sends what, and the server's own ledger, are the federation's part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedrad.errors import PrivacyError
+from fedrad.privacy.noise import Stream
+from fedrad.privacy.optimizer import largest_norm
+from fedrad.privacy.plan import PrivacyPlan
+
+
+def hospital_plan(
+    *, epsilon: float, delta: float, hospitals: int, rounds: int, clip: float, noise: str = "system"
+) -> PrivacyPlan:
+    """The server's plan for ``rounds`` noised rounds.
+
+    Every hospital is charged for every round, whether it answered or not, and its sampling rate is 1. Drawing hospitals
+    would amplify only if it stayed secret who was drawn, for ever, and whoever watches the network knows it.
+
+    Args:
+        hospitals: the planned number, public. It is the divisor, and what delta is measured by.
+        clip: the largest L2 norm of a hospital's whole update of a round.
+
+    Raises:
+        PlanError: with all problems at once. Few hospitals make deltas pass that promise nothing, so delta must be at
+            most 1e-3 too; 1e-5 is still the figure to quote.
+    """
+    return PrivacyPlan.calibrate(
+        unit="hospital",
+        epsilon=epsilon,
+        delta=delta,
+        declared_size=hospitals,
+        expected_batch=hospitals,
+        steps=rounds,
+        clip=clip,
+        noise=noise,
+    )
+
+
+def update_of(reply: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a hospital changed in a round, float64: its reply minus what the server had sent to all."""
+    return {name: reply[name].double() - tensor.double() for name, tensor in sent.items()}
+
+
+def clip_update(update: Mapping[str, Tensor], largest: float) -> dict[str, Tensor]:
+    """The update, scaled down to L2 norm ``largest`` over all its tensors together; zero if an entry is not finite.
+
+    Returns:
+        float64 tensors by the same names, whose joint norm is at most ``largest``.
+    """
+    square = sum(float(tensor.double().square().sum()) for tensor in update.values())
+    if not math.isfinite(square):  # also a norm that overflows
+        return {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in update.items()}
+    # The margin keeps the norm at most `largest` in spite of rounding.
+    factor = min(1.0, largest * (1 - 1e-12) / math.sqrt(square)) if square > 0 else 1.0
+    return {name: tensor.double() * factor for name, tensor in update.items()}
+
+
+def noised_mean(
+    updates: Mapping[str, Mapping[str, Tensor]], like: Mapping[str, Tensor], plan: PrivacyPlan, stream: Stream
+) -> dict[str, Tensor]:
+    """The mean update of a round: clip each hospital's, sum, add noise, divide by the planned number of hospitals.
+
+    Guarantee:
+        If the server does this at most ``plan.steps`` times, publishes only what follows from the results and from
+        public values, and sends all hospitals the same, then everything it publishes is (``plan.epsilon``,
+        ``plan.delta``)-differentially private with respect to adding or removing one hospital with all its reports, of
+        all its patients: against anybody but the server, who sees all rounds and knows all other hospitals.
+        Removing a hospital is the same as its answering with zeros: the sum changes by at most ``plan.clip``, whatever
+        the hospital sent (huge or not finite values too), and neither noise nor divisor depend on who answered. To
+        replace a hospital by another is two changes.
+        The server is trusted. What it received is not protected from it, nor from whoever breaks into it. Whether a
+        hospital takes part is not hidden from whoever sees the network.
+
+    Args:
+        updates: site -> name -> tensor. A hospital that did not answer is left out, which is an update of zeros.
+        like: name -> tensor of the update's shape and dtype.
+        plan: made by `hospital_plan`; its divisor is the planned number of hospitals.
+        stream: made for this round only.
+
+    Returns:
+        name -> tensor, of ``like``'s dtype. Hospitals are added in the order of their names, so the bits don't depend
+        on the order of arrival.
+
+    Raises:
+        PrivacyError: the plan's unit is not the hospital, there are more hospitals than planned, an update has other
+            tensors than ``like`` (check replies before), or the stream is not what the plan says.
+    """
+    if plan.unit != "hospital":
+        raise PrivacyError(f"The plan's unit is the {plan.unit}; noise for whole hospitals needs a hospital plan.")
+    if stream.mode != plan.noise:
+        raise PrivacyError(f"The plan says {plan.noise} noise, but this stream is {stream.mode}.")
+    if len(updates) > plan.divisor:
+        raise PrivacyError(f"{len(updates)} hospitals answered, but {plan.divisor} were planned.")
+    total = {name: torch.zeros(like[name].shape, dtype=torch.float64) for name in sorted(like)}
+    for site in sorted(updates):
+        update = updates[site]
+        if {name: tensor.shape for name, tensor in update.items()} != {name: t.shape for name, t in like.items()}:
+            raise PrivacyError(f"{site}: the update has other tensors than the model.")
+        for name, tensor in clip_update(update, largest_norm(plan)).items():
+            total[name] += tensor
+    if plan.private:
+        for tensor in total.values():
+            tensor.add_(stream.normal(tensor.shape, dtype=torch.float64), alpha=plan.noise_multiplier * plan.clip)
+    # Sum and noise are rounded only together.
+    return {name: (tensor / plan.divisor).to(like[name].dtype) for name, tensor in total.items()}

@@ -1,0 +1,217 @@
+"""What a ledger means for somebody who is more than one unit: k reports at a hospital, or a unit at each of two.
+
+Guarantee:
+    `group_epsilon` is an upper bound: if the ledger's unit is the report, everything published from these steps is
+    (epsilon, delta)-differentially private with respect to adding or removing k reports of one shard at once. In a
+    step Binomial(k, rate) of the k are sampled, and j sampled reports, each clipped, move the sum by at most j clip
+    norms. So a step is dominated by the Gaussian mechanism whose sensitivity is j with that probability (mixture of
+    Gaussians, arXiv 2407.07737), which is discretised pessimistically (connect the dots, arXiv 2207.04380), then
+    composed.
+    It is far below what group privacy says of any mechanism, k epsilon at a delta that grows by exp((k - 1) epsilon).
+
+    It does not make report-level training patient-level: nobody bounds k. `PrivacyPlan` with ``unit="patient"`` does
+    not need to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from decimal import ROUND_CEILING, Context
+from functools import lru_cache, reduce
+
+import numpy as np
+from dp_accounting.pld import pld_pmf
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+from fedrad.errors import PlanError, PrivacyError
+from fedrad.privacy import accounting
+
+Floats = NDArray[np.float64]
+Steps = tuple[float, float, int]
+
+# Probability that is given up (added to delta as certain loss) at either end of a step's distribution.
+_TAIL = math.exp(-50) / 2
+# As in `accounting`: the grid is a power of ten, no wider than a thousandth of the result, and no finer than 1e-6.
+_WIDEST_GRID, _FINEST_GRID = -2, -6
+_MOST_POINTS = 2e6
+
+
+def group_epsilon(events: Iterable[Steps], delta: float, k: int) -> float:
+    """The epsilon of k reports in one shard together, at this delta, where the events count reports.
+
+    Args:
+        events: (sampling rate, noise multiplier, steps), as for ``accounting.epsilon``.
+        delta: between 1e-9 and 1, exclusive.
+        k: how many reports; with 1 it is ``accounting.epsilon``.
+
+    Returns:
+        ``math.inf`` where nothing can be promised at this delta.
+
+    Raises:
+        PlanError: a value is outside its range.
+        PrivacyError: the figure is below that of a single report, so neither can be trusted.
+    """
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise PlanError(f"A group has one report or more, not {k}.")
+    every = [(float(rate), float(noise), int(steps)) for rate, noise, steps in events]
+    one = accounting.epsilon(every, delta)
+    if k == 1 or one == math.inf:
+        return one
+    counts: dict[tuple[float, float], int] = {}
+    for rate, noise, steps in every:
+        if rate > 0 and steps > 0 and noise != math.inf:
+            counts[rate, noise] = counts.get((rate, noise), 0) + steps
+    merged = tuple(sorted((rate, noise, steps) for (rate, noise), steps in counts.items()))
+    return _group_epsilon(merged, float(delta), k, one) if merged else 0.0
+
+
+def two_hospitals_epsilon(events: Iterable[Steps], others: Iterable[Steps], delta: float) -> float:
+    """The epsilon of somebody who is a unit (a report, or a patient) at each of two hospitals: both ledgers composed.
+
+    Raises:
+        PlanError: a value is outside its range.
+    """
+    return accounting.epsilon([*events, *others], delta)
+
+
+def patients_in_words(
+    unit: str, ledgers: Sequence[Sequence[Steps]], delta: float, counts: Sequence[int] = (2, 5, 10)
+) -> str:
+    """What a run means for patients, as sentences that can stand in a privacy statement.
+
+    Figures are rounded up. Those for several reports are of the hospital where they are largest.
+
+    Args:
+        unit: the plans' unit, "report" or "patient".
+        ledgers: the events of each hospital.
+        delta: for all figures.
+        counts: for how many reports of a patient to say it, if the unit is the report.
+
+    Raises:
+        PlanError: a value is outside its range, or the unit is another one.
+    """
+    if unit not in ("report", "patient"):
+        raise PlanError(f'There is nothing to say about patients where the unit is "{unit}".')
+    distinct = sorted({tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers})
+    if unit == "patient":
+        said = "A patient counts once at a hospital, however many reports they have there."
+    else:
+        figures = [(k, max((group_epsilon(events, delta, k) for events in distinct), default=0.0)) for k in counts]
+        each = ", ".join(f"{k} reports have {_in_words(value)}" for k, value in figures)
+        said = (
+            f"It protects one report; a patient's reports at a hospital have less together: at delta {delta:g}, {each}."
+        )
+    if len(ledgers) > 1:
+        first, second = sorted(ledgers, key=lambda events: accounting.epsilon(events, delta))[-2:]
+        both = _in_words(two_hospitals_epsilon(first, second, delta))
+        said += f" Somebody with a {unit} at each of the two hospitals with the largest epsilon has {both}."
+    return said
+
+
+def _in_words(value: float) -> str:
+    if value == math.inf:
+        return "no guarantee"
+    return f"epsilon {float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(value))):g}"
+
+
+@lru_cache(maxsize=1024)
+def _group_epsilon(events: tuple[Steps, ...], delta: float, k: int, one: float) -> float:
+    steps = [(_Step(rate, noise, k), count) for rate, noise, count in events]
+    narrowest = max(math.ceil(math.log10(step.largest_loss / _MOST_POINTS)) for step, _ in steps)
+    exponent = max(min(_grid(one * k / 1000), _WIDEST_GRID), narrowest)
+    while True:
+        losses = [step.losses(exponent).self_compose(count) for step, count in steps]
+        value = float(reduce(_compose, losses).get_epsilon_for_delta(delta))
+        if 1000 * 10.0**exponent <= value or exponent <= max(_FINEST_GRID, narrowest):
+            break
+        exponent = max(min(exponent - 1, _grid(value / 1000)), _FINEST_GRID, narrowest)
+    if value < 0.999 * one:
+        raise PrivacyError(f"{k} reports can't have a smaller epsilon ({value}) than one ({one}); trust neither.")
+    return value
+
+
+def _grid(width: float) -> int:
+    return math.floor(math.log10(max(width, 10.0**_FINEST_GRID)) + 1e-12)
+
+
+def _compose(left: PrivacyLossDistribution, right: PrivacyLossDistribution) -> PrivacyLossDistribution:
+    return left.compose(right, tail_mass_truncation=1e-15)
+
+
+class _Step:
+    """One step on a group: the sum moves by s ~ Binomial(k, rate) clip norms, under noise of standard deviation sigma.
+
+    Without the group the noised sum is y ~ N(0, sigma^2), with it y ~ N(s, sigma^2). The logarithm of the ratio of the
+    densities is g(y) = log E exp((s y - s^2 / 2) / sigma^2), increasing and convex. Taking the group away loses g(y)
+    under the second law; adding it loses -g(y) under the first.
+    """
+
+    def __init__(self, rate: float, sigma: float, k: int) -> None:
+        weights = stats.binom.pmf(np.arange(k + 1), k, rate)
+        self._s = np.flatnonzero(weights > 0).astype(np.float64)
+        self._p = weights[weights > 0] / weights.sum()
+        self._sigma = sigma
+        self._end = -sigma * float(special.ndtri(_TAIL))
+        farthest = self._end + float(self._s[-1])
+        self._last = float(optimize.brentq(lambda y: math.log(self._above(np.array([y]))[0] / _TAIL), 0, farthest + 1))
+        ends = self._ratio(np.array([-self._end, self._last, self._end]))
+        self._removal = float(ends[0]), float(ends[1])
+        self._addition = -float(ends[2]), -float(ends[0])
+
+    @property
+    def largest_loss(self) -> float:
+        """The width of the range that losses are kept of."""
+        return max(high - low for low, high in (self._removal, self._addition))
+
+    def losses(self, exponent: int) -> PrivacyLossDistribution:
+        """Pessimistic on the grid 10^exponent, for removing and for adding the group."""
+        width = 10.0**exponent
+        both = []
+        for (low, high), hockey_stick in ((self._removal, self._removed), (self._addition, self._added)):
+            first, last = math.floor(low / width), math.ceil(high / width)
+            epsilons = np.arange(first, last + 1, dtype=np.float64) * width
+            deltas = np.clip(hockey_stick(epsilons), 0.0, 1.0)
+            falling = np.maximum.accumulate(deltas[::-1])[::-1]  # rounding must not make them rise
+            both.append(pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(width, first, last, falling))
+        return PrivacyLossDistribution(*both)
+
+    def _removed(self, epsilons: Floats) -> Floats:
+        """P(g > epsilon with the group) - exp(epsilon) P(g > epsilon without)."""
+        y = self._inverse(epsilons)
+        return self._above(y) - np.exp(epsilons + special.log_ndtr(-y / self._sigma))
+
+    def _added(self, epsilons: Floats) -> Floats:
+        """P(-g > epsilon without the group) - exp(epsilon) P(-g > epsilon with it)."""
+        y = self._inverse(-epsilons)
+        below = special.ndtr((y[:, None] - self._s) / self._sigma) @ self._p
+        return special.ndtr(y / self._sigma) - np.exp(epsilons) * below
+
+    def _above(self, y: Floats) -> Floats:
+        """P(sum with the group > y)."""
+        return special.ndtr((self._s - y[:, None]) / self._sigma) @ self._p
+
+    def _ratio(self, y: Floats) -> Floats:
+        return special.logsumexp(self._exponents(y), axis=1)
+
+    def _exponents(self, y: Floats) -> Floats:
+        return np.log(self._p) + (self._s * y[:, None] - self._s**2 / 2) / self._sigma**2
+
+    def _inverse(self, targets: Floats) -> Floats:
+        """y with g(y) = target; -inf where g is larger everywhere. Newton between two points of a table.
+
+        What is left of an error enters a hockey-stick divergence, which is largest at the right y, by its square.
+        """
+        table = np.linspace(-1.5 * self._end, 1.5 * max(self._end, self._last), 20_001)
+        known = self._ratio(table)
+        place = np.clip(np.searchsorted(known, targets), 1, len(table) - 1)
+        low, high = table[place - 1], table[place]
+        y = np.interp(targets, known, table)
+        for _ in range(4):
+            terms = self._exponents(y)
+            value = special.logsumexp(terms, axis=1)
+            slope = np.exp(terms - value[:, None]) @ self._s / self._sigma**2
+            y = np.clip(y - (value - targets) / np.maximum(slope, 1e-300), low, high)
+        return np.where(targets <= known[0], -np.inf, y)
