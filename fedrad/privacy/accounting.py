@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 from dp_accounting import dp_event
-from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
@@ -33,6 +32,8 @@ from scipy import optimize, stats
 
 from fedrad.cache import fedrad_cache_dir
 from fedrad.errors import PlanError, PrivacyError
+from fedrad.privacy import composition
+from fedrad.privacy.composition import NoisyStep
 
 # Below this the rounding of the Fourier transforms is no longer negligible beside delta.
 SMALLEST_DELTA = 1e-9
@@ -113,7 +114,7 @@ def smallest_noise_multiplier(epsilon: float, delta: float, sampling_rate: float
 
 
 def _kept_noise(target: float, delta: float, sampling_rate: float, steps: int) -> Path:
-    """Where a result is kept. Its name holds everything that decides it, this file's own text included."""
+    """Where a result is kept. Its name holds everything that decides it, the text of this code included."""
     facts = [repr(target), repr(delta), repr(sampling_rate), steps, version("dp-accounting"), _source()]
     name = hashlib.sha256("|".join(map(str, facts)).encode()).hexdigest()[:24]
     return fedrad_cache_dir() / "noise" / f"{name}.txt"
@@ -121,7 +122,8 @@ def _kept_noise(target: float, delta: float, sampling_rate: float, steps: int) -
 
 @lru_cache(maxsize=1)
 def _source() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    text = Path(__file__).read_bytes() + Path(composition.__file__).read_bytes()
+    return hashlib.sha256(text).hexdigest()
 
 
 def _search(target: float, delta: float, sampling_rate: float, steps: int) -> float:
@@ -259,15 +261,18 @@ def _narrowest(events: Sequence[Event]) -> int:
     return math.ceil(math.log10(loss / 1e6)) if loss > 100 else _FINEST_GRID
 
 
-@lru_cache(maxsize=32)
-def _single(rate: float, sigma: float, exponent: int) -> pld.PrivacyLossDistribution:
-    return pld.from_gaussian_mechanism(sigma, sampling_prob=rate, value_discretization_interval=10.0**exponent)
+def _step(rate: float, sigma: float, exponent: int) -> NoisyStep:
+    """Kept: hospitals ask for the same step in every round. A fine grid takes tens of MB, the usual one about two."""
+    return (_usual_step if exponent >= _USUAL_GRID else _fine_step)(rate, sigma, 10.0**exponent)
+
+
+_usual_step = lru_cache(maxsize=64)(NoisyStep.of)
+_fine_step = lru_cache(maxsize=8)(NoisyStep.of)
 
 
 def _pld(events: Sequence[Event], delta: float, exponent: int) -> float:
-    groups = [_single(e.sampling_rate, e.noise_multiplier, exponent).self_compose(e.steps) for e in events]
-    total = reduce(lambda a, b: a.compose(b, tail_mass_truncation=1e-15), groups)
-    return float(total.get_epsilon_for_delta(delta))
+    groups = (_step(e.sampling_rate, e.noise_multiplier, exponent).composed(e.steps) for e in events)
+    return reduce(lambda one, other: one.then(other), groups).epsilon(delta)
 
 
 @lru_cache(maxsize=4096)
@@ -280,7 +285,7 @@ def _rdp(events: tuple[Event, ...], delta: float) -> float:
     return float(compute_epsilon(_RDP_ORDERS, total, delta)[0])
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _rdp_of_one(rate: float, sigma: float) -> NDArray[np.float64]:
     """The divergence of one step at each order. Steps add up; what one costs takes a while to find."""
     accountant = RdpAccountant(_RDP_ORDERS)
