@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import fedrad
 from fedrad import cli, simulate
 from fedrad.errors import ConfigError, FederationError
 from fedrad.model.export import export_peft
-from fedrad.training.setup import set_up
+from fedrad.training.setup import plan_for, set_up
 from tests import small
 from tests.model import tiny
 
@@ -51,7 +52,7 @@ def test_help_lists_the_commands() -> None:
     shown = call("--help")
 
     assert shown.exit_code == 0
-    assert all(command in shown.output for command in ("simulate", "centralized", "predict"))
+    assert all(command in shown.output for command in ("simulate", "centralized", "predict", "ledger", "plan"))
 
 
 def test_an_unexpected_error_prints_no_local_variables() -> None:
@@ -190,3 +191,110 @@ def test_an_unknown_app_is_named_with_the_ones_there_are() -> None:
 
     assert shown.exit_code == 2
     assert "mimic" in shown.stderr
+
+
+# ledger
+
+
+@pytest.fixture
+def site_dir(tmp_path: Path) -> Path:
+    """A simulated hospital's folder in a run directory, with two rounds charged."""
+    directory = tmp_path / "run" / "ledger" / "site-000"
+    plan = plan_for(small.experiment(privacy__noise="system"), 900)
+    with small.ledger(directory) as book:
+        for number in (1, 2):
+            book.mark_done(book.record_intent(run="r", round=number, plan=plan, steps=3))
+    return directory
+
+
+def test_ledger_shows_charges_curve_and_what_is_left(site_dir: Path) -> None:
+    shown = call("ledger", site_dir, "--cap", 20)
+
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "ledger of site-000" in shown.stdout
+    assert "epsilon after charge" in shown.stdout
+    assert "2 charges, 6 noisy steps" in shown.stdout
+    assert "under a cap of 20" in shown.stdout
+    assert "left: not known" in call("ledger", site_dir).stdout
+
+
+def test_ledger_as_json_and_csv_agree(site_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "charges.csv"
+    shown = call("ledger", site_dir, "--json", "--csv", out, "--cap", 20)
+
+    read = json.loads(shown.stdout)
+    lines = list(csv.DictReader(out.read_text().splitlines()))
+    assert [float(line["epsilon"]) for line in lines] == [charge["epsilon"] for charge in read["charges"]]
+    assert read["epsilon"] == read["charges"][-1]["epsilon"]
+    assert read["left"]["steps"] > 0
+
+
+def test_ledger_overwrites_nothing_and_names_what_is_wrong(site_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "charges.csv"
+    out.write_text("precious")
+
+    assert call("ledger", site_dir, "--csv", out).exit_code == 3
+    assert out.read_text() == "precious"
+    above = call("ledger", tmp_path / "run")
+    assert (above.exit_code, str(site_dir) in above.stderr) == (5, True)
+    assert call("ledger", tmp_path / "nowhere").exit_code == 5
+    assert call("ledger", site_dir, "--cap", -1).exit_code == 5
+    assert not (tmp_path / "run" / "ledger.sqlite").exists()
+
+
+def test_ledger_of_nothing_yet(tmp_path: Path) -> None:
+    with small.ledger(tmp_path / "state"):
+        pass
+    shown = call("ledger", tmp_path / "state", "--cap", 1)
+
+    assert shown.exit_code == 0
+    assert "0 charges" in shown.stdout
+    assert "nothing was charged yet" in shown.stdout
+
+
+# plan
+
+
+def test_plan_answers_before_any_training_or_data() -> None:
+    shown = call("plan", "--set", "privacy.epsilon=0.1", "--set", "lora.rank=8", "--reports", 3000)
+
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "3000 declared reports in each of 4 hospitals" in shown.stdout
+    assert "fedavg, rank 8, 17,678 numbers" in shown.stdout  # 2 x 8 x (384 + 384) + 14 x 385
+    assert "warning: borderline" in shown.stdout
+    assert "rank 8" in shown.stdout
+
+
+def test_plan_reads_a_file_and_prints_json(tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text("[privacy]\nepsilon = 1.0\n[sites]\ncount = 1\n")
+    shown = call("plan", config, "--set", "train.batch=256", "--reports", 3000, "--labels", 5, "--json")
+
+    read = json.loads(shown.stdout)
+    assert (read["plan"]["epsilon"], read["plan"]["expected_batch"], read["hospitals"]) == (1.0, 256, 1)
+    assert read["epsilon_pld"] <= 1.0
+    assert read["present"]["trainable"] == 2 * 4 * (384 + 384) + 5 * 385
+
+
+def test_plan_without_privacy_has_no_table() -> None:
+    shown = call("plan", "--set", "privacy.epsilon=0")
+
+    assert "NOT PRIVATE" in shown.stdout
+    assert "fedsb" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--set", "privacy.epsilom=1"], 2),
+        (["--set", "data.name=openi", "--set", "data.path=/nowhere"], 2),
+        (["--set", "model.name=somebody/some-model"], 4),
+        (["--set", "privacy.delta=0.5"], 5),
+    ],
+)
+def test_plan_says_what_is_wrong(arguments: list[str], code: int) -> None:
+    shown = call("plan", *arguments)
+
+    assert (shown.exit_code, shown.stdout) == (code, "")
+    assert shown.stderr.startswith("fedrad: ")
+    assert "Traceback" not in shown.stderr

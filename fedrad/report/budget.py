@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import ROUND_FLOOR, Context
 from typing import Any, TextIO
 
 from rich.table import Table
@@ -267,5 +268,4 @@ def _finite(value: float) -> float | None:
 
 def _down(value: float) -> str:
     """What is left, never rounded up."""
-    digits = 6
-    return f"{math.floor(value * 10**digits) / 10**digits:g}"
+    return f"{float(Context(prec=4, rounding=ROUND_FLOOR).create_decimal(repr(value))):.4g}"
