@@ -15,7 +15,7 @@ of B A is that of A_0 for ever, and at tau = 0 the SVD turns A within it. (DP-)S
 not see such a turn, so **at tau = 0 this is FFA with orthonormal A**, once both have rows of one length: step by step
 the same products (tests/strategies/test_refactor.py). FFA's rows here have length 1/sqrt(3), for LoRA's usual step
 size; those of V^T have length 1, so a step on B moves the product up to three times as far. Adam sees the turn, for
-it goes by coordinates; tau > 0 rescales the directions, so it is another method.
+it goes by coordinates; momentum must start anew after it; and tau > 0 rescales the directions: another method.
 
 One hospital: the product is kept to rounding, the factors are not: U S V^T are other numbers than B and A, so no run
 that leaves its factors alone can have the same bits afterwards. Compare with one that refactors at the same steps.

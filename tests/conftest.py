@@ -18,8 +18,12 @@ os.environ |= {
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
+# A deadline for each example would be a test of the machine's speed.
+settings.register_profile("fedrad", deadline=None)
+settings.load_profile("fedrad")
 
 
 @pytest.fixture(autouse=True)
