@@ -9,11 +9,13 @@
     │   ├── PreflightError   the step that is about to be charged would not train what it clips
     │   ├── BudgetExhausted  the site's ledger has no room for the steps that are asked for
     │   ├── PolicyRefusal    the hospital's own policy does not allow what the server proposes
+    │   ├── SecureAggregationRefusal  going on would show the server more than the sum, or could
     │   └── LedgerError      the ledger can't be trusted
     │       ├── LedgerBusy       another process holds it
     │       └── LedgerTampered   rows, or the whole file, were changed or removed
     └── FederationError      a round or a run could not be finished
         ├── RefusedReply     an adapter that arrived is misshaped, non-finite or carries more than it may
+        ├── StateMissing     a hospital lacks the state that the server's message builds on
         ├── QuorumLost       fewer valid replies than the quorum
         └── SitesMissing     the hospitals that the run waits for did not connect in time
 
@@ -106,6 +108,12 @@ class PolicyRefusal(PrivacyError):
     code = "policy"
 
 
+class SecureAggregationRefusal(PrivacyError):
+    """Going on would show the server more than the sum of the hospitals' adapters, or could."""
+
+    code = "secure-aggregation"
+
+
 class LedgerError(PrivacyError):
     """The ledger can't be trusted."""
 
@@ -135,6 +143,12 @@ class RefusedReply(FederationError):
     """An adapter that arrived is misshaped, non-finite or carries more than it may."""
 
     code = "refused-reply"
+
+
+class StateMissing(FederationError):
+    """A hospital lacks the state that the server's message builds on."""
+
+    code = "state-missing"
 
 
 class QuorumLost(FederationError):

@@ -22,6 +22,14 @@ FORBIDDEN = {
     "fedrad.data": ("fedrad.model", "fedrad.privacy", "fedrad.training", "fedrad.federation"),
     "fedrad.model": ("fedrad.data", "fedrad.privacy", "fedrad.training", "fedrad.federation"),
     "fedrad.privacy": ("fedrad.data", "fedrad.model", "fedrad.training", "fedrad.federation"),
+    "fedrad.secure": (
+        "fedrad.config",
+        "fedrad.data",
+        "fedrad.model",
+        "fedrad.privacy",
+        "fedrad.training",
+        "fedrad.federation",
+    ),
     "fedrad.training": ("fedrad.federation",),
     "strategies": ("simulations",),
 }

@@ -1,0 +1,102 @@
+"""Adapters as whole numbers modulo 2^64, which is what masks can be added to without a trace.
+
+A float32 value x becomes round(x * 2^40). The ring is 2^64 and not 2^32, at twice the bytes of float32, because then
+the sum is as good as exact: with 32 bits, a hundred hospitals and values up to 128 would leave a grid of 2^-17,
+coarser than the updates of a late round.
+
+Error: the decoded sum of n hospitals differs from the true one by at most ``error_bound(n, bound)`` =
+n * (2^-41 + bound * 2^-52), which is below n * 2^-40 for every bound up to 2048. Rounding is to the nearest, so a value
+that is a multiple of 2^-40 (any float32 of at least 2^-17 in size, and 0) has no error at all with weight 1.
+
+A value beyond the public bound is an error and is not clipped. Clipping would train something else than what was
+clipped, noised and charged for, and nobody would notice. The refusal costs no privacy where the hospital's own noise
+covers the adapter, since it is a function of it. Where noise is shared (``noise_share``) it would be a function of a
+value with too little noise, so the bound must be far above what the public adapter can become in one step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrad.errors import SecureAggregationRefusal
+
+FRACTION_BITS = 40
+DEFAULT_BOUND = 1024.0
+_SCALE = 2.0**FRACTION_BITS
+
+
+def check_no_wrap(hospitals: int, bound: float) -> None:
+    """Refuses a bound at which the sum of this many hospitals could leave the range of 64 bits.
+
+    Raises:
+        SecureAggregationRefusal: the bound is not positive, or too large.
+    """
+    if not (math.isfinite(bound) and bound > 0):
+        raise SecureAggregationRefusal(f"bound must be positive and finite, not {bound}")
+    if hospitals * (math.ceil(bound * _SCALE) + 1) >= 2**63:
+        raise SecureAggregationRefusal(
+            f"{hospitals} hospitals with values up to {bound:g} could wrap around in the sum: bound must be below"
+            f" {2.0 ** (63 - FRACTION_BITS) / hospitals:g}"
+        )
+
+
+def error_bound(hospitals: int, bound: float) -> float:
+    """How far the decoded sum may be from the true one, in every entry.
+
+    Each hospital rounds once to the grid (2^-41) and, with a weight, once in float64; decoding rounds the sum once.
+    """
+    return hospitals * (2.0 ** -(FRACTION_BITS + 1) + bound * 2.0**-52)
+
+
+def flatten(adapter: Mapping[str, Tensor]) -> NDArray[np.float32]:
+    """All tensors of an adapter, sorted by name, as one vector of (entries,).
+
+    Raises:
+        SecureAggregationRefusal: a tensor is not float32.
+    """
+    for name, tensor in adapter.items():
+        if tensor.dtype != torch.float32:
+            raise SecureAggregationRefusal(f"{name} is {tensor.dtype}; secure aggregation takes float32")
+    parts = [adapter[name].detach().cpu().reshape(-1).numpy() for name in sorted(adapter)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def unflatten(vector: NDArray[np.float64], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The float64 tensors that ``vector`` holds, with the names and shapes of ``like``."""
+    sizes = [like[name].numel() for name in sorted(like)]
+    if len(vector) != sum(sizes):
+        raise ValueError(f"{len(vector)} entries do not fill tensors of {sum(sizes)}")
+    parts = torch.from_numpy(vector.copy()).split(sizes)
+    return {name: part.reshape(like[name].shape) for name, part in zip(sorted(like), parts, strict=True)}
+
+
+def encode(values: NDArray[np.float32], bound: float, weight: float = 1.0) -> NDArray[np.uint64]:
+    """``weight`` x values in fixed point, negative ones as their complement: (entries,) -> (entries,).
+
+    Args:
+        bound: the largest absolute value allowed.
+        weight: the hospital's public weight in the sum, in (0, 1].
+
+    Raises:
+        SecureAggregationRefusal: a value is not finite or beyond the bound, or the weight is out of range.
+    """
+    if not 0 < weight <= 1:
+        raise SecureAggregationRefusal(f"a weight must be above 0 and at most 1, not {weight}")
+    wide = values.astype(np.float64)
+    if not bool(np.all(np.abs(wide) <= bound)):  # not a number fails, too
+        raise SecureAggregationRefusal(
+            f"the adapter holds a value that is not finite or is beyond {bound:g}, the public bound of the round:"
+            " the training has diverged, or the bound is too small"
+        )
+    return np.rint(wide * weight * _SCALE).astype(np.int64).view(np.uint64)
+
+
+def decode(total: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """The sum that these numbers stand for."""
+    return total.view(np.int64).astype(np.float64) / _SCALE

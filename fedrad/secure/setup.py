@@ -1,0 +1,84 @@
+"""What all hospitals of a round must agree on before they send anything, and the bytes that name it in every key."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+from fedrad.errors import SecureAggregationRefusal
+from fedrad.secure.fixed_point import DEFAULT_BOUND, check_no_wrap
+
+PROTOCOL = "fedrad secure aggregation 1"
+
+
+@dataclass(frozen=True)
+class RoundSetup:
+    """The terms of one secure sum: public, proposed by the server, checked by every hospital.
+
+    Each key, sealed share and signature of the round is bound to ``context``. So hospitals that were given different
+    terms can't open each other's shares, and the round ends before any adapter is sent.
+
+    Attributes:
+        run: names the run.
+        round: the federation round.
+        sites: the hospitals that are invited, sorted, each once.
+        threshold: survivors that a sum needs; fewer are refused.
+        entries: numbers in an adapter.
+        colluders: hospitals that may tell the server all they know without the others losing their protection.
+        bound: the largest absolute value that an adapter may hold.
+
+    Raises:
+        SecureAggregationRefusal: these terms would not protect.
+    """
+
+    run: str
+    round: int
+    sites: tuple[str, ...]
+    threshold: int
+    entries: int
+    colluders: int = 0
+    bound: float = DEFAULT_BOUND
+
+    def __post_init__(self) -> None:
+        hospitals = len(self.sites)
+        if hospitals < 2:
+            raise SecureAggregationRefusal("the sum of fewer than two hospitals is one hospital's adapter")
+        if list(self.sites) != sorted(set(self.sites)) or not all(self.sites):
+            raise SecureAggregationRefusal("sites must be sorted, each named once, none empty")
+        if self.entries < 1 or self.colluders < 0 or self.round < 0:
+            raise SecureAggregationRefusal("entries must be 1 or more, colluders and round 0 or more")
+        # A server with two halves of the hospitals could ask one half for a hospital's self-mask shares and the other
+        # half for its mask-key shares, and unmask that hospital alone. Colluders answer both halves.
+        if not hospitals + self.colluders < 2 * self.threshold <= 2 * hospitals:
+            raise SecureAggregationRefusal(
+                f"threshold {self.threshold} of {hospitals} hospitals with {self.colluders} colluders: it must be above"
+                f" {(hospitals + self.colluders) / 2:g} (otherwise the server could split the hospitals in two groups"
+                f" and unmask one adapter) and at most {hospitals}"
+            )
+        if self.threshold < self.colluders + 2:
+            raise SecureAggregationRefusal(
+                f"threshold {self.threshold} with {self.colluders} colluders: they could subtract their own and be left"
+                f" with one hospital's adapter; at least {self.colluders + 2} is needed"
+            )
+        check_no_wrap(hospitals, self.bound)
+
+    @property
+    def context(self) -> bytes:
+        """32 bytes that name these terms and no others."""
+        terms = (self.run, self.round, self.threshold, self.entries, self.colluders, struct.pack(">d", self.bound))
+        return hashlib.sha256(joined(PROTOCOL, *terms, *self.sites)).digest()
+
+
+def joined(*parts: str | int | bytes) -> bytes:
+    """Parts as one string of bytes, each with its type and length before it: no two lists of parts give the same."""
+    encoded = b""
+    for part in parts:
+        if isinstance(part, bytes):
+            kind, raw = b"b", part
+        elif isinstance(part, str):
+            kind, raw = b"s", part.encode()
+        else:
+            kind, raw = b"i", str(part).encode()
+        encoded += kind + len(raw).to_bytes(4, "big") + raw
+    return encoded
