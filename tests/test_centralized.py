@@ -196,7 +196,7 @@ def test_without_privacy_it_says_so(tmp_path: Path) -> None:
 def test_a_wrong_configuration_ends_with_2_and_all_problems(tmp_path: Path) -> None:
     config = tmp_path / "bad.toml"
     config.write_text('[privacy]\nepsilom = 1.0\n[train]\nrounds = 0\noptimizer = "adamw"\n')
-    outcome = command(str(config), "--set", "privacy.unit=patient", "--out", str(tmp_path / "out"))
+    outcome = command(str(config), "--set", "privacy.unit=person", "--out", str(tmp_path / "out"))
 
     assert outcome.exit_code == 2
     for expected in ("epsilom", "did you mean", "train.rounds", "train.optimizer", "privacy.unit"):

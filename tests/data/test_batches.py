@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fedrad.data.batches import Tokenized, collate, tokenize
+from fedrad.data.batches import Tokenized, collate, patient_numbers, tokenize
 from fedrad.data.report import FEATURES
 
 PAD, CLS, SEP, UNKNOWN = 0, 1, 2, 3
@@ -67,6 +67,18 @@ def made(lengths: list[int]) -> Tokenized:
     ids = np.repeat(np.arange(len(lengths)), lengths).astype(np.int32) + 10
     labels = np.arange(len(lengths), dtype=np.float32)[:, None]
     return Tokenized(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), labels, np.ones_like(labels))
+
+
+def test_patients_are_numbered_and_travel_with_their_reports(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [row | {"patient": name} for row, name in zip(corpus(["a", "b", "c", "d"]), "pqpr", strict=True)]
+    ds = datasets.Dataset.from_list(rows, features=FEATURES(("x", "y")))
+    numbers = patient_numbers(ds)
+    names = ds["patient"]
+    assert all((numbers[i] == numbers[j]) == (names[i] == names[j]) for i in range(4) for j in range(4))
+    tokens = tokenize(ds, np.array([3, 1]), tokenizer, max_length=5)
+    assert tokens.patients is not None
+    assert tokens.select(np.array([1])).patients == tokens.patients[[1]]
+    assert made([2, 1]).select(np.array([0])).patients is None
 
 
 def test_select() -> None:

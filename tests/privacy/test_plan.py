@@ -78,9 +78,11 @@ def test_id_changes_with_every_field() -> None:
             {"epsilon": 1.1},
             {"delta": 2e-5},
             {"noise": "seeded"},
+            {"unit": "patient"},
+            {"unit": "patient", "reports_per_patient": 2},
         )
     ]
-    assert len({p.id, *(o.id for o in others)}) == 9
+    assert len({p.id, *(o.id for o in others)}) == 11
     assert p.id == plan(epsilon=1.0).id
     assert len(p.id) == 16
     assert PrivacyPlan(**json.loads(p.to_json())) == p
@@ -103,8 +105,9 @@ def test_id_changes_with_every_field() -> None:
         ({"epsilon": -1.0}, "epsilon must be"),
         ({"epsilon": math.inf}, "epsilon must be"),
         ({"epsilon": math.nan}, "epsilon must be"),
-        ({"unit": "patient"}, "not implemented yet"),
-        ({"unit": "hospital"}, "not implemented yet"),
+        ({"unit": "hospital"}, "all 3000 hospitals"),
+        ({"reports_per_patient": 4}, "mean nothing"),
+        ({"unit": "patient", "reports_per_patient": 0}, "reports per patient must be"),
         ({"unit": "word"}, "unknown unit"),
         ({"noise": "torch"}, "unknown noise"),
     ],
@@ -116,7 +119,7 @@ def test_what_can_not_be(changes: dict[str, object], problem: str) -> None:
 
 def test_all_problems_at_once() -> None:
     with pytest.raises(PlanError) as error:
-        plan(unit="patient", clip=-1.0, delta=0.5, steps=0)
+        plan(unit="person", clip=-1.0, delta=0.5, steps=0)
     assert str(error.value).count("\n- ") == 4
     with pytest.raises(PlanError, match="relation"):
         dataclasses.replace(plan(), relation="replace-one")  # type: ignore[arg-type]
