@@ -69,14 +69,15 @@ units_of_reports = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 5)), mi
 
 @given(units_of_reports, st.integers(1, 200), st.integers(1, 60))
 def test_no_other_cut_of_whole_units_is_cheaper(made_up: list[tuple[int, int]], max_tokens: int, overhead: int) -> None:
-    """Against all ways to cut the units, sorted by their longest report: at most 2^5."""
+    """Against all ways to cut the units, sorted by their longest report, ties by their first: at most 2^5."""
     lengths, units = (np.array(column) for column in zip(*made_up, strict=True))
     found = micro_batches(lengths, np.arange(len(lengths)), max_tokens, overhead, units)
     assert sorted(k for batch in found for k in batch.tolist()) == list(range(len(lengths)))
     homes = [set(units[batch].tolist()) for batch in found]
     assert sum(map(len, homes)) == len(set(units.tolist()))  # none is in two
-    whole = [lengths[units == unit].tolist() for unit in set(units.tolist())]
-    ordered = sorted(whole, key=max)
+    whole = [np.flatnonzero(units == unit) for unit in set(units.tolist())]
+    whole.sort(key=lambda rows: (lengths[rows].max(), rows[0]))
+    ordered = [lengths[rows].tolist() for rows in whole]
     cuts = [
         [ordered[a:b] for a, b in pairwise([0, *inner, len(ordered)])]
         for k in range(len(ordered))
