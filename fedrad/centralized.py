@@ -30,11 +30,11 @@ from fedrad.training.run_directory import (
     Result,
     append_metrics,
     create_run_directory,
-    final_state,
     finish,
 )
-from fedrad.training.setup import pin_threads, plan_for, set_up, units_in
+from fedrad.training.setup import exported, pin_threads, plan_for, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
+from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state, starts_warm
 
 
@@ -60,6 +60,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     pin_threads(experiment)
     directory = create_run_directory(experiment, Path.cwd())
     corpus = read_corpus(experiment)
+    strategy = strategy_of(experiment)
     setup = set_up(experiment, corpus.names, corpus.single_label)
     console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
     state = initial_state(experiment, setup, progress_lines(console))
@@ -112,10 +113,12 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
             def show(report: StepReport, spent: float = charged) -> None:
                 view.step(report.step, epsilon=spent, signal_to_noise=report.signal_to_noise, reports=report.reports)
 
-            request = RoundRequest(run="centralized", round=round, steps=steps, last=round == rounds)
-            adapter = train_round(site, ledger, request, adapter, show)
+            request = RoundRequest.of(
+                strategy, adapter.keys(), run="centralized", round=round, steps=steps, last=round == rounds
+            )
+            adapter |= train_round(site, ledger, request, adapter, show)
             if round % experiment.train.evaluate_every == 0 or round == rounds:
-                final_state(setup, adapter)
+                setup.classifier.load_state({**state, **adapter})
                 scores = score(round, round * steps, charged)
         spent = composed_epsilon(ledger.events(), experiment.privacy.delta)
     result = Result(
@@ -126,9 +129,8 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         sizes_stated=experiment.data.declared_size > 0,
         test_reports=len(corpus.test),
         seconds=time.monotonic() - started,
-        bytes_per_round=0,
     )
-    finish(directory, experiment, setup, result)
+    finish(directory, experiment, exported(setup, strategy, {**state, **adapter}), result)
     return result, directory
 
 

@@ -297,6 +297,12 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             "budgets of single hospitals in a run without privacy; leave it empty, or set privacy.epsilon above 0",
         ),
         _Contradiction(
+            "strategy.weights",
+            "privacy.epsilon",
+            exp.strategy.weights == "inverse-variance" and exp.privacy.epsilon == 0,
+            "without privacy there is no noise to weigh by; take uniform or declared",
+        ),
+        _Contradiction(
             "lora.freeze-a",
             "lora.targets",
             exp.lora.freeze_a and not exp.lora.targets,

@@ -16,6 +16,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from fedrad.config import Experiment
 from fedrad.federation import client, fused, grid, hospital, server, simulated
+from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Request, request_content
 from fedrad.training.setup import set_up
 from tests.model import tiny
@@ -109,9 +110,11 @@ def forget() -> None:
     """Empties everything that this process keeps between messages, as its end would."""
     for kept in (
         hospital.blank_setup,
+        hospital.strategy_of_run,
         simulated.experiment_of,
         simulated.corpus_of,
         simulated.shares_of,
+        simulated.declared_sizes,
         simulated.checked_once,
         client._simulated_inputs,
         fused._common_inputs,
@@ -181,7 +184,7 @@ class Mercy:
             "rounds": 2,
             "labels": LABELS,
             "directory": "",
-            "state": self.state,
+            "state": delivery(self.state),
         }
         return Request(**(fields | changes))
 

@@ -3,40 +3,73 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedrad.errors import RefusedReply
 from fedrad.federation.messages import Reply
+from fedrad.privacy.accounting import Event, epsilon
+
+# Two machines' accountants may differ in a last digit.
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class BudgetMirror:
-    """Epsilon booked by each site, as it said itself; it can only grow.
+    """What each site's ledger holds, as it said itself; it can only grow.
 
-    Guarantee: none of its own. For a report of hospital i the guarantee is hospital i's (epsilon_i, delta), because the
-    other hospitals' releases are functions of public values and of other reports (parallel composition). The figure of
-    the federation is the maximum, on the assumption that no patient is in two hospitals.
+    Attributes:
+        booked: epsilon by site.
+        charges: the charges that it comes from, by site.
+
+    Guarantee: none of its own. For a report of hospital i the guarantee is hospital i's (epsilon_i, delta_i), because
+    the other hospitals' releases are functions of public values and of other reports (parallel composition). The figure
+    of the federation is the maximum, on the assumption that no patient is in two hospitals.
     """
 
     booked: Mapping[str, float] = field(default_factory=dict)
+    charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
 
-    def book(self, reply: Reply) -> BudgetMirror:
-        """The mirror after a reply.
+    def book(self, reply: Reply, delta: float) -> BudgetMirror:
+        """The mirror after a reply of a site whose budget is stated at ``delta``.
 
         Raises:
-            RefusedReply: the site reports less than it did before, or something that is not an epsilon.
+            RefusedReply: the site reports less than it did before, in total or of any kind of step, or an epsilon that
+                its own charges do not compose to.
         """
         before = self.booked.get(reply.site, 0.0)
-        if math.isnan(reply.epsilon) or reply.epsilon < before:
+        steps, earlier = _steps(reply.events), _steps(self.charges.get(reply.site, ()))
+        if math.isnan(reply.epsilon) or reply.epsilon < before or any(steps[kind] < n for kind, n in earlier.items()):
             raise RefusedReply(
                 f"{reply.site} reports epsilon {reply.epsilon:g} after {before:g}; a budget never shrinks: its ledger"
                 " was replaced or its state lost. Ask the hospital before going on."
             )
+        composed = epsilon(reply.events, delta)
+        if not math.isclose(reply.epsilon, composed, rel_tol=_TOLERANCE):
+            raise RefusedReply(
+                f"{reply.site} reports epsilon {reply.epsilon:g}, but its charges compose to {composed:g} at delta"
+                f" {delta:g}. Its version of fedrad or of the accountant differs; ask the hospital before going on."
+            )
         # Sorted, so that what is written does not tell in which order the replies arrived.
-        return BudgetMirror(dict(sorted({**self.booked, reply.site: reply.epsilon}.items())))
+        return BudgetMirror(
+            dict(sorted({**self.booked, reply.site: reply.epsilon}.items())),
+            dict(sorted({**self.charges, reply.site: reply.events}.items())),
+        )
 
     @property
     def maximum(self) -> float:
         """The federation's figure for disjoint patients."""
         return max(self.booked.values(), default=0.0)
+
+
+def merged(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Charges of the same kind as one, sorted: what a message carries."""
+    return tuple(Event(rate, noise, n) for (rate, noise), n in sorted(_steps(events).items()))
+
+
+def _steps(events: Iterable[Event]) -> Counter[tuple[float, float]]:
+    total: Counter[tuple[float, float]] = Counter()
+    for event in events:
+        total[event.sampling_rate, event.noise_multiplier] += event.steps
+    return total

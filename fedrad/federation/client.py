@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, ModelError
 from fedrad.federation import simulated
+from fedrad.federation.delivery import PublicStore
 from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
 from fedrad.federation.messages import Hello, Reply, Request, hello_content, read_request, reply_content
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.privacy.ledger import Ledger
-from fedrad.privacy.plan import declared_size
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
-from fedrad.training.setup import Setup, pin_threads, plan_for
+from fedrad.training.setup import Setup, Terms, local_plan_for, pin_threads, plan_for, terms_of
 from fedrad.training.site import Site, train_round
 
 app = ClientApp()
@@ -40,10 +42,10 @@ def introduce(message: Message, context: Context) -> Message:
     """Says who answers here: any simulated hospital, or one real one."""
     try:
         if _simulated(context):
-            hello = Hello(site="", simulated=True, declared_weight=0)
+            hello = Hello(site="", simulated=True, declared_weight=0, rank=0)
         else:
             policy = HospitalPolicy.from_node_config(context.node_config)
-            hello = Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size)
+            hello = Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size, rank=policy.rank)
     except Exception as error:
         return Message(content=reply_content(failure_of(error, "", 0)), reply_to=message)
     return Message(content=hello_content(hello), reply_to=message)
@@ -81,7 +83,7 @@ def _simulated(context: Context) -> bool:
 def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
-    allowed = policy.allowed_epsilon(experiment)
+    terms = policy.terms(experiment)
     own = Experiment.from_flat(
         {
             **experiment.flat(),
@@ -98,36 +100,48 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
     corpus = read_corpus(own)
     if corpus.names != request.labels:
         raise ModelError("the labels of this hospital's reports are not those that the server's head has")
-    setup = set_up_with(experiment, corpus.names, corpus.single_label, request.state)
+    directory = Path(policy.state_dir)
+    store = PublicStore(directory / "public")
+    state = store.receive(request.state)
+    setup = set_up_with(experiment, corpus.names, corpus.single_label, state, terms.rank)
+    store.keep(request.state.digest, state)
     # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
     inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), experiment)
-    plan = plan_for(experiment, policy.declared_size, allowed)
-    directory = Path(policy.state_dir)
+    plan = plan_for(experiment, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
     with Ledger.open(
         directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
     ) as ledger:
         check_before_first_step(setup, recipe, plan)
         site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-        return _answer(experiment, request, site, ledger)
+        return _answer(experiment, request, setup, site, ledger, state, terms)
 
 
 def _simulated_round(experiment: Experiment, request: Request) -> Reply:
-    corpus = simulated.corpus_of(experiment)
-    setup = set_up_with(experiment, corpus.names, corpus.single_label, request.state)
-    inputs = _simulated_inputs(experiment, request.index, simulated.frozen_digest(setup, request), setup)
-    plan = plan_for(experiment, declared_size(len(inputs)))
+    corpus, terms = simulated.corpus_of(experiment), terms_of(experiment, request.index)
+    state = simulated.received(request)
+    setup = set_up_with(experiment, corpus.names, corpus.single_label, state, terms.rank)
+    inputs = _simulated_inputs(experiment, request.index, simulated.frozen_digest(setup, state), setup)
+    plan = local_plan_for(experiment, simulated.declared_sizes(experiment)[request.index], terms)
     recipe = recipe_of(experiment, setup)
-    with simulated.open_ledger(experiment, request) as ledger:
+    with simulated.open_ledger(experiment, request, terms) as ledger:
         simulated.checked_once(setup, recipe, plan)
         site = Site(request.site, simulated.directory_of(request), setup.classifier, inputs, plan, recipe)
-        return _answer(experiment, request, site, ledger)
+        return _answer(experiment, request, setup, site, ledger, state, terms)
 
 
-def _answer(experiment: Experiment, request: Request, site: Site, ledger: Ledger) -> Reply:
-    incoming = {name: request.state[name] for name in site.classifier.adapter()}
-    adapter = train_round(site, ledger, round_of(experiment, request), incoming)
-    return reply_of(experiment, request, site.plan, adapter, ledger)
+def _answer(
+    experiment: Experiment,
+    request: Request,
+    setup: Setup,
+    site: Site,
+    ledger: Ledger,
+    state: Mapping[str, Tensor],
+    terms: Terms,
+) -> Reply:
+    incoming = {name: state[name] for name in site.classifier.adapter()}
+    adapter = train_round(site, ledger, round_of(experiment, request, setup), incoming)
+    return reply_of(request, site.plan, terms.delta, adapter, ledger)
 
 
 @lru_cache(maxsize=4096)  # one for each hospital; all together they are the corpus once

@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
@@ -22,11 +23,12 @@ from fedrad.federation import client, simulated
 from fedrad.federation.grid import InProcessGrid, Value
 from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
 from fedrad.federation.messages import Reply, Request, read_request, reply_content
-from fedrad.privacy.plan import PrivacyPlan, declared_size
+from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, TrainingState
-from fedrad.training.setup import Setup, pin_threads, plan_for
+from fedrad.training.setup import Setup, Terms, local_plan_for, pin_threads, terms_of
 from fedrad.training.site import OpenedRound, close_round, open_round
 
 
@@ -65,11 +67,14 @@ class _Asked:
 
     position: int
     request: Request
+    state: Mapping[str, Tensor]
     setup: Setup
+    frozen: str
     inputs: Inputs
     start: int
     stop: int
     plan: PrivacyPlan
+    terms: Terms
     recipe: Recipe
 
 
@@ -115,17 +120,19 @@ def answer_together(messages: Sequence[Message], experiment: Experiment) -> list
 
 
 def _ask(position: int, request: Request, experiment: Experiment) -> _Asked:
-    corpus = simulated.corpus_of(experiment)
-    setup = set_up_with(experiment, corpus.names, corpus.single_label, request.state)
-    inputs, ends = _common_inputs(experiment, simulated.frozen_digest(setup, request), setup)
+    corpus, terms = simulated.corpus_of(experiment), terms_of(experiment, request.index)
+    state = simulated.received(request)
+    setup = set_up_with(experiment, corpus.names, corpus.single_label, state, terms.rank)
+    frozen = simulated.frozen_digest(setup, state)
+    inputs, ends = _common_inputs(experiment, frozen, setup)
     start, stop = int(ends[request.index]), int(ends[request.index + 1])
-    plan = plan_for(experiment, declared_size(stop - start))
+    plan = local_plan_for(experiment, simulated.declared_sizes(experiment)[request.index], terms)
     recipe = recipe_of(experiment, setup)
     simulated.checked_once(setup, recipe, plan)
-    return _Asked(position, request, setup, inputs, start, stop, plan, recipe)
+    return _Asked(position, request, state, setup, frozen, inputs, start, stop, plan, terms, recipe)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _common_inputs(experiment: Experiment, frozen: str, setup: Setup) -> tuple[Inputs, NDArray[np.int64]]:
     """The reports of all hospitals, one hospital behind the other, and where each begins and ends."""
     shares = simulated.shares_of(experiment)
@@ -136,32 +143,40 @@ def _common_inputs(experiment: Experiment, frozen: str, setup: Setup) -> tuple[I
 def _open(asked: _Asked, experiment: Experiment) -> OpenedRound | Reply:
     """The round, charged and ready to train; or the answer, if it was given before."""
     request, directory = asked.request, simulated.directory_of(asked.request)
-    incoming = {name: request.state[name] for name in asked.setup.classifier.adapter()}
-    with simulated.open_ledger(experiment, request) as ledger:
-        found = open_round(directory, ledger, round_of(experiment, request), asked.plan, incoming)
-        return found if found.answer is None else reply_of(experiment, request, asked.plan, found.answer, ledger)
+    incoming = {name: asked.state[name] for name in asked.setup.classifier.adapter()}
+    with simulated.open_ledger(experiment, request, asked.terms) as ledger:
+        found = open_round(directory, ledger, round_of(experiment, request, asked.setup), asked.plan, incoming)
+        return found if found.answer is None else _reply(asked, found.answer, ledger)
+
+
+def _reply(asked: _Asked, adapter: Mapping[str, Tensor], ledger: Ledger) -> Reply:
+    return reply_of(asked.request, asked.plan, asked.terms.delta, adapter, ledger)
 
 
 def _groups(opened: Sequence[tuple[_Asked, OpenedRound]]) -> list[list[tuple[_Asked, OpenedRound]]]:
-    """Hospitals at the same step with the same frozen tensors; one that missed a round lags and trains on its own."""
-    groups: dict[tuple[int, str], list[tuple[_Asked, OpenedRound]]] = {}
+    """Hospitals that can train together: of one structure and state, at the same step, with the same kinds of moments
+    and averages. One that missed a round lags and trains on its own."""
+    groups: dict[tuple[object, ...], list[tuple[_Asked, OpenedRound]]] = {}
     for asked, found in opened:
-        key = found.before.step, simulated.frozen_digest(asked.setup, asked.request)
+        before = found.before
+        carried = (before.step, before.averaged, *sorted([*before.moments, *before.average_sum]))
+        key = (id(asked.setup), asked.request.state.digest, *carried)
         groups.setdefault(key, []).append((asked, found))
     return list(groups.values())
 
 
 def _train(group: Sequence[tuple[_Asked, OpenedRound]], experiment: Experiment) -> list[TrainingState]:
     first = group[0][0]
-    first.setup.classifier.load_state(first.request.state)  # the frozen tensors of this group
+    first.setup.classifier.load_state(first.state)  # the frozen tensors of this group
     members = [
         Member(site=a.request.site, start=a.start, stop=a.stop, plan=a.plan, state=found.before) for a, found in group
     ]
-    return run_steps_together(first.inputs, members, first.recipe, experiment.train.local_steps)
+    turns = round_of(experiment, first.request, first.setup).turns
+    return run_steps_together(first.inputs, members, first.recipe, experiment.train.local_steps, turns)
 
 
 def _close(asked: _Asked, found: OpenedRound, state: TrainingState, experiment: Experiment) -> Reply:
     request, directory = asked.request, simulated.directory_of(asked.request)
-    with simulated.open_ledger(experiment, request) as ledger:
-        adapter = close_round(directory, ledger, round_of(experiment, request), found, state)
-        return reply_of(experiment, request, asked.plan, adapter, ledger)
+    with simulated.open_ledger(experiment, request, asked.terms) as ledger:
+        adapter = close_round(directory, ledger, round_of(experiment, request, asked.setup), found, state)
+        return _reply(asked, adapter, ledger)

@@ -13,7 +13,9 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import FedradError, place_of
+from fedrad.federation.budget import merged
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
+from fedrad.model.residual import is_residual
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
@@ -22,28 +24,37 @@ from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe
 from fedrad.training.setup import Setup, set_up
 from fedrad.training.site import RoundRequest
+from fedrad.training.strategy import Strategy, strategy_of
 from fedrad.training.warm_start import starts_warm
 
 
 def set_up_with(
-    experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor]
+    experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor], rank: int
 ) -> Setup:
     """The model with the server's state in it, which is checked as strictly as the server checks a reply.
 
     Raises:
         RefusedReply: the state does not fit.
+        ModelError: its base residual does not fit.
     """
-    setup = blank_setup(experiment, names, single_label)
-    check_adapter(state, setup.classifier.state(), "the server")
+    setup = blank_setup(experiment, names, single_label, rank)
+    plain = {name: tensor for name, tensor in state.items() if not is_residual(name)}
+    check_adapter(plain, setup.classifier.state(), "the server")
     setup.classifier.load_state(state)
     return setup
 
 
 # A simulation's process serves many hospitals and rounds. What is kept is a pure function of the arguments.
-@lru_cache(maxsize=2)
-def blank_setup(experiment: Experiment, names: tuple[str, ...], single_label: bool) -> Setup:
+@lru_cache(maxsize=4)
+def blank_setup(experiment: Experiment, names: tuple[str, ...], single_label: bool, rank: int) -> Setup:
     """The model before any state is loaded."""
-    return set_up(experiment, names, single_label)
+    return set_up(experiment, names, single_label, rank)
+
+
+@lru_cache(maxsize=4)
+def strategy_of_run(experiment: Experiment) -> Strategy:
+    """The strategy, which says what a round trains."""
+    return strategy_of(experiment)
 
 
 def inputs_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment) -> Inputs:
@@ -62,23 +73,30 @@ def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
     )
 
 
-def round_of(experiment: Experiment, request: Request) -> RoundRequest:
+def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundRequest:
     """The round that is asked for, as the site sees it."""
-    last = request.round == request.rounds
-    return RoundRequest(run=request.run, round=request.round, steps=experiment.train.local_steps, last=last)
+    return RoundRequest.of(
+        strategy_of_run(experiment),
+        setup.classifier.adapter().keys(),
+        run=request.run,
+        round=request.round,
+        steps=experiment.train.local_steps,
+        last=request.round == request.rounds,
+    )
 
 
-def reply_of(
-    experiment: Experiment, request: Request, plan: PrivacyPlan, adapter: Mapping[str, Tensor], ledger: Ledger
-) -> Reply:
-    """The answer, with the epsilon of everything that the ledger holds."""
+def reply_of(request: Request, plan: PrivacyPlan, delta: float, adapter: Mapping[str, Tensor], ledger: Ledger) -> Reply:
+    """The answer, with the epsilon of everything that the ledger holds, at ``delta``."""
+    events = merged(ledger.events())
     return Reply(
         site=request.site,
         round=request.round,
         adapter=dict(adapter),
         declared_weight=plan.declared_size,
         plan_id=plan.id,
-        epsilon=float(composed_epsilon(ledger.events(), experiment.privacy.delta)),
+        noise=plan.noise_multiplier * plan.clip / plan.divisor if plan.private else 0.0,
+        epsilon=float(composed_epsilon(events, delta)),
+        events=events,
     )
 
 

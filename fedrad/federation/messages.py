@@ -1,8 +1,10 @@
 """The closed list of what may leave a hospital, and what a server may ask. Nothing else writes or reads Flower records.
 
-What leaves (decision 5): the adapter's tensors, the site's name, the round, the declared weight, the plan's id and the
-epsilon booked; or, instead of an adapter, an error's code. No loss, score, gradient norm, label count, exact number of
-reports or exception text. Both ends check: a field that is not on the list is refused, whatever it holds.
+What leaves (decision 5): the adapter's tensors, the site's name, the round, the declared weight, the plan's id, the
+standard deviation of its noise, the epsilon booked and the charges it comes from (sampling rate, noise multiplier and
+steps: public by the plan); or, instead of an adapter, an error's code. No loss, score, gradient norm, label count,
+exact number of reports or exception text. Both ends check: a field that is not on the list is refused, whatever it
+holds.
 """
 
 from __future__ import annotations
@@ -17,11 +19,26 @@ from torch import Tensor
 
 from fedrad import errors
 from fedrad.errors import FederationError, RefusedReply
+from fedrad.federation.delivery import Delivery
+from fedrad.privacy.accounting import Event
+
+# Different plans that a site can have been charged for; more would take the server minutes to compose.
+_MOST_EVENTS = 1024
 
 # Record names and the exact keys of each, with their types. This table is the closed list.
-REPLY_FIELDS: dict[str, type] = {"site": str, "round": int, "declared-weight": int, "plan-id": str, "epsilon": float}
+REPLY_FIELDS: dict[str, type] = {
+    "site": str,
+    "round": int,
+    "declared-weight": int,
+    "plan-id": str,
+    "noise": float,
+    "epsilon": float,
+    "rates": list,
+    "noise-multipliers": list,
+    "steps": list,
+}
 FAILURE_FIELDS: dict[str, type] = {"site": str, "round": int, "code": str}
-HELLO_FIELDS: dict[str, type] = {"site": str, "simulated": bool, "declared-weight": int}
+HELLO_FIELDS: dict[str, type] = {"site": str, "simulated": bool, "declared-weight": int, "rank": int}
 ERROR_CODES = frozenset(
     kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FedradError)
 )
@@ -34,6 +51,9 @@ REQUEST_FIELDS: dict[str, type] = {
     "rounds": int,
     "labels": list,
     "directory": str,
+    "base": str,
+    "digest": str,
+    "dropped": list,
 }
 
 
@@ -48,7 +68,7 @@ class Request:
         round: counted from 1, of ``rounds``.
         labels: the label names, in the head's order.
         directory: where a simulated hospital keeps its ledger; empty for a real one, which decides for itself.
-        state: all adapter tensors, the frozen ones included.
+        state: all public tensors of the run, the frozen ones included, as they travel: what the site lacks.
     """
 
     run: str
@@ -58,7 +78,7 @@ class Request:
     rounds: int
     labels: tuple[str, ...]
     directory: str
-    state: dict[str, Tensor]
+    state: Delivery
 
 
 @dataclass(frozen=True)
@@ -66,10 +86,12 @@ class Reply:
     """What a hospital answers.
 
     Attributes:
-        adapter: the trainable tensors, noised.
+        adapter: the tensors that the round trained, noised.
         declared_weight: the declared shard size, a public statement.
         plan_id: names the privacy plan that was followed.
+        noise: standard deviation of the noise in one step's mean gradient: noise multiplier * clip / divisor.
         epsilon: of everything in the site's ledger, at the run's delta.
+        events: everything in the site's ledger, as the accountant sees it.
     """
 
     site: str
@@ -77,7 +99,9 @@ class Reply:
     adapter: dict[str, Tensor]
     declared_weight: int
     plan_id: str
+    noise: float
     epsilon: float
+    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True)
@@ -91,22 +115,24 @@ class Failure:
 
 @dataclass(frozen=True)
 class Hello:
-    """A node's introduction. A simulated node stands for any hospital; a real one names itself."""
+    """A node's introduction. A simulated node stands for any hospital; a real one names itself. ``rank`` is that of its
+    LoRA matrices; 0: the run's."""
 
     site: str
     simulated: bool
     declared_weight: int
+    rank: int
 
 
 def request_content(request: Request, state: ArrayRecord | None = None) -> RecordDict:
     """The records of a request.
 
     Args:
-        state: the request's state, where the caller has it as a record already: it is the same for all hospitals.
+        state: the request's tensors, where the caller has them as a record already: hospitals mostly get the same.
     """
     return RecordDict(
         {
-            "state": to_arrays(request.state) if state is None else state,
+            "state": to_arrays(request.state.tensors) if state is None else state,
             "request": ConfigRecord(
                 {
                     "run": request.run,
@@ -116,6 +142,9 @@ def request_content(request: Request, state: ArrayRecord | None = None) -> Recor
                     "rounds": request.rounds,
                     "labels": list(request.labels),
                     "directory": request.directory,
+                    "base": request.state.base,
+                    "digest": request.state.digest,
+                    "dropped": list(request.state.dropped),
                 }
             ),
         }
@@ -132,8 +161,8 @@ def read_request(message: Message) -> Request:
         if set(message.content) != {"state", "request"}:
             raise RefusedReply("other records than state and request")
         fields = _checked(message.content, "request", REQUEST_FIELDS)
-        if not all(isinstance(name, str) for name in fields["labels"]):
-            raise RefusedReply("labels that are no text")
+        if not all(isinstance(name, str) for name in [*fields["labels"], *fields["dropped"]]):
+            raise RefusedReply("names that are no text")
         return Request(
             run=fields["run"],
             site=fields["site"],
@@ -142,7 +171,12 @@ def read_request(message: Message) -> Request:
             rounds=fields["rounds"],
             labels=tuple(fields["labels"]),
             directory=fields["directory"],
-            state=_tensors(message.content, "state"),
+            state=Delivery(
+                base=fields["base"],
+                digest=fields["digest"],
+                tensors=_tensors(message.content, "state"),
+                dropped=tuple(fields["dropped"]),
+            ),
         )
     except RefusedReply:
         raise FederationError("the server's message is not a training request of this version of fedrad") from None
@@ -162,7 +196,11 @@ def reply_content(answer: Reply | Failure) -> RecordDict:
                     "round": answer.round,
                     "declared-weight": answer.declared_weight,
                     "plan-id": answer.plan_id,
+                    "noise": answer.noise,
                     "epsilon": answer.epsilon,
+                    "rates": [event.sampling_rate for event in answer.events],
+                    "noise-multipliers": [event.noise_multiplier for event in answer.events],
+                    "steps": [event.steps for event in answer.events],
                 }
             ),
         }
@@ -190,7 +228,9 @@ def read_reply(content: RecordDict) -> Reply | Failure:
         adapter=_tensors(content, "adapter"),
         declared_weight=fields["declared-weight"],
         plan_id=fields["plan-id"],
+        noise=fields["noise"],
         epsilon=fields["epsilon"],
+        events=_events(fields),
     )
 
 
@@ -199,7 +239,12 @@ def hello_content(hello: Hello) -> RecordDict:
     return RecordDict(
         {
             "hello": ConfigRecord(
-                {"site": hello.site, "simulated": hello.simulated, "declared-weight": hello.declared_weight}
+                {
+                    "site": hello.site,
+                    "simulated": hello.simulated,
+                    "declared-weight": hello.declared_weight,
+                    "rank": hello.rank,
+                }
             )
         }
     )
@@ -214,7 +259,7 @@ def read_hello(content: RecordDict) -> Hello:
     if set(content) != {"hello"}:
         raise RefusedReply("a node introduced itself with records that are not on the list")
     fields = _checked(content, "hello", HELLO_FIELDS)
-    return Hello(site=fields["site"], simulated=fields["simulated"], declared_weight=fields["declared-weight"])
+    return Hello(fields["site"], fields["simulated"], fields["declared-weight"], fields["rank"])
 
 
 def check_adapter(adapter: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str) -> None:
@@ -258,6 +303,20 @@ def _checked(content: RecordDict, name: str, fields: Mapping[str, type]) -> dict
         if type(record[name]) is not kind:
             raise RefusedReply(f"{name} in a hospital's message must be {kind.__name__}")
     return dict(record)
+
+
+def _events(fields: Mapping[str, Any]) -> tuple[Event, ...]:
+    """The charges of a reply, checked: they are what the server's own figure comes from."""
+    rates, noises, steps = fields["rates"], fields["noise-multipliers"], fields["steps"]
+    kinds = ((rates, float), (noises, float), (steps, int))
+    if len(rates) != len(noises) or len(rates) != len(steps) or len(rates) > _MOST_EVENTS:
+        raise RefusedReply("the charges in a hospital's message are incomplete or too many")
+    if any(type(value) is not kind for values, kind in kinds for value in values):
+        raise RefusedReply("the charges in a hospital's message are no numbers")
+    events = tuple(Event(*each) for each in zip(rates, noises, steps, strict=True))
+    if not all(0 <= e.sampling_rate <= 1 and e.noise_multiplier >= 0 and e.steps >= 0 for e in events):
+        raise RefusedReply("the charges in a hospital's message are out of range")
+    return events
 
 
 def _tensors(content: RecordDict, name: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, PolicyRefusal
+from fedrad.training.setup import Terms
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 
@@ -29,6 +30,8 @@ class HospitalPolicy:
         witness_dir: a folder, absolute and outside ``state_dir``, that remembers how far the ledger had come.
         allow_seeded: accept noise that the server could regenerate. For tests with made-up reports only.
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
+        batch: its own expected batch; 0: what the server proposes.
+        rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
         text_column, patient_column, site_column, time_column: columns of a ``table``.
         label_columns: label columns of a ``table``, commas between; empty: those named as the server's labels.
     """
@@ -43,6 +46,8 @@ class HospitalPolicy:
     witness_dir: str = DEFAULT_WITNESS
     allow_seeded: bool = False
     allow_bfloat16: bool = False
+    batch: int = 0
+    rank: int = 0
     text_column: str = "text"
     patient_column: str = ""
     site_column: str = ""
@@ -84,23 +89,32 @@ class HospitalPolicy:
     def witness(self) -> Path:
         return Path(self.witness_dir).expanduser()
 
-    def allowed_epsilon(self, experiment: Experiment) -> float:
-        """The epsilon that this hospital plans for: the proposal, clamped to the cap.
+    def terms(self, experiment: Experiment) -> Terms:
+        """What this hospital trains by: the proposal, with epsilon clamped to the cap, its own batch and rank.
 
         Raises:
-            PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, noise that the server
-                could regenerate, bfloat16 arithmetic, or a larger delta than allowed.
+            PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, or at the server only,
+                noise that the server could regenerate, bfloat16 arithmetic, or a larger delta than allowed.
         """
         privacy = experiment.privacy
         if privacy.epsilon == 0:
             raise PolicyRefusal("the server proposes training without privacy; this hospital does not")
+        if privacy.unit == "hospital":
+            raise PolicyRefusal(
+                "privacy.unit=hospital needs updates without noise; this hospital sends noised ones only"
+            )
         if privacy.noise == "seeded" and not self.allow_seeded:
             raise PolicyRefusal("the server proposes seeded noise, which it could subtract; this hospital uses its own")
         if experiment.train.precision != "float32" and not self.allow_bfloat16:
             raise PolicyRefusal("the server proposes bfloat16, whose rounding epsilon does not cover; ask for float32")
         if privacy.delta > self.delta:
             raise PolicyRefusal(f"the server proposes delta {privacy.delta}; this hospital allows {self.delta}")
-        return min(privacy.epsilon, self.epsilon_cap)
+        return Terms(
+            epsilon=min(privacy.epsilon, self.epsilon_cap),
+            delta=privacy.delta,
+            batch=self.batch or experiment.train.batch,
+            rank=self.rank or experiment.lora.rank,
+        )
 
 
 def _out_of_range(values: Mapping[str, object]) -> list[str]:
@@ -112,6 +126,10 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config declared-size: must be at least 1")
     if isinstance(delta, float) and not 0 < delta < 1:
         problems.append("node-config delta: must lie between 0 and 1")
+    for key in ("batch", "rank"):
+        number = values.get(key, 0)
+        if isinstance(number, int) and number < 0:
+            problems.append(f"node-config {key}: must be 0 or more")
     for key in ("data_path", "state_dir"):
         value = values.get(key)
         if isinstance(value, str) and not Path(value).is_absolute():

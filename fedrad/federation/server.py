@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
@@ -16,16 +18,17 @@ from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
 from fedrad.federation.messages import Hello, read_hello, to_arrays
-from fedrad.federation.strategy import Federation, Hospital, RoundOutcome, strategy_named
+from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import prepare
 from fedrad.training.metrics import Scores
-from fedrad.training.run_directory import Result, append_metrics, create_run_directory, final_state, finish
-from fedrad.training.setup import pin_threads, plan_for, set_up
-from fedrad.training.warm_start import initial_state, state_bytes
+from fedrad.training.run_directory import Result, append_metrics, create_run_directory, finish
+from fedrad.training.setup import exported, local_plan_for, pin_threads, set_up, terms_of, units_in
+from fedrad.training.strategy import strategy_of
+from fedrad.training.warm_start import initial_state
 
 app = ServerApp()
 
@@ -42,42 +45,49 @@ def main(grid: Grid, context: Context) -> None:
     # Not a terminal of the user's: what is printed here reaches the user through `flwr run --stream`, as plain lines.
     console = Console(width=110, force_terminal=False)
     pin_threads(experiment)
-    strategy_class = strategy_named(experiment.strategy.name)
+    strategy = strategy_of(experiment)
     directory = create_run_directory(experiment, Path.cwd())
     console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
     corpus = read_corpus(experiment)
     simulated, hospitals = connect(grid, experiment)
     if simulated:
-        shares = hospital_shares(experiment, corpus)
-        hospitals = tuple(Hospital(h.site, h.node, h.index, declared_size(len(shares[h.index]))) for h in hospitals)
+        sizes = [
+            declared_size(units_in(experiment, corpus.reports, rows)) for rows in hospital_shares(experiment, corpus)
+        ]
+        hospitals = tuple(replace(hospital, declared_weight=sizes[hospital.index]) for hospital in hospitals)
     console.print(f"{len(hospitals)} hospitals: {', '.join(h.site for h in hospitals[:8])}", highlight=False)
 
     setup = set_up(experiment, corpus.names, corpus.single_label)
     state = initial_state(experiment, setup, progress_lines(console))
     test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
     test = prepare(setup.classifier, test_tokens, setup.pad_id)
-    expected = {name: state[name] for name in setup.classifier.adapter()}
+    trainable = {name: state[name] for name in setup.classifier.adapter()}
     declared = {h.site: h.declared_weight for h in hospitals}
+    plans = {h.site: local_plan_for(experiment, h.declared_weight, terms_of(experiment, h.index)) for h in hospitals}
     console.print(
         plan_lines(
             experiment,
             declared=declared,
-            trainable=sum(tensor.numel() for tensor in expected.values()),
-            noise={site: plan_for(experiment, size).noise_multiplier for site, size in declared.items()},
+            trainable=sum(tensor.numel() for tensor in trainable.values()),
+            noise={site: plan.noise_multiplier for site, plan in plans.items()},
         ),
         highlight=False,
     )
     outcomes: list[RoundOutcome] = []
-    strategy = strategy_class(
+    rounds = Rounds(
+        strategy,
         Federation(
             run=str(context.run_id),
             rounds=experiment.train.rounds,
             labels=corpus.names,
             hospitals=hospitals,
             directory=str(directory / "ledger") if simulated else "",
-            expected=expected,
+            trainable=frozenset(trainable),
+            lora=setup.lora,
+            seed=experiment.train.seed,
             weights=experiment.strategy.weights,
-            quorum=experiment.sites.quorum or len(hospitals),
+            quorum=experiment.sites.quorum or experiment.asked,
+            asked=experiment.asked,
         ),
         state,
         outcomes.append,
@@ -85,11 +95,9 @@ def main(grid: Grid, context: Context) -> None:
     last_scores: list[Scores] = []
 
     def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:
-        current = strategy.state
-        scores = None
-        rounds = experiment.train.rounds
-        if round % experiment.train.evaluate_every == 0 or round == rounds:
-            final_state(setup, current)
+        scores, last = None, experiment.train.rounds
+        if round % experiment.train.evaluate_every == 0 or round == last:
+            setup.classifier.load_state(rounds.state)
             scores = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
             last_scores[:] = [scores]
             append_metrics(
@@ -97,34 +105,36 @@ def main(grid: Grid, context: Context) -> None:
                 round=round,
                 step=round * experiment.train.local_steps,
                 scores=scores,
-                epsilon=strategy.budget.booked,
+                epsilon=rounds.budget.booked,
             )
         if round:
-            _checkpoint(directory, current, round)
+            _checkpoint(directory, rounds.state, round)
         absent = outcomes[-1].absent if outcomes else {}
-        console.print(round_line(round, rounds, scores, strategy.budget.booked, absent), highlight=False)
+        console.print(round_line(round, last, scores, rounds.budget.booked, absent), highlight=False)
         return None
 
-    strategy.start(
+    rounds.start(
         grid,
         to_arrays(state),
         num_rounds=experiment.train.rounds,
         timeout=experiment.sites.timeout,
         evaluate_fn=evaluate_fn,
     )
-    final_state(setup, strategy.state)
     result = Result(
         scores=last_scores[0],
-        epsilon=dict(sorted(strategy.budget.booked.items())),
+        epsilon=dict(sorted(rounds.budget.booked.items())),
         steps=experiment.train.rounds * experiment.train.local_steps,
         declared=declared,
         sizes_stated=not simulated,
-        unconfirmed=tuple(sorted(strategy.unconfirmed)),
+        unconfirmed=tuple(sorted(rounds.unconfirmed)),
         test_reports=len(corpus.test),
         seconds=time.monotonic() - started,
-        bytes_per_round=state_bytes(expected),
+        bytes_up=tuple(outcome.bytes_up for outcome in outcomes),
+        bytes_down=tuple(outcome.bytes_down for outcome in outcomes),
     )
-    finish(directory, experiment, setup, result)
+    finish(directory, experiment, exported(setup, strategy, rounds.state), result)
+    # What the simulated hospitals had received: of no more use.
+    shutil.rmtree(directory / "public", ignore_errors=True)
     console.print(final_table(experiment, result, directory))
 
 
@@ -153,9 +163,19 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
             raise ConfigError("simulated nodes and real hospitals are connected to the same SuperLink; keep them apart")
         if simulated:
             return True, tuple(
-                Hospital(site_name(index), simulated[index % len(simulated)], index, 0) for index in range(count)
+                _simulated_hospital(experiment, index, simulated[index % len(simulated)]) for index in range(count)
             )
-        real = {hello.site: Hospital(hello.site, node, -1, hello.declared_weight) for node, hello in known.items()}
+        real = {
+            hello.site: Hospital(
+                site=hello.site,
+                node=node,
+                index=-1,
+                declared_weight=hello.declared_weight,
+                rank=hello.rank or experiment.lora.rank,
+                delta=experiment.privacy.delta,
+            )
+            for node, hello in known.items()
+        }
         if len(real) < len(known):
             raise ConfigError("two nodes claim the same hospital; give each its own site in its node configuration")
         if len(real) >= count:
@@ -168,6 +188,11 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
             )
         print(f"waiting for hospitals: {len(real)} of {count} connected", flush=True)
         time.sleep(min(3.0, max(0.1, limit / 20)))
+
+
+def _simulated_hospital(experiment: Experiment, index: int, node: int) -> Hospital:
+    terms = terms_of(experiment, index)
+    return Hospital(site_name(index), node, index, declared_weight=0, rank=terms.rank, delta=terms.delta)
 
 
 def _introductions(grid: Grid, nodes: list[int], deadline: float) -> Mapping[int, Hello]:

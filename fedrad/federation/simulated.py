@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedrad.config import Experiment
+from fedrad.federation.delivery import PublicStore
 from fedrad.federation.messages import Request
 from fedrad.privacy.ledger import Ledger
-from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.local import Recipe
 from fedrad.training.preflight import check_before_first_step
-from fedrad.training.setup import Setup
+from fedrad.training.setup import Setup, Terms, units_in
 from fedrad.training.site import adapter_digest
 
 
@@ -38,6 +41,13 @@ def shares_of(experiment: Experiment) -> list[NDArray[np.int64]]:
     return hospital_shares(experiment, corpus_of(experiment))
 
 
+@lru_cache(maxsize=2)
+def declared_sizes(experiment: Experiment) -> tuple[int, ...]:
+    """What every simulated hospital states as its size: its number of privacy units, rounded."""
+    reports = corpus_of(experiment).reports
+    return tuple(declared_size(units_in(experiment, reports, rows)) for rows in shares_of(experiment))
+
+
 @lru_cache(maxsize=1024)
 def checked_once(setup: Setup, recipe: Recipe, plan: PrivacyPlan) -> None:
     """The pre-flight. Simulated hospitals share one structure, and most of them one plan; a real one checks in every
@@ -46,10 +56,21 @@ def checked_once(setup: Setup, recipe: Recipe, plan: PrivacyPlan) -> None:
     check_before_first_step(setup, recipe, plan)
 
 
-def frozen_digest(setup: Setup, request: Request) -> str:
-    """Names the frozen tensors of a request's state: what the model's lower part keeps of a report depends on them."""
+def received(request: Request) -> dict[str, Tensor]:
+    """The whole state that a request means. The hospitals of a run share what they have received."""
+    store = PublicStore(Path(request.directory).with_name("public"), shared=True)
+    state = store.receive(request.state)
+    store.keep(request.state.digest, state)
+    return state
+
+
+def frozen_digest(setup: Setup, state: Mapping[str, Tensor]) -> str:
+    """Names what the model's lower part keeps of a report depends on: on frozen tensors if nothing but the head is
+    trained, otherwise on the base model alone, since every adapted layer lies above."""
+    if not setup.classifier.head_only:
+        return ""
     trainable = setup.classifier.adapter()
-    return adapter_digest({name: tensor for name, tensor in request.state.items() if name not in trainable})
+    return adapter_digest({name: tensor for name, tensor in state.items() if name not in trainable})
 
 
 def directory_of(request: Request) -> Path:
@@ -57,9 +78,10 @@ def directory_of(request: Request) -> Path:
     return Path(request.directory) / site_name(request.index)
 
 
-def open_ledger(experiment: Experiment, request: Request) -> Ledger:
+def open_ledger(experiment: Experiment, request: Request, terms: Terms) -> Ledger:
     """A simulated hospital's ledger, which survives a kill and not a power cut."""
-    cap = experiment.privacy.epsilon if experiment.privacy.epsilon > 0 else float("inf")
-    delta = experiment.privacy.delta
+    # With the hospital as the unit, its own steps are not noised: its ledger says so, and no cap could hold that.
+    capped = terms.epsilon > 0 and experiment.privacy.unit != "hospital"
+    cap = terms.epsilon if capped else float("inf")
     directory = directory_of(request)
-    return Ledger.open(directory, site=request.site, cap=cap, delta=delta, witness=None, durable=False)
+    return Ledger.open(directory, site=request.site, cap=cap, delta=terms.delta, witness=None, durable=False)

@@ -83,10 +83,9 @@ def final_table(experiment: Experiment, result: Result, directory: object) -> Ta
     if experiment.privacy.noise == "seeded":
         table.add_row("noise", "seeded: simulation only")
     table.add_row("noisy steps", str(result.steps))
-    if result.bytes_per_round:
-        table.add_row(
-            "adapter bytes per round and site", f"{result.bytes_per_round} ({show_bytes(result.bytes_per_round)})"
-        )
+    if result.bytes_up:
+        up, down = sum(result.bytes_up), sum(result.bytes_down)
+        table.add_row("bytes of tensors, all sites", f"{up} up ({show_bytes(up)}), {down} down ({show_bytes(down)})")
     table.add_row("seconds", f"{result.seconds:.1f}")
     table.add_row("run directory", Text(str(directory)))  # not markup: a path may hold brackets
     return table

@@ -13,9 +13,6 @@ from decimal import ROUND_CEILING, Context
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.model.export import export_peft
@@ -39,7 +36,8 @@ class Result:
         test_reports: reports of the public or simulated test set.
         seconds: wall time of the run.
         unconfirmed: sites whose last answer was lost: their ledgers may hold more than ``epsilon`` says.
-        bytes_per_round: adapter bytes that one site sends in one round; 0 for a centralized run.
+        bytes_up, bytes_down: of the tensors that travelled, round by round, all sites together; none for a centralized
+            run.
     """
 
     scores: Scores
@@ -49,8 +47,9 @@ class Result:
     sizes_stated: bool
     test_reports: int
     seconds: float
-    bytes_per_round: int
     unconfirmed: tuple[str, ...] = ()
+    bytes_up: tuple[int, ...] = ()
+    bytes_down: tuple[int, ...] = ()
 
     @property
     def epsilon_max(self) -> float:
@@ -112,7 +111,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "steps": result.steps,
         "reports": {"declared": dict(result.declared), "test": result.test_reports},
         "seconds": round(result.seconds, 2),
-        "bytes_per_round": result.bytes_per_round,
+        "bytes": {"up": list(result.bytes_up), "down": list(result.bytes_down)},
         "experiment": experiment.digest(),
         "kernels": asdict(setup.classifier.kernels),
         "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
@@ -136,7 +135,7 @@ def privacy_statement(experiment: Experiment, result: Result, backbone: str = "f
         " reports, not the test reports behind the scores."
     )
     # With "auto" every hospital's own machine decides, and the server does not know.
-    if backbone == "bfloat16" or (experiment.train.precision == "auto" and result.bytes_per_round > 0):
+    if backbone == "bfloat16" or (experiment.train.precision == "auto" and result.bytes_up):
         guarantee += (
             " The base model ran, or at some hospital may have run, in bfloat16: its rounding lets reports of a batch"
             " change each other's gradients a little, which this figure does not cover."
@@ -164,13 +163,6 @@ def rounded_up(value: float, digits: int = 6) -> str:
     """A privacy figure to so many significant digits, never below what it is: ``float`` of the text is >= value."""
     # repr, the shortest text that reads back as the same float, so that 0.001 stays 0.001.
     return f"{float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value))):.{digits}g}"
-
-
-def final_state(setup: Setup, adapter: Mapping[str, Tensor]) -> None:
-    """Puts the run's result into the classifier, to be evaluated and exported."""
-    with torch.no_grad():
-        for name, parameter in setup.classifier.adapter().items():
-            parameter.copy_(adapter[name])
 
 
 def write_atomically(path: Path, text: str) -> None:

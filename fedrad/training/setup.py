@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import patient_numbers
@@ -18,6 +21,9 @@ from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.probe import kernels_for
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.strategy import Strategy, strategy_of
+
+Value = TypeVar("Value", int, float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +46,57 @@ class Setup:
     max_length: int
 
 
-def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -> Setup:
-    """Builds the model that the configuration describes.
+@dataclass(frozen=True)
+class Terms:
+    """What one hospital trains by, where it may differ from the others. All of it is public.
+
+    Attributes:
+        epsilon, delta: its budget for the run; epsilon 0 means not private.
+        batch: its expected batch, in privacy units.
+        rank: of its LoRA matrices.
+    """
+
+    epsilon: float
+    delta: float
+    batch: int
+    rank: int
+
+
+def terms_of(experiment: Experiment, index: int = -1) -> Terms:
+    """The terms of a simulated hospital by its number, from ``sites.*``; -1: those of the whole run."""
+
+    def own(given: tuple[Value, ...], default: Value) -> Value:
+        return given[index] if given and index >= 0 else default
+
+    sites, privacy = experiment.sites, experiment.privacy
+    return Terms(
+        epsilon=own(sites.epsilons, privacy.epsilon),
+        delta=own(sites.deltas, privacy.delta),
+        batch=own(sites.batches, experiment.train.batch),
+        rank=own(sites.ranks, experiment.lora.rank),
+    )
+
+
+def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, rank: int | None = None) -> Setup:
+    """Builds the model that the configuration describes, with the adapter that the strategy needs.
+
+    Args:
+        rank: of a hospital that has one of its own; default ``lora.rank``.
 
     Raises:
         ConfigError: reports may be longer than the base model reads, or Opacus's hooks would meet bfloat16.
         ModelError: the base model can't be had, or has no layers of these names.
     """
     model, lora = experiment.model, experiment.lora
-    lora_spec = LoRASpec(
-        rank=lora.rank,
-        alpha=lora.alpha,
-        targets=lora.targets,
-        layers=lora.layers,
-        freeze_a=lora.freeze_a,
-        freeze_b=lora.freeze_b,
+    lora_spec = strategy_of(experiment).shape(
+        LoRASpec(
+            rank=lora.rank if rank is None else rank,
+            alpha=lora.alpha,
+            targets=lora.targets,
+            layers=lora.layers,
+            freeze_a=lora.freeze_a,
+            freeze_b=lora.freeze_b,
+        )
     )
     base = load_base(model.name, model.revision)
     if experiment.data.max_length > base.max_length:
@@ -82,18 +124,29 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool) -
     )
 
 
+def exported(setup: Setup, strategy: Strategy, state: Mapping[str, Tensor]) -> Setup:
+    """The same model as plain LoRA on the unchanged base model, ready to be written: what the strategy makes of its
+    final state."""
+    plain, lora = strategy.export(state, setup.lora)
+    classifier = build(
+        setup.base, setup.spec, lora, setup.names, setup.single_label, seed=0, kernels=setup.classifier.kernels
+    )
+    classifier.load_state(plain)
+    return replace(setup, classifier=classifier, lora=lora)
+
+
 def pin_threads(experiment: Experiment) -> None:
     """Fixes the number of threads of this process: sums in another order would give other bits."""
     torch.set_num_threads(experiment.train.threads)
 
 
-def plan_for(experiment: Experiment, declared: int, epsilon: float | None = None) -> PrivacyPlan:
+def plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) -> PrivacyPlan:
     """The privacy plan of a site with this declared size, for all steps of the run.
 
     Args:
         declared: the site's declared number of units: of reports, or of patients if ``privacy.unit`` is "patient".
             ``train.batch`` counts the same units.
-        epsilon: what the site allows, if that is less than ``privacy.epsilon``.
+        terms: the site's own; default: those of the run.
 
     Raises:
         PlanError: no noise multiplier meets the budget, or the plan contradicts itself; or the unit is the hospital,
@@ -102,16 +155,29 @@ def plan_for(experiment: Experiment, declared: int, epsilon: float | None = None
     privacy, train = experiment.privacy, experiment.train
     if privacy.unit == "hospital":
         raise PlanError("privacy.unit=hospital: noise is added at the server, a hospital's own steps have no plan.")
+    terms = terms_of(experiment) if terms is None else terms
     return _calibrated(
-        privacy.epsilon if epsilon is None else epsilon,
-        privacy.delta,
+        terms.epsilon,
+        terms.delta,
         declared,
-        min(train.batch, declared),
+        min(terms.batch, declared),
         train.rounds * train.local_steps,
         privacy.clip,
         privacy.noise,
         privacy.unit,
         privacy.reports_per_patient if privacy.unit == "patient" else 1,
+    )
+
+
+def local_plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) -> PrivacyPlan:
+    """The plan of a hospital's own steps: ``plan_for``, or steps without privacy where the hospital is the unit, whose
+    whole update the server clips and noises."""
+    if experiment.privacy.unit != "hospital":
+        return plan_for(experiment, declared, terms)
+    terms, train = terms_of(experiment) if terms is None else terms, experiment.train
+    steps, batch = train.rounds * train.local_steps, min(terms.batch, declared)
+    return _calibrated(
+        0.0, terms.delta, declared, batch, steps, experiment.privacy.clip, experiment.privacy.noise, "report", 1
     )
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, StepReport, TrainingState, run_steps
+from fedrad.training.strategy import Strategy
 
 _STATE_FILE = "round.safetensors"
 
@@ -39,12 +40,35 @@ class RoundRequest:
         round: counted from 1.
         steps: noisy steps in this round.
         last: the run's last round: answer with the mean of the averaged iterates.
+        turns: which tensors the steps train, as for ``run_steps``; none: all of them.
+        keeps_moments: the optimizer's moments of earlier rounds still mean something.
+        keeps_average: so do the iterates of earlier rounds; otherwise this round's alone are averaged.
     """
 
     run: str
     round: int
     steps: int
     last: bool
+    turns: tuple[frozenset[str], ...] = ()
+    keeps_moments: bool = True
+    keeps_average: bool = True
+
+    @staticmethod
+    def of(strategy: Strategy, names: Collection[str], *, run: str, round: int, steps: int, last: bool) -> RoundRequest:
+        """The round as a strategy wants it; ``names`` are all tensors that may be trained."""
+        return RoundRequest(
+            run=run,
+            round=round,
+            steps=steps,
+            last=last,
+            turns=strategy.turns(names, round),
+            keeps_moments=strategy.keeps_moments,
+            keeps_average=strategy.keeps_average,
+        )
+
+    def sent(self, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is answered: the tensors that some step trained."""
+        return {n: t for n, t in adapter.items() if not self.turns or any(n in turn for turn in self.turns)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +90,7 @@ def train_round(
     incoming: Mapping[str, Tensor],
     on_step: Callable[[StepReport], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Answers one round: the site's new adapter, noised.
+    """Answers one round: those of the site's tensors that it trained, noised.
 
     Args:
         incoming: the trainable tensors that the server sent, checked by the caller.
@@ -87,6 +111,7 @@ def train_round(
         opened.before,
         request.steps,
         site=site.name,
+        turns=request.turns,
         on_step=on_step,
     )
     return close_round(site.directory, ledger, request, opened, after)
@@ -126,7 +151,13 @@ def open_round(
             return OpenedRound(before, asked, -1, saved.reply)
         if request.round < saved.round:
             raise FederationError(f"round {request.round} comes after round {saved.round} was answered")
-        before = TrainingState(dict(incoming), saved.step, saved.moments, saved.average_sum, saved.averaged)
+        before = replace(
+            before,
+            step=saved.step,
+            moments=saved.moments if request.keeps_moments else {},
+            average_sum=saved.average_sum if request.keeps_average else {},
+            averaged=saved.averaged if request.keeps_average else 0,
+        )
     sequence = ledger.record_intent(run=request.run, round=request.round, plan=plan, steps=request.steps)
     return OpenedRound(before, asked, sequence)
 
@@ -135,7 +166,7 @@ def close_round(
     directory: Path, ledger: Ledger, request: RoundRequest, opened: OpenedRound, after: TrainingState
 ) -> dict[str, Tensor]:
     """Keeps state and answer, so that a retry costs nothing, and returns the answer."""
-    reply = after.result() if request.last else after.adapter
+    reply = request.sent(after.result() if request.last else after.adapter)
     _save(directory / _STATE_FILE, request, opened.asked, after, reply, durable=ledger.durable)
     ledger.mark_done(opened.sequence)
     return reply

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,7 @@ def _key(experiment: Experiment, setup: Setup) -> str:
         "chexpert": experiment.data.name == "mimic-cxr",
         "names": setup.names,
         "single": setup.single_label,
+        "lora": asdict(replace(setup.lora, freeze_a=False, freeze_b=False)),  # as the strategy shapes it
         "base": setup.base.sha256,
         "kernels": replace(setup.classifier.kernels, measured={}).__dict__,
         "versions": [fedrad.__version__, torch.__version__, _source_digest()],
@@ -220,8 +221,3 @@ def _train(setup: Setup, tokens: Tokenized, experiment: Experiment, progress: Pr
             step += 1
             progress("warm start", step, steps)
     optimizer.zero_grad(set_to_none=True)
-
-
-def state_bytes(state: Mapping[str, Tensor]) -> int:
-    """Bytes of these tensors on the wire, without Flower's framing."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
 from fedrad.federation import client, simulated
+from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
 from fedrad.privacy.ledger import Ledger
 from fedrad.training import site as site_module
 from fedrad.training.corpus import read_corpus
-from fedrad.training.setup import set_up
+from fedrad.training.setup import plan_for, set_up, terms_of
 from tests.grid import CANARY, InProcessGrid, Mercy, federate, forget, posted, simulated_nodes, small, wire_bytes
 from tests.model import tiny
 
@@ -106,8 +108,8 @@ def introduced(node: dict[str, Any]) -> RecordDict:
 
 
 def test_introductions(mercy: Mercy) -> None:
-    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40)
-    assert read_hello(introduced({"partition-id": 0, "num-partitions": 2})) == Hello("", True, 0)
+    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40, 0)
+    assert read_hello(introduced({"partition-id": 0, "num-partitions": 2})) == Hello("", True, 0, 0)
     assert read_reply(introduced({})) == Failure("", 0, "config")
     # A hospital never passes for a simulated one because of a key too many.
     assert read_reply(introduced({**mercy.node, "partition-id": 0})) == Failure("", 0, "config")
@@ -148,7 +150,7 @@ def test_the_hospital_checks_the_servers_tensors(mercy: Mercy) -> None:
         {**state, "extra": torch.zeros(1)},
         {name: tensor for name, tensor in state.items() if name != "centre"},
     ]
-    assert [code(mercy.ask(mercy.request(state=state))) for state in wrong] == ["refused-reply"] * len(wrong)
+    assert [code(mercy.ask(mercy.request(state=delivery(state)))) for state in wrong] == ["refused-reply"] * len(wrong)
     assert not Path(mercy.node["state-dir"]).exists()
 
 
@@ -208,7 +210,7 @@ def test_a_repeated_round_gets_the_same_bytes_and_costs_nothing(mercy: Mercy) ->
     assert wire_bytes(mercy.ask(mercy.request())) == wire_bytes(first)
     # For another adapter it would be a second look at the reports with the same noise.
     other = spoiled(mercy.state, "head.bias", 1.0)
-    assert code(mercy.ask(mercy.request(state=other))) == "federation"
+    assert code(mercy.ask(mercy.request(state=delivery(other)))) == "federation"
     assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
     assert code(mercy.ask(mercy.request())) == "federation"  # an older round
     assert spent(mercy) == [("7", 1, 2), ("7", 2, 2)]
@@ -223,7 +225,12 @@ def test_the_cap_bounds_all_runs_together(mercy: Mercy) -> None:
     assert code(mercy.ask(mercy.request(run="9"), **{"privacy.epsilon": 0.5})) == "budget-exhausted"
     assert spent(mercy) == before
     with ledger(mercy) as opened, pytest.raises(BudgetExhausted):
-        opened.record_intent(run="8", round=1, plan=client.plan_for(mercy.experiment, 40, 0.5), steps=2)
+        opened.record_intent(
+            run="8",
+            round=1,
+            plan=plan_for(mercy.experiment, 40, replace(terms_of(mercy.experiment), epsilon=0.5)),
+            steps=2,
+        )
     assert 3.9 < opened.epsilon() <= 4.0
     # Negative control: it is the hospital's cap, and not something about these runs, that refuses.
     mercy.node["epsilon-cap"] = 20.0
@@ -244,7 +251,9 @@ def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
                 if forgetful:
                     forget()
                 fields: dict[str, Any] = {"run": "1", "labels": names, "directory": str(folder), "rounds": 2}
-                request = client.Request(site=f"site-{index:03d}", index=index, round=number, state=state, **fields)
+                request = client.Request(
+                    site=f"site-{index:03d}", index=index, round=number, state=delivery(state), **fields
+                )
                 question = Message(content=request_content(request), message_type=MessageType.TRAIN, dst_node_id=10)
                 replies.append(grid.send_and_receive([question])[0].content)
             answer = read_reply(replies[-1])

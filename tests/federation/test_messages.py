@@ -31,11 +31,13 @@ from fedrad.federation.messages import (
     request_content,
     to_arrays,
 )
+from fedrad.privacy.accounting import Event
 from tests.grid import CANARY, LABELS, Mercy, forget, over_the_wire, posted, wire_bytes
 
 REPORTS = 37
 ADAPTER = {"head.bias": torch.tensor([0.5, -1.0, 0.0]), "head.weight": torch.arange(12.0).reshape(3, 4)}
-REPLY = Reply("site-000", 2, ADAPTER, 40, "0123456789abcdef", 1.25)
+EVENTS = (Event(0.1, 2.0, 6), Event(0.25, 1.5, 12))
+REPLY = Reply("site-000", 2, ADAPTER, 40, "0123456789abcdef", 0.125, 1.25, EVENTS)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,17 @@ def leaks(content: RecordDict) -> list[str]:
 
 def test_a_real_reply_holds_the_closed_list_and_nothing_else(mercy: Mercy, answer: RecordDict) -> None:
     assert set(answer) == {"adapter", "reply"}
-    assert set(answer.config_records["reply"]) == {"site", "round", "declared-weight", "plan-id", "epsilon"}
+    assert set(answer.config_records["reply"]) == {
+        "site",
+        "round",
+        "declared-weight",
+        "plan-id",
+        "noise",
+        "epsilon",
+        "rates",
+        "noise-multipliers",
+        "steps",
+    }
     trainable = {name for name in mercy.state if name not in ("centre", "scale")}
     assert set(answer.array_records["adapter"]) == trainable
     reply = read_reply(answer)
@@ -143,7 +155,7 @@ def test_the_server_refuses_what_is_not_on_the_list(spoil: Callable[[RecordDict]
         read_reply(content)
         with pytest.raises(RefusedReply):
             read_reply(spoil(content))
-    introduction = hello_content(Hello("mercy", False, 40))
+    introduction = hello_content(Hello("mercy", False, 40, 4))
     read_hello(introduction)
     with pytest.raises(RefusedReply):
         read_hello(spoil(introduction))
@@ -160,7 +172,9 @@ def test_the_hospital_refuses_requests_that_carry_more_or_less(
     assert read_reply(mercy.ask(spoil(good))) == Failure("", 0, "federation")
 
 
-@pytest.mark.parametrize(("field", "value"), [("index", 1.0), ("round", True), ("labels", "edema"), ("labels", [1, 2])])
+@pytest.mark.parametrize(
+    ("field", "value"), [("index", 1.0), ("round", True), ("labels", "edema"), ("labels", [1, 2]), ("dropped", [1])]
+)
 def test_the_hospital_refuses_fields_of_another_type(field: str, value: object, mercy: Mercy) -> None:
     content = request_content(mercy.request())
     content["request"] = ConfigRecord({**content.config_records["request"], field: value})  # type: ignore[dict-item]
@@ -168,11 +182,33 @@ def test_the_hospital_refuses_fields_of_another_type(field: str, value: object, 
         read_request(as_message(content))
 
 
-@pytest.mark.parametrize(("field", "value"), [("epsilon", 1), ("round", 1.0), ("declared-weight", True), ("site", 3)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("epsilon", 1), ("round", 1.0), ("declared-weight", True), ("site", 3), ("steps", 6)]
+)
 def test_the_server_refuses_fields_of_another_type(field: str, value: object) -> None:
     content = reply_content(REPLY)
     content["reply"] = ConfigRecord({**content.config_records["reply"], field: value})  # type: ignore[dict-item]
     with pytest.raises(RefusedReply, match=field):
+        read_reply(content)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rates", [0.1]),
+        ("rates", [0.1, 1.5]),
+        ("rates", [0.1, float("nan")]),
+        ("noise-multipliers", [2.0, -1.0]),
+        ("noise-multipliers", [2, 1]),
+        ("steps", [6, -12]),
+        ("steps", [6.0, 12.0]),
+    ],
+)
+def test_the_server_refuses_charges_that_are_none(field: str, value: list[object]) -> None:
+    content = reply_content(REPLY)
+    fields = dict(content.config_records["reply"])
+    content["reply"] = ConfigRecord({**fields, field: value})  # type: ignore[dict-item]
+    with pytest.raises(RefusedReply, match="charges"):
         read_reply(content)
 
 
@@ -255,7 +291,7 @@ def test_tensors_travel_bit_for_bit(bits: list[int], transposed: bool) -> None:
 
 @given(st.floats(allow_nan=False), st.integers(0, 2**40), st.text(max_size=20))
 def test_replies_travel_unchanged(epsilon: float, number: int, site: str) -> None:
-    sent = Reply(site, number, ADAPTER, number, "0123456789abcdef", epsilon)
+    sent = Reply(site, number, ADAPTER, number, "0123456789abcdef", abs(epsilon), epsilon, EVENTS)
     arrived = read_reply(as_message(reply_content(sent)).content)
     assert isinstance(arrived, Reply)
     assert replace(arrived, adapter={}) == replace(sent, adapter={})

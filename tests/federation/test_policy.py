@@ -46,8 +46,8 @@ def test_the_defaults_are_careful() -> None:
 
 
 def test_a_proposal_is_clamped_to_the_cap() -> None:
-    assert policy().allowed_epsilon(proposal(epsilon=8.0)) == 2.0
-    assert policy().allowed_epsilon(proposal(epsilon=0.5)) == 0.5
+    assert policy().terms(proposal(epsilon=8.0)).epsilon == 2.0
+    assert policy().terms(proposal(epsilon=0.5)).epsilon == 0.5
 
 
 @pytest.mark.parametrize(
@@ -56,25 +56,26 @@ def test_a_proposal_is_clamped_to_the_cap() -> None:
         ({"epsilon": 0.0}, "without privacy"),
         ({"noise": "seeded"}, "seeded noise"),
         ({"delta": 1.1e-5}, "delta"),
+        ({"unit": "hospital"}, "updates without noise"),
     ],
 )
 def test_what_can_not_be_clamped_is_refused(proposed: dict[str, object], says: str) -> None:
-    policy().allowed_epsilon(proposal())  # negative control: the proposal is fine but for this
+    policy().terms(proposal())  # negative control: the proposal is fine but for this
     with pytest.raises(PolicyRefusal, match=says):
-        policy().allowed_epsilon(proposal(**proposed))
+        policy().terms(proposal(**proposed))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "auto"])
 def test_arithmetic_that_epsilon_does_not_cover_is_refused(precision: str) -> None:
     proposed = Experiment.from_flat({"train.precision": precision})
     with pytest.raises(PolicyRefusal, match="bfloat16"):
-        policy().allowed_epsilon(proposed)
-    assert policy(allow_bfloat16=True).allowed_epsilon(proposed) == 2.0
+        policy().terms(proposed)
+    assert policy(allow_bfloat16=True).terms(proposed).epsilon == 2.0
 
 
 def test_a_hospital_may_allow_seeded_noise_and_a_larger_delta() -> None:
     lenient = policy(allow_seeded=True, delta=1e-4)
-    assert lenient.allowed_epsilon(proposal(noise="seeded", delta=1e-4, epsilon=1.0)) == 1.0
+    assert lenient.terms(proposal(noise="seeded", delta=1e-4, epsilon=1.0)).epsilon == 1.0
 
 
 proposals = st.builds(
@@ -92,7 +93,7 @@ def test_no_proposal_gets_more_than_the_cap(
     own = policy(epsilon_cap=cap, delta=delta, allow_seeded=seeded)
     try:
         experiment = Experiment.from_flat(proposed)
-        allowed = own.allowed_epsilon(experiment)
+        allowed = own.terms(experiment).epsilon
     except (ConfigError, PolicyRefusal):
         return
     assert 0 < allowed <= cap
@@ -106,7 +107,7 @@ def test_the_plan_stays_below_the_cap(epsilon: float, cap: float, batch: int, ro
         {"privacy.epsilon": epsilon, "train.batch": batch, "train.rounds": rounds, "train.local-steps": 2}
     )
     own = policy(epsilon_cap=cap)
-    plan = plan_for(experiment, own.declared_size, own.allowed_epsilon(experiment))
+    plan = plan_for(experiment, own.declared_size, own.terms(experiment))
     assert plan.epsilon == cap  # and a plan whose noise does not meet its epsilon can't be made
     assert plan.delta <= own.delta
     assert plan.steps == rounds * 2

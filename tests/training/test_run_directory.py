@@ -17,7 +17,6 @@ from fedrad.training import run_directory as module
 from fedrad.training.run_directory import (
     append_metrics,
     create_run_directory,
-    final_state,
     finish,
     privacy_statement,
     rounded_up,
@@ -157,14 +156,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_the_final_state_is_in_the_classifier() -> None:
-    setup = setup_of(small.experiment())
-    wanted = {name: tensor.detach() + 1 for name, tensor in setup.classifier.adapter().items()}
-    final_state(setup, wanted)
-
-    assert small.same({name: tensor.detach() for name, tensor in setup.classifier.adapter().items()}, wanted)
-
-
 # The promise
 
 
@@ -225,7 +216,7 @@ def test_a_statement_says_when_the_arithmetic_blurs_the_guarantee() -> None:
     result = small.result(PRIVATE)
     assert "bfloat16" not in privacy_statement(small.experiment(), result)
     assert "bfloat16" in privacy_statement(small.experiment(), result, "bfloat16")
-    federated, auto = replace(result, bytes_per_round=8), small.experiment(train__precision="auto")
+    federated, auto = replace(result, bytes_up=(8,)), small.experiment(train__precision="auto")
     assert "bfloat16" in privacy_statement(auto, federated)  # the hospitals' machines decide for themselves
     assert "bfloat16" not in privacy_statement(auto, result)
 

@@ -17,7 +17,7 @@ from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.errors import ConfigError
 from fedrad.training import warm_start
 from fedrad.training.setup import Setup, set_up
-from fedrad.training.warm_start import initial_state, state_bytes
+from fedrad.training.warm_start import initial_state
 from tests import small
 
 WARM = {"train__warm_start": "synthetic", "train__micro_tokens": 4096}
@@ -242,7 +242,3 @@ def test_auto_does_without_where_it_can_not_be(names: tuple[str, ...], single: b
     assert not found["head.weight"].any()
     assert not found["head.bias"].any()
     assert found["centre"].any()
-
-
-def test_bytes_on_the_wire() -> None:
-    assert state_bytes({"a": torch.zeros(3, 2), "b": torch.zeros(5, dtype=torch.float64)}) == 24 + 40

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedrad.errors import ConfigError, QuorumLost
+from fedrad.errors import FedradError, QuorumLost
+from fedrad.federation.delivery import PublicStore, nbytes
 from fedrad.federation.messages import Failure, Reply, Request, from_arrays, read_request, reply_content, to_arrays
-from fedrad.federation.strategy import Federation, Hospital, RoundOutcome, strategy_named
+from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds, public_weights
+from fedrad.model.adapter import LoRASpec
+from fedrad.privacy.accounting import Event, epsilon
+from fedrad.settings import Strategy as Settings
 from strategies.fedavg import FedAvg
 from tests.grid import CANARY, over_the_wire, posted
 
@@ -33,10 +38,28 @@ def adapter_of(site: str, round: int = 1) -> dict[str, Tensor]:
     return {name: torch.randn(tensor.shape, generator=generator) for name, tensor in EXPECTED.items()}
 
 
+DELTA = 1e-5
+
+
+def charges(steps: int) -> tuple[Event, ...]:
+    return (Event(0.1, 2.0, steps),)
+
+
+def spent(steps: int) -> float:
+    return epsilon(charges(steps), DELTA)
+
+
 def good(request: Request) -> Reply:
     site = request.site
     return Reply(
-        site, request.round, adapter_of(site, request.round), DECLARED[site], "0123456789abcdef", 0.5 * request.round
+        site=site,
+        round=request.round,
+        adapter=adapter_of(site, request.round),
+        declared_weight=DECLARED[site],
+        plan_id="0123456789abcdef",
+        noise=0.1 * DECLARED[site],
+        epsilon=spent(request.round),
+        events=charges(request.round),
     )
 
 
@@ -44,8 +67,12 @@ def answers(request: Request) -> RecordDict:
     return reply_content(good(request))
 
 
-def made(quorum: int = 3, weights: str = "uniform", rounds: int = 2) -> tuple[FedAvg, list[RoundOutcome]]:
-    hospitals = tuple(Hospital(site, NODES[site], int(site[-1]), DECLARED[site]) for site in sorted(NODES))
+def made(
+    quorum: int = 3, weights: str = "uniform", rounds: int = 2, asked: int = 3, seed: int = 0
+) -> tuple[Rounds, list[RoundOutcome]]:
+    hospitals = tuple(
+        Hospital(site, NODES[site], int(site[-1]), DECLARED[site], rank=2, delta=DELTA) for site in sorted(NODES)
+    )
     outcomes: list[RoundOutcome] = []
     federation = Federation(
         run="1",
@@ -53,11 +80,21 @@ def made(quorum: int = 3, weights: str = "uniform", rounds: int = 2) -> tuple[Fe
         labels=("a", "b", "c"),
         hospitals=hospitals,
         directory="/runs/1",
-        expected=EXPECTED,
+        trainable=frozenset(EXPECTED),
+        lora=LoRASpec(rank=2, alpha=4.0, targets=("query",)),
+        seed=seed,
         weights=weights,
         quorum=quorum,
+        asked=asked,
     )
-    return FedAvg(federation, STATE, outcomes.append), outcomes
+    return Rounds(FedAvg(Settings()), federation, STATE, outcomes.append), outcomes
+
+
+def received(store: PublicStore, request: Request) -> dict[str, Tensor]:
+    """As a hospital does it."""
+    state = store.receive(request.state)
+    store.keep(request.state.digest, state)
+    return state
 
 
 class Played:
@@ -86,7 +123,7 @@ class Played:
         return replies
 
 
-def run(strategy: FedAvg, grid: Played, rounds: int = 1) -> None:
+def run(strategy: Rounds, grid: Played, rounds: int = 1) -> None:
     strategy.start(grid, to_arrays(STATE), num_rounds=rounds)  # type: ignore[arg-type]
 
 
@@ -104,7 +141,8 @@ def test_everybody_is_asked_for_what_is_theirs() -> None:
     ]
     request = read_request(questions[1])
     assert (request.run, request.round, request.rounds, request.directory) == ("1", 2, 2, "/runs/1")
-    assert bits(request.state) == bits(STATE)
+    assert bits(dict(request.state.tensors)) == bits(STATE)
+    assert (request.state.base, request.state.dropped) == ("", ())
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -126,7 +164,7 @@ def test_two_sites_on_one_node_both_count_and_frozen_tensors_stay() -> None:
     mean = sum(adapter_of(site)["head.weight"].double() for site in NODES) / 3
     torch.testing.assert_close(strategy.state["head.weight"].double(), mean, rtol=1e-6, atol=1e-6)
     assert torch.equal(strategy.state["frozen"], STATE["frozen"])
-    assert strategy.budget.booked == dict.fromkeys(sorted(NODES), 0.5)
+    assert strategy.budget.booked == dict.fromkeys(sorted(NODES), spent(1))
 
 
 def test_declared_weights_are_those_of_the_introduction() -> None:
@@ -178,6 +216,10 @@ BAD: dict[str, tuple[Answer, str]] = {
     "next round": (altered(round=2), "answers round 2 in round 1"),
     "other site": (altered(site="site-000"), "not asked"),
     "stranger": (altered(site="site-099"), "not asked"),
+    "less than its charges": (altered(epsilon=0.5), "its charges compose to"),
+    "more than its charges": (altered(epsilon=50.0), "its charges compose to"),
+    "no charges": (altered(events=()), "its charges compose to"),
+    "charges out of range": (altered(events=(Event(1.5, 2.0, 1),)), "out of range"),
     "no epsilon": (altered(epsilon=math.nan), "nan"),
     "negative epsilon": (altered(epsilon=-1.0), "-1"),
     "negative weight": (altered(declared_weight=-30), "-30"),
@@ -245,7 +287,7 @@ def test_an_exhausted_site_is_not_asked_again() -> None:
     assert grid.asked == [sorted(NODES), sorted(NODES), ["site-000", "site-002"]]
     assert "budget-exhausted" in outcomes[1].absent["site-001"]
     assert "used up" in outcomes[2].absent["site-001"]  # the round still says so
-    assert strategy.budget.booked == {"site-000": 1.5, "site-001": 0.5, "site-002": 1.5}
+    assert strategy.budget.booked == {"site-000": spent(3), "site-001": spent(1), "site-002": spent(3)}
 
 
 def test_a_run_whose_sites_are_all_exhausted_fails() -> None:
@@ -308,22 +350,28 @@ def test_what_arrived_is_booked_even_if_its_adapter_is_refused() -> None:
     strategy, _ = made(quorum=2, rounds=3)
     nan = with_value(float("nan"))
     run(strategy, Played({"site-001": lambda r: answers(r) if r.round == 1 else nan(r)}), rounds=3)
-    assert strategy.budget.booked["site-001"] == 1.5
+    assert strategy.budget.booked["site-001"] == spent(3)
 
 
 def test_a_budget_that_shrinks_is_refused() -> None:
     strategy, outcomes = made(quorum=2)
-    run(strategy, Played({"site-001": lambda r: reply_content(replace(good(r), epsilon=2.0 / r.round))}), rounds=2)
+    run(strategy, Played({"site-001": lambda r: told(r, 3 - r.round)}), rounds=2)
     assert "never shrinks" in outcomes[1].absent["site-001"]
-    assert strategy.budget.booked["site-001"] == 2.0
+    assert strategy.budget.booked["site-001"] == spent(2)
+    assert strategy.unconfirmed == {"site-001"}  # and the run's statement will say so
 
 
-def test_the_next_round_starts_from_what_was_aggregated() -> None:
+def told(request: Request, steps: int) -> RecordDict:
+    return reply_content(replace(good(request), epsilon=spent(steps), events=charges(steps)))
+
+
+def test_the_next_round_starts_from_what_was_aggregated(tmp_path: Path) -> None:
     strategy, _ = made()
+    store = PublicStore(tmp_path / "public")
     seen: list[bytes] = []
 
     def watches(request: Request) -> RecordDict:
-        seen.append(bits(request.state))
+        seen.append(bits(received(store, request)))
         return answers(request)
 
     run(strategy, Played({"site-001": watches}), rounds=2)
@@ -344,11 +392,6 @@ def test_the_result_of_a_run_is_the_state() -> None:
     assert bits(from_arrays(result.arrays)) == bits(strategy.state)
 
 
-def test_a_strategy_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"no strategy 'fedavgg' is installed; there are .*fedavg"):
-        strategy_named("fedavgg")
-
-
 def test_a_lost_answer_leaves_the_budget_unconfirmed_until_the_next_one() -> None:
     """The hospital may have charged its ledger: what the mirror says is then only a lower bound."""
     strategy, _ = made(quorum=2, rounds=2)
@@ -358,8 +401,123 @@ def test_a_lost_answer_leaves_the_budget_unconfirmed_until_the_next_one() -> Non
     assert strategy.unconfirmed == frozenset()
 
 
-@pytest.mark.parametrize("code", ["budget-exhausted", "policy"])
+@pytest.mark.parametrize("code", ["budget-exhausted", "policy", "state-missing"])
 def test_a_site_that_refused_before_it_charged_is_not_in_doubt(code: str) -> None:
     strategy, _ = made(quorum=2)
     run(strategy, Played({"site-001": failed(code)}))
     assert strategy.unconfirmed == frozenset()
+
+
+# What travels down
+
+
+def test_what_has_not_changed_travels_once_and_the_bytes_are_counted() -> None:
+    strategy, outcomes = made(rounds=3)
+    sent: list[set[str]] = []
+
+    def watches(request: Request) -> RecordDict:
+        sent.append(set(request.state.tensors))
+        return answers(request)
+
+    run(strategy, Played({"site-001": watches}), rounds=3)
+    assert sent == [set(STATE), set(EXPECTED), set(EXPECTED)]
+    first, later = 3 * nbytes(STATE), 3 * nbytes(EXPECTED)
+    assert [outcome.bytes_down for outcome in outcomes] == [first, later, later]
+    assert [outcome.bytes_up for outcome in outcomes] == [later] * 3
+
+
+@pytest.mark.parametrize("answer", [lambda r: None, failed("data"), with_value(float("nan")), failed("state-missing")])
+def test_a_hospital_gets_what_it_lacks_whatever_became_of_its_last_answer(answer: Answer, tmp_path: Path) -> None:
+    """The store is the hospital's own; what it receives is the server's state in every round."""
+    strategy, _ = made(quorum=2, rounds=4)
+    store = PublicStore(tmp_path / "public")
+    arrived: list[tuple[str, bytes]] = []
+
+    def hospital(request: Request) -> RecordDict | Error | None:
+        arrived.append((request.state.base, bits(received(store, request))))
+        return answer(request) if request.round == 2 else answers(request)
+
+    states: list[bytes] = []
+    strategy.on_round = lambda outcome: states.append(bits(strategy.state))
+    run(strategy, Played({"site-001": hospital}), rounds=4)
+    assert [state for _, state in arrived] == [bits(STATE), *states[:3]]
+
+
+def test_a_hospital_that_lost_its_state_gets_everything_again(tmp_path: Path) -> None:
+    strategy, outcomes = made(quorum=2, rounds=3)
+    store = PublicStore(tmp_path / "public")
+
+    def forgetful(request: Request) -> RecordDict:
+        if request.round == 2:
+            for file in store.folder.iterdir():
+                file.unlink()
+        try:
+            received(store, request)
+        except FedradError as error:
+            return reply_content(Failure(request.site, request.round, error.code))
+        return answers(request)
+
+    run(strategy, Played({"site-001": forgetful}), rounds=3)
+    assert [set(outcome.absent) for outcome in outcomes] == [set(), {"site-001"}, set()]
+    assert "everything" in outcomes[1].absent["site-001"]
+
+
+# Who takes part
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_fraction_of_the_hospitals_is_asked_and_the_rest_spend_nothing(asked: int) -> None:
+    strategy, outcomes = made(quorum=asked, rounds=6, asked=asked, seed=3)
+    grid = Played()
+    run(strategy, grid, rounds=6)
+    assert [len(sites) for sites in grid.asked] == [asked] * 6
+    assert len({tuple(sites) for sites in grid.asked}) > 1
+    assert all(outcome.absent == {} for outcome in outcomes)
+    taken_part = {site for sites in grid.asked for site in sites}
+    assert strategy.budget.booked.keys() == taken_part
+    again, _ = made(quorum=asked, rounds=6, asked=asked, seed=3)
+    repeated = Played()
+    run(again, repeated, rounds=6)
+    assert repeated.asked == grid.asked
+    other, _ = made(quorum=asked, rounds=6, asked=asked, seed=4)
+    different = Played()
+    run(other, different, rounds=6)
+    assert different.asked != grid.asked
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**6), st.floats(1e-6, 1e3)), min_size=1, max_size=9),
+    st.sampled_from(["uniform", "declared", "inverse-variance"]),
+)
+def test_weights_sum_to_one_and_one_hospital_has_exactly_one(sites: list[tuple[int, float]], rule: str) -> None:
+    declared, noise = [size for size, _ in sites], [sd for _, sd in sites]
+    weights = public_weights(declared, noise, rule)
+    assert sum(weights) == pytest.approx(1.0)
+    assert min(weights) >= 0
+    assert public_weights(declared[:1], noise[:1], rule) == [1.0]
+
+
+def test_inverse_variance_weights_give_the_mean_of_least_noise() -> None:
+    noise = [1.0, 2.0, 0.5]
+    best = public_weights([1, 1, 1], noise, "inverse-variance")
+    assert best == pytest.approx([4 / 21, 1 / 21, 16 / 21])
+
+    def variance(weights: list[float]) -> float:
+        return sum((w * sd) ** 2 for w, sd in zip(weights, noise, strict=True))
+
+    for other in ([1 / 3] * 3, [0.2, 0.05, 0.75], [0.19, 0.05, 0.76]):
+        assert variance(best) < variance(other)
+
+
+def test_inverse_variance_weights_are_those_of_the_plans() -> None:
+    strategy, _ = made(weights="inverse-variance")
+    run(strategy, Played())
+    parts = {site: 1 / DECLARED[site] ** 2 for site in NODES}
+    mean = sum(parts[s] / sum(parts.values()) * adapter_of(s)["head.weight"].double() for s in NODES)
+    torch.testing.assert_close(strategy.state["head.weight"].double(), mean, rtol=1e-6, atol=1e-6)
+
+
+def test_a_hospital_can_not_change_the_noise_that_it_is_weighed_by() -> None:
+    strategy, outcomes = made(quorum=2, weights="inverse-variance")
+    run(strategy, Played({"site-001": lambda r: reply_content(replace(good(r), noise=1.0 / r.round))}), rounds=2)
+    assert "a plan stays as it is" in outcomes[1].absent["site-001"]

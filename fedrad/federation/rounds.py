@@ -1,51 +1,51 @@
-"""What all strategies share: whom to ask, which replies count, in which order they are aggregated.
+"""The rounds over Flower: whom to ask, what to send, which replies count, in which order they are aggregated.
 
-A strategy is a Flower ``Strategy``; its own part is one pure function, ``aggregate``. The replies are aggregated sorted
+All that strategies share. What they differ in is pure (``fedrad.training.strategy``). The replies are aggregated sorted
 by site, whatever order they arrived in, so the same seeds give the same bits.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from dataclasses import dataclass, field
 from logging import WARNING
-from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, Metadata, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from torch import Tensor
 
-from fedrad.errors import ConfigError, FedradError, QuorumLost, RefusedReply
+from fedrad.errors import FedradError, QuorumLost, RefusedReply
 from fedrad.federation.budget import BudgetMirror
-from fedrad.federation.messages import (
-    Failure,
-    Reply,
-    Request,
-    check_adapter,
-    from_arrays,
-    read_reply,
-    request_content,
-    to_arrays,
-)
+from fedrad.federation.delivery import Deliveries, nbytes
+from fedrad.federation.messages import Failure, Reply, Request, check_adapter, read_reply, request_content, to_arrays
+from fedrad.model.adapter import LoRASpec
+from fedrad.training.strategy import Contribution, Round, Strategy
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """A site and the node that it answers on. Several simulated sites may share a node (``index`` tells them apart)."""
+    """A site and the node that it answers on. Several simulated sites may share a node (``index`` tells them apart).
+
+    Attributes:
+        declared_weight: its declared size.
+        rank: of its LoRA matrices.
+        delta: that its budget is stated at.
+    """
 
     site: str
     node: int
     index: int
     declared_weight: int
+    rank: int
+    delta: float
 
 
 @dataclass(frozen=True)
 class Federation:
-    """The public facts of a run that a strategy needs.
+    """The public facts of a run.
 
     Attributes:
         run: names the run.
@@ -53,9 +53,12 @@ class Federation:
         labels: the label names.
         hospitals: who takes part, sorted by site.
         directory: where simulated hospitals keep their ledgers, by site; empty for real ones.
-        expected: the trainable tensors, as every reply must hold them.
-        weights: "uniform" or "declared".
+        trainable: names of all tensors that the structure lets train.
+        lora: the adapter's structure at the server.
+        seed: ``train.seed``.
+        weights: "uniform", "declared" or "inverse-variance".
         quorum: valid replies that a round needs.
+        asked: hospitals that a round asks.
     """
 
     run: str
@@ -63,37 +66,50 @@ class Federation:
     labels: tuple[str, ...]
     hospitals: tuple[Hospital, ...]
     directory: str
-    expected: Mapping[str, Tensor]
+    trainable: frozenset[str]
+    lora: LoRASpec
+    seed: int
     weights: str
     quorum: int
+    asked: int
 
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What a round brought, for the terminal: replies sorted by site, and why others did not count."""
+    """What a round brought, for the terminal.
+
+    Attributes:
+        replies: those that count, sorted by site.
+        absent: why others did not count.
+        bytes_down, bytes_up: of the tensors that travelled, all hospitals together, without Flower's framing.
+    """
 
     round: int
     replies: tuple[Reply, ...]
     absent: dict[str, str]
+    bytes_down: int = 0
+    bytes_up: int = 0
 
 
-class AdapterStrategy(Strategy):
-    """Base of all strategies. Subclasses say how adapters become the next one.
+class Rounds(FlowerStrategy):
+    """A strategy as Flower runs it.
 
     Attributes:
         budget: the mirror of the hospitals' ledgers.
         unconfirmed: sites whose last answer was lost or unreadable. They may have charged their ledgers without our
             knowing, so the mirror is only a lower bound for them until they answer again.
-        state: all adapter tensors as of the last finished round.
+        state: all public tensors as of the last finished round.
         on_round: called after each round.
     """
 
     def __init__(
         self,
+        strategy: Strategy,
         federation: Federation,
         state: Mapping[str, Tensor],
         on_round: Callable[[RoundOutcome], None] = lambda outcome: None,
     ) -> None:
+        self.strategy = strategy
         self.federation = federation
         self.state = dict(state)
         self.budget = BudgetMirror()
@@ -101,10 +117,10 @@ class AdapterStrategy(Strategy):
         self.on_round = on_round
         self._asked: list[tuple[Metadata, Hospital]] = []
         self._exhausted: set[str] = set()
-
-    @abstractmethod
-    def aggregate(self, adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-        """The next trainable tensors from the hospitals', sorted by site; ``weights`` are public and sum to 1."""
+        self._noise: dict[str, float] = {}
+        self._deliveries = Deliveries()
+        self._expected: dict[int, dict[str, Tensor]] = {}
+        self._traffic = _Traffic()
 
     def summary(self) -> None:
         """Flower calls this at the start; the server has its own table."""
@@ -112,32 +128,53 @@ class AdapterStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One request for each hospital whose budget is not used up."""
-        state = from_arrays(arrays)
-        asked = [hospital for hospital in self.federation.hospitals if hospital.site not in self._exhausted]
-        questions = [
-            Message(
-                content=request_content(
-                    Request(
-                        run=self.federation.run,
-                        site=hospital.site,
-                        index=hospital.index,
-                        round=server_round,
-                        rounds=self.federation.rounds,
-                        labels=self.federation.labels,
-                        directory=self.federation.directory,
-                        state=state,
-                    ),
-                    arrays,
-                ),
-                message_type=MessageType.TRAIN,
-                dst_node_id=hospital.node,
-            )
-            for hospital in asked
-        ]
+        """One request for each hospital that this round asks."""
+        asked = self.participants(server_round)
+        facts = self.facts(server_round)
+        names = self.strategy.sent(self.federation.trainable, server_round)
+        states = {rank: self.strategy.for_rank(self.state, rank, facts) for rank in {h.rank for h in asked}}
+        self._expected = {rank: {name: state[name] for name in names} for rank, state in states.items()}
+        self._traffic = _Traffic()
+        questions = [self._question(hospital, server_round, states[hospital.rank]) for hospital in asked]
         # Flower writes the message's id into its metadata when it is sent; the answer names the id.
         self._asked = [(question.metadata, hospital) for question, hospital in zip(questions, asked, strict=True)]
         return questions
+
+    def participants(self, server_round: int) -> list[Hospital]:
+        """Whom a round asks: so many of those whose budget is not used up, drawn from the run's seed.
+
+        The draw is public. It amplifies no guarantee and none is claimed: who takes part is seen by everybody (P3).
+        """
+        able = [hospital for hospital in self.federation.hospitals if hospital.site not in self._exhausted]
+        if len(able) <= self.federation.asked:
+            return able
+        generator = np.random.default_rng([self.federation.seed, server_round])
+        chosen = generator.choice(len(able), self.federation.asked, replace=False)
+        return [able[i] for i in sorted(chosen)]
+
+    def facts(self, server_round: int) -> Round:
+        """What the strategy is told of a round."""
+        return Round(server_round, self.federation.seed, self.federation.lora)
+
+    def _question(self, hospital: Hospital, server_round: int, state: Mapping[str, Tensor]) -> Message:
+        delivery = self._deliveries.to(hospital.site, state)
+        self._traffic.down += nbytes(delivery.tensors)
+        # Most hospitals get the same tensors: made into a record once.
+        key = (delivery.base, delivery.digest)
+        if key not in self._traffic.records:
+            self._traffic.records[key] = to_arrays(delivery.tensors)
+        request = Request(
+            run=self.federation.run,
+            site=hospital.site,
+            index=hospital.index,
+            round=server_round,
+            rounds=self.federation.rounds,
+            labels=self.federation.labels,
+            directory=self.federation.directory,
+            state=delivery,
+        )
+        content = request_content(request, self._traffic.records[key])
+        return Message(content=content, message_type=MessageType.TRAIN, dst_node_id=hospital.node)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -166,7 +203,9 @@ class AdapterStrategy(Strategy):
         absent |= {h.site: f"no reply within the time limit of round {server_round}" for h in waiting.values()}
         self.unconfirmed = (self.unconfirmed | (absent.keys() - unspent)) - valid.keys()
         absent |= dict.fromkeys(self._exhausted - absent.keys(), "its privacy budget is used up; it was not asked")
-        outcome = RoundOutcome(server_round, tuple(valid[site] for site in sorted(valid)), absent)
+        counted = tuple(valid[site] for site in sorted(valid))
+        bytes_up = sum(nbytes(reply.adapter) for reply in counted)
+        outcome = RoundOutcome(server_round, counted, absent, self._traffic.down, bytes_up)
         for site, reason in sorted(absent.items()):
             log(WARNING, "round %s: %s does not count: %s", server_round, site, reason)
         if len(valid) < max(1, self.federation.quorum):
@@ -175,10 +214,18 @@ class AdapterStrategy(Strategy):
                 f" {self.federation.quorum} are needed (sites.quorum). "
                 + "; ".join(f"{site}: {why}" for site, why in sorted(absent.items()))
             )
-        weights = public_weights([r.declared_weight for r in outcome.replies], self.federation.weights)
-        self.state = {**self.state, **self.aggregate([r.adapter for r in outcome.replies], weights)}
+        weights = public_weights(
+            [reply.declared_weight for reply in counted], [reply.noise for reply in counted], self.federation.weights
+        )
+        ranks = {hospital.site: hospital.rank for hospital in self.federation.hospitals}
+        sent = [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(counted, weights, strict=True)]
+        self.state = self.aggregate(sent, server_round)
         self.on_round(outcome)
         return to_arrays(self.state), None
+
+    def aggregate(self, sent: Sequence[Contribution], server_round: int) -> dict[str, Tensor]:
+        """The next state from what the hospitals sent, sorted by site."""
+        return self.strategy.aggregate(self.state, sent, self.facts(server_round))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -203,19 +250,32 @@ class AdapterStrategy(Strategy):
         if isinstance(answer, Failure):
             if answer.code == "budget-exhausted":
                 self._exhausted.add(hospital.site)
-            failed = _SpentNothing if answer.code in ("budget-exhausted", "policy") else _SiteFailed
+            if answer.code == "state-missing":
+                self._deliveries.lost(hospital.site)
+            failed = _SpentNothing if answer.code in _BEFORE_ANY_CHARGE else _SiteFailed
             raise failed(f"{answer.code} ({_HINTS.get(answer.code, 'see the log at the hospital')})")
         if answer.round != server_round:
             raise RefusedReply(f"{answer.site}: answers round {answer.round} in round {server_round}")
         # Booked even if the adapter is refused below: it has left the hospital, so it counts.
-        self.budget = self.budget.book(answer)
+        self.budget = self.budget.book(answer, hospital.delta)
+        self._deliveries.arrived(hospital.site)
+        if self._noise.setdefault(hospital.site, answer.noise) != answer.noise or not answer.noise >= 0:
+            raise RefusedReply(f"{answer.site}: its noise is not the one of its first answer; a plan stays as it is")
         if answer.declared_weight != hospital.declared_weight:
             raise RefusedReply(
                 f"{answer.site}: declares {answer.declared_weight} reports, but was introduced with"
                 f" {hospital.declared_weight}; a weight stays as it is for the whole run"
             )
-        check_adapter(answer.adapter, self.federation.expected, answer.site)
+        check_adapter(answer.adapter, self._expected[hospital.rank], answer.site)
         return answer
+
+
+@dataclass
+class _Traffic:
+    """Of one round: bytes of tensors sent, and the records made of them."""
+
+    down: int = 0
+    records: dict[tuple[str, str], ArrayRecord] = field(default_factory=dict)
 
 
 class _SiteFailed(Exception):
@@ -230,6 +290,7 @@ def _node(message: Message) -> int:
     return int(message.metadata.src_node_id)
 
 
+_BEFORE_ANY_CHARGE = ("budget-exhausted", "policy", "state-missing")
 _HINTS = {
     "budget-exhausted": "its privacy budget is used up",
     "policy": "its policy refuses what was proposed: privacy.epsilon, privacy.noise or privacy.delta",
@@ -240,24 +301,20 @@ _HINTS = {
     "model": "its model does not fit the adapter that was sent",
     "plan": "no noise multiplier meets the budget there",
     "preflight": "its pre-flight check failed",
+    "state-missing": "it lacks what the server built on; the next round sends it everything",
 }
 
 
-def public_weights(declared: Sequence[int], rule: str) -> list[float]:
-    """Weights that sum to 1, from declared sizes only (decision 6). One hospital has exactly 1.0."""
-    if rule == "uniform":
-        return [1.0 / len(declared)] * len(declared)
-    total = sum(declared)
-    return [size / total for size in declared]
+def public_weights(declared: Sequence[int], noise: Sequence[float], rule: str) -> list[float]:
+    """Weights that sum to 1, from public figures only (decision 6). One hospital has exactly 1.0.
 
-
-def strategy_named(name: str) -> Any:
-    """The strategy class behind a name, from the installed entry points.
-
-    Raises:
-        ConfigError: there is none of that name.
+    Args:
+        declared: declared sizes.
+        noise: standard deviations of the noise in a step's mean gradient, by the plans.
+        rule: "uniform", "declared", or "inverse-variance": proportional to 1 / noise^2, which gives the mean of least
+            noise. It favours hospitals with much data or a large budget.
     """
-    found = {entry.name: entry for entry in entry_points(group="fedrad.strategies")}
-    if name not in found:
-        raise ConfigError(f"strategy.name: no strategy {name!r} is installed; there are {', '.join(sorted(found))}")
-    return found[name].load()
+    if rule == "uniform" or len(declared) == 1:
+        return [1.0 / len(declared)] * len(declared)
+    parts = [1 / sd**2 for sd in noise] if rule == "inverse-variance" else [float(size) for size in declared]
+    return [part / sum(parts) for part in parts]

@@ -1,0 +1,147 @@
+"""What travels down: a hospital gets the tensors that have changed since the state that it has, and no others.
+
+A frozen factor is the same in all rounds, so it travels once; a residual grows by the newest factors. The server knows
+what each hospital has from its last valid answer. The hospital checks the whole against a digest, and says so if it
+lacks what the server built on; then the server sends everything again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedrad.errors import StateMissing
+from fedrad.privacy.durable import private_folder
+from fedrad.training.site import adapter_digest
+
+# A reply that is lost leaves the server one state behind; the hospital keeps some more than the newest.
+_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A state as it travels.
+
+    Attributes:
+        base: digest of the state that the hospital has and this builds on; empty: on nothing.
+        digest: of the whole new state.
+        tensors: what is new or has changed.
+        dropped: names that the new state has no more.
+    """
+
+    base: str
+    digest: str
+    tensors: Mapping[str, Tensor]
+    dropped: tuple[str, ...] = ()
+
+
+def delivery(state: Mapping[str, Tensor], base: Mapping[str, Tensor] | None = None, known: str = "") -> Delivery:
+    """What must be sent so that a hospital that has ``base`` (with digest ``known``) has ``state``."""
+    before = base or {}
+    changed = {n: t for n, t in state.items() if n not in before or not _same(t, before[n])}
+    dropped = tuple(sorted(before.keys() - state.keys()))
+    return Delivery(known if before else "", adapter_digest(state), changed, dropped)
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    # Bits, not values: -0.0 is not 0.0 here, and the digest would tell.
+    return left.shape == right.shape and left.dtype == right.dtype and left.numpy().tobytes() == right.numpy().tobytes()
+
+
+@dataclass(frozen=True)
+class PublicStore:
+    """The last few states that were received, each in a file named by its digest. All of it is public.
+
+    Attributes:
+        folder: a hospital's own, or one for all simulated hospitals of a run, which get the same states.
+        shared: keep all states, since some of the hospitals may have sat out many rounds.
+    """
+
+    folder: Path
+    shared: bool = False
+
+    def receive(self, sent: Delivery) -> dict[str, Tensor]:
+        """The whole state that was meant. Nothing is written: ``keep`` it when it has been found to fit.
+
+        Raises:
+            StateMissing: the state it builds on is not here, or the result is not the one that was meant.
+        """
+        if self.shared and self._file(sent.digest).is_file():
+            return dict(_stored(self._file(sent.digest)))
+        before = self._read(sent.base) if sent.base else {}
+        state = {name: tensor for name, tensor in before.items() if name not in sent.dropped} | dict(sent.tensors)
+        if adapter_digest(state) != sent.digest:
+            raise StateMissing("the state that arrived is not the one that the server meant; it must be sent whole")
+        return state
+
+    def _read(self, digest: str) -> dict[str, Tensor]:
+        try:
+            return _stored(self._file(digest)) if self.shared else load_file(self._file(digest))
+        except (OSError, SafetensorError):
+            raise StateMissing("the state that the server builds on is not here; it must be sent whole") from None
+
+    def keep(self, digest: str, state: Mapping[str, Tensor]) -> None:
+        """Keeps what ``receive`` returned, for deliveries that build on it."""
+        file = self._file(digest)
+        if file.is_file():
+            os.utime(file)  # the newest again
+            return
+        private_folder(self.folder)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+        partial.replace(file)
+        if self.shared:
+            return
+        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        for old in files[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _file(self, digest: str) -> Path:
+        if len(digest) != 64 or not digest.isalnum():
+            raise StateMissing("what the server calls a state is no digest")
+        return self.folder / f"{digest}.safetensors"
+
+
+@lru_cache(maxsize=8)
+def _stored(file: Path) -> dict[str, Tensor]:
+    # A file is named by its content, so what was read once need not be read again.
+    return load_file(file)
+
+
+@dataclass
+class Deliveries:
+    """The server's memory of who has which state."""
+
+    states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
+    _sent: dict[str, str] = field(default_factory=dict)
+
+    def to(self, site: str, state: Mapping[str, Tensor]) -> Delivery:
+        """What to send to a site so that it has ``state``."""
+        known = self.known.get(site, "")
+        sent = delivery(state, self.states.get(known), known)
+        self.states.setdefault(sent.digest, dict(state))
+        self._sent[site] = sent.digest
+        return sent
+
+    def arrived(self, site: str) -> None:
+        """The site has answered, so it has what was sent to it."""
+        self.known[site] = self._sent[site]
+        held = set(self.known.values()) | set(self._sent.values())
+        self.states = {digest: state for digest, state in self.states.items() if digest in held}
+
+    def lost(self, site: str) -> None:
+        """The site says that it lacks what was built on."""
+        self.known.pop(site, None)
+
+
+def nbytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of these tensors, without Flower's framing."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
