@@ -69,7 +69,7 @@ class SharedNoiseTerms:
         """What a privacy statement must say beside epsilon."""
         return (
             f"noise shared by {self.certain} hospitals under secure aggregation: holds for sums of {self.quorum}"
-            f" hospitals or more, against a server that sees only these and {self.colluders} hospitals on its side"
+            f" hospitals or more, against a server that sees only these, with {self.colluders} hospitals on its side"
         )
 
 

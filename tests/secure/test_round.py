@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrad.errors import QuorumLost, SecureAggregationRefusal
-from fedrad.secure import fixed_point, server
-from fedrad.secure.masks import pair_masks
+from fedrad.secure import fixed_point, hospital, server
+from fedrad.secure.masks import pair_masks, self_mask
 from fedrad.secure.shares import combine
 from tests.secure.whole_round import (
     identities,
@@ -115,7 +115,10 @@ def test_an_input_that_came_late_stays_masked() -> None:
     setup = terms(4, 3, entries=2000)
     late = setup.sites[1]
     encoded = {site: np.full(setup.entries, 7, np.uint64) for site in setup.sites}
-    now = until_masked(until_shared(setup), encoded)
+    now = until_shared(setup)
+    state = now.states[late]
+    assert isinstance(state, hospital.Shared)
+    until_masked(now, encoded)
     arrived_late = next(masked for masked in now.inputs if masked.site == late)
     now.inputs = [masked for masked in now.inputs if masked.site != late]
     now.survivors = server.survivors(setup, now.shared, now.inputs)
@@ -130,3 +133,5 @@ def test_an_input_that_came_late_stays_masked() -> None:
 
     assert not np.isin(7, half_open)
     assert len(np.unique(half_open)) == setup.entries
+    # Control: without the hospital's own mask the adapter would lie open.
+    assert np.array_equal(half_open - self_mask(state.seed, setup, late), encoded[late])
