@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from fedrad.errors import FederationError, LedgerError
@@ -199,7 +199,7 @@ def _save(
 ) -> None:
     groups = {"moments": state.moments, "average": state.average_sum, "reply": reply}
     tensors = {
-        f"{group}/{name}": tensor.contiguous().clone()
+        f"{group}/{name}": tensor.detach().contiguous().numpy()
         for group, named in groups.items()
         for name, tensor in named.items()
     }
@@ -213,10 +213,11 @@ def _save(
     partial = path.with_suffix(".partial")
     # Moments and sums are functions of noised gradients, but a hospital's own files are nobody else's to read (P28).
     partial.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
-    save_file(tensors, partial, metadata=metadata)
-    if durable:
-        with partial.open("rb") as file:
+    # Through numpy: a simulation writes and reads hundreds of these in a round, and that takes a third of the time.
+    with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(save(tensors, metadata=metadata))
+        if durable:
+            file.flush()
             os.fsync(file.fileno())
     partial.replace(path)
     if durable:
@@ -228,11 +229,11 @@ def _load(path: Path) -> _Saved | None:
         return None
     groups: dict[str, dict[str, Tensor]] = {"moments": {}, "average": {}, "reply": {}}
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             for key in file.keys():
                 group, _, name = key.partition("/")
-                groups[group][name] = file.get_tensor(key)
+                groups[group][name] = torch.from_numpy(file.get_tensor(key))
         return _Saved(
             run=metadata["run"],
             round=int(metadata["round"]),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -162,7 +163,7 @@ def test_an_earlier_round_is_refused(tmp_path: Path) -> None:
 def test_a_crash_before_the_state_is_saved_is_charged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = small.ready(small.experiment(privacy__epsilon=2.0))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped))
+        patch.setattr(module, "save", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped))
         with pytest.raises(Stopped):
             answer(here, tmp_path / "site", here.state.adapter, request(1))
     _, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
@@ -217,7 +218,7 @@ def test_a_damaged_state_stops_the_round(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "site" / STATE
     whole = path.read_bytes()
     if damage == "foreign":
-        module.save_file({"surprise": torch.zeros(1)}, path, metadata={"run": "run"})
+        path.write_bytes(module.save({"surprise": np.zeros(1)}, metadata={"run": "run"}))
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "empty": b""}[damage])
     with pytest.raises(LedgerError, match="remove"):
