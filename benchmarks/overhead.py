@@ -32,47 +32,47 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import describe, machine, one_thread, table
-from fedrad.federation import client, hospital, server, simulated, strategy
+from fedrad.federation import budget, client, hospital, server, simulated
+from fedrad.federation import rounds as flower_rounds
 from fedrad.federation.grid import InProcessGrid
 from fedrad.privacy import accounting
 from fedrad.privacy.ledger import Ledger
 from fedrad.simulate import simulate
 from fedrad.training import site
-from strategies.fedavg import FedAvg
 
 # part -> the functions, as (owner, name), whose own seconds are counted for it
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "run_steps": [(site, "run_steps")],
     "messages": [
-        (strategy.AdapterStrategy, "configure_train"),
+        (flower_rounds.Rounds, "configure_train"),
         (InProcessGrid, "carried"),
         (client, "read_request"),
+        (simulated, "received"),
         (client, "reply_content"),
-        (strategy, "read_reply"),
+        (flower_rounds, "read_reply"),
     ],
     "checks": [
         (client, "set_up_with"),
         (simulated, "adapter_digest"),
         (site, "adapter_digest"),
-        (strategy, "check_adapter"),
+        (flower_rounds, "check_adapter"),
     ],
     "pre-flight": [(simulated, "checked_once")],
     "inputs": [(simulated, "corpus_of"), (client, "_simulated_inputs")],
-    "plan": [(client, "plan_for")],
+    "plan": [(client, "local_plan_for")],
     "ledger": [
         (Ledger, "open"),
         (Ledger, "record_intent"),
         (Ledger, "mark_done"),
         (Ledger, "close"),
     ],
-    "epsilon": [(accounting, "epsilon"), (hospital, "composed_epsilon")],
+    "epsilon": [(accounting, "epsilon"), (hospital, "composed_epsilon"), (budget, "epsilon")],
     "state file": [(site, "_save"), (site, "_load")],
-    "aggregation": [(strategy.AdapterStrategy, "aggregate_train"), (FedAvg, "aggregate")],
+    "aggregation": [(flower_rounds.Rounds, "aggregate_train"), (flower_rounds.Rounds, "aggregate")],
     "evaluation": [
         (server, "evaluate"),
         (server, "append_metrics"),
         (server, "_checkpoint"),
-        (server, "final_state"),
     ],
 }
 
@@ -117,7 +117,7 @@ class Clock:
 def watched(clock: Clock, durable: bool) -> Iterator[None]:
     """Puts the clock around every function of ``PARTS`` and around the rounds, and takes it away again."""
     before = [(owner, name, inspect.getattr_static(owner, name)) for places in PARTS.values() for owner, name in places]
-    start = strategy.AdapterStrategy.start
+    start = flower_rounds.Rounds.start
     try:
         if durable:
             found = Ledger.open
@@ -140,12 +140,12 @@ def watched(clock: Clock, durable: bool) -> Iterator[None]:
             clock.lap()
             return result
 
-        counted = strategy.AdapterStrategy.configure_train
-        strategy.AdapterStrategy.configure_train = configure  # type: ignore[method-assign]
-        strategy.AdapterStrategy.start = whole  # type: ignore[method-assign]
+        counted = flower_rounds.Rounds.configure_train
+        flower_rounds.Rounds.configure_train = configure  # type: ignore[method-assign]
+        flower_rounds.Rounds.start = whole  # type: ignore[method-assign]
         yield
     finally:
-        strategy.AdapterStrategy.start = start  # type: ignore[method-assign]
+        flower_rounds.Rounds.start = start  # type: ignore[method-assign]
         for owner, name, original in before:
             setattr(owner, name, original)
 
