@@ -129,9 +129,11 @@ def test_both_gradient_engines_agree() -> None:
 def test_every_step_draws_a_patient_s_reports_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[NDArray[np.int64]] = []
 
-    def spy(lengths: NDArray[np.int64], rows: NDArray[np.int64], *args: int, units: NDArray[np.int64]) -> object:
+    def spy(
+        lengths: NDArray[np.int64], rows: NDArray[np.int64], max_tokens: int, units: NDArray[np.int64]
+    ) -> list[NDArray[np.int64]]:
         drawn.append(rows)
-        found = micro_batches(lengths, rows, *args, units=units)
+        found = micro_batches(lengths, rows, max_tokens, units=units)
         assert len({int(u) for batch in found for u in set(units[batch].tolist())}) == sum(
             len(set(units[batch].tolist())) for batch in found
         )
