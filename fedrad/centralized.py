@@ -15,8 +15,9 @@ from rich.console import Console
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
-from fedrad.errors import FedradError
+from fedrad.errors import ConfigError, FedradError
 from fedrad.privacy.accounting import epsilon as composed_epsilon
+from fedrad.privacy.accounting import merged
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines
@@ -26,12 +27,8 @@ from fedrad.training.inputs import prepare
 from fedrad.training.local import Recipe, StepReport
 from fedrad.training.metrics import Scores
 from fedrad.training.preflight import check_before_first_step
-from fedrad.training.run_directory import (
-    Result,
-    append_metrics,
-    create_run_directory,
-    finish,
-)
+from fedrad.training.result import Result
+from fedrad.training.run_directory import append_metrics, create_run_directory, finish
 from fedrad.training.setup import exported, pin_threads, plan_for, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import strategy_of
@@ -57,6 +54,8 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     console = console if console is not None else Console(quiet=True)
     started = time.monotonic()
     experiment = experiment.resolve_paths(Path.cwd())
+    if experiment.privacy.unit == "hospital":
+        raise ConfigError("privacy.unit: one place has no hospitals to hide; take report or patient")
     pin_threads(experiment)
     directory = create_run_directory(experiment, Path.cwd())
     corpus = read_corpus(experiment)
@@ -120,7 +119,8 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
             if round % experiment.train.evaluate_every == 0 or round == rounds:
                 setup.classifier.load_state({**state, **adapter})
                 scores = score(round, round * steps, charged)
-        spent = composed_epsilon(ledger.events(), experiment.privacy.delta)
+        charges = merged(ledger.events())
+        spent = composed_epsilon(charges, experiment.privacy.delta)
     result = Result(
         scores=scores,
         epsilon={name: spent},
@@ -129,6 +129,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         sizes_stated=experiment.data.declared_size > 0,
         test_reports=len(corpus.test),
         seconds=time.monotonic() - started,
+        charges={name: charges},
     )
     finish(directory, experiment, exported(setup, strategy, {**state, **adapter}), result)
     return result, directory

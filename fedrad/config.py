@@ -170,7 +170,6 @@ class _Spec(NamedTuple):
     doc: str
     choices: tuple[str, ...]
     rule: Rule | None
-    later: tuple[str, ...]
 
     @property
     def key(self) -> str:
@@ -226,9 +225,6 @@ def _out_of_range(spec: _Spec, value: Any) -> str:
     if spec.choices and value not in spec.choices:
         close = difflib.get_close_matches(str(value), spec.choices, n=1)
         return f"must be one of {spec.allowed}" + (f"; did you mean {close[0]}?" if close else "")
-    if value in spec.later:
-        working = ", ".join(word for word in spec.choices if word not in spec.later)
-        return f"not implemented yet; use {working}"
     numbers = value if spec.type == tuple[float, ...] else (value,) if spec.type is float else ()
     if not all(math.isfinite(number) for number in numbers):
         return "must be finite"
@@ -295,6 +291,21 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             "privacy.epsilon",
             bool(sites.epsilons) and exp.privacy.epsilon == 0,
             "budgets of single hospitals in a run without privacy; leave it empty, or set privacy.epsilon above 0",
+        ),
+        *(
+            _Contradiction(
+                key,
+                "privacy.unit",
+                exp.privacy.unit == "hospital" and wrong,
+                f"with privacy.unit=hospital {says}",
+            )
+            for key, wrong, says in (
+                ("strategy.weights", exp.strategy.weights != "uniform", "the server takes the uniform mean"),
+                ("sites.epsilons", bool(sites.epsilons), "there is one budget, the server's"),
+                ("sites.deltas", bool(sites.deltas), "there is one budget, the server's"),
+                ("sites.ranks", bool(sites.ranks), "all hospitals must send the same shapes"),
+                ("sites.count", sites.count < 2, "one hospital is not hidden among others; take 2 or more"),
+            )
         ),
         _Contradiction(
             "strategy.weights",

@@ -31,11 +31,9 @@ NOT_EMPTY = Rule("not empty", lambda v: v != "")
 LENGTH = Rule("at least 8", lambda v: v >= 8)
 
 
-def _key(
-    default: Any, doc: str, *, choices: Sequence[str] = (), rule: Rule | None = None, later: Sequence[str] = ()
-) -> Any:
-    """A field: ``choices`` are the allowed words; ``later`` are the ones among them that don't work yet."""
-    return field(default=default, metadata={"doc": doc, "choices": choices, "rule": rule, "later": later})
+def _key(default: Any, doc: str, *, choices: Sequence[str] = (), rule: Rule | None = None) -> Any:
+    """A field: ``choices`` are the allowed words."""
+    return field(default=default, metadata={"doc": doc, "choices": choices, "rule": rule})
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,6 @@ class Privacy:
         "report",
         "what one guarantee protects",
         choices=("report", "patient", "hospital"),
-        later=("hospital",),
     )
     reports_per_patient: int = _key(
         4,
@@ -172,6 +169,18 @@ class Privacy:
         "system",
         "`system`: from the operating system; `seeded`: repeatable, for simulations only, protects nobody",
         choices=("system", "seeded"),
+    )
+    secure_aggregation: bool = _key(
+        False,
+        "hospitals mask what they send, so that the server learns their sum alone (docs/secure-aggregation.md)",
+    )
+    shared_noise: bool = _key(
+        False,
+        "with secure aggregation and one local step: each hospital adds a share of the noise, enough in the sum of the "
+        "smallest quorum",
+    )
+    colluders: int = _key(
+        0, "with `privacy.shared-noise`: hospitals that may tell the server their shares", rule=NOT_NEGATIVE
     )
     gradients: str = _key(
         "leaf", "per-sample gradients: per-sample leaves, or Opacus's engine", choices=("leaf", "opacus")

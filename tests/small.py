@@ -18,7 +18,7 @@ from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, StepReport, TrainingState
 from fedrad.training.metrics import Scores
-from fedrad.training.run_directory import Result
+from fedrad.training.result import Result
 from fedrad.training.setup import Setup, plan_for, set_up
 from fedrad.training.site import RoundRequest, Site, train_round
 from tests.model import tiny

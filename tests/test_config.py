@@ -258,17 +258,40 @@ def test_no_privacy_has_to_be_asked_for_by_zero() -> None:
     assert Experiment.load(None, ["privacy.epsilon=0"]).privacy.epsilon == 0.0
 
 
-@pytest.mark.parametrize("text", ["privacy.unit=hospital"])
-def test_what_does_not_work_yet_says_so(text: str) -> None:
-    (found,) = problems(text)
+def test_lists_of_numbers_come_in_every_way_and_go_out_as_text() -> None:
+    for text in ("sites.epsilons=8,1,0.5,2", "sites.epsilons=[8, 1, 0.5, 2]", 'sites.epsilons="8, 1, 0.5, 2"'):
+        exp = Experiment.load(None, [text, "sites.ranks=4,4,4,4"])
+        assert exp.sites.epsilons == (8.0, 1.0, 0.5, 2.0)
+        assert exp.flat()["sites.epsilons"] == "8.0,1.0,0.5,2.0"
+        assert Experiment.from_flat(exp.flat()) == exp
+    assert Experiment.load(None, ["sites.count=1", "sites.batches=4"]).sites.batches == (4,)
+    assert Experiment.load(None, ["sites.epsilons="]).sites.epsilons == ()
 
-    assert "not implemented yet" in found
+
+@pytest.mark.parametrize(
+    "text",
+    ["sites.epsilons=8,x,1,1", "sites.ranks=1,2,3.5,4", "sites.ranks=true", "sites.epsilons=1,0,1,1", "sites.deltas=1"],
+)
+def test_lists_of_numbers_are_checked(text: str) -> None:
+    assert problems(text)[0].startswith(text.split("=")[0])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "count", "asked"), [(1.0, 4, 4), (0.5, 4, 2), (0.1, 30, 3), (0.3, 4, 2), (0.01, 4, 1)]
+)
+def test_a_fraction_of_the_hospitals_is_rounded_up(fraction: float, count: int, asked: int) -> None:
+    assert Experiment.load(None, {"sites.fraction": fraction, "sites.count": count}).asked == asked
 
 
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
         (["data.name=openi"], "data.path"),
+        (["sites.epsilons=1,2"], "sites.epsilons"),
+        (["privacy.epsilon=0", "sites.epsilons=1,1,1,1"], "sites.epsilons"),
+        (["sites.fraction=0.5", "sites.quorum=3"], "sites.quorum"),
+        (["privacy.epsilon=0", "strategy.weights=inverse-variance"], "strategy.weights"),
+        (["privacy.unit=hospital", "strategy.weights=declared"], "strategy.weights"),
         (["data.name=table", "data.path=x.csv"], "data.label-columns"),
         (["data.name=table", "data.path=x.csv", "data.label-columns=a", "sites.partition=by-site"], "data.site-column"),
         (

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedrad.errors import RefusedReply
 from fedrad.federation.messages import Reply
-from fedrad.privacy.accounting import Event, epsilon
+from fedrad.privacy.accounting import Event, epsilon, step_counts
 
 # Two machines' accountants may differ in a last digit.
 _TOLERANCE = 1e-6
@@ -39,7 +38,7 @@ class BudgetMirror:
                 its own charges do not compose to.
         """
         before = self.booked.get(reply.site, 0.0)
-        steps, earlier = _steps(reply.events), _steps(self.charges.get(reply.site, ()))
+        steps, earlier = step_counts(reply.events), step_counts(self.charges.get(reply.site, ()))
         if math.isnan(reply.epsilon) or reply.epsilon < before or any(steps[kind] < n for kind, n in earlier.items()):
             raise RefusedReply(
                 f"{reply.site} reports epsilon {reply.epsilon:g} after {before:g}; a budget never shrinks: its ledger"
@@ -61,15 +60,3 @@ class BudgetMirror:
     def maximum(self) -> float:
         """The federation's figure for disjoint patients."""
         return max(self.booked.values(), default=0.0)
-
-
-def merged(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Charges of the same kind as one, sorted: what a message carries."""
-    return tuple(Event(rate, noise, n) for (rate, noise), n in sorted(_steps(events).items()))
-
-
-def _steps(events: Iterable[Event]) -> Counter[tuple[float, float]]:
-    total: Counter[tuple[float, float]] = Counter()
-    for event in events:
-        total[event.sampling_rate, event.noise_multiplier] += event.steps
-    return total

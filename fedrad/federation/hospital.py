@@ -13,10 +13,10 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import FedradError, place_of
-from fedrad.federation.budget import merged
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
 from fedrad.model.residual import is_residual
 from fedrad.privacy.accounting import epsilon as composed_epsilon
+from fedrad.privacy.accounting import merged
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.corpus import Corpus

@@ -22,6 +22,7 @@ from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.delivery import Deliveries, nbytes
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter, read_reply, request_content, to_arrays
 from fedrad.model.adapter import LoRASpec
+from fedrad.privacy.accounting import Event
 from fedrad.training.strategy import Contribution, Round, Strategy
 
 
@@ -214,18 +215,28 @@ class Rounds(FlowerStrategy):
                 f" {self.federation.quorum} are needed (sites.quorum). "
                 + "; ".join(f"{site}: {why}" for site, why in sorted(absent.items()))
             )
-        weights = public_weights(
-            [reply.declared_weight for reply in counted], [reply.noise for reply in counted], self.federation.weights
-        )
-        ranks = {hospital.site: hospital.rank for hospital in self.federation.hospitals}
-        sent = [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(counted, weights, strict=True)]
-        self.state = self.aggregate(sent, server_round)
+        self.state = self.aggregate(counted, server_round)
         self.on_round(outcome)
         return to_arrays(self.state), None
 
-    def aggregate(self, sent: Sequence[Contribution], server_round: int) -> dict[str, Tensor]:
-        """The next state from what the hospitals sent, sorted by site."""
+    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
+        """The next state from the replies that count, sorted by site."""
+        weights = public_weights(
+            [r.declared_weight for r in replies], [r.noise for r in replies], self.federation.weights
+        )
+        ranks = {hospital.site: hospital.rank for hospital in self.federation.hospitals}
+        sent = [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(replies, weights, strict=True)]
         return self.strategy.aggregate(self.state, sent, self.facts(server_round))
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """Epsilon by ledger, as far as the server knows."""
+        return self.budget.booked
+
+    @property
+    def charges(self) -> Mapping[str, tuple[Event, ...]]:
+        """What ``spent`` comes from."""
+        return self.budget.charges
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -17,6 +17,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
+from fedrad.federation.central import SERVER, CentralRounds, central_plan
 from fedrad.federation.messages import Hello, read_hello, to_arrays
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.privacy.plan import declared_size
@@ -25,7 +26,8 @@ from fedrad.training.corpus import hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import prepare
 from fedrad.training.metrics import Scores
-from fedrad.training.run_directory import Result, append_metrics, create_run_directory, finish
+from fedrad.training.result import Result
+from fedrad.training.run_directory import append_metrics, create_run_directory, finish
 from fedrad.training.setup import exported, local_plan_for, pin_threads, set_up, terms_of, units_in
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
@@ -63,35 +65,36 @@ def main(grid: Grid, context: Context) -> None:
     test = prepare(setup.classifier, test_tokens, setup.pad_id)
     trainable = {name: state[name] for name in setup.classifier.adapter()}
     declared = {h.site: h.declared_weight for h in hospitals}
+    central = central_plan(experiment) if experiment.privacy.unit == "hospital" else None
     plans = {h.site: local_plan_for(experiment, h.declared_weight, terms_of(experiment, h.index)) for h in hospitals}
     console.print(
         plan_lines(
             experiment,
             declared=declared,
             trainable=sum(tensor.numel() for tensor in trainable.values()),
-            noise={site: plan.noise_multiplier for site, plan in plans.items()},
+            noise={site: plan.noise_multiplier for site, plan in plans.items()}
+            if central is None
+            else {SERVER: central.noise_multiplier},
         ),
         highlight=False,
     )
     outcomes: list[RoundOutcome] = []
-    rounds = Rounds(
-        strategy,
-        Federation(
-            run=str(context.run_id),
-            rounds=experiment.train.rounds,
-            labels=corpus.names,
-            hospitals=hospitals,
-            directory=str(directory / "ledger") if simulated else "",
-            trainable=frozenset(trainable),
-            lora=setup.lora,
-            seed=experiment.train.seed,
-            weights=experiment.strategy.weights,
-            quorum=experiment.sites.quorum or experiment.asked,
-            asked=experiment.asked,
-        ),
-        state,
-        outcomes.append,
+    federation = Federation(
+        run=str(context.run_id),
+        rounds=experiment.train.rounds,
+        labels=corpus.names,
+        hospitals=hospitals,
+        directory=str(directory / "ledger") if simulated else "",
+        trainable=frozenset(trainable),
+        lora=setup.lora,
+        seed=experiment.train.seed,
+        weights=experiment.strategy.weights,
+        quorum=experiment.sites.quorum or experiment.asked,
+        asked=experiment.asked,
     )
+    rounds = Rounds(strategy, federation, state, outcomes.append)
+    if central is not None:
+        rounds = CentralRounds(strategy, federation, state, outcomes.append, central, directory / "ledger" / SERVER)
     last_scores: list[Scores] = []
 
     def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:
@@ -105,12 +108,12 @@ def main(grid: Grid, context: Context) -> None:
                 round=round,
                 step=round * experiment.train.local_steps,
                 scores=scores,
-                epsilon=rounds.budget.booked,
+                epsilon=rounds.spent,
             )
         if round:
             _checkpoint(directory, rounds.state, round)
         absent = outcomes[-1].absent if outcomes else {}
-        console.print(round_line(round, last, scores, rounds.budget.booked, absent), highlight=False)
+        console.print(round_line(round, last, scores, rounds.spent, absent), highlight=False)
         return None
 
     rounds.start(
@@ -122,7 +125,7 @@ def main(grid: Grid, context: Context) -> None:
     )
     result = Result(
         scores=last_scores[0],
-        epsilon=dict(sorted(rounds.budget.booked.items())),
+        epsilon=dict(sorted(rounds.spent.items())),
         steps=experiment.train.rounds * experiment.train.local_steps,
         declared=declared,
         sizes_stated=not simulated,
@@ -131,6 +134,7 @@ def main(grid: Grid, context: Context) -> None:
         seconds=time.monotonic() - started,
         bytes_up=tuple(outcome.bytes_up for outcome in outcomes),
         bytes_down=tuple(outcome.bytes_down for outcome in outcomes),
+        charges=rounds.charges,
     )
     finish(directory, experiment, exported(setup, strategy, rounds.state), result)
     # What the simulated hospitals had received: of no more use.

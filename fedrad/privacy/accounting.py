@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, reduce
@@ -72,6 +73,19 @@ def epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> float:
     """
     _check_delta(delta)
     return _epsilon(_merge(events), float(delta))
+
+
+def merged(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Steps of the same kind as one event, sorted: a ledger as a message carries it."""
+    return tuple(Event(rate, noise, n) for (rate, noise), n in sorted(step_counts(events).items()))
+
+
+def step_counts(events: Iterable[Event]) -> Counter[tuple[float, float]]:
+    """How many steps there are of each kind (sampling rate, noise multiplier)."""
+    total: Counter[tuple[float, float]] = Counter()
+    for event in events:
+        total[event.sampling_rate, event.noise_multiplier] += event.steps
+    return total
 
 
 def rdp_epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> float:

@@ -17,7 +17,7 @@ from fedrad.privacy.accounting import Event
 from fedrad.privacy.ledger_view import LedgerView, Left
 from fedrad.privacy.planning import BORDERLINE, RANKS, Choice, verdict
 from fedrad.report.terminal import show_epsilon
-from fedrad.training.run_directory import rounded_up
+from fedrad.training.result import rounded_up
 
 _COLUMNS = ("row", "time", "run", "round", "steps", "sampling_rate", "noise_multiplier", "done", "epsilon")
 _STYLES = {"fine": "green", "borderline": "yellow", "noise-dominated": "red"}

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fedrad.config import Experiment
 from fedrad.training.metrics import Scores
-from fedrad.training.run_directory import Result, rounded_up
+from fedrad.training.result import Result, largest_delta, rounded_up
 
 
 def show_epsilon(value: float) -> str:
@@ -41,12 +41,13 @@ def plan_lines(
     experiment: Experiment, *, declared: Mapping[str, int], trainable: int, noise: Mapping[str, float]
 ) -> str:
     """The plan of a run, before its first step."""
-    privacy, train = experiment.privacy, experiment.train
+    privacy, sites, train = experiment.privacy, experiment.sites, experiment.train
     if privacy.epsilon == 0:
         promise = "NOT PRIVATE (privacy.epsilon = 0)"
     else:
         promise = (
-            f"epsilon <= {rounded_up(privacy.epsilon)} per hospital at delta {rounded_up(privacy.delta)},"
+            f"epsilon <= {rounded_up(max(sites.epsilons, default=privacy.epsilon))} per hospital at delta"
+            f" {rounded_up(largest_delta(experiment))},"
             f" unit: {privacy.unit}"
         )
         if privacy.noise == "seeded":
@@ -78,7 +79,7 @@ def final_table(experiment: Experiment, result: Result, directory: object) -> Ta
     table.add_row("epsilon, maximum", show_epsilon(result.epsilon_max))
     if result.unconfirmed:
         table.add_row("not confirmed", f"at least that for {', '.join(result.unconfirmed)}: an answer was lost")
-    table.add_row("delta", rounded_up(experiment.privacy.delta))
+    table.add_row("delta", rounded_up(largest_delta(experiment)))
     table.add_row("unit", experiment.privacy.unit)
     if experiment.privacy.noise == "seeded":
         table.add_row("noise", "seeded: simulation only")

@@ -7,9 +7,8 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
-from decimal import ROUND_CEILING, Context
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,43 +16,10 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.model.export import export_peft
 from fedrad.training.metrics import Scores
+from fedrad.training.result import Result, largest_delta, privacy_statement
 from fedrad.training.setup import Setup
 
 _VERSIONS = ("fedrad", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "datasets", "numpy")
-
-
-@dataclass(frozen=True)
-class Result:
-    """The final figures of a run.
-
-    Attributes:
-        scores: on the test set, of the adapter that was written.
-        epsilon: of each site's ledger at ``delta``; infinite for a run without privacy.
-        steps: noisy steps of the site that took the most.
-        declared: declared shard sizes by site.
-        sizes_stated: whether they are public statements of the hospitals; else they were rounded from the actual
-            numbers, as a simulation does.
-        test_reports: reports of the public or simulated test set.
-        seconds: wall time of the run.
-        unconfirmed: sites whose last answer was lost: their ledgers may hold more than ``epsilon`` says.
-        bytes_up, bytes_down: of the tensors that travelled, round by round, all sites together; none for a centralized
-            run.
-    """
-
-    scores: Scores
-    epsilon: Mapping[str, float]
-    steps: int
-    declared: Mapping[str, int]
-    sizes_stated: bool
-    test_reports: int
-    seconds: float
-    unconfirmed: tuple[str, ...] = ()
-    bytes_up: tuple[int, ...] = ()
-    bytes_down: tuple[int, ...] = ()
-
-    @property
-    def epsilon_max(self) -> float:
-        return max(self.epsilon.values())  # none at all is an error: it must not read as epsilon 0
 
 
 def create_run_directory(experiment: Experiment, base: Path) -> Path:
@@ -102,7 +68,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         **result.scores.as_dict(),
         "epsilon": _finite(result.epsilon),
         "epsilon_max": _finite({"": result.epsilon_max})[""],
-        "delta": experiment.privacy.delta,
+        "delta": largest_delta(experiment),
         "unit": experiment.privacy.unit,
         "unconfirmed": list(result.unconfirmed),
         "private": experiment.privacy.epsilon > 0,
@@ -117,52 +83,6 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
     }
     write_atomically(directory / "result.json", json.dumps(figures, indent=2) + "\n")
-
-
-def privacy_statement(experiment: Experiment, result: Result, backbone: str = "float32") -> str:
-    """What the run guarantees, in words that can stand beside the adapter.
-
-    Args:
-        backbone: dtype of the frozen base model in this process.
-    """
-    privacy = experiment.privacy
-    if privacy.epsilon == 0:
-        return "Trained WITHOUT differential privacy. The adapter may reveal training reports."
-    guarantee = (
-        f"{privacy.unit}-level ({rounded_up(result.epsilon_max)}, {rounded_up(privacy.delta)})-differential privacy,"
-        f" adding or removing one {privacy.unit}, against everyone who sees every message of the run. Accounted with"
-        " privacy loss distributions (pessimistic estimate); Gaussian noise in floating point. Covers the training"
-        " reports, not the test reports behind the scores."
-    )
-    # With "auto" every hospital's own machine decides, and the server does not know.
-    if backbone == "bfloat16" or (experiment.train.precision == "auto" and result.bytes_up):
-        guarantee += (
-            " The base model ran, or at some hospital may have run, in bfloat16: its rounding lets reports of a batch"
-            " change each other's gradients a little, which this figure does not cover."
-        )
-    if result.unconfirmed:
-        guarantee += (
-            f" NOT CONFIRMED for {', '.join(result.unconfirmed)}: an answer was lost after these may have charged their"
-            " ledgers, so the figure is a lower bound for them; ask them what their ledgers say."
-        )
-    if not result.sizes_stated:
-        guarantee += " Simulated: the shard sizes were rounded from the actual ones, not stated in public."
-    if len(result.epsilon) > 1:
-        total = sum(result.epsilon.values())
-        guarantee += (
-            f" The figure is the largest over {len(result.epsilon)} hospitals and assumes that no patient is in two of"
-            f" them; for a patient with one {privacy.unit} in each, basic composition gives at most"
-            f" ({rounded_up(total)}, {rounded_up(len(result.epsilon) * privacy.delta)})."
-        )
-    if privacy.noise == "seeded":
-        return f"Seeded noise: simulation only. Whoever knows the seed can remove the noise. Otherwise: {guarantee}"
-    return guarantee
-
-
-def rounded_up(value: float, digits: int = 6) -> str:
-    """A privacy figure to so many significant digits, never below what it is: ``float`` of the text is >= value."""
-    # repr, the shortest text that reads back as the same float, so that 0.001 stays 0.001.
-    return f"{float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value))):.{digits}g}"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrad.errors import RefusedReply
-from fedrad.federation.budget import BudgetMirror, merged
+from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.messages import Reply
-from fedrad.privacy.accounting import Event, epsilon
+from fedrad.privacy.accounting import Event, epsilon, merged
 
 DELTA = 1e-5
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.training import run_directory as module
+from fedrad.training.result import privacy_statement, rounded_up
 from fedrad.training.run_directory import (
     append_metrics,
     create_run_directory,
     finish,
-    privacy_statement,
-    rounded_up,
     write_atomically,
 )
 from fedrad.training.setup import Setup, set_up

@@ -1,0 +1,124 @@
+"""What a run ends with: its figures, and what it guarantees in words that can stand beside the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context
+
+from fedrad.config import Experiment
+from fedrad.privacy.accounting import Event
+from fedrad.privacy.groups import patients_in_words
+from fedrad.training.metrics import Scores
+
+
+@dataclass(frozen=True)
+class Result:
+    """The final figures of a run.
+
+    Attributes:
+        scores: on the test set, of the adapter that was written.
+        epsilon: of each ledger at its delta, by site; infinite for a run without privacy. Where the hospital is the
+            unit there is one ledger, the server's.
+        steps: noisy steps of the site that took the most.
+        declared: declared shard sizes by site.
+        sizes_stated: whether they are public statements of the hospitals; else they were rounded from the actual
+            numbers, as a simulation does.
+        test_reports: reports of the public or simulated test set.
+        seconds: wall time of the run.
+        unconfirmed: sites whose last answer was lost: their ledgers may hold more than ``epsilon`` says.
+        bytes_up, bytes_down: of the tensors that travelled, round by round, all sites together; none for a centralized
+            run.
+        charges: what each ledger's epsilon comes from, by site.
+    """
+
+    scores: Scores
+    epsilon: Mapping[str, float]
+    steps: int
+    declared: Mapping[str, int]
+    sizes_stated: bool
+    test_reports: int
+    seconds: float
+    unconfirmed: tuple[str, ...] = ()
+    bytes_up: tuple[int, ...] = ()
+    bytes_down: tuple[int, ...] = ()
+    charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
+
+    @property
+    def epsilon_max(self) -> float:
+        return max(self.epsilon.values())  # none at all is an error: it must not read as epsilon 0
+
+
+def largest_delta(experiment: Experiment) -> float:
+    """Of any hospital."""
+    return max(experiment.sites.deltas, default=experiment.privacy.delta)
+
+
+def privacy_statement(experiment: Experiment, result: Result, backbone: str = "float32") -> str:
+    """What the run guarantees.
+
+    Args:
+        backbone: dtype of the frozen base model in this process.
+    """
+    privacy = experiment.privacy
+    if privacy.epsilon == 0:
+        return "Trained WITHOUT differential privacy. The adapter may reveal training reports."
+    guarantee = _central(experiment, result) if privacy.unit == "hospital" else _local(experiment, result)
+    # With "auto" every hospital's own machine decides, and the server does not know.
+    if backbone == "bfloat16" or (experiment.train.precision == "auto" and result.bytes_up):
+        guarantee += (
+            " The base model ran, or at some hospital may have run, in bfloat16: its rounding lets reports of a batch"
+            " change each other's gradients a little, which this figure does not cover."
+        )
+    if result.unconfirmed:
+        guarantee += (
+            f" NOT CONFIRMED for {', '.join(result.unconfirmed)}: an answer was lost after these may have charged their"
+            " ledgers, so the figure is a lower bound for them; ask them what their ledgers say."
+        )
+    if not result.sizes_stated:
+        guarantee += " Simulated: the shard sizes were rounded from the actual ones, not stated in public."
+    if privacy.noise == "seeded":
+        return f"Seeded noise: simulation only. Whoever knows the seed can remove the noise. Otherwise: {guarantee}"
+    return guarantee
+
+
+_ACCOUNTED = (
+    " Accounted with privacy loss distributions (pessimistic estimate); Gaussian noise in floating point. Covers the"
+    " training reports, not the test reports behind the scores."
+)
+
+
+def _local(experiment: Experiment, result: Result) -> str:
+    """Where every hospital noises its own steps."""
+    unit, delta = experiment.privacy.unit, largest_delta(experiment)
+    words = (
+        f"{unit}-level ({rounded_up(result.epsilon_max)}, {rounded_up(delta)})-differential privacy,"
+        f" adding or removing one {unit}, against everyone who sees every message of the run.{_ACCOUNTED}"
+    )
+    if len(result.epsilon) > 1:
+        total = sum(result.epsilon.values())
+        words += (
+            f" The figure is the largest over {len(result.epsilon)} hospitals and assumes that no patient is in two of"
+            f" them; for a patient with one {unit} in each, basic composition gives at most"
+            f" ({rounded_up(total)}, {rounded_up(len(result.epsilon) * delta)})."
+        )
+    if result.charges:
+        words += f" {patients_in_words(unit, list(result.charges.values()), delta)}"
+    return words
+
+
+def _central(experiment: Experiment, result: Result) -> str:
+    """Where the server noises the sum of whole updates."""
+    delta = experiment.privacy.delta
+    return (
+        f"hospital-level ({rounded_up(result.epsilon_max)}, {rounded_up(delta)})-differential privacy, adding or"
+        " removing one hospital with all its reports, against everyone BUT THE SERVER: it received every hospital's"
+        f" update without noise, and is trusted to have noised what it published and to forget the rest.{_ACCOUNTED}"
+        " Who took part is not hidden, and nothing is gained from drawing hospitals by lot."
+    )
+
+
+def rounded_up(value: float, digits: int = 6) -> str:
+    """A privacy figure to so many significant digits, never below what it is: ``float`` of the text is >= value."""
+    # repr, the shortest text that reads back as the same float, so that 0.001 stays 0.001.
+    return f"{float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value))):.{digits}g}"
