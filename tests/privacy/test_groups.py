@@ -98,7 +98,8 @@ def test_nonsense_is_refused(event: tuple[float, float, int], delta: float, k: i
 
 
 def test_a_group_that_costs_less_than_one_report_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups.stats.binom, "pmf", lambda j, k, rate: stats.binom(k, rate / 10).pmf(j))
+    pmf = stats.binom.pmf
+    monkeypatch.setattr(stats.binom, "pmf", lambda j, k, rate: pmf(j, k, rate / 10))
     groups._group_epsilon.cache_clear()
     with pytest.raises(PrivacyError, match="trust neither"):
         group_epsilon([(0.0201, 1.6, 1000)], 1e-5, 2)
