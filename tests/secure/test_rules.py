@@ -75,6 +75,12 @@ def test_sites_are_sorted_and_different(sites: tuple[str, ...]) -> None:
         RoundSetup("run", 1, sites, 2, 5)
 
 
+@pytest.mark.parametrize("fault", [{"entries": 0}, {"colluders": -1}, {"round": -1}])
+def test_numbers_out_of_range_are_refused(fault: dict[str, int]) -> None:
+    with pytest.raises(SecureAggregationRefusal, match="0 or more"):
+        replace(SETUP, **fault)  # type: ignore[arg-type]
+
+
 def test_any_other_term_is_another_context() -> None:
     changes = [{"run": "other"}, {"round": 2}, {"sites": (*SETUP.sites[:4], "z")}, {"threshold": 4}, {"entries": 21}]
     changes += [{"threshold": 4, "colluders": 1}, {"bound": 5.0}]
@@ -172,6 +178,8 @@ def test_each_stage_is_taken_once_and_in_order() -> None:
     for state in (advertised, until_shared(SETUP).states[VICTIM], answered):
         with pytest.raises(SecureAggregationRefusal, match="shares are revealed once"):
             hospital.unmask(state, request)
+        with pytest.raises(SecureAggregationRefusal, match="survivors are confirmed once"):
+            hospital.confirm(state, Survivors(SETUP.sites), identities(SETUP.sites)[VICTIM])
 
 
 # Keys
@@ -210,6 +218,15 @@ def test_altered_and_doubled_keys_are_refused(which: str, fault: str) -> None:
         SecureAggregationRefusal, match=r"advertised in this round|occurs twice|two keys and a signature"
     ):
         hospital.share_keys(state, replace(roster, **{which: keys}))
+
+
+@pytest.mark.parametrize("which", ["channel_keys", "mask_keys", "signatures"])
+def test_a_roster_that_lacks_a_part_is_refused(which: str) -> None:
+    state, roster = roster_of(SETUP)
+    less = {site: part for site, part in getattr(roster, which).items() if site != WITHOUT_VICTIM[0]}
+
+    with pytest.raises(SecureAggregationRefusal, match="two keys and a signature"):
+        hospital.share_keys(state, replace(roster, **{which: less}))
 
 
 def test_a_channel_key_as_mask_key_is_refused() -> None:
