@@ -81,14 +81,9 @@ def traffic(
 
 
 def _residual(shapes: Shapes, rank: int, round: int) -> int:
-    """Numbers of the residual of this round, if every round adds ``rank``: see ``strategies.residual``."""
-    total = 0
-    for outputs, inputs in shapes.layers:
-        held = sent = 0
-        for _ in range(round):
-            most, sent = min(outputs, inputs), rank
-            held += rank
-            if held > most:
-                held = sent = most
-        total += sent * (outputs + inputs)
-    return total
+    """Numbers of the residual of this round, if every round adds ``rank``.
+
+    As soon as that is more than a layer can have, every round makes all of it one pair (``strategies.residual``).
+    """
+    sizes = [(min(layer), sum(layer)) for layer in shapes.layers]
+    return sum((most if rank * round > most else rank) * both for most, both in sizes)
