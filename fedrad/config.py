@@ -308,6 +308,12 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             )
         ),
         _Contradiction(
+            "data.patient-column",
+            "privacy.unit",
+            exp.privacy.unit == "patient" and table and not data.patient_column,
+            "needed for privacy.unit=patient; without it every report is its own patient",
+        ),
+        _Contradiction(
             "strategy.weights",
             "privacy.epsilon",
             exp.strategy.weights == "inverse-variance" and exp.privacy.epsilon == 0,

@@ -55,9 +55,9 @@ class Data:
     )
     declared_size: int = _key(
         0,
-        "`fedrad.centralized`: the number of training reports as stated in public, which sets the sampling rate; 0: "
-        "the actual number rounded to two digits, fit for experiments only. Hospitals state theirs in their node "
-        "configuration",
+        "`fedrad.centralized`: the number of training reports (or patients: `privacy.unit`) as stated in public, which "
+        "sets the sampling rate; 0: the actual number rounded to two digits, fit for experiments only. Hospitals state "
+        "theirs in their node configuration",
         rule=NOT_NEGATIVE,
     )
     reports: int = _key(3000, "reports to generate (`synthetic` only)", rule=AT_LEAST_ONE)
@@ -154,7 +154,12 @@ class Privacy:
 
     epsilon: float = _key(8.0, "budget of each hospital, met from below; 0 trains WITHOUT privacy", rule=NOT_NEGATIVE)
     delta: float = _key(1e-5, "must stay below 1 / declared shard size", rule=BETWEEN)
-    clip: float = _key(1.0, "largest L2 norm of one report's gradient, over all trainable tensors", rule=POSITIVE)
+    clip: float = _key(
+        1.0,
+        "largest L2 norm of what one unit adds (a report's gradient, the sum of a patient's, a hospital's whole update), "
+        "over all trainable tensors",
+        rule=POSITIVE,
+    )
     unit: str = _key(
         "report",
         "what one guarantee protects",

@@ -26,7 +26,8 @@ class HospitalPolicy:
         state_dir: where ledger and state live, absolute; back it up, never copy it back.
         epsilon_cap: the most that the ledger may ever hold, at ``delta``.
         delta: the largest delta that a run may state.
-        declared_size: the shard's declared number of reports, a public statement that sets the sampling rate.
+        unit: what this hospital promises to protect, "report" or "patient"; a server that proposes another is refused.
+        declared_size: the shard's declared number of these units, a public statement that sets the sampling rate.
         witness_dir: a folder, absolute and outside ``state_dir``, that remembers how far the ledger had come.
         allow_seeded: accept noise that the server could regenerate. For tests with made-up reports only.
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
@@ -42,6 +43,7 @@ class HospitalPolicy:
     epsilon_cap: float
     declared_size: int
     data_name: str = "table"
+    unit: str = "report"
     delta: float = 1e-5
     witness_dir: str = DEFAULT_WITNESS
     allow_seeded: bool = False
@@ -103,6 +105,11 @@ class HospitalPolicy:
             raise PolicyRefusal(
                 "privacy.unit=hospital needs updates without noise; this hospital sends noised ones only"
             )
+        if privacy.unit != self.unit:
+            raise PolicyRefusal(
+                f"the server proposes privacy.unit={privacy.unit}; this hospital promises per {self.unit}, and its"
+                " declared size counts them"
+            )
         if privacy.noise == "seeded" and not self.allow_seeded:
             raise PolicyRefusal("the server proposes seeded noise, which it could subtract; this hospital uses its own")
         if experiment.train.precision != "float32" and not self.allow_bfloat16:
@@ -140,6 +147,11 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
     elif isinstance(witness, str) and isinstance(state, str) and _lies_in(witness, state):
         # What is deleted or set back together with the ledger could not tell of it.
         problems.append("node-config witness-dir: must lie outside state-dir")
+    unit = values.get("unit", "report")
+    if unit not in ("report", "patient"):
+        problems.append("node-config unit: must be report or patient")
+    if unit == "patient" and values.get("data_name", "table") == "table" and not values.get("patient_column"):
+        problems.append("node-config patient-column: needed with unit patient; without it every report is a patient")
     if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
         problems.append("node-config site: letters, digits, - and _ only")
     return problems

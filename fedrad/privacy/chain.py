@@ -40,6 +40,11 @@ class Row:
     time: str
     done: bool
 
+    @property
+    def unit(self) -> str:
+        """What the plan's guarantee protects."""
+        return str(json.loads(self.plan)["unit"])
+
 
 @dataclass(frozen=True)
 class Chain:

@@ -163,12 +163,18 @@ class Ledger:
         Raises:
             BudgetExhausted: the steps would exceed the cap; nothing was written.
             LedgerTampered: somebody else wrote to the ledger or its witness.
-            LedgerError: it could not be written; the steps must not be taken (they may have been charged).
+            LedgerError: it could not be written; the steps must not be taken (they may have been charged). Or the
+                ledger counts another unit: one epsilon over reports and patients would be a promise to neither.
             PlanError: the number of steps is not positive.
         """
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise PlanError(f"A round takes one step or more, not {steps}.")
         self._agree_with_witness()
+        if self._rows and self._rows[-1].unit != plan.unit:
+            raise LedgerError(
+                f"The ledger in {self._directory} counts by {self._rows[-1].unit}, and this plan by {plan.unit}: no"
+                " epsilon is true of both. Keep one privacy.unit for all runs of a site."
+            )
         spent = accounting.epsilon([*self.events(), plan.event(steps)], self._delta)
         if spent > self._cap:
             raise BudgetExhausted(

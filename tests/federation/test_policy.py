@@ -57,6 +57,7 @@ def test_a_proposal_is_clamped_to_the_cap() -> None:
         ({"noise": "seeded"}, "seeded noise"),
         ({"delta": 1.1e-5}, "delta"),
         ({"unit": "hospital"}, "updates without noise"),
+        ({"unit": "patient"}, "promises per report"),
     ],
 )
 def test_what_can_not_be_clamped_is_refused(proposed: dict[str, object], says: str) -> None:
@@ -170,3 +171,15 @@ def test_values_out_of_range(key: str, value: object) -> None:
 
 def test_an_empty_configuration_says_what_is_needed() -> None:
     assert len(problems({})) == 5
+
+
+def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
+    by_patient = policy(unit="patient", patient_column="id")
+    assert by_patient.terms(proposal(unit="patient")).epsilon == 2.0
+    with pytest.raises(PolicyRefusal, match="promises per patient"):
+        by_patient.terms(proposal())
+    node = {"site": "a", "data-path": "/a.csv", "state-dir": "/a", "epsilon-cap": 1.0, "declared-size": 9}
+    assert HospitalPolicy.from_node_config({**node, "unit": "patient", "patient-column": "id"}).unit == "patient"
+    for wrong, key in (({"unit": "patient"}, "patient-column"), ({"unit": "hospital"}, "unit")):
+        with pytest.raises(ConfigError, match=f"node-config {key}"):
+            HospitalPolicy.from_node_config({**node, **wrong})

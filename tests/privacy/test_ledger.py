@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,18 @@ def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
     assert len(synced) == 2
     with pytest.raises(LedgerError, match="must be durable"):
         Ledger.open(tmp_path / "b", site="a", cap=1.0, delta=1e-5, witness=tmp_path / "witness", durable=False)
+
+
+@pytest.mark.parametrize(("first", "second"), [("report", "patient"), ("patient", "report")])
+def test_one_ledger_counts_one_unit(place: tuple[Path, Path], first: str, second: str) -> None:
+    """A patient-level step says nothing of one more report of a patient who stays, nor the other way round."""
+    with opened(place) as book:
+        book.record_intent(run="r", round=1, plan=replace(PLAN, unit=first), steps=1)
+        before = book.events()
+        with pytest.raises(LedgerError, match=f"counts by {first}.* by {second}"):
+            book.record_intent(run="r", round=2, plan=replace(PLAN, unit=second), steps=1)
+        assert book.events() == before
+        book.record_intent(run="r", round=2, plan=replace(PLAN, unit=first), steps=1)
 
 
 # --- the cap
