@@ -122,11 +122,16 @@ class Deliveries:
     states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)
     _sent: dict[str, str] = field(default_factory=dict)
+    _made: list[tuple[Mapping[str, Tensor], Delivery]] = field(default_factory=list)
 
     def to(self, site: str, state: Mapping[str, Tensor]) -> Delivery:
         """What to send to a site so that it has ``state``."""
-        known = self.known.get(site, "")
-        sent = delivery(state, self.states.get(known), known)
+        known = self.known.get(site, "") if self.known.get(site, "") in self.states else ""
+        # Most hospitals of a round have and get the same: what was made for one is right for the next.
+        made = [sent for earlier, sent in self._made if earlier is state and sent.base == known]
+        sent = made[0] if made else delivery(state, self.states.get(known), known)
+        if not made:
+            self._made = [*self._made[-3:], (state, sent)]
         self.states.setdefault(sent.digest, dict(state))
         self._sent[site] = sent.digest
         return sent

@@ -82,7 +82,7 @@ def patients_in_words(
 ) -> str:
     """What a run means for patients, as sentences that can stand in a privacy statement.
 
-    Figures are rounded up. Those for several reports are of the hospital where they are largest.
+    Figures are rounded up. Those for several reports are of the hospital with the largest epsilon for one.
 
     Args:
         unit: the plans' unit, "report" or "patient".
@@ -99,11 +99,11 @@ def patients_in_words(
     if unit == "patient":
         said = "A patient counts once at a hospital, however many reports they have there."
     else:
-        figures = [(k, max((group_epsilon(events, delta, k) for events in distinct), default=0.0)) for k in counts]
-        each = ", ".join(f"{k} reports have {_in_words(value)}" for k, value in figures)
-        said = (
-            f"It protects one report; a patient's reports at a hospital have less together: at delta {delta:g}, {each}."
-        )
+        # Of one hospital, not of all: each figure takes tenths of a second, and there may be a hundred hospitals.
+        worst = max(distinct, key=lambda events: accounting.epsilon(events, delta), default=())
+        each = ", ".join(f"{k} reports have {_in_words(group_epsilon(worst, delta, k))}" for k in counts)
+        where = "a hospital" if len(distinct) < 2 else "the hospital with the largest epsilon"
+        said = f"It protects one report; a patient's reports at {where} have less together: at delta {delta:g}, {each}."
     if len(ledgers) > 1:
         first, second = sorted(ledgers, key=lambda events: accounting.epsilon(events, delta))[-2:]
         both = _in_words(two_hospitals_epsilon(first, second, delta))

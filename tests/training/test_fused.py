@@ -128,8 +128,10 @@ def test_every_hospital_gets_what_it_gets_alone(
         own = prepare(classifier, shard, 0)
         for _ in range(2):
             alone = run_steps(classifier, own, plan, recipe, alone, 2, site=f"site-{i:03}", turns=turns)
-        # Adam divides by the root of a moment, which makes much of rounding where a gradient is near zero.
-        assert worst(together[i], alone) < (5e-3 if optimizer == "adam" else 2e-4), (i, made[i])
+        # Adam divides by the root of a moment, which makes much of rounding where a gradient is near zero; and steps
+        # without clipping may be so large that rounding grows from step to step.
+        allowed = 5e-3 if optimizer == "adam" else 2e-4 if plan.private else 2e-3
+        assert worst(together[i], alone) < allowed, (i, made[i])
 
 
 def three(classifier: ReportClassifier) -> tuple[Inputs, list[Member], Recipe]:
