@@ -56,6 +56,8 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     experiment = experiment.resolve_paths(Path.cwd())
     if experiment.privacy.unit == "hospital":
         raise ConfigError("privacy.unit: one place has no hospitals to hide; take report or patient")
+    if experiment.privacy.secure_aggregation:
+        raise ConfigError("privacy.secure-aggregation: one place has nobody to be summed with; leave it out")
     pin_threads(experiment)
     directory = create_run_directory(experiment, Path.cwd())
     corpus = read_corpus(experiment)

@@ -319,6 +319,7 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             exp.strategy.weights == "inverse-variance" and exp.privacy.epsilon == 0,
             "without privacy there is no noise to weigh by; take uniform or declared",
         ),
+        *_secure_contradictions(exp),
         _Contradiction(
             "lora.freeze-a",
             "lora.targets",
@@ -339,6 +340,58 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
         ),
     )
     return [check for check in checks if check.applies]
+
+
+def _secure_contradictions(exp: Experiment) -> list[_Contradiction]:
+    """What secure aggregation and shared noise rule out: terms under which they would protect nobody."""
+    privacy, sites, train = exp.privacy, exp.sites, exp.train
+    secure, shared, colluders = privacy.secure_aggregation, privacy.shared_noise, privacy.colluders
+    least = max((exp.asked + colluders) // 2 + 1, colluders + 2)
+    step = "with privacy.shared-noise all hospitals take one plain step of the same size:"
+    return [
+        *(
+            _Contradiction(key, "privacy.secure-aggregation", secure and wrong, f"with secure aggregation {says}")
+            for key, wrong, says in (
+                ("strategy.weights", exp.strategy.weights != "uniform", "the server takes the uniform mean"),
+                (
+                    "privacy.unit",
+                    privacy.unit == "hospital",
+                    "the server can't clip single updates, which it can't see",
+                ),
+                (
+                    "sites.count",
+                    exp.asked < 3,
+                    "a round asks 3 hospitals or more (sites.count, sites.fraction): of two, each sees the other's"
+                    " adapter in the sum",
+                ),
+                ("privacy.colluders", least > exp.asked, f"{colluders} of {exp.asked} hospitals are too many"),
+                (
+                    "sites.quorum",
+                    sites.quorum < least <= exp.asked,
+                    f"the smallest sum must be stated: more than half of the {exp.asked} hospitals that a round asks"
+                    f" and {colluders} colluders, so {least} or more",
+                ),
+            )
+        ),
+        *(
+            _Contradiction(key, "privacy.secure-aggregation", not secure and given, "needs privacy.secure-aggregation")
+            for key, given in (("privacy.shared-noise", shared), ("privacy.colluders", colluders > 0))
+        ),
+        *(
+            _Contradiction(key, "privacy.shared-noise", shared and wrong, f"{step} {says}")
+            for key, wrong, says in (
+                ("privacy.epsilon", privacy.epsilon == 0, "without privacy there is no noise to share"),
+                ("train.local-steps", train.local_steps != 1, "set 1; a later step would see too little noise"),
+                ("train.optimizer", train.optimizer != "momentum", "set momentum"),
+                ("train.momentum", train.optimizer == "momentum" and train.momentum != 0, "set 0"),
+                ("train.average", train.average != 0, "set 0"),
+                ("train.learning-rate", train.learning_rate == 0, "state it, for instance 0.5"),
+                ("sites.epsilons", bool(sites.epsilons), "leave it empty"),
+                ("sites.deltas", bool(sites.deltas), "leave it empty"),
+                ("sites.batches", bool(sites.batches), "leave it empty"),
+            )
+        ),
+    ]
 
 
 def _unknown(key: str) -> str:

@@ -177,15 +177,19 @@ class Privacy:
     )
     secure_aggregation: bool = _key(
         False,
-        "hospitals mask what they send, so that the server learns their sum alone (docs/secure-aggregation.md)",
+        "hospitals mask what they send, so that the server learns their sum alone (docs/secure-aggregation.md); needs "
+        "`sites.quorum`",
     )
     shared_noise: bool = _key(
         False,
         "with secure aggregation and one local step: each hospital adds a share of the noise, enough in the sum of the "
-        "smallest quorum",
+        "smallest quorum. Rests on the other hospitals and on the server",
     )
     colluders: int = _key(
-        0, "with `privacy.shared-noise`: hospitals that may tell the server their shares", rule=NOT_NEGATIVE
+        0,
+        "with secure aggregation: hospitals that may tell the server all they know; the others stay protected, and "
+        "share the noise without them",
+        rule=NOT_NEGATIVE,
     )
     gradients: str = _key(
         "leaf", "per-sample gradients: per-sample leaves, or Opacus's engine", choices=("leaf", "opacus")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,8 +23,21 @@ from fedrad.errors import ConfigError, ModelError
 from fedrad.federation import simulated
 from fedrad.federation.delivery import PublicStore
 from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
-from fedrad.federation.messages import Hello, Reply, Request, hello_content, read_request, reply_content
+from fedrad.federation.identity import read_identity
+from fedrad.federation.messages import (
+    Hello,
+    Reply,
+    Request,
+    Stage,
+    StageRequest,
+    hello_content,
+    read_request,
+    read_stage,
+    reply_content,
+    stage_answer_content,
+)
 from fedrad.federation.policy import HospitalPolicy
+from fedrad.federation.secure_hospital import Masking, Memory, answer_stage, masking_of
 from fedrad.privacy.ledger import Ledger
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
@@ -70,6 +84,32 @@ def train(message: Message, context: Context) -> Message:
     return Message(content=content, reply_to=message)
 
 
+@app.query("secure")
+def secure_stage(message: Message, context: Context) -> Message:
+    """Answers one of the stages of secure aggregation that lie around training."""
+    site, number = "", 0
+    try:
+        request = read_stage(message)
+        site, number = request.site, request.round
+        experiment = simulated.experiment_of(json.dumps(context.run_config))
+        content = stage_answer_content(
+            answer_stage(request, experiment, Memory(simulated.directory_of(request), durable=False), None)
+            if _simulated(context)
+            else _hospital_stage(experiment, request, HospitalPolicy.from_node_config(context.node_config))
+        )
+    except Exception as error:
+        content = reply_content(failure_of(error, site, number))
+    return Message(content=content, reply_to=message)
+
+
+def _hospital_stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy) -> Stage:
+    if request.site != policy.site:
+        raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
+    policy.terms(experiment)  # refuses before any key is made
+    identity = read_identity(Path(policy.identity_key), Path(policy.peers)) if policy.identity_key else None
+    return answer_stage(request, experiment, Memory(Path(policy.state_dir), durable=True), identity)
+
+
 def _simulated(context: Context) -> bool:
     """Flower's simulation numbers its nodes; a hospital's node configuration names a site.
 
@@ -112,9 +152,11 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
     with Ledger.open(
         directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
     ) as ledger:
+        masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
+        plan = plan if masking is None else masking.plan
         check_before_first_step(setup, recipe, plan)
         site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-        return _answer(experiment, request, setup, site, ledger, state, terms)
+        return _answer(experiment, request, setup, site, ledger, state, terms, masking)
 
 
 def _simulated_round(experiment: Experiment, request: Request) -> Reply:
@@ -125,9 +167,12 @@ def _simulated_round(experiment: Experiment, request: Request) -> Reply:
     plan = local_plan_for(experiment, simulated.declared_sizes(experiment)[request.index], terms)
     recipe = recipe_of(experiment, setup)
     with simulated.open_ledger(experiment, request, terms) as ledger:
+        directory = simulated.directory_of(request)
+        masking = masking_of(experiment, request, Memory(directory, durable=False), plan)
+        plan = plan if masking is None else masking.plan
         simulated.checked_once(setup, recipe, plan)
-        site = Site(request.site, simulated.directory_of(request), setup.classifier, inputs, plan, recipe)
-        return _answer(experiment, request, setup, site, ledger, state, terms)
+        site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
+        return _answer(experiment, request, setup, site, ledger, state, terms, masking)
 
 
 def _answer(
@@ -138,10 +183,13 @@ def _answer(
     ledger: Ledger,
     state: Mapping[str, Tensor],
     terms: Terms,
+    masking: Masking | None,
 ) -> Reply:
     incoming = {name: state[name] for name in site.classifier.adapter()}
-    adapter = train_round(site, ledger, round_of(experiment, request, setup), incoming)
-    return reply_of(request, site.plan, terms.delta, adapter, ledger)
+    asked = replace(round_of(experiment, request, setup), masked=masking is not None)
+    adapter = train_round(site, ledger, asked, incoming)
+    masked = b"" if masking is None else masking.mask(adapter)
+    return reply_of(request, site.plan, terms.delta, adapter, ledger, masked)
 
 
 @lru_cache(maxsize=4096)  # one for each hospital; all together they are the corpus once

@@ -36,7 +36,7 @@ class FusedGrid(InProcessGrid):
     """Answers all training requests of a round at once; everything else as ``InProcessGrid``.
 
     Raises:
-        ConfigError: the simulation has a ClientApp of its own, or asks for Opacus's gradients.
+        ConfigError: the simulation has a ClientApp of its own, or asks for Opacus's gradients or secure aggregation.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class FusedGrid(InProcessGrid):
             raise ConfigError(
                 "this simulation has a ClientApp of its own, which runs one hospital at a time: use --grid inprocess"
             )
+        if self._experiment.privacy.secure_aggregation:
+            raise ConfigError("privacy.secure-aggregation: hospitals that mask train one by one: use --grid inprocess")
         if self._experiment.privacy.gradients != "leaf":
             raise ConfigError("privacy.gradients: --grid fused needs leaf; Opacus's engine knows one adapter at a time")
 

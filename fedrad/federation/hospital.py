@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
-from fedrad.errors import FedradError, place_of
+from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
 from fedrad.model.residual import is_residual
 from fedrad.privacy.accounting import epsilon as composed_epsilon
@@ -85,18 +85,35 @@ def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundReq
     )
 
 
-def reply_of(request: Request, plan: PrivacyPlan, delta: float, adapter: Mapping[str, Tensor], ledger: Ledger) -> Reply:
-    """The answer, with the epsilon of everything that the ledger holds, at ``delta``."""
+def reply_of(
+    request: Request,
+    plan: PrivacyPlan,
+    delta: float,
+    adapter: Mapping[str, Tensor],
+    ledger: Ledger,
+    masked: bytes = b"",
+) -> Reply:
+    """The answer, with the epsilon of everything that the ledger holds, at ``delta``.
+
+    Args:
+        masked: under secure aggregation, what leaves instead of the adapter.
+
+    Raises:
+        PrivacyError: the plan's noise is shared, but the adapter would leave in clear.
+    """
+    if plan.shared is not None and not masked:
+        raise PrivacyError("An adapter with only a share of the noise must leave masked.")
     events = merged(ledger.events())
     return Reply(
         site=request.site,
         round=request.round,
-        adapter=dict(adapter),
+        adapter={} if masked else dict(adapter),
         declared_weight=plan.declared_size,
         plan_id=plan.id,
-        noise=plan.noise_multiplier * plan.clip / plan.divisor if plan.private else 0.0,
+        noise=plan.own_noise_multiplier * plan.clip / plan.divisor if plan.private else 0.0,
         epsilon=float(composed_epsilon(events, delta)),
         events=events,
+        masked=masked,
     )
 
 

@@ -2,25 +2,41 @@
 
 What leaves (decision 5): the adapter's tensors, the site's name, the round, the declared weight, the plan's id, the
 standard deviation of its noise, the epsilon booked and the charges it comes from (sampling rate, noise multiplier and
-steps: public by the plan); or, instead of an adapter, an error's code. No loss, score, gradient norm, label count,
-exact number of reports or exception text. Both ends check: a field that is not on the list is refused, whatever it
-holds.
+steps: public by the plan); or, instead of an adapter, an error's code. Under secure aggregation the adapter leaves
+under masks, and beside it, stage by stage, public keys, sealed shares, signatures and revealed shares. No loss, score,
+gradient norm, label count, exact number of reports or exception text. Both ends check: a field that is not on the list
+is refused, whatever it holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from fedrad import errors
-from fedrad.errors import FederationError, RefusedReply
-from fedrad.federation.delivery import Delivery
+from fedrad.errors import FederationError, RefusedReply, SecureAggregationRefusal
+from fedrad.federation.delivery import Delivery, nbytes
 from fedrad.privacy.accounting import Event
+from fedrad.secure.messages import (
+    Confirmation,
+    Inbox,
+    KeyAdvert,
+    Roster,
+    SealedShares,
+    Survivors,
+    Unmasking,
+    UnmaskRequest,
+)
+from fedrad.secure.setup import RoundSetup
+from fedrad.secure.wire import from_fields, to_fields
+
+T = TypeVar("T")
 
 # Different plans that a site can have been charged for; more would take the server minutes to compose.
 _MOST_EVENTS = 1024
@@ -55,6 +71,15 @@ REQUEST_FIELDS: dict[str, type] = {
     "digest": str,
     "dropped": list,
 }
+# Beside training, under secure aggregation: what stage, at whom. The fields of the stage itself are those of its type.
+STAGE_FIELDS: dict[str, type] = {
+    "stage": str,
+    "run": str,
+    "site": str,
+    "index": int,
+    "round": int,
+    "directory": str,
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,7 @@ class Request:
         labels: the label names, in the head's order.
         directory: where a simulated hospital keeps its ledger; empty for a real one, which decides for itself.
         state: all public tensors of the run, the frozen ones included, as they travel: what the site lacks.
+        inbox: under secure aggregation, what the other hospitals sealed for this one; None: the answer is in clear.
     """
 
     run: str
@@ -79,6 +105,7 @@ class Request:
     labels: tuple[str, ...]
     directory: str
     state: Delivery
+    inbox: Inbox | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +113,13 @@ class Reply:
     """What a hospital answers.
 
     Attributes:
-        adapter: the tensors that the round trained, noised.
+        adapter: the tensors that the round trained, noised; none if ``masked`` is there.
         declared_weight: the declared shard size, a public statement.
         plan_id: names the privacy plan that was followed.
-        noise: standard deviation of the noise in one step's mean gradient: noise multiplier * clip / divisor.
+        noise: standard deviation of its noise in one step's mean gradient: noise multiplier * clip / divisor.
         epsilon: of everything in the site's ledger, at the run's delta.
         events: everything in the site's ledger, as the accountant sees it.
+        masked: instead of the adapter, the same in fixed point under masks, numbers x 8 bytes, little-endian.
     """
 
     site: str
@@ -102,6 +130,12 @@ class Reply:
     noise: float
     epsilon: float
     events: tuple[Event, ...]
+    masked: bytes = b""
+
+    @property
+    def nbytes(self) -> int:
+        """Of what was trained, as it travelled."""
+        return len(self.masked) + nbytes(self.adapter)
 
 
 @dataclass(frozen=True)
@@ -124,14 +158,52 @@ class Hello:
     rank: int
 
 
+@dataclass(frozen=True)
+class Opening:
+    """The first stage of secure aggregation, server to hospital.
+
+    Attributes:
+        setup: the terms of the round's sum.
+        noise_multiplier: of the sum, where hospitals share its noise; 0: each adds all of its own.
+    """
+
+    setup: RoundSetup
+    noise_multiplier: float
+
+
+Body = Opening | Roster | Survivors | UnmaskRequest
+Stage = KeyAdvert | SealedShares | Confirmation | Unmasking
+# For each stage what is asked and what is answered; masking, the fourth, is in the training request and its reply.
+STAGES: dict[str, tuple[type[Body], type[Stage]]] = {
+    "advertise": (Opening, KeyAdvert),
+    "share": (Roster, SealedShares),
+    "confirm": (Survivors, Confirmation),
+    "unmask": (UnmaskRequest, Unmasking),
+}
+
+
+@dataclass(frozen=True)
+class StageRequest:
+    """A stage of secure aggregation for one site; the fields are those of ``Request``."""
+
+    run: str
+    site: str
+    index: int
+    round: int
+    directory: str
+    body: Body
+
+
 def request_content(request: Request, state: ArrayRecord | None = None) -> RecordDict:
     """The records of a request.
 
     Args:
         state: the request's tensors, where the caller has them as a record already: hospitals mostly get the same.
     """
+    inbox = {} if request.inbox is None else {"inbox": _plain(request.inbox)}
     return RecordDict(
         {
+            **inbox,
             "state": to_arrays(request.state.tensors) if state is None else state,
             "request": ConfigRecord(
                 {
@@ -158,8 +230,8 @@ def read_request(message: Message) -> Request:
         FederationError: it is not one, or it carries more.
     """
     try:
-        if set(message.content) != {"state", "request"}:
-            raise RefusedReply("other records than state and request")
+        if set(message.content) - {"inbox"} != {"state", "request"}:
+            raise RefusedReply("other records than state, request and inbox")
         fields = _checked(message.content, "request", REQUEST_FIELDS)
         if not all(isinstance(name, str) for name in [*fields["labels"], *fields["dropped"]]):
             raise RefusedReply("names that are no text")
@@ -177,6 +249,7 @@ def read_request(message: Message) -> Request:
                 tensors=_tensors(message.content, "state"),
                 dropped=tuple(fields["dropped"]),
             ),
+            inbox=from_fields(Inbox, _record(message.content, "inbox")) if "inbox" in message.content else None,
         )
     except RefusedReply:
         raise FederationError("the server's message is not a training request of this version of fedrad") from None
@@ -187,9 +260,12 @@ def reply_content(answer: Reply | Failure) -> RecordDict:
     if isinstance(answer, Failure):
         code = answer.code if answer.code in ERROR_CODES else "internal"
         return RecordDict({"failure": ConfigRecord({"site": answer.site, "round": answer.round, "code": code})})
+    if answer.masked and answer.adapter:
+        raise SecureAggregationRefusal("an adapter must not leave both masked and in clear")
+    sent = {"masked": _masked_array(answer.masked)} if answer.masked else {"adapter": to_arrays(answer.adapter)}
     return RecordDict(
         {
-            "adapter": to_arrays(answer.adapter),
+            **sent,
             "reply": ConfigRecord(
                 {
                     "site": answer.site,
@@ -215,23 +291,78 @@ def read_reply(content: RecordDict) -> Reply | Failure:
     """
     names = set(content)
     if names == {"failure"}:
-        fields = _checked(content, "failure", FAILURE_FIELDS)
-        if fields["code"] not in ERROR_CODES:
-            raise RefusedReply("the failure's code is none of fedrad's")
-        return Failure(site=fields["site"], round=fields["round"], code=fields["code"])
-    if names != {"adapter", "reply"}:
-        raise RefusedReply(f"the reply holds the records {sorted(names)}; only adapter and reply may leave a hospital")
+        return _failure(content)
+    if names not in ({"adapter", "reply"}, {"masked", "reply"}):
+        raise RefusedReply(
+            f"the reply holds the records {sorted(names)}; only adapter (or masked) and reply may leave a hospital"
+        )
     fields = _checked(content, "reply", REPLY_FIELDS)
     return Reply(
         site=fields["site"],
         round=fields["round"],
-        adapter=_tensors(content, "adapter"),
+        adapter=_tensors(content, "adapter") if "adapter" in names else {},
         declared_weight=fields["declared-weight"],
         plan_id=fields["plan-id"],
         noise=fields["noise"],
         epsilon=fields["epsilon"],
         events=_events(fields),
+        masked=_masked(content) if "masked" in names else b"",
     )
+
+
+def stage_content(request: StageRequest) -> RecordDict:
+    """The records of a stage of secure aggregation."""
+    stage = next(name for name, (asked, _) in STAGES.items() if isinstance(request.body, asked))
+    where = ConfigRecord(
+        {
+            "stage": stage,
+            "run": request.run,
+            "site": request.site,
+            "index": request.index,
+            "round": request.round,
+            "directory": request.directory,
+        }
+    )
+    return RecordDict({"stage": where, "body": _plain(request.body)})
+
+
+def read_stage(message: Message) -> StageRequest:
+    """The stage in a message.
+
+    Raises:
+        FederationError: it is none, or it carries more.
+        SecureAggregationRefusal: its terms would not protect.
+    """
+    try:
+        if set(message.content) != {"stage", "body"}:
+            raise RefusedReply("other records than stage and body")
+        fields = _checked(message.content, "stage", STAGE_FIELDS)
+        if fields["stage"] not in STAGES:
+            raise RefusedReply("a stage that does not exist")
+        body = from_fields(STAGES[fields.pop("stage")][0], _record(message.content, "body"))
+        return StageRequest(**fields, body=body)
+    except RefusedReply:
+        raise FederationError("the server's message is no stage of this version's secure aggregation") from None
+
+
+def stage_answer_content(answer: Stage) -> RecordDict:
+    """The records in which a stage's answer leaves the hospital."""
+    stage = next(name for name, (_, answered) in STAGES.items() if isinstance(answer, answered))
+    return RecordDict({stage: _plain(answer)})
+
+
+def read_stage_answer(content: RecordDict, kind: type[T]) -> T | Failure:
+    """The answer of this kind in these records, or the failure.
+
+    Raises:
+        RefusedReply: it is neither, or it carries more.
+    """
+    if set(content) == {"failure"}:
+        return _failure(content)
+    stage = next(name for name, (_, answered) in STAGES.items() if kind is answered)
+    if set(content) != {stage}:
+        raise RefusedReply(f"the answer holds the records {sorted(content)}; only {stage} was asked for")
+    return from_fields(kind, _record(content, stage))
 
 
 def hello_content(hello: Hello) -> RecordDict:
@@ -291,11 +422,27 @@ def from_arrays(arrays: ArrayRecord) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in arrays.to_torch_state_dict().items()}
 
 
-def _checked(content: RecordDict, name: str, fields: Mapping[str, type]) -> dict[str, Any]:
-    """The fields of a configuration record, after checking that they are exactly these and of these types."""
+def _plain(record: object) -> ConfigRecord:
+    return ConfigRecord({**to_fields(record)})
+
+
+def _failure(content: RecordDict) -> Failure:
+    fields = _checked(content, "failure", FAILURE_FIELDS)
+    if fields["code"] not in ERROR_CODES:
+        raise RefusedReply("the failure's code is none of fedrad's")
+    return Failure(site=fields["site"], round=fields["round"], code=fields["code"])
+
+
+def _record(content: RecordDict, name: str) -> ConfigRecord:
     record = content[name]
     if not isinstance(record, ConfigRecord):
         raise RefusedReply(f"the record {name} in a message must hold fields")
+    return record
+
+
+def _checked(content: RecordDict, name: str, fields: Mapping[str, type]) -> dict[str, Any]:
+    """The fields of a configuration record, after checking that they are exactly these and of these types."""
+    record = _record(content, name)
     if set(record) != set(fields):
         odd = sorted(set(record) ^ set(fields))
         raise RefusedReply(f"a hospital's message must hold exactly {sorted(fields)}; it differs in {odd[:3]}")
@@ -317,6 +464,24 @@ def _events(fields: Mapping[str, Any]) -> tuple[Event, ...]:
     if not all(0 <= e.sampling_rate <= 1 and e.noise_multiplier >= 0 and e.steps >= 0 for e in events):
         raise RefusedReply("the charges in a hospital's message are out of range")
     return events
+
+
+def _masked_array(masked: bytes) -> ArrayRecord:
+    return ArrayRecord({"vector": Array(np.frombuffer(masked, "<u8"))})
+
+
+def _masked(content: RecordDict) -> bytes:
+    """The bytes of a masked adapter, checked to be one vector of whole numbers of 64 bits."""
+    record = content["masked"]
+    if not isinstance(record, ArrayRecord) or set(record) != {"vector"}:
+        raise RefusedReply("the record masked in a message must hold one vector")
+    try:
+        vector = record["vector"].numpy()
+    except Exception:  # bytes from elsewhere, which numpy refuses in many ways
+        raise RefusedReply("the record masked in a message holds bytes that are no array") from None
+    if vector.ndim != 1 or vector.dtype != np.uint64 or not len(vector):
+        raise RefusedReply("a masked adapter must be a vector of whole numbers of 64 bits")
+    return vector.astype("<u8").tobytes()
 
 
 def _tensors(content: RecordDict, name: str) -> dict[str, Tensor]:

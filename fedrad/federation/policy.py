@@ -33,6 +33,11 @@ class HospitalPolicy:
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
         batch: its own expected batch; 0: what the server proposes.
         rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
+        min_quorum: its adapter may only leave in sums of so many hospitals or more, under secure aggregation; 0: in
+            clear as well, and where it is summed, in sums of more than half of those that are asked.
+        allow_shared_noise: accept that other hospitals add most of the noise that protects its reports.
+        identity_key: file with its private identity key (``identity.py``), absolute; empty: identities are not pinned.
+        peers: file with the public identity keys of all hospitals, its own included, absolute.
         text_column, patient_column, site_column, time_column: columns of a ``table``.
         label_columns: label columns of a ``table``, commas between; empty: those named as the server's labels.
     """
@@ -50,6 +55,10 @@ class HospitalPolicy:
     allow_bfloat16: bool = False
     batch: int = 0
     rank: int = 0
+    min_quorum: int = 0
+    allow_shared_noise: bool = False
+    identity_key: str = ""
+    peers: str = ""
     text_column: str = "text"
     patient_column: str = ""
     site_column: str = ""
@@ -96,7 +105,8 @@ class HospitalPolicy:
 
         Raises:
             PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, or at the server only,
-                noise that the server could regenerate, bfloat16 arithmetic, or a larger delta than allowed.
+                noise that the server could regenerate, bfloat16 arithmetic, a larger delta than allowed, a smaller
+                quorum, or noise that others should add.
         """
         privacy = experiment.privacy
         if privacy.epsilon == 0:
@@ -116,6 +126,21 @@ class HospitalPolicy:
             raise PolicyRefusal("the server proposes bfloat16, whose rounding epsilon does not cover; ask for float32")
         if privacy.delta > self.delta:
             raise PolicyRefusal(f"the server proposes delta {privacy.delta}; this hospital allows {self.delta}")
+        quorum = experiment.sites.quorum if privacy.secure_aggregation else 1
+        if quorum < self.min_quorum:
+            raise PolicyRefusal(
+                f"the adapter would leave in sums of {quorum}; this hospital allows sums of {self.min_quorum} or more"
+                " (privacy.secure-aggregation, sites.quorum)"
+            )
+        if privacy.shared_noise and not self.allow_shared_noise:
+            raise PolicyRefusal(
+                "the server proposes shared noise, by which this hospital's reports depend on other hospitals adding"
+                " theirs; this hospital adds all of its own"
+            )
+        if privacy.shared_noise and self.batch not in (0, experiment.train.batch):
+            raise PolicyRefusal(
+                "shared noise needs the same step size everywhere; this hospital has a batch of its own"
+            )
         return Terms(
             epsilon=min(privacy.epsilon, self.epsilon_cap),
             delta=privacy.delta,
@@ -133,11 +158,14 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config declared-size: must be at least 1")
     if isinstance(delta, float) and not 0 < delta < 1:
         problems.append("node-config delta: must lie between 0 and 1")
-    for key in ("batch", "rank"):
+    for key in ("batch", "rank", "min_quorum"):
         number = values.get(key, 0)
         if isinstance(number, int) and number < 0:
-            problems.append(f"node-config {key}: must be 0 or more")
-    for key in ("data_path", "state_dir"):
+            problems.append(f"node-config {key.replace('_', '-')}: must be 0 or more")
+    if bool(values.get("identity_key")) != bool(values.get("peers")):
+        problems.append("node-config identity-key: goes with peers; give both or neither")
+    needed, optional = ("data_path", "state_dir"), ("identity_key", "peers")
+    for key in (*needed, *(key for key in optional if values.get(key))):
         value = values.get(key)
         if isinstance(value, str) and not Path(value).is_absolute():
             problems.append(f"node-config {key.replace('_', '-')}: must be an absolute path")

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import WARNING
+from typing import Protocol, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, Metadata, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -23,7 +24,16 @@ from fedrad.federation.delivery import Deliveries, nbytes
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter, read_reply, request_content, to_arrays
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.accounting import Event
+from fedrad.secure.messages import Inbox
 from fedrad.training.strategy import Contribution, Round, Strategy
+
+
+class _Named(Protocol):
+    @property
+    def site(self) -> str: ...
+
+
+A = TypeVar("A", bound=_Named)
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,9 @@ class Rounds(FlowerStrategy):
         self._deliveries = Deliveries()
         self._expected: dict[int, dict[str, Tensor]] = {}
         self._traffic = _Traffic()
+        # Under secure aggregation: what each hospital gets from the others, and who fell out before it was charged.
+        self._inboxes: Mapping[str, Inbox] = {}
+        self._fell_out: dict[str, str] = {}
 
     def summary(self) -> None:
         """Flower calls this at the start; the server has its own table."""
@@ -130,7 +143,7 @@ class Rounds(FlowerStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One request for each hospital that this round asks."""
-        asked = self.participants(server_round)
+        asked = self.ready(server_round, grid)
         facts = self.facts(server_round)
         names = self.strategy.sent(self.federation.trainable, server_round)
         states = {rank: self.strategy.for_rank(self.state, rank, facts) for rank in {h.rank for h in asked}}
@@ -140,6 +153,10 @@ class Rounds(FlowerStrategy):
         # Flower writes the message's id into its metadata when it is sent; the answer names the id.
         self._asked = [(question.metadata, hospital) for question, hospital in zip(questions, asked, strict=True)]
         return questions
+
+    def ready(self, server_round: int, grid: Grid) -> list[Hospital]:
+        """Who is asked to train: all participants, unless something has to be settled with them first."""
+        return self.participants(server_round)
 
     def participants(self, server_round: int) -> list[Hospital]:
         """Whom a round asks: so many of those whose budget is not used up, drawn from the run's seed.
@@ -173,6 +190,7 @@ class Rounds(FlowerStrategy):
             labels=self.federation.labels,
             directory=self.federation.directory,
             state=delivery,
+            inbox=self._inboxes.get(hospital.site),
         )
         content = request_content(request, self._traffic.records[key])
         return Message(content=content, message_type=MessageType.TRAIN, dst_node_id=hospital.node)
@@ -187,8 +205,8 @@ class Rounds(FlowerStrategy):
         """
         waiting = {metadata.message_id: hospital for metadata, hospital in self._asked}
         valid: dict[str, Reply] = {}
-        absent: dict[str, str] = {}
-        unspent: set[str] = set()
+        absent = dict(self._fell_out)
+        unspent = set(absent)
         for message in replies:
             hospital = waiting.pop(message.metadata.reply_to_message_id, None)
             if hospital is None:
@@ -196,16 +214,16 @@ class Rounds(FlowerStrategy):
                 continue
             try:
                 valid[hospital.site] = self._accept(message, hospital, server_round)
-            except _SpentNothing as failed:
+            except SpentNothing as failed:
                 absent[hospital.site] = str(failed)
                 unspent.add(hospital.site)
-            except (FedradError, _SiteFailed) as error:
+            except (FedradError, SiteFailed) as error:
                 absent[hospital.site] = str(error)
         absent |= {h.site: f"no reply within the time limit of round {server_round}" for h in waiting.values()}
         self.unconfirmed = (self.unconfirmed | (absent.keys() - unspent)) - valid.keys()
         absent |= dict.fromkeys(self._exhausted - absent.keys(), "its privacy budget is used up; it was not asked")
         counted = tuple(valid[site] for site in sorted(valid))
-        bytes_up = sum(nbytes(reply.adapter) for reply in counted)
+        bytes_up = sum(reply.nbytes for reply in counted)
         outcome = RoundOutcome(server_round, counted, absent, self._traffic.down, bytes_up)
         for site, reason in sorted(absent.items()):
             log(WARNING, "round %s: %s does not count: %s", server_round, site, reason)
@@ -250,21 +268,7 @@ class Rounds(FlowerStrategy):
 
     def _accept(self, message: Message, hospital: Hospital, server_round: int) -> Reply:
         """The reply to what ``hospital`` was asked, checked and booked."""
-        if message.has_error():
-            # Flower's own errors (node gone, process crashed): their text may come from the hospital, so only the code.
-            raise _SiteFailed(f"Flower error code {message.error.code} (the node or its process failed)")
-        answer = read_reply(message.content)
-        # A node that fails before it could read the request can't name its site.
-        named = answer.site == hospital.site or (isinstance(answer, Failure) and not answer.site)
-        if not named or _node(message) != hospital.node:
-            raise RefusedReply(f"{hospital.site}: answered by a site or node that was not asked for it")
-        if isinstance(answer, Failure):
-            if answer.code == "budget-exhausted":
-                self._exhausted.add(hospital.site)
-            if answer.code == "state-missing":
-                self._deliveries.lost(hospital.site)
-            failed = _SpentNothing if answer.code in _BEFORE_ANY_CHARGE else _SiteFailed
-            raise failed(f"{answer.code} ({_HINTS.get(answer.code, 'see the log at the hospital')})")
+        answer = self._answer(message, hospital, read_reply)
         if answer.round != server_round:
             raise RefusedReply(f"{answer.site}: answers round {answer.round} in round {server_round}")
         # Booked even if the adapter is refused below: it has left the hospital, so it counts.
@@ -277,7 +281,32 @@ class Rounds(FlowerStrategy):
                 f"{answer.site}: declares {answer.declared_weight} reports, but was introduced with"
                 f" {hospital.declared_weight}; a weight stays as it is for the whole run"
             )
-        check_adapter(answer.adapter, self._expected[hospital.rank], answer.site)
+        self.check(answer, self._expected[hospital.rank])
+        return answer
+
+    def check(self, answer: Reply, expected: Mapping[str, Tensor]) -> None:
+        """Refuses what could not be aggregated."""
+        if answer.masked:
+            raise RefusedReply(f"{answer.site}: its adapter is masked, in a run without secure aggregation")
+        check_adapter(answer.adapter, expected, answer.site)
+
+    def _answer(self, message: Message, hospital: Hospital, read: Callable[[RecordDict], A | Failure]) -> A:
+        """What ``hospital`` says in answer to any question, if it is no failure."""
+        if message.has_error():
+            # Flower's own errors (node gone, process crashed): their text may come from the hospital, so only the code.
+            raise SiteFailed(f"Flower error code {message.error.code} (the node or its process failed)")
+        answer = read(message.content)
+        # A node that fails before it could read the request can't name its site.
+        named = answer.site == hospital.site or (isinstance(answer, Failure) and not answer.site)
+        if not named or _node(message) != hospital.node:
+            raise RefusedReply(f"{hospital.site}: answered by a site or node that was not asked for it")
+        if isinstance(answer, Failure):
+            if answer.code == "budget-exhausted":
+                self._exhausted.add(hospital.site)
+            if answer.code == "state-missing":
+                self._deliveries.lost(hospital.site)
+            failed = SpentNothing if answer.code in _BEFORE_ANY_CHARGE else SiteFailed
+            raise failed(f"{answer.code} ({_HINTS.get(answer.code, 'see the log at the hospital')})")
         return answer
 
 
@@ -289,11 +318,11 @@ class _Traffic:
     records: dict[tuple[str, str], ArrayRecord] = field(default_factory=dict)
 
 
-class _SiteFailed(Exception):
+class SiteFailed(Exception):
     """A site says, or Flower says of it, that it failed."""
 
 
-class _SpentNothing(_SiteFailed):
+class SpentNothing(SiteFailed):
     """It refused before it charged its ledger."""
 
 
@@ -304,7 +333,8 @@ def _node(message: Message) -> int:
 _BEFORE_ANY_CHARGE = ("budget-exhausted", "policy", "state-missing")
 _HINTS = {
     "budget-exhausted": "its privacy budget is used up",
-    "policy": "its policy refuses what was proposed: privacy.epsilon, privacy.noise or privacy.delta",
+    "policy": "its policy refuses what was proposed: privacy.*, train.precision or sites.quorum",
+    "secure-aggregation": "going on could have shown its adapter, or its adapter is out of range",
     "ledger-busy": "another process holds its ledger",
     "ledger-tampered": "its ledger was changed or removed",
     "data": "its reports can't be read",

@@ -20,6 +20,7 @@ from fedrad.errors import ConfigError, RefusedReply, SitesMissing
 from fedrad.federation.central import SERVER, CentralRounds, central_plan
 from fedrad.federation.messages import Hello, read_hello, to_arrays
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
+from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
@@ -28,7 +29,7 @@ from fedrad.training.inputs import prepare
 from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish
-from fedrad.training.setup import exported, local_plan_for, pin_threads, set_up, terms_of, units_in
+from fedrad.training.setup import exported, local_plan_for, pin_threads, set_up, shared_plans, terms_of, units_in
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
 
@@ -67,6 +68,8 @@ def main(grid: Grid, context: Context) -> None:
     declared = {h.site: h.declared_weight for h in hospitals}
     central = central_plan(experiment) if experiment.privacy.unit == "hospital" else None
     plans = {h.site: local_plan_for(experiment, h.declared_weight, terms_of(experiment, h.index)) for h in hospitals}
+    if experiment.privacy.shared_noise:
+        plans = shared_plans(experiment, plans)
     console.print(
         plan_lines(
             experiment,
@@ -95,6 +98,9 @@ def main(grid: Grid, context: Context) -> None:
     rounds = Rounds(strategy, federation, state, outcomes.append)
     if central is not None:
         rounds = CentralRounds(strategy, federation, state, outcomes.append, central, directory / "ledger" / SERVER)
+    if experiment.privacy.secure_aggregation:
+        sigma = max(plan.noise_multiplier for plan in plans.values()) if experiment.privacy.shared_noise else 0.0
+        rounds = SecureRounds(strategy, federation, state, outcomes.append, experiment, sigma)
     last_scores: list[Scores] = []
 
     def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:

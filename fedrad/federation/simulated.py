@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.federation.delivery import PublicStore
-from fedrad.federation.messages import Request
+from fedrad.federation.messages import Request, StageRequest
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
@@ -73,7 +73,7 @@ def frozen_digest(setup: Setup, state: Mapping[str, Tensor]) -> str:
     return adapter_digest({name: tensor for name, tensor in state.items() if name not in trainable})
 
 
-def directory_of(request: Request) -> Path:
+def directory_of(request: Request | StageRequest) -> Path:
     """Where a simulated hospital keeps ledger and state."""
     return Path(request.directory) / site_name(request.index)
 

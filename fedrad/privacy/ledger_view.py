@@ -63,6 +63,11 @@ class LedgerView:
         """Whether some noise came from a seed, so that whoever knows the seed can remove it."""
         return any(plan["noise"] != "system" for plan in self.plans)
 
+    @property
+    def shared(self) -> bool:
+        """Whether some noise was shared with other hospitals, so that only their sum had all of it."""
+        return any(plan.get("shared") is not None for plan in self.plans)
+
     def curve(self) -> tuple[float, ...]:
         """Epsilon after each charge: all up to it composed, which is less than the sum of their epsilons."""
         events = [row.event for row in self.rows]

@@ -40,6 +40,8 @@ class PrivateOptimizer(DPOptimizer):
         every coordinate before anything else sees the sum. That is one Poisson-subsampled Gaussian step of the plan,
         if the units were drawn by `poisson_sample`, each report is accumulated at most once, and its gradient depends
         on no other unit. A plan that is not private (epsilon 0) neither clips nor adds noise.
+        Under a plan with shared noise the standard deviation is ``plan.own_noise_multiplier * plan.clip``: less than
+        the plan's, so that only the sum over hospitals is that step. No other way leads to less noise.
 
     Args:
         optimizer: any torch optimizer over exactly the tensors that are trained. Built from named parameters
@@ -60,7 +62,7 @@ class PrivateOptimizer(DPOptimizer):
         self._snr = math.nan
         super().__init__(
             optimizer,
-            noise_multiplier=plan.noise_multiplier,
+            noise_multiplier=plan.own_noise_multiplier,
             max_grad_norm=plan.clip,
             expected_batch_size=plan.divisor,
             loss_reduction="mean",
@@ -148,7 +150,7 @@ class PrivateOptimizer(DPOptimizer):
         """``p.grad`` = the sum plus noise: both float64, rounded to the parameter's dtype only together."""
         if self._stream is None:
             raise PrivacyError("No noise without a stream: call step_noisy(stream).")
-        std = self._plan.noise_multiplier * self._plan.clip if self._plan.private else 0.0
+        std = self._plan.own_noise_multiplier * self._plan.clip if self._plan.private else 0.0
         for i, p in enumerate(self.params):
             total = torch.zeros_like(p, dtype=torch.float64) if p.summed_grad is None else p.summed_grad
             if std > 0:
@@ -169,7 +171,7 @@ class PrivateOptimizer(DPOptimizer):
         if not self._plan.private:
             self._snr = math.inf
             return
-        expected *= (self._plan.noise_multiplier * self._plan.clip / self._plan.divisor) ** 2
+        expected *= (self._plan.own_noise_multiplier * self._plan.clip / self._plan.divisor) ** 2
         self._snr = math.sqrt(max(size - expected, 0.0) / expected)
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
@@ -196,7 +198,7 @@ class PrivateOptimizer(DPOptimizer):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lets nobody change what the plan fixes (Opacus's noise and clip schedulers would)."""
-        fixed = {"noise_multiplier": "noise_multiplier", "max_grad_norm": "clip", "expected_batch_size": "divisor"}
+        fixed = {"noise_multiplier": "own_noise_multiplier", "max_grad_norm": "clip", "expected_batch_size": "divisor"}
         if name in fixed and value != getattr(self._plan, fixed[name]):
             raise PrivacyError(f"{name} is fixed by the plan; make another plan instead.")
         super().__setattr__(name, value)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from fedrad.errors import PlanError
 from fedrad.privacy import accounting
 from fedrad.privacy.accounting import Event
+from fedrad.secure.noise_share import SharedNoiseTerms, own_noise_multiplier
 
 # Delta is the chance that is conceded of everything being given away. Below 1/n is sensible for thousands of reports;
 # among four hospitals it would let 0.2 pass, for everything that a hospital sent.
@@ -38,19 +39,24 @@ class PrivacyPlan:
 
         With ``unit="hospital"`` it is the server's plan and not a hospital's: see `central`.
 
+        With ``shared`` the hospital adds ``own_noise_multiplier`` x ``clip`` only, and what it sends is NOT private by
+        itself. The guarantee is then that of `SharedNoiseTerms`, against whoever sees nothing but sums over
+        ``shared.quorum`` hospitals or more, and only if all of these plan with the same ``noise_multiplier``.
+
     Attributes:
         unit: what one guarantee protects: "report", "patient" or "hospital".
         relation: neighbouring relation, always "add-or-remove-one".
         declared_size: the number of units (of reports, or of patients) that the hospital states in public.
         expected_batch: expected number of units in a step if the declared size is right; also the divisor.
         clip: L2 bound of one unit's summed gradient over all trainable tensors together.
-        noise_multiplier: standard deviation of the noise divided by ``clip``.
+        noise_multiplier: standard deviation of the noise divided by ``clip``: of the noise that the charge is for.
         steps: planned number of noisy steps, over all rounds.
         epsilon: the target, met from below; 0 means not private.
         delta: below 1/declared_size.
         noise: "system" or "seeded".
         reports_per_patient: with ``unit="patient"``, how many reports of a sampled patient are used in a step at most;
             which ones is drawn afresh. A public cap; epsilon does not depend on it. 1 for the other units.
+        shared: the terms under which other hospitals add the rest of the noise; None: this one adds all of it.
 
     Raises:
         PlanError: with all problems at once.
@@ -67,9 +73,10 @@ class PrivacyPlan:
     delta: float
     noise: str
     reports_per_patient: int = 1
+    shared: SharedNoiseTerms | None = None
 
     def __post_init__(self) -> None:
-        _refuse(_problems(**asdict(self)))
+        _refuse(_problems(**{field.name: getattr(self, field.name) for field in fields(self)}))
         if self.private:
             spent = accounting.epsilon([self.event(self.steps)], self.delta)
             if spent > self.epsilon:
@@ -99,7 +106,7 @@ class PrivacyPlan:
         Raises:
             PlanError: with all problems at once; also where no noise multiplier meets the target.
         """
-        fields: dict[str, Any] = {
+        planned: dict[str, Any] = {
             "unit": unit,
             "relation": "add-or-remove-one",
             "declared_size": declared_size,
@@ -112,12 +119,12 @@ class PrivacyPlan:
             "noise": noise,
             "reports_per_patient": reports_per_patient,
         }
-        _refuse(_problems(**fields))
+        _refuse(_problems(**planned))
         if epsilon:
-            fields["noise_multiplier"] = accounting.smallest_noise_multiplier(
+            planned["noise_multiplier"] = accounting.smallest_noise_multiplier(
                 float(epsilon), float(delta), expected_batch / declared_size, steps
             )
-        return cls(**fields)
+        return cls(**planned)
 
     @property
     def private(self) -> bool:
@@ -128,6 +135,13 @@ class PrivacyPlan:
     def sampling_rate(self) -> float:
         """Each unit's probability of being in a step: public, from the declared size."""
         return self.expected_batch / self.declared_size
+
+    @property
+    def own_noise_multiplier(self) -> float:
+        """What this hospital adds: all of ``noise_multiplier``, or its share."""
+        if self.shared is None:
+            return self.noise_multiplier
+        return own_noise_multiplier(self.noise_multiplier, self.shared)
 
     @property
     def divisor(self) -> int:
@@ -144,11 +158,10 @@ class PrivacyPlan:
         """The claim in words, for tables and certificates."""
         if not self.private:
             return "not private"
-        return (
-            "seeded: simulation only"
-            if self.noise == "seeded"
-            else f"{self.unit}-level ({self.epsilon}, {self.delta})-DP"
-        )
+        if self.noise == "seeded":
+            return "seeded: simulation only"
+        only = "" if self.shared is None else f" in sums of {self.shared.quorum} hospitals only"
+        return f"{self.unit}-level ({self.epsilon}, {self.delta})-DP{only}"
 
     def event(self, steps: int) -> Event:
         """``steps`` of this plan's steps, for the accountant."""
@@ -191,6 +204,7 @@ def _problems(
     delta: float,
     noise: str,
     reports_per_patient: int,
+    shared: SharedNoiseTerms | None = None,
 ) -> list[str]:
     found: list[str] = []
     if unit not in ("report", "patient", "hospital"):
@@ -199,6 +213,8 @@ def _problems(
         found.append(f"reports per patient must be a whole number, 1 or more, not {reports_per_patient}.")
     elif unit != "patient" and reports_per_patient != 1:
         found.append(f'{reports_per_patient} reports per patient mean nothing with the unit "{unit}".')
+    if shared is not None and (unit == "hospital" or epsilon == 0):
+        found.append("only a hospital's own private steps can share their noise.")
     if relation != "add-or-remove-one":
         found.append(f'unknown neighbouring relation "{relation}"; only "add-or-remove-one" is accounted for.')
     if noise not in ("system", "seeded"):

@@ -51,6 +51,8 @@ class StackedPrivateOptimizer:
         self._plans = tuple(plans)
         for plan in self._plans:
             refuse_hospital_unit(plan)
+            if plan.shared is not None:
+                raise PrivacyError("Hospitals that share their noise train one by one.")
         self._units = UnitsOfStep()
         self._gains = torch.tensor(gains, dtype=torch.float64)
         self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)

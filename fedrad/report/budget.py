@@ -76,6 +76,11 @@ def ledger_lines(view: LedgerView, left: Left | None) -> str:
         lines.append("NOT PRIVATE: steps without noise were taken; no epsilon covers this site's reports.")
     if view.seeded:
         lines.append("SEEDED: some noise came from a seed, for simulation only. Whoever knows it can remove the noise.")
+    if view.shared:
+        lines.append(
+            "SHARED NOISE: some steps had only a share of their noise from this site. The figure is for whoever saw"
+            " nothing but the sums of a run's hospitals."
+        )
     if len(view.units) > 1:
         lines.append(
             "MIXED UNITS: the plans protect different things, so one epsilon of all charges is a promise for none of"

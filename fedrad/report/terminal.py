@@ -60,7 +60,19 @@ def plan_lines(
         f"      {trainable:,} trainable numbers; declared reports: "
         + (", ".join(f"{site} {size}" for site, size in list(declared.items())[:8]) or "-")
         + (" ..." if len(declared) > 8 else "")
+        + _secure_line(experiment)
     )
+
+
+def _secure_line(experiment: Experiment) -> str:
+    privacy, quorum = experiment.privacy, experiment.sites.quorum
+    if not privacy.secure_aggregation:
+        return ""
+    line = f"\n      secure aggregation: sums over {quorum} hospitals or more, {privacy.colluders} colluders"
+    if privacy.shared_noise:
+        shares = quorum - privacy.colluders
+        line += f"; noise shared by {shares}: a single adapter has 1/sqrt({shares}) of it, and is not private"
+    return line
 
 
 def final_table(experiment: Experiment, result: Result, directory: object) -> Table:
@@ -83,6 +95,10 @@ def final_table(experiment: Experiment, result: Result, directory: object) -> Ta
     table.add_row("unit", experiment.privacy.unit)
     if experiment.privacy.noise == "seeded":
         table.add_row("noise", "seeded: simulation only")
+    if experiment.privacy.secure_aggregation:
+        table.add_row("secure aggregation", f"sums over {experiment.sites.quorum} hospitals or more")
+    if experiment.privacy.shared_noise:
+        table.add_row("noise shared by", f"{experiment.sites.quorum - experiment.privacy.colluders} hospitals")
     table.add_row("noisy steps", str(result.steps))
     if result.bytes_up:
         up, down = sum(result.bytes_up), sum(result.bytes_down)

@@ -10,6 +10,7 @@ from fedrad.config import Experiment
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.groups import patients_in_words
 from fedrad.training.metrics import Scores
+from fedrad.training.setup import shared_noise_terms
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def privacy_statement(experiment: Experiment, result: Result, backbone: str = "f
             " The base model ran, or at some hospital may have run, in bfloat16: its rounding lets reports of a batch"
             " change each other's gradients a little, which this figure does not cover."
         )
+    if privacy.secure_aggregation:
+        guarantee += f" {secure_aggregation_in_words(experiment)}"
     if result.unconfirmed:
         guarantee += (
             f" NOT CONFIRMED for {', '.join(result.unconfirmed)}: an answer was lost after these may have charged their"
@@ -91,10 +94,10 @@ _ACCOUNTED = (
 def _local(experiment: Experiment, result: Result) -> str:
     """Where every hospital noises its own steps."""
     unit, delta = experiment.privacy.unit, largest_delta(experiment)
-    words = (
-        f"{unit}-level ({rounded_up(result.epsilon_max)}, {rounded_up(delta)})-differential privacy,"
-        f" adding or removing one {unit}, against everyone who sees every message of the run.{_ACCOUNTED}"
-    )
+    figure = f"{unit}-level ({rounded_up(result.epsilon_max)}, {rounded_up(delta)})-differential privacy"
+    if experiment.privacy.shared_noise:
+        return figure + _only_sums(experiment, result)
+    words = f"{figure}, adding or removing one {unit}, against everyone who sees every message of the run.{_ACCOUNTED}"
     if len(result.epsilon) > 1:
         total = sum(result.epsilon.values())
         words += (
@@ -105,6 +108,37 @@ def _local(experiment: Experiment, result: Result) -> str:
     if result.charges:
         words += f" {patients_in_words(unit, list(result.charges.values()), delta)}"
     return words
+
+
+def _only_sums(experiment: Experiment, result: Result) -> str:
+    """Of whom the figure speaks where hospitals share their noise.
+
+    A patient with a report in each of two hospitals is in one sum twice, under one noise: the figures of the hospitals
+    do not compose as those of independent mechanisms do, so no composed one is given.
+    """
+    unit, delta = experiment.privacy.unit, largest_delta(experiment)
+    terms = shared_noise_terms(experiment)
+    words = (
+        f", adding or removing one {unit}, against everyone who sees of the hospitals' adapters only sums over"
+        f" {terms.quorum} or more; a single adapter had less noise. {terms.statement[0].upper()}{terms.statement[1:]}."
+        " A hospital knows its own share, so one that looks at the sum for itself is on that side too. This rests on"
+        f" the other hospitals having added theirs, and falls with secure aggregation.{_ACCOUNTED} The figure is the"
+        f" largest over {len(result.epsilon)} hospitals and says nothing of a patient with reports in two of them."
+    )
+    if result.charges:
+        largest = max(result.charges, key=lambda site: result.epsilon.get(site, 0.0))
+        words += f" {patients_in_words(unit, [result.charges[largest]], delta)}"
+    return words
+
+
+def secure_aggregation_in_words(experiment: Experiment) -> str:
+    """What the server did not see in a run with secure aggregation."""
+    quorum, colluders = experiment.sites.quorum, experiment.privacy.colluders
+    return (
+        f"Secure aggregation: the server learned sums over {quorum} hospitals or more and no single adapter, also if"
+        f" {colluders} of the hospitals helped it; this binds a server that follows the protocol, and one that lies"
+        " only where the hospitals pin each other's identity keys."
+    )
 
 
 def _central(experiment: Experiment, result: Result) -> str:

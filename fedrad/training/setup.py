@@ -21,6 +21,7 @@ from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.probe import kernels_for
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.secure.noise_share import SharedNoiseTerms
 from fedrad.training.strategy import Strategy, strategy_of
 
 Value = TypeVar("Value", int, float)
@@ -179,6 +180,56 @@ def local_plan_for(experiment: Experiment, declared: int, terms: Terms | None = 
     return _calibrated(
         0.0, terms.delta, declared, batch, steps, experiment.privacy.clip, experiment.privacy.noise, "report", 1
     )
+
+
+def shared_noise_terms(experiment: Experiment) -> SharedNoiseTerms:
+    """The terms on which the hospitals of a run share their noise, all with the step of ``train.*``.
+
+    Raises:
+        PlanError: with the first reason why noise can't be shared.
+    """
+    privacy, train, quorum = experiment.privacy, experiment.train, experiment.sites.quorum
+    return SharedNoiseTerms(
+        quorum=quorum,
+        colluders=privacy.colluders,
+        secure_aggregation=privacy.secure_aggregation,
+        local_steps=train.local_steps,
+        optimizer=train.optimizer,
+        momentum=train.momentum,
+        average=train.average,
+        step_scales=(train.learning_rate * privacy.clip / train.batch,) * quorum,
+    )
+
+
+@lru_cache(maxsize=1024)
+def shared_plan(experiment: Experiment, plan: PrivacyPlan, noise_multiplier: float) -> PrivacyPlan:
+    """The plan of a hospital that adds its share only of noise of ``noise_multiplier``, with which it is charged.
+
+    Args:
+        plan: what the hospital would follow by itself.
+        noise_multiplier: the same at all hospitals, so the largest that any of them needs: whoever needs more noise
+            than the others would otherwise get too little from them.
+
+    Raises:
+        PlanError: that is less noise than this hospital's budget needs, its step is not as large as the others', or
+            noise can't be shared under these settings.
+    """
+    if plan.divisor != experiment.train.batch:
+        raise PlanError(
+            f"Noise can't be shared: a declared size of {plan.declared_size} is below train.batch ="
+            f" {experiment.train.batch}, so this hospital's step would be larger than the others'."
+        )
+    return replace(plan, noise_multiplier=noise_multiplier, shared=shared_noise_terms(experiment))
+
+
+def shared_plans(experiment: Experiment, plans: Mapping[str, PrivacyPlan]) -> dict[str, PrivacyPlan]:
+    """The plans of hospitals that share their noise: all with the largest noise multiplier that one of them needs.
+
+    Raises:
+        PlanError: as ``shared_plan``.
+    """
+    largest = max(plan.noise_multiplier for plan in plans.values())
+    return {site: shared_plan(experiment, plan, largest) for site, plan in plans.items()}
 
 
 def units_in(experiment: Experiment, reports: Dataset, rows: NDArray[np.int64]) -> int:

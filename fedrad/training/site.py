@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from fedrad.errors import FederationError, LedgerError
+from fedrad.errors import FederationError, LedgerError, PrivacyError
 from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.durable import sync_folder
 from fedrad.privacy.ledger import Ledger
@@ -43,6 +43,8 @@ class RoundRequest:
         turns: which tensors the steps train, as for ``run_steps``; none: all of them.
         keeps_moments: the optimizer's moments of earlier rounds still mean something.
         keeps_average: so do the iterates of earlier rounds; otherwise this round's alone are averaged.
+        masked: the answer leaves under the masks of secure aggregation and in no other way. It is not kept for a retry,
+            and the round is not repeated.
     """
 
     run: str
@@ -52,6 +54,7 @@ class RoundRequest:
     turns: tuple[frozenset[str], ...] = ()
     keeps_moments: bool = True
     keeps_average: bool = True
+    masked: bool = False
 
     @staticmethod
     def of(strategy: Strategy, names: Collection[str], *, run: str, round: int, steps: int, last: bool) -> RoundRequest:
@@ -97,7 +100,9 @@ def train_round(
 
     Raises:
         BudgetExhausted: the ledger has no room for the round; nothing was trained or written.
-        FederationError: the request is out of order, or repeats a round with another adapter.
+        FederationError: the request is out of order, or repeats a round with another adapter, or one whose answer left
+            masked.
+        PrivacyError: the plan's noise is shared, but the answer would not leave masked.
         LedgerError: the ledger can't be trusted or written.
     """
     opened = open_round(site.directory, ledger, request, site.plan, incoming)
@@ -141,6 +146,8 @@ def open_round(
 
     Raises: as ``train_round``.
     """
+    if plan.shared is not None and not (request.masked and request.steps == 1):
+        raise PrivacyError("A plan with shared noise is for one step, whose result leaves masked.")
     asked = adapter_digest(incoming)
     before = TrainingState(dict(incoming))
     saved = _load(directory / _STATE_FILE)
@@ -148,6 +155,8 @@ def open_round(
         if saved.round == request.round:
             if saved.request != asked:
                 raise FederationError(f"round {request.round} was already answered for another adapter")
+            if request.masked or not saved.reply:
+                raise FederationError(f"round {request.round} was answered under secure aggregation: never twice")
             return OpenedRound(before, asked, -1, saved.reply)
         if request.round < saved.round:
             raise FederationError(f"round {request.round} comes after round {saved.round} was answered")
@@ -165,9 +174,13 @@ def open_round(
 def close_round(
     directory: Path, ledger: Ledger, request: RoundRequest, opened: OpenedRound, after: TrainingState
 ) -> dict[str, Tensor]:
-    """Keeps state and answer, so that a retry costs nothing, and returns the answer."""
+    """Keeps state and answer, so that a retry costs nothing, and returns the answer.
+
+    One that must leave masked isn't kept: no later request, whatever it claims, can get it in clear.
+    """
     reply = request.sent(after.result() if request.last else after.adapter)
-    _save(directory / _STATE_FILE, request, opened.asked, after, reply, durable=ledger.durable)
+    kept = {} if request.masked else reply
+    _save(directory / _STATE_FILE, request, opened.asked, after, kept, durable=ledger.durable)
     ledger.mark_done(opened.sequence)
     return reply
 

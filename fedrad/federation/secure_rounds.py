@@ -1,0 +1,195 @@
+"""Rounds in which the server learns the sum of the hospitals' adapters: the stages of ``fedrad.secure`` over Flower.
+
+Before the training requests go out, keys are exchanged; what comes back is masked; then the hospitals that are still
+there reveal what takes the masks off the sum. Whom to ask, deliveries, budgets and quorum are those of ``Rounds``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from logging import WARNING
+from typing import TypeVar
+
+import torch
+from flwr.app import Message
+from flwr.common import log
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedrad.config import Experiment
+from fedrad.errors import ConfigError, FedradError, QuorumLost, RefusedReply
+from fedrad.federation.messages import (
+    Body,
+    Opening,
+    Reply,
+    StageRequest,
+    read_stage_answer,
+    stage_content,
+)
+from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds, SiteFailed
+from fedrad.federation.secure_hospital import bound_run
+from fedrad.secure.fixed_point import decode, unflatten
+from fedrad.secure.messages import (
+    Confirmation,
+    KeyAdvert,
+    MaskedInput,
+    Roster,
+    SealedShares,
+    Unmasking,
+    UnmaskRequest,
+)
+from fedrad.secure.server import build_roster, inboxes, survivors, unmasked_sum
+from fedrad.secure.setup import RoundSetup
+from fedrad.training.strategy import AveragingStrategy, Strategy
+
+STAGE = "query.secure"  # the type of Flower's messages for the stages
+R = TypeVar("R")
+S = TypeVar("S", KeyAdvert, SealedShares, Confirmation, Unmasking)
+
+
+class SecureRounds(Rounds):
+    """As ``Rounds``; of the adapters nothing but their sum over ``sites.quorum`` hospitals or more arrives here.
+
+    Guarantee: that of ``fedrad.secure``. This server follows the protocol. What a hospital sends in clear is in
+    ``messages.REPLY_FIELDS``. A round in which fewer than the quorum mask, or reveal their shares, ends the run.
+
+    Args:
+        experiment: quorum, colluders and time limit; the hospitals bind their keys to all of it.
+        noise_multiplier: of the sum, where hospitals share its noise; 0: each adds all of its own.
+
+    Raises:
+        ConfigError: the strategy needs more than the mean of what was sent.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        federation: Federation,
+        state: Mapping[str, Tensor],
+        on_round: Callable[[RoundOutcome], None],
+        experiment: Experiment,
+        noise_multiplier: float = 0.0,
+    ) -> None:
+        super().__init__(strategy, federation, state, on_round)
+        if not isinstance(strategy, AveragingStrategy):
+            raise ConfigError(
+                "strategy.name: with privacy.secure-aggregation nothing but the mean is seen; take a strategy that"
+                " averages (fedavg, ffa, rolora, fedsb, refactor or head)"
+            )
+        self._averaging = strategy
+        self._experiment = experiment
+        self._noise_multiplier = noise_multiplier
+        self._grid: Grid
+        self._setup: RoundSetup
+        self._roster: Roster
+        self._shared: list[SealedShares] = []
+
+    def ready(self, server_round: int, grid: Grid) -> list[Hospital]:
+        """Exchanges keys with the participants, and returns those whose shares the others hold.
+
+        Raises:
+            QuorumLost: fewer than the quorum; no adapter was made.
+        """
+        self._grid, self._fell_out = grid, {}
+        invited = self.participants(server_round)
+        self._setup = self._terms(server_round, [hospital.site for hospital in invited])
+        opening = Opening(self._setup, self._noise_multiplier)
+        adverts = self._stage(KeyAdvert, dict.fromkeys(self._setup.sites, opening), self._fell_out)
+        self._roster = self._unless_lost(lambda: build_roster(self._setup, adverts))
+        self._shared = self._stage(SealedShares, {a.site: self._roster for a in adverts}, self._fell_out)
+        self._inboxes = self._unless_lost(lambda: inboxes(self._setup, self._roster, self._shared))
+        return [hospital for hospital in invited if hospital.site in self._inboxes]
+
+    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
+        """The next state from the sum of what was masked; who vanishes from here on is in the sum all the same.
+
+        Raises:
+            QuorumLost: fewer than the quorum reveal their shares; the sum stays masked for ever.
+            RefusedReply: a share was wrong.
+        """
+        inputs = [MaskedInput(reply.site, reply.masked) for reply in replies]
+        alive = survivors(self._setup, self._shared, inputs)
+        silent: dict[str, str] = {}
+        confirmations: dict[str, bytes] = {}
+        if any(self._roster.signatures.values()):
+            signed = self._stage(Confirmation, dict.fromkeys(alive.sites, alive), silent)
+            confirmations = {confirmed.site: confirmed.signature for confirmed in signed}
+        request = UnmaskRequest(alive.sites, confirmations)
+        unmaskings = self._stage(Unmasking, dict.fromkeys(alive.sites, request), silent)
+        for site, reason in sorted(silent.items()):
+            log(WARNING, "round %s: %s masked its adapter, which counts, but then: %s", server_round, site, reason)
+        total = unmasked_sum(self._setup, self._roster, self._shared, inputs, unmaskings)
+        expected = self._expected[self.federation.lora.rank]
+        mean = unflatten(decode(total) / len(inputs), expected)
+        return self._averaging.after_mean(
+            self.state, {name: tensor.to(torch.float32) for name, tensor in mean.items()}, self.facts(server_round)
+        )
+
+    def check(self, answer: Reply, expected: Mapping[str, Tensor]) -> None:
+        if answer.adapter or len(answer.masked) != 8 * self._setup.entries:
+            raise RefusedReply(f"{answer.site}: did not send {self._setup.entries} masked numbers, and nothing else")
+
+    def _terms(self, server_round: int, sites: Sequence[str]) -> RoundSetup:
+        quorum = self.federation.quorum
+        if len(sites) < quorum:
+            raise QuorumLost(
+                f"round {server_round}: {len(sites)} hospitals are left to ask, {quorum} are needed (sites.quorum)"
+            )
+        names = self.strategy.sent(self.federation.trainable, server_round)
+        return RoundSetup(
+            run=bound_run(self.federation.run, self._experiment, self._noise_multiplier),
+            round=server_round,
+            sites=tuple(sorted(sites)),
+            threshold=quorum,
+            entries=sum(self.state[name].numel() for name in names),
+            colluders=self._experiment.privacy.colluders,
+        )
+
+    def _stage(self, kind: type[S], bodies: Mapping[str, Body], failed: dict[str, str]) -> list[S]:
+        """Asks each hospital its question, and returns the valid answers, sorted by site.
+
+        Args:
+            failed: gets the reasons of the others.
+        """
+        hospitals = {hospital.site: hospital for hospital in self.federation.hospitals if hospital.site in bodies}
+        questions = {
+            site: Message(
+                content=stage_content(
+                    StageRequest(
+                        run=self.federation.run,
+                        site=site,
+                        index=hospital.index,
+                        round=self._setup.round,
+                        directory=self.federation.directory,
+                        body=bodies[site],
+                    )
+                ),
+                message_type=STAGE,
+                dst_node_id=hospital.node,
+            )
+            for site, hospital in hospitals.items()
+        }
+        answers: dict[str, S] = {}
+        reasons = dict.fromkeys(questions, f"no answer to {kind.__name__} within sites.timeout")
+        received = list(self._grid.send_and_receive(questions.values(), timeout=self._experiment.sites.timeout))
+        waiting = {question.metadata.message_id: hospitals[site] for site, question in questions.items()}
+        for message in received:
+            hospital = waiting.pop(message.metadata.reply_to_message_id, None)
+            if hospital is None:
+                continue
+            try:
+                answers[hospital.site] = self._answer(message, hospital, partial(read_stage_answer, kind=kind))
+                del reasons[hospital.site]
+            except (FedradError, SiteFailed) as error:
+                reasons[hospital.site] = str(error)
+        failed |= reasons
+        return [answers[site] for site in sorted(answers)]
+
+    def _unless_lost(self, relay: Callable[[], R]) -> R:
+        """What the server relays; a lost quorum also says why each hospital fell out."""
+        try:
+            return relay()
+        except QuorumLost as lost:
+            why = "; ".join(f"{site}: {reason}" for site, reason in sorted(self._fell_out.items()))
+            raise QuorumLost(f"{lost} (sites.quorum). {why}") from None
