@@ -31,7 +31,7 @@ FORBIDDEN = {
         "fedrad.federation",
     ),
     "fedrad.training": ("fedrad.federation",),
-    "strategies": ("simulations",),
+    "strategies": ("fedrad.federation", "simulations"),
 }
 NOTHING_OF_OURS = ("fedrad.errors",)
 
