@@ -1,4 +1,4 @@
-"""Draws what `benchmarks.strategies` measured: one panel for each corpus and number of hospitals, one line a strategy."""
+"""Draws what `benchmarks.strategies` measured: a panel for each corpus and number of hospitals, a line a strategy."""
 
 from __future__ import annotations
 
