@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fedrad.errors import PlanError
 from fedrad.privacy import accounting
 from fedrad.privacy.accounting import Event
-from fedrad.secure.noise_share import SharedNoiseTerms, own_noise_multiplier
+from fedrad.privacy.noise_share import SharedNoiseTerms, own_noise_multiplier
 
 # Delta is the chance that is conceded of everything being given away. Below 1/n is sensible for thousands of reports;
 # among four hospitals it would let 0.2 pass, for everything that a hospital sent.

@@ -10,8 +10,8 @@ that is a multiple of 2^-40 (any float32 of at least 2^-17 in size, and 0) has n
 
 A value beyond the public bound is an error and is not clipped. Clipping would train something else than what was
 clipped, noised and charged for, and nobody would notice. The refusal costs no privacy where the hospital's own noise
-covers the adapter, since it is a function of it. Where noise is shared (``noise_share``) it would be a function of a
-value with too little noise, so the bound must be far above what the public adapter can become in one step.
+covers the adapter, since it is a function of it. Where noise is shared (``privacy.noise_share``) it would be a function
+of a value with too little noise, so the bound must be far above what the public adapter can become in one step.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.probe import kernels_for
+from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.secure.noise_share import SharedNoiseTerms
 from fedrad.training.strategy import Strategy, strategy_of
 
 Value = TypeVar("Value", int, float)

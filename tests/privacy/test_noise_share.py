@@ -11,7 +11,7 @@ import pytest
 
 from fedrad.errors import PlanError
 from fedrad.privacy.accounting import epsilon
-from fedrad.secure.noise_share import SharedNoiseTerms, central_noise_multiplier, own_noise_multiplier
+from fedrad.privacy.noise_share import SharedNoiseTerms, central_noise_multiplier, own_noise_multiplier
 
 RATE, STEPS, DELTA = 0.02, 1000, 1e-5
 SOUND: dict[str, Any] = {
