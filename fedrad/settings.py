@@ -156,8 +156,8 @@ class Privacy:
     delta: float = _key(1e-5, "must stay below 1 / declared shard size", rule=BETWEEN)
     clip: float = _key(
         1.0,
-        "largest L2 norm of what one unit adds (a report's gradient, the sum of a patient's, a hospital's whole update), over "
-        "all trainable tensors",
+        "largest L2 norm of what one unit adds (a report's gradient, the sum of a patient's, a hospital's whole "
+        "update), over all trainable tensors",
         rule=POSITIVE,
     )
     unit: str = _key(
