@@ -114,6 +114,7 @@ def test_a_federation_of_real_processes(loopback: Loopback) -> None:
     for folder in folders.values():
         assert stat.S_IMODE((folder / "state").stat().st_mode) == 0o700
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (folder / "state").iterdir()}
+        assert modes.pop("public") == 0o700  # a folder with what the server had sent
         assert modes == dict.fromkeys(("ledger.sqlite", "ledger.lock", "round.safetensors"), 0o600)
     assert {"adapter", "experiment.toml", "metrics.jsonl"} <= {path.name for path in results.iterdir()}
     assert list((results / "ledger").iterdir()) == []  # the ledgers are the hospitals'

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedrad.centralized import train
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
-from fedrad.errors import PrivacyError
+from fedrad.errors import ConfigError, PrivacyError
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.optimizer import PrivateOptimizer
@@ -229,10 +229,10 @@ def test_a_centralized_run_counts_patients(tmp_path: Path, monkeypatch: pytest.M
     assert 0 < result.epsilon_max <= 8.0
 
 
-def test_each_row_of_a_corpus_without_patients_is_a_unit(tmp_path: Path) -> None:
-    table = tmp_path / "reports.csv"
-    table.write_text("text,a,b\n" + "".join(f"No finding {i}.,{i % 2},{(i + 1) % 2}\n" for i in range(12)))
-    exp = experiment(data__name="table", data__path=str(table), data__label_columns="a,b")
-    with pytest.warns(UserWarning, match="no patient column"):
-        corpus = read_corpus(exp)
-    assert units_in(exp, corpus.reports, corpus.train) == len(corpus.train)
+def test_a_table_without_a_patient_column_is_refused() -> None:
+    """Every report would be a patient of its own, and the claim a report-level one under another name."""
+    table = {"data__name": "table", "data__path": "/reports.csv", "data__label_columns": "a,b"}
+    with pytest.raises(ConfigError, match=r"data\.patient-column: needed for privacy\.unit=patient"):
+        experiment(**table)
+    assert experiment(**table, data__patient_column="person").privacy.unit == "patient"
+    assert experiment(**table, privacy__unit="report").data.patient_column == ""
