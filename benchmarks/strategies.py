@@ -109,6 +109,7 @@ def main() -> None:
             for finished in pool.imap_unordered(run_group, work):
                 print(finished, flush=True)
     found = list(records(given.out))
+    print(summary(found))
     print(tables(found))
     if given.plot is not None:
         from benchmarks.strategies_plot import draw
@@ -317,6 +318,35 @@ def tables(found: Sequence[dict[str, object]]) -> str:
                 lines.append(f"| {hospitals} | {strategy} | {' | '.join(cells)} | {up:.0f}, {down:.0f} | {cpu:.1f} |")
         lines.append("")
     return "\n".join(lines) or "no finished cells"
+
+
+def summary(found: Sequence[dict[str, object]]) -> str:
+    """Markdown: weighted F1 minus that of `head` in the same cells, mean over corpora, hospitals and skews.
+
+    Paired: the two share split, shards and samples. What is in brackets is the standard error over seeds, whose figures
+    are independent; those of one seed are not.
+    """
+    scores = {Cell(**r["cell"]): float(r["weighted_f1"]) for r in found}  # type: ignore[arg-type]
+    lines = [
+        "Weighted F1 less that of `head`, in hundredths; mean over corpora, numbers of hospitals and skews (standard",
+        "error over seeds).",
+        "",
+        "| strategy | " + " | ".join(f"epsilon {_word(e)}" for e in EPSILONS) + " |",
+        "|---" * (1 + len(EPSILONS)) + "|",
+    ]
+    for strategy in STRATEGIES[1:]:
+        columns = []
+        for epsilon in EPSILONS:
+            seeds: dict[int, list[float]] = {}
+            for cell, value in scores.items():
+                against = replace(cell, strategy="head")
+                if (cell.strategy, cell.epsilon) == (strategy, epsilon) and against in scores:
+                    seeds.setdefault(cell.seed, []).append(100 * (value - scores[against]))
+            means = [statistics.mean(values) for values in seeds.values()]
+            error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+            columns.append(f"{statistics.mean(means):+.1f} ({error:.1f})" if means else "-")
+        lines.append(f"| {strategy} | {' | '.join(columns)} |")
+    return "\n".join([*lines, ""])
 
 
 def _word(epsilon: float) -> str:

@@ -21,7 +21,7 @@ FORBIDDEN = {
     "fedrad.settings": ("fedrad.config",),
     "fedrad.data": ("fedrad.model", "fedrad.privacy", "fedrad.training", "fedrad.federation"),
     "fedrad.model": ("fedrad.data", "fedrad.privacy", "fedrad.training", "fedrad.federation"),
-    "fedrad.privacy": ("fedrad.data", "fedrad.model", "fedrad.training", "fedrad.federation"),
+    "fedrad.privacy": ("fedrad.data", "fedrad.model", "fedrad.secure", "fedrad.training", "fedrad.federation"),
     "fedrad.secure": (
         "fedrad.config",
         "fedrad.data",
