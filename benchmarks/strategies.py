@@ -51,7 +51,7 @@ from fedrad.training.setup import Setup, pin_threads, plan_for, set_up
 from fedrad.training.site import RoundRequest
 from fedrad.training.strategy import Contribution, Round, strategy_of
 
-STRATEGIES = ("head", "fedsb", "ffa", "rolora", "fedavg", "refactor", "fedex", "flora", "flexlora")
+STRATEGIES = ("head", "fedsb", "fedsb base", "ffa", "rolora", "fedavg", "refactor", "fedex", "flora", "flexlora")
 EPSILONS = (0.0, 8.0, 1.0, 0.1)
 HOSPITALS = (1, 4, 16)
 SKEWS = ("iid", "dirichlet")
@@ -152,7 +152,8 @@ def experiment_of(cell: Cell, path: str, overrides: Sequence[str]) -> Experiment
             f"sites.partition={cell.skew}",
             "sites.alpha=0.3",
             f"lora.alpha={ALPHA}",
-            f"strategy.name={cell.strategy}",
+            f"strategy.name={cell.strategy.split()[0]}",
+            *([f"strategy.subspace={cell.strategy.split()[1]}"] if " " in cell.strategy else []),
             *overrides,
         ],
     )

@@ -12,8 +12,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-_ORDER = ("head", "fedsb", "ffa", "rolora", "fedavg", "refactor", "fedex", "flora", "flexlora")
-_STYLES = ("-", "-", "-", "-", "-", "--", "--", "--", "--")
+_ORDER = ("head", "fedsb", "fedsb base", "ffa", "rolora", "fedavg", "refactor", "fedex", "flora", "flexlora")
+_STYLES = ("-", "-", ":", "-", "-", "-", "--", "--", "--", "--")
 
 
 def draw(records: Sequence[dict[str, Any]], path: Path) -> None:

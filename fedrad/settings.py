@@ -270,10 +270,10 @@ class Strategy:
     )
     every: int = _key(1, "`refactor`: rounds between two refactorings", rule=AT_LEAST_ONE)
     subspace: str = _key(
-        "base",
-        "`fedsb`: where the frozen factors come from, both public: `base`: the largest singular vectors of each "
-        "adapted weight; `random`: orthonormal ones from `train.seed`",
-        choices=("base", "random"),
+        "random",
+        "`fedsb`: where the frozen factors come from, both public: `random`: orthonormal ones from `train.seed`; "
+        "`base`: the largest singular vectors of each adapted weight, where noise does most harm",
+        choices=("random", "base"),
     )
 
 

@@ -6,10 +6,10 @@ Travels, up and down: R, r^2 numbers a layer whatever its width, and the head.
 
 Exact: B R A is linear in R, so sum_i w_i B R_i A = B (sum_i w_i R_i) A. The price is that LoRA stays in a subspace
 that is chosen before training. The authors take it from gradients of private data; here it must be public, else it
-would have to be paid for: the largest singular vectors of the frozen weights (``strategy.subspace`` = "base"), or
-random ones.
+would have to be paid for: random, or the largest singular vectors of the frozen weights (``strategy.subspace``).
 
-Under differential privacy: the noise is linear, and its norm grows with r instead of the square root of the width.
+Under differential privacy: the noise is linear, and its norm grows with r instead of the square root of the width. In
+the weights' own main directions it does the most harm (docs/strategies.md), so random ones are the default.
 
 One hospital: bit for bit the centralized run that trains R and the head.
 """
