@@ -47,7 +47,7 @@ from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState
 from fedrad.training.metrics import label_prior_decisions, score
-from fedrad.training.setup import Setup, pin_threads, plan_for, set_up
+from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.site import RoundRequest
 from fedrad.training.strategy import Contribution, Round, strategy_of
 
@@ -178,7 +178,7 @@ def corpus_named(name: str, path: str) -> Corpus:
 def prepared(name: str, path: str, strategy: str, overrides: tuple[str, ...]) -> Prepared:
     """The reports through the frozen layers, once for each corpus and structure."""
     experiment = experiment_of(Cell(name, strategy, 0.0, 1, "iid", 0), path, overrides)
-    pin_threads(experiment)
+    pin_arithmetic(experiment)
     corpus = corpus_named(name, path if name != "synthetic" else "")
     setup = set_up(experiment, corpus.names, corpus.single_label)
     tokens = tokenize(corpus.reports, np.arange(len(corpus.reports)), setup.base.tokenizer, setup.max_length)

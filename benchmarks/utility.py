@@ -36,7 +36,7 @@ from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState, run_steps
 from fedrad.training.metrics import label_prior_decisions, score
-from fedrad.training.setup import Setup, pin_threads, plan_for, set_up
+from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.strategy import weighted_mean
 from fedrad.training.warm_start import initial_state, starts_warm
 
@@ -95,7 +95,7 @@ def _run(cells: list[Cell], arguments: argparse.Namespace) -> None:
     if first.model == "warmed":
         keys |= {"lora.freeze-a": True, "lora.freeze-b": True}
     experiment = Experiment.load(None, [*arguments.overrides, *(f"{k}={json.dumps(v)}" for k, v in keys.items())])
-    pin_threads(experiment)
+    pin_arithmetic(experiment)
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.names, corpus.single_label)
     state = initial_state(experiment, setup)

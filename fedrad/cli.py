@@ -57,6 +57,7 @@ def predict(
     reports: Annotated[Path, typer.Argument(help="CSV with one report a row")],
     column: Annotated[str, typer.Option(help="the column with the text")] = "text",
     out: Annotated[Path | None, typer.Option(help="where to write; default standard output")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
 ) -> None:
     """Probabilities of a trained adapter for new reports: the CSV's other columns, then one column a label."""
     from fedrad.model.classifier import Classifier
@@ -65,7 +66,7 @@ def predict(
         if out is not None and out.exists():
             raise _exists(out)
         rows, names = _read_rows(reports, column)
-        classifier = Classifier.load(run)
+        classifier = Classifier.load(run, device=device)
         probabilities = classifier.predict([row[column] for row in rows])
         kept = [name for name in names if name != column]
         file = sys.stdout if out is None else _new_file(out)

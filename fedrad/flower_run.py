@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
+import torch
 
 from fedrad.config import Experiment
 from fedrad.errors import FederationError
@@ -95,10 +96,17 @@ def _federation(experiment: Experiment) -> str:
     cores = os.cpu_count() or 1
     per_client = max(1, min(experiment.train.threads, cores))
     nodes = max(1, min(experiment.sites.count, 2 * cores // per_client))
+    # Ray hides the GPUs from a process that has no share of one.
+    gpus = "" if experiment.train.device == "cpu" else f" client-resources-num-gpus={_gpu_share(cores // per_client)}"
     return (
-        f"num-supernodes={nodes} client-resources-num-cpus={per_client} init-args-num-cpus={cores}"
+        f"num-supernodes={nodes} client-resources-num-cpus={per_client}{gpus} init-args-num-cpus={cores}"
         " init-args-log-to-driver=true"
     )
+
+
+def _gpu_share(processes: int) -> float:
+    """So that all processes that the cores allow find room on the GPUs; 0 where there is no GPU to share."""
+    return min(1.0, torch.cuda.device_count() / max(1, processes))
 
 
 def _final_status(run_id: str, environment: Mapping[str, str]) -> tuple[str, str]:

@@ -224,6 +224,12 @@ class Train:
     threads: int = _key(
         2, "torch threads per process; pinned, since results depend on it to the bit", rule=AT_LEAST_ONE
     )
+    device: str = _key(
+        "cpu",
+        "where the model is: `cpu`, `cuda`, or `auto`: a GPU at each hospital where torch finds one. Data, noise and "
+        "ledgers stay with the processor. Tested without a GPU only: docs/performance.md",
+        choices=("cpu", "cuda", "auto"),
+    )
     precision: str = _key(
         "float32",
         "arithmetic of the frozen base model; `auto`: bfloat16 where this machine runs it clearly faster. Adapter, "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
+from fedrad.model.kernels import on_cpu
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.training.inputs import Inputs, prepare
@@ -89,7 +90,7 @@ def ready(exp: Experiment, reports: Tokenized | None = None, declared: int | Non
     setup = set_up(exp, LABELS, False)
     tiny.randomise(setup.classifier)
     inputs = prepare(setup.classifier, reports, setup.pad_id)
-    adapter = {name: tensor.detach().clone() for name, tensor in setup.classifier.adapter().items()}
+    adapter = {name: on_cpu(tensor) for name, tensor in setup.classifier.adapter().items()}
     plan = plan_for(exp, declared_size(len(reports)) if declared is None else declared)
     return Ready(exp, setup, inputs, plan, Recipe.of(exp, single_label=False), TrainingState(adapter))
 

@@ -42,7 +42,7 @@ from fedrad.privacy.ledger import Ledger
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
-from fedrad.training.setup import Setup, Terms, local_plan_for, pin_threads, plan_for, terms_of
+from fedrad.training.setup import Setup, Terms, local_plan_for, pin_arithmetic, plan_for, terms_of
 from fedrad.training.site import Site, train_round
 
 app = ClientApp()
@@ -73,7 +73,7 @@ def train(message: Message, context: Context) -> Message:
         request = read_request(message)
         site, number = request.site, request.round
         experiment = simulated.experiment_of(json.dumps(context.run_config))
-        pin_threads(experiment)
+        pin_arithmetic(experiment)
         content = reply_content(
             _simulated_round(experiment, request)
             if _simulated(context)

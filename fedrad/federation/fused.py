@@ -28,7 +28,7 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, TrainingState
-from fedrad.training.setup import Setup, Terms, local_plan_for, pin_threads, terms_of
+from fedrad.training.setup import Setup, Terms, local_plan_for, pin_arithmetic, terms_of
 from fedrad.training.site import OpenedRound, close_round, open_round
 
 
@@ -86,7 +86,7 @@ def answer_together(messages: Sequence[Message], experiment: Experiment) -> list
     Order of writes, for each hospital, as ever: its ledger's intent for all steps; then the noisy steps of all; then
     its state and answer.
     """
-    pin_threads(experiment)
+    pin_arithmetic(experiment)
     answers: dict[int, RecordDict] = {}
     opened: list[tuple[_Asked, OpenedRound]] = []
 

@@ -29,7 +29,7 @@ from fedrad.training.inputs import prepare
 from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish
-from fedrad.training.setup import exported, local_plan_for, pin_threads, set_up, shared_plans, terms_of, units_in
+from fedrad.training.setup import exported, local_plan_for, pin_arithmetic, set_up, shared_plans, terms_of, units_in
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
 
@@ -47,7 +47,7 @@ def main(grid: Grid, context: Context) -> None:
     experiment = _experiment(context)
     # Not a terminal of the user's: what is printed here reaches the user through `flwr run --stream`, as plain lines.
     console = Console(width=110, force_terminal=False)
-    pin_threads(experiment)
+    pin_arithmetic(experiment)
     strategy = strategy_of(experiment)
     directory = create_run_directory(experiment, Path.cwd())
     console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)

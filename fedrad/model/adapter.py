@@ -110,10 +110,11 @@ class LoRALinear(nn.Module):
             return
         if not is_dense(self.base):
             raise ModelError("a quantised layer can't take the residual of this strategy: use an unquantised base.")
-        total = self._pretrained[0].double()
+        pretrained = self._pretrained[0]
+        total = pretrained.cpu().double()
         for left, right in factors:
             total = total + left.double() @ right.double()
-        self.base.weight = nn.Parameter(total.to(self._pretrained[0].dtype), requires_grad=False)
+        self.base.weight = nn.Parameter(total.to(pretrained.dtype).to(pretrained.device), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.per_sample or not torch.is_grad_enabled() or self.base.weight.dtype != self.lora_A.weight.dtype:
@@ -200,7 +201,7 @@ def _singular_vectors(base: nn.Linear, rank: int) -> tuple[Tensor, Tensor]:
     """Left [out, r] and right [r, in] singular vectors of the weight with the largest singular values; float64."""
     if not is_dense(base):
         raise ModelError("a quantised layer's singular vectors can't be had: take strategy.subspace=random.")
-    left, _, right = torch.linalg.svd(base.weight.double(), full_matrices=False)
+    left, _, right = torch.linalg.svd(base.weight.cpu().double(), full_matrices=False)
     left, right = left[:, :rank], right[:rank]
     # A singular vector's sign is arbitrary: fixed by the largest entry, so that machines agree.
     signs = right.gather(1, right.abs().argmax(1, keepdim=True)).sign()

@@ -61,16 +61,20 @@ class BaseModel:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name}|{tuple(tensor.shape)}|".encode())
-            digest.update(tensor.contiguous().numpy().data)
+            digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def in_dtype(self, dtype: torch.dtype) -> BaseModel:
-        """The same model with its weights rounded to a dtype; made once per process. ``sha256`` differs then."""
-        return self if dtype == torch.float32 else self._in_bfloat16
+    def placed(self, dtype: torch.dtype, device: str = "cpu") -> BaseModel:
+        """The same model with its weights rounded to a dtype, on a device; made once per process.
 
-    @cached_property
-    def _in_bfloat16(self) -> BaseModel:
-        return replace(self, module=copy.deepcopy(self.module).to(torch.bfloat16))
+        In another dtype than float32 ``sha256`` differs.
+        """
+        return self if (dtype, device) == (torch.float32, "cpu") else _placed(self, dtype, device)
+
+
+@lru_cache(maxsize=4)
+def _placed(base: BaseModel, dtype: torch.dtype, device: str) -> BaseModel:
+    return replace(base, module=copy.deepcopy(base.module).to(device=device, dtype=dtype))
 
 
 def load_base(name: str, revision: str = "") -> BaseModel:

@@ -16,6 +16,7 @@ from fedrad.model.base import load_base
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier, build
 from fedrad.model.export import MANIFEST, import_peft
+from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
 
 _CHUNK = 4096  # texts that are tokenized together
@@ -38,14 +39,16 @@ class Classifier:
     privacy: str
 
     @staticmethod
-    def load(run_dir: str | Path, *, base: str | None = None) -> Classifier:
+    def load(run_dir: str | Path, *, base: str | None = None, device: str = "cpu") -> Classifier:
         """The classifier of a finished run.
 
         Args:
             run_dir: a run directory, or its folder ``adapter``.
             base: where the base model is now, if it has moved; default: the name it was trained with.
+            device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
 
         Raises:
+            ConfigError: a GPU is asked for and there is none.
             ModelError: there is no complete adapter, the base model can't be loaded or is not the one that the adapter
                 was trained on, or the tensors do not fit.
         """
@@ -58,7 +61,7 @@ class Classifier:
                 f"{loaded.name!r} is not the base model that {folder} was trained on (SHA-256 {loaded.sha256[:12]}...,"
                 f" expected {manifest.base_sha256[:12]}...): use the same revision, or name it with base=."
             )
-        kernels = kernels_for(loaded, manifest.spec.backbone)
+        kernels = kernels_for(loaded, manifest.spec.backbone, device_for(device))
         model = build(loaded, manifest.spec, manifest.lora, manifest.labels, manifest.single_label, 0, kernels)
         model.load_state(tensors)
         return Classifier(model, loaded.tokenizer, min(manifest.max_length, loaded.max_length), manifest.privacy)
@@ -93,7 +96,7 @@ class Classifier:
                     padded[i, : lengths[row]] = torch.tensor(ids[row])
                     attention[i, : lengths[row]] = 1
                 with self.model.arithmetic():
-                    logits = self.model(padded, attention)
+                    logits = self.model(padded.to(self.model.device), attention.to(self.model.device))
                 odds = logits.softmax(-1) if self.model.single_label else logits.sigmoid()
-                out[start + rows] = odds.numpy()
+                out[start + rows] = odds.cpu().numpy()
         return out

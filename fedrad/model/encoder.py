@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRALinear, LoRASpec, SampleLinear, add_lora
 from fedrad.model.base import BaseModel, load_base
-from fedrad.model.kernels import Kernels, dtype_of, matmul_precision
+from fedrad.model.kernels import Kernels, dtype_of, matmul_precision, on_cpu
 from fedrad.model.layers import Layers, Prefix, Readout, Suffix, take_apart
 from fedrad.model.residual import Factors, equal_factors, is_residual, residual_factors
 
@@ -72,6 +72,11 @@ class ReportClassifier(nn.Module):
         logits: Tensor = self.suffix(self.prefix(ids, attention), attention)
         return logits
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and where ``prefix`` and ``suffix`` want their inputs."""
+        return self.suffix.head.weight.device
+
     def arithmetic(self) -> AbstractContextManager[None]:
         """Within it, float32 products are done as ``kernels`` says. Wrap whatever runs the model, backward included."""
         return matmul_precision(self.kernels.matmul)
@@ -116,9 +121,9 @@ class ReportClassifier(nn.Module):
         return {name: tensor for name, tensor in self._tensors().items() if not tensor.requires_grad}
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all adapter tensors, frozen A included, and of ``centre`` [d] and ``scale`` [d]."""
+        """Copies of all adapter tensors, frozen A included, and of ``centre`` [d] and ``scale`` [d], on the CPU."""
         constants = {"centre": self.readout.centre, "scale": self.readout.scale}
-        return {name: tensor.detach().clone() for name, tensor in {**self._tensors(), **constants}.items()}
+        return {name: on_cpu(tensor) for name, tensor in {**self._tensors(), **constants}.items()}
 
     def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
         """Sets the trainable tensors; all of them and nothing else.
@@ -173,8 +178,9 @@ class ReportClassifier(nn.Module):
 
     def folded_head(self) -> tuple[Tensor, Tensor]:
         """Weight [L, d] and bias [L] of one linear layer that reads the pooled vector, the centring folded in."""
-        weight = self.suffix.head.weight.detach().double() * self.readout.scale.double()
-        bias = self.suffix.head.bias.detach().double() - weight @ self.readout.centre.double()
+        scale, centre = on_cpu(self.readout.scale).double(), on_cpu(self.readout.centre).double()
+        weight = on_cpu(self.suffix.head.weight).double() * scale
+        bias = on_cpu(self.suffix.head.bias).double() - weight @ centre
         return weight.float(), bias.float()
 
     def _tensors(self) -> dict[str, nn.Parameter]:
@@ -207,7 +213,7 @@ def build(
         raise ModelError("a classifier needs labels with different names, and two or more if a report has exactly one.")
     # The memo makes deepcopy keep the tensors themselves and copy only the modules around them.
     kernels = Kernels(backbone=spec.backbone) if kernels is None else kernels
-    frozen = base.in_dtype(dtype_of(spec.backbone)).module
+    frozen = base.placed(dtype_of(spec.backbone), kernels.device).module
     kept = [*frozen.parameters(), *frozen.buffers()]
     encoder = copy.deepcopy(frozen, {id(tensor): tensor for tensor in kept})
     stack = take_apart(encoder)
@@ -253,7 +259,8 @@ def build(
     prefix = Prefix(stack.embed, part(stack.order[:cut], last=not touched), readout if not touched else None)
     suffix = Suffix(part(stack.order[cut:], last=bool(touched)), readout if touched else None, head)
     classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, tuple(label_names), single_label, kernels)
-    return classifier.eval()
+    # The frozen tensors are there already: what moves is the adapter, the head and the centring.
+    return classifier.eval().to(kernels.device)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How the model's arithmetic is done: which of torch's ways to the same product and the same attention."""
+"""How and where the model's arithmetic is done: which of torch's ways to the same product, on which device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
+from fedrad.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class Kernels:
         backbone: dtype of the frozen base model; adapter, clipping, sums and noise are float32 or wider in any case.
         eager_up_to: attention by plain products for reports of up to so many tokens, by torch's fused kernel above.
         micro_tokens: padded tokens of one forward pass, at most.
+        device: where model and per-report gradients are, as torch names it. Data, noise, states, and all that is kept
+            or sent stay with the processor, so they are the same tensors wherever the model is.
         measured: what the probe read off, for ``result.json``: relative errors and times. Empty if nothing was probed.
     """
 
@@ -25,6 +30,7 @@ class Kernels:
     backbone: str = "float32"
     eager_up_to: int = 0
     micro_tokens: int = 1024
+    device: str = "cpu"
     measured: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -42,3 +48,26 @@ def matmul_precision(name: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def device_for(name: str) -> str:
+    """Torch's name of the device that ``train.device`` means on this machine.
+
+    Raises:
+        ConfigError: a GPU is asked for and torch finds none, or the name is another.
+    """
+    if name not in ("cpu", "cuda", "auto"):
+        raise ConfigError(f"device {name!r}: take cpu, cuda or auto.")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {name!r} (train.device): this torch ({torch.__version__}) finds no CUDA device. Install a CUDA"
+            " build of torch and see that the process may use a GPU (CUDA_VISIBLE_DEVICES), or take cpu."
+        )
+    return "cuda"
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """A copy on the CPU without gradient, for what is kept, compared or sent."""
+    return tensor.detach().to("cpu", copy=True)

@@ -35,28 +35,34 @@ from fedrad.model.layers import take_apart
 
 FLOAT32_ERROR = 1e-6  # a product with a larger relative error is not float32-accurate and is not chosen for it
 FASTER = 0.9  # another kernel must take less than this share of the default's time
-SECONDS = 0.7  # of CPU time: within a second of wall time on a machine that is free
+SECONDS = 0.7  # of CPU time, where the model is on the CPU: within a second of wall time on a machine that is free
 MEMORY_SHARE = 0.25  # of what is free, for the activations of one micro-batch
+_GPU_TOKENS = (8192, 16384, 32768, 65536)  # a GPU is idle between small kernels; not yet measured on one
 
 
-def kernels_for(base: BaseModel, precision: str, *, probed: bool = True) -> Kernels:
+def kernels_for(base: BaseModel, precision: str, device: str = "cpu", *, probed: bool = True) -> Kernels:
     """The kernels for this model on this machine.
 
     Args:
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the machine runs it clearly faster.
+        device: as torch names it.
         probed: measure (or read what was measured before); otherwise torch's own choice.
     """
-    if not probed:
-        return Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32")
-    return _kept(base, precision)
+    return _kept(base, precision, device) if probed else _unprobed(precision, device)
+
+
+def _unprobed(precision: str, device: str) -> Kernels:
+    """Torch's own choice, and as many tokens at once as pay on such a device."""
+    tokens = Kernels().micro_tokens if device == "cpu" else _GPU_TOKENS[0]
+    return Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32", micro_tokens=tokens, device=device)
 
 
 @lru_cache(maxsize=16)
-def _kept(base: BaseModel, precision: str) -> Kernels:
-    path = fedrad_cache_dir() / f"kernels-{_key(base, precision)}.json"
-    if (before := _read(path, precision)) is not None:
+def _kept(base: BaseModel, precision: str, device: str) -> Kernels:
+    path = fedrad_cache_dir() / f"kernels-{_key(base, precision, device)}.json"
+    if (before := _read(path, precision, device)) is not None:
         return before
-    found = probe(base, precision)
+    found = probe(base, precision, device)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.unlink(missing_ok=True)  # a damaged one
@@ -66,10 +72,10 @@ def _kept(base: BaseModel, precision: str) -> Kernels:
             with suppress(FileExistsError):  # the first process wins, and all read the same
                 os.link(file.name, path)
     # Nowhere to agree: then the choice that needs no agreement.
-    return _read(path, precision) or Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32")
+    return _read(path, precision, device) or _unprobed(precision, device)
 
 
-def _read(path: Path, precision: str) -> Kernels | None:
+def _read(path: Path, precision: str, device: str) -> Kernels | None:
     """What was kept, unless it is damaged or says another precision than was asked for: a file must not bring bfloat16
     to a hospital that refuses it.
     """
@@ -78,29 +84,30 @@ def _read(path: Path, precision: str) -> Kernels | None:
     except (OSError, ValueError, TypeError):
         return None
     fits = found.matmul in ("highest", "medium") and found.backbone in ("float32", "bfloat16")
+    fits = fits and found.device == device
     return found if fits and precision in ("auto", found.backbone) else None
 
 
-def probe(base: BaseModel, precision: str) -> Kernels:
-    """Measures this machine, one core of it, on numbers in the shapes of this model; about a second."""
+def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
+    """Measures this machine, one core of it or a GPU, on numbers in the shapes of this model; about a second."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _probe(base, precision)
+        return _probe(base.placed(torch.float32, device), precision, device)
     finally:
         torch.set_num_threads(threads)
 
 
-def _probe(base: BaseModel, precision: str) -> Kernels:
-    deadline = time.thread_time() + SECONDS
-    chosen, measured = Kernels(), dict[str, float]()
+def _probe(base: BaseModel, precision: str, device: str) -> Kernels:
+    deadline = _now(device) + SECONDS
+    chosen, measured = _unprobed("float32", device), dict[str, float]()
     weight = _widest(base)
-    x = torch.randn(256, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    x = torch.randn(256, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
     exact = x.double() @ weight.double().T
     products = {f"matmul-{name}": partial(_product, name, x, weight) for name in ("highest", "medium")}
     if precision != "float32":
         products["matmul-bfloat16"] = partial(_product, "highest", x.bfloat16(), weight.bfloat16())
-    times = _milliseconds(*products.values())
+    times = _milliseconds(device, *products.values())
     for (name, product), each in zip(products.items(), times, strict=True):
         measured |= {f"{name}-error": _error(product(), exact), f"{name}-ms": each}
     if (
@@ -112,22 +119,24 @@ def _probe(base: BaseModel, precision: str) -> Kernels:
     if precision == "bfloat16" or (precision == "auto" and half < FASTER**2 * measured[f"matmul-{chosen.matmul}-ms"]):
         chosen = replace(chosen, backbone="bfloat16")
     with matmul_precision(chosen.matmul):
-        chosen = replace(chosen, eager_up_to=_attention(base, dtype_of(chosen.backbone), measured, deadline))
+        chosen = replace(chosen, eager_up_to=_attention(base, chosen, measured, deadline))
         chosen = replace(chosen, micro_tokens=_micro_tokens(base, chosen, measured, deadline))
     return replace(chosen, measured={name: float(f"{value:.3g}") for name, value in measured.items()})
 
 
-def _attention(base: BaseModel, dtype: torch.dtype, measured: dict[str, float], deadline: float) -> int:
+def _attention(base: BaseModel, kernels: Kernels, measured: dict[str, float], deadline: float) -> int:
     """Up to which length plain products beat the fused kernel, forward and backward together."""
+    dtype, device = dtype_of(kernels.backbone), kernels.device
     heads = blocks_of(base.config.model_type, _a_layer(base))[0].heads
     best = 0
     for length in (32, 64, 128, 256, 512):
-        if length > base.max_length or time.thread_time() > deadline:
+        if length > base.max_length or _now(device) > deadline:
             break
         shape = (max(1, 512 // length), heads, length, base.hidden // heads)
-        parts = [torch.ones(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
-        mask = torch.zeros(shape[0], 1, 1, length, dtype=dtype)
+        parts = [torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(3)]
+        mask = torch.zeros(shape[0], 1, 1, length, dtype=dtype, device=device)
         fused, eager = _milliseconds(
+            device,
             partial(_attend_and_back, scaled_dot_product_attention, parts, mask),
             partial(_attend_and_back, eager_attention, parts, mask),
         )
@@ -144,20 +153,27 @@ def _micro_tokens(base: BaseModel, kernels: Kernels, measured: dict[str, float],
     The default is kept unless another is clearly cheaper. (Fewer tokens are not less padding: the cut into
     micro-batches sees to that.)
     """
-    block = blocks_of(base.config.model_type, _a_layer(base.in_dtype(dtype_of(kernels.backbone))))[0]
-    best, least = Kernels().micro_tokens, float("inf")
+    dtype, device = dtype_of(kernels.backbone), kernels.device
+    block = blocks_of(base.config.model_type, _a_layer(base.placed(dtype, device)))[0]
+    best, least = kernels.micro_tokens, float("inf")
     bytes_per_token = 4 * (12 * base.hidden + 3 * _widest(base).shape[0]) * base.layers
-    affordable = int(MEMORY_SHARE * psutil.virtual_memory().available / bytes_per_token)
-    for tokens in (best, best // 2, 2 * best, 4 * best):
-        if tokens > affordable or time.thread_time() > deadline:
+    affordable = int(MEMORY_SHARE * _free_bytes(device) / bytes_per_token)
+    for tokens in (best, best // 2, 2 * best, 4 * best) if device == "cpu" else _GPU_TOKENS:
+        if tokens > affordable or _now(device) > deadline:
             continue
-        x = torch.ones(tokens // 64, 64, base.hidden, dtype=dtype_of(kernels.backbone), requires_grad=True)
-        mask = torch.zeros(len(x), 1, 1, 64, dtype=dtype_of(kernels.backbone))
-        (each,) = _milliseconds(partial(_block_and_back, block, x, mask, kernels.eager_up_to >= 64))
+        x = torch.ones(tokens // 64, 64, base.hidden, dtype=dtype, device=device, requires_grad=True)
+        mask = torch.zeros(len(x), 1, 1, 64, dtype=dtype, device=device)
+        (each,) = _milliseconds(device, partial(_block_and_back, block, x, mask, kernels.eager_up_to >= 64))
         measured[f"block-{tokens}-us-per-token"] = 1000 * each / tokens
         if 1000 * each / tokens < FASTER * least:
             best, least = tokens, 1000 * each / tokens
     return min(best, max(64, affordable))
+
+
+def _free_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def _a_layer(base: BaseModel) -> nn.Module:
@@ -188,28 +204,39 @@ def _product(precision: str, x: Tensor, weight: Tensor) -> Tensor:
         return linear(x, weight)
 
 
-def _milliseconds(*runs: Callable[[], object]) -> list[float]:
-    """CPU time of this thread, the least of three of each, in turns after a first one.
+def _now(device: str) -> float:
+    """Seconds: of this thread's CPU time, or of wall time once a GPU has done all it was given.
 
-    Other jobs on the machine stretch the wall clock and hardly this. (Torch's own threads would not be counted, so a
-    probe runs with one.)
+    Other jobs on the machine stretch the wall clock and hardly CPU time. (Torch's own threads would not be counted, so
+    a probe runs with one.)
     """
+    if device == "cpu":
+        return time.thread_time()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _milliseconds(device: str, *runs: Callable[[], object]) -> list[float]:
+    """The least of three runs of each, in turns after a first one."""
     least = [float("inf")] * len(runs)
     for run in runs:
         run()
     for _ in range(3):
         for index, run in enumerate(runs):
-            start = time.thread_time()
+            start = _now(device)
             run()
-            least[index] = min(least[index], time.thread_time() - start)
+            least[index] = min(least[index], _now(device) - start)
     return [1000 * seconds for seconds in least]
 
 
-def _key(base: BaseModel, precision: str) -> str:
+def _key(base: BaseModel, precision: str, device: str) -> str:
     """Names everything that the choice depends on."""
     shape = [base.config.model_type, base.hidden, base.layers, base.max_length, *_widest(base).shape]
-    machine = [_processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__]
-    return hashlib.sha256(json.dumps([2, precision, *shape, *machine]).encode()).hexdigest()[:16]
+    machine = [_processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, device]
+    if device.startswith("cuda"):
+        machine.append(torch.cuda.get_device_name(device))
+    return hashlib.sha256(json.dumps([3, precision, *shape, *machine]).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:

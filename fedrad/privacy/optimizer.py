@@ -59,7 +59,7 @@ class PrivateOptimizer(DPOptimizer):
         self._names: list[str] | None = _names(optimizer)
         self._stream: Stream | None = None
         self._seen: set[bytes] = set()
-        self._snr = math.nan
+        self._power: Tensor | None = None
         super().__init__(
             optimizer,
             noise_multiplier=plan.own_noise_multiplier,
@@ -80,7 +80,13 @@ class PrivateOptimizer(DPOptimizer):
         sqrt(max(|g|^2 - E|noise|^2, 0) / E|noise|^2) over all coordinates; ``inf`` without noise, ``nan`` before
         any step.
         """
-        return self._snr
+        if self._power is None:
+            return math.nan
+        if not self._plan.private:
+            return math.inf
+        std = self._plan.own_noise_multiplier * self._plan.clip / self._plan.divisor
+        expected = std**2 * sum(p.numel() for p in self.params)
+        return math.sqrt(max(float(self._power) - expected, 0.0) / expected)
 
     def accumulate(self, grads: Mapping[str, Tensor], units: NDArray[np.int64] | None = None) -> None:
         """Clips a micro-batch of per-sample gradients, unit by unit, and adds it to the sum of this step.
@@ -162,17 +168,10 @@ class PrivateOptimizer(DPOptimizer):
 
     @torch.no_grad()
     def scale_grad(self) -> None:
-        """Divides by the plan's public divisor and reads off `snr`."""
-        expected = size = 0.0
+        """Divides by the plan's public divisor, and keeps |g|^2 for `snr` without waiting for it."""
         for p in self.params:
             p.grad /= self._plan.divisor
-            size += float(p.grad.to(torch.float64).square().sum())
-            expected += p.numel()
-        if not self._plan.private:
-            self._snr = math.inf
-            return
-        expected *= (self._plan.own_noise_multiplier * self._plan.clip / self._plan.divisor) ** 2
-        self._snr = math.sqrt(max(size - expected, 0.0) / expected)
+        self._power = torch.stack([p.grad.double().square().sum() for p in self.params]).sum()
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
         """Noise and scaling. Nothing comes between the clipped sum and its noise."""

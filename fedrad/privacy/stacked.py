@@ -54,13 +54,14 @@ class StackedPrivateOptimizer:
             if plan.shared is not None:
                 raise PrivacyError("Hospitals that share their noise train one by one.")
         self._units = UnitsOfStep()
-        self._gains = torch.tensor(gains, dtype=torch.float64)
-        self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)
         self._parameters: dict[str, Tensor] = {
             name: parameter
             for group in optimizer.param_groups
             for name, parameter in zip(group["param_names"], group["params"], strict=True)
         }
+        self._device = next(iter(self._parameters.values())).device
+        self._gains = torch.tensor(gains, dtype=torch.float64).to(self._device)
+        self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)
         self._sums: dict[str, Tensor] = {}
         self._seen: set[bytes] = set()
         for name, parameter in self._parameters.items():
@@ -73,7 +74,7 @@ class StackedPrivateOptimizer:
 
         Args:
             grads: name -> [B, *shape].
-            hospital: which hospital's report each is, int64 [B].
+            hospital: which hospital's report each is, int64 [B], on the CPU.
             units: whose each row is, [B], with different numbers at different hospitals; None, if every report is a
                 unit of its own.
 
@@ -96,10 +97,11 @@ class StackedPrivateOptimizer:
             self._units.add(units)
             grads, first = sum_by_unit(grads, units)
             hospital = hospital[torch.from_numpy(first)]
-        factors = clip_factors([grads[name] for name in self._parameters], self._clips[hospital])
+        clips = self._clips[hospital].to(self._device)
+        factors = clip_factors([grads[name] for name in self._parameters], clips)
         # [H, B]: the factor where the report is the hospital's. A product sums by hospital in one pass.
-        members = torch.zeros(len(self._plans), len(hospital), dtype=torch.float64)
-        members[hospital, torch.arange(len(hospital))] = factors
+        belongs = torch.nn.functional.one_hot(hospital, len(self._plans)).T.to(self._device)
+        members = torch.where(belongs == 1, factors, 0.0)
         for name, total in self._sums.items():
             total.addmm_(members, finite_rows(grads[name], factors))
 
@@ -137,13 +139,13 @@ class StackedPrivateOptimizer:
                 if mark in self._seen:
                     raise PrivacyError("This noise was used before: give each hospital and step its own stream.")
                 self._seen.add(mark)
-            total[index].add_(noise, alpha=std)
+            total[index].add_(noise.to(self._device), alpha=std)
 
     def _clear(self) -> None:
         self._units.clear()
         for parameter in self._parameters.values():
             parameter.grad = None
         self._sums = {
-            name: torch.zeros(len(p), math.prod(p.shape[1:]), dtype=torch.float64)
+            name: torch.zeros(len(p), math.prod(p.shape[1:]), dtype=torch.float64, device=p.device)
             for name, p in self._parameters.items()
         }

@@ -22,7 +22,7 @@ def probabilities(classifier: ReportClassifier, inputs: Inputs, *, single_label:
         batch = inputs.batch(indices)
         with classifier.arithmetic():
             logits = classifier.suffix(batch.hidden, batch.attention).float()
-        out[indices] = (torch.softmax(logits, dim=-1) if single_label else torch.sigmoid(logits)).numpy()
+        out[indices] = (torch.softmax(logits, dim=-1) if single_label else torch.sigmoid(logits)).cpu().numpy()
     return out
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
 from fedrad.model.buckets import micro_batches
+from fedrad.model.kernels import on_cpu
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import stream
 from fedrad.privacy.plan import PrivacyPlan
@@ -79,9 +80,10 @@ def run_steps_together(
     trainable = classifier.adapter()
     # What no step of these trains keeps its value, which is the same at all members: the server sent it.
     trained = {name: p for name, p in trainable.items() if not turns or any(name in turn for turn in turns)}
-    stacks = {name: nn.Parameter(torch.stack([m.state.adapter[name] for m in members])) for name in trained}
+    device = classifier.device
+    stacks = {name: nn.Parameter(torch.stack([m.state.adapter[name] for m in members]).to(device)) for name in trained}
     moments = _stacked_moments(members)
-    sums = {name: torch.stack([m.state.average_sum[name] for m in members]) for name in first.average_sum}
+    sums = {name: torch.stack([m.state.average_sum[name] for m in members]).to(device) for name in first.average_sum}
     averaged = first.averaged
     whose = np.concatenate([np.full(member.stop - member.start, i) for i, member in enumerate(members)])
     rows = np.concatenate([np.arange(member.start, member.stop) for member in members])
@@ -102,6 +104,7 @@ def run_steps_together(
             for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=unit_of):
                 batch = inputs.batch(indices)
                 hospital = torch.from_numpy(hospital_of[indices])
+                whose_adapter = hospital.to(device)
 
                 def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
                     return report_losses(logits, labels, mask, single_label=recipe.single_label)
@@ -112,7 +115,7 @@ def run_steps_together(
                         trained,
                         (batch.hidden, batch.attention),
                         losses,
-                        {name: stack.detach()[hospital] for name, stack in stacks.items()},
+                        {name: stack.detach()[whose_adapter] for name, stack in stacks.items()},
                     )
                 optimizer.accumulate({name: gradients[name] for name in active}, hospital, unit_of[indices])
             optimizer.step_noisy([stream(m.plan.noise, recipe.seed, m.site, step, "noise") for m in members])
@@ -122,10 +125,12 @@ def run_steps_together(
                     value = stack.detach().to(torch.float64)
                     sums[name] = sums[name] + value if name in sums else value
         moments |= _moments_of(wrapped, active, gains)
+    trained_stacks = {name: on_cpu(stack) for name, stack in stacks.items()}
+    sums = {name: total.cpu() for name, total in sums.items()}
     return [
         TrainingState(
             step=first.step + steps,
-            adapter=member.state.adapter | {name: stack.detach()[i].clone() for name, stack in stacks.items()},
+            adapter=member.state.adapter | {name: stack[i].clone() for name, stack in trained_stacks.items()},
             moments={key: value[i].clone() for key, value in moments.items()},
             average_sum={name: total[i].clone() for name, total in sums.items()},
             averaged=averaged,
@@ -165,7 +170,8 @@ def _restore_moments(
         name, _, moment = key.rpartition("|")
         if name in stacks:
             # Adam's step count is one number for all.
-            optimizer.state[stacks[name]][moment] = value[0].clone() if value.dim() == 1 else _gained(key, value, gains)
+            mine = value[0].clone() if value.dim() == 1 else _gained(key, value, gains).to(stacks[name].device)
+            optimizer.state[stacks[name]][moment] = mine
 
 
 def _moments_of(
@@ -173,7 +179,9 @@ def _moments_of(
 ) -> dict[str, Tensor]:
     inverse = [1 / gain for gain in gains]
     return {
-        f"{name}|{key}": value.expand(len(gains)) if value.dim() == 0 else _gained(f"{name}|{key}", value, inverse)
+        f"{name}|{key}": value.expand(len(gains))
+        if value.dim() == 0
+        else _gained(f"{name}|{key}", value.cpu(), inverse)
         for name, stack in stacks.items()
         for key, value in optimizer.state.get(stack, {}).items()
         if isinstance(value, Tensor)

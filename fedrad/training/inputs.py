@@ -26,7 +26,10 @@ KEEP_AT_MOST = 2 << 30
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of B reports, ready for ``classifier.suffix``: hidden [B, T, d] or [B, d], attention [B, T]."""
+    """A micro-batch of B reports, ready for ``classifier.suffix``: hidden [B, T, d] or [B, d], attention [B, T].
+
+    All of it is on the classifier's device.
+    """
 
     hidden: Tensor
     attention: Tensor
@@ -76,10 +79,11 @@ class Inputs:
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The micro-batch of these reports, padded to its longest."""
-        tokens = collate(self.tokens, indices, self.pad_id)
+        tokens, device = collate(self.tokens, indices, self.pad_id), self.classifier.device
+        attention = tokens.attention.to(device)
         if self.kept is None:
             with torch.no_grad():
-                hidden = self.classifier.prefix(tokens.ids, tokens.attention)
+                hidden = self.classifier.prefix(tokens.ids.to(device), attention)
         elif self._pooled:
             hidden = torch.from_numpy(self.kept[indices])
         else:
@@ -88,7 +92,7 @@ class Inputs:
             for row, index in enumerate(indices):
                 start, stop = self.tokens.offsets[index], self.tokens.offsets[index + 1]
                 padded[row, : stop - start] = self.kept[start:stop]
-        return Batch(hidden, tokens.attention, tokens.labels, tokens.mask)
+        return Batch(hidden.to(device), attention, tokens.labels.to(device), tokens.mask.to(device))
 
 
 def prepare(
@@ -106,12 +110,13 @@ def prepare(
     rows = len(tokens) if classifier.head_only else width
     if classifier.prefix_layers == 0 or rows * classifier.hidden_size * 4 > KEEP_AT_MOST:
         return Inputs(tokens, classifier, None, pad_id)
+    device = classifier.device
     kept = np.empty((rows, classifier.hidden_size), dtype=np.float32)
     done = 0
     for indices in micro_batches(tokens.lengths, np.arange(len(tokens)), classifier.kernels.micro_tokens):
         batch = collate(tokens, indices, pad_id)
         with torch.no_grad(), classifier.arithmetic():
-            hidden = classifier.prefix(batch.ids, batch.attention).float().numpy()
+            hidden = classifier.prefix(batch.ids.to(device), batch.attention.to(device)).float().cpu().numpy()
         if classifier.head_only:
             kept[indices] = hidden
         else:

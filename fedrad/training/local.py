@@ -20,6 +20,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
+from fedrad.model.kernels import on_cpu
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
@@ -79,6 +80,8 @@ class Recipe:
 @dataclass(frozen=True)
 class TrainingState:
     """What one site carries from step to step. Every tensor in it is a function of noised gradients only.
+
+    All of it is on the CPU, wherever the model is.
 
     Attributes:
         step: noisy steps taken so far in this run.
@@ -146,7 +149,8 @@ def run_steps(
     # What no step of these trains keeps its value, and is not averaged.
     trained = {name: p for name, p in parameters.items() if not turns or any(name in turn for turn in turns)}
     units = inputs.units(plan.unit)
-    total, averaged, moments = dict(state.average_sum), state.averaged, dict(state.moments)
+    total = {name: value.to(parameters[name].device) for name, value in state.average_sum.items()}
+    averaged, moments = state.averaged, dict(state.moments)
     rates = [learning_rate(_only(parameters, turn), recipe, plan) for turn in turns or (parameters,)]
     for first, count in stretches(steps, len(turns)):
         turn = first % len(turns) if turns else 0
@@ -167,9 +171,9 @@ def run_steps(
     return replace(
         state,
         step=state.step + steps,
-        adapter={name: parameter.detach().clone() for name, parameter in parameters.items()},
+        adapter={name: on_cpu(parameter) for name, parameter in parameters.items()},
         moments=moments,
-        average_sum=total,
+        average_sum={name: value.cpu() for name, value in total.items()},
         averaged=averaged,
     )
 
@@ -286,7 +290,7 @@ def _copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str
 
 def _moments(optimizer: PrivateOptimizer, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, Tensor]:
     return {
-        f"{name}|{key}": value.detach().clone()
+        f"{name}|{key}": on_cpu(value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
@@ -299,4 +303,6 @@ def _restore_moments(
     for key, value in moments.items():
         name, _, moment = key.rpartition("|")
         if name in parameters:
-            optimizer.state[parameters[name]][moment] = value.clone()
+            # Adam's count of steps, a single number, stays where torch wants it.
+            device = parameters[name].device if value.dim() else value.device
+            optimizer.state[parameters[name]][moment] = value.to(device, copy=True)

@@ -12,13 +12,14 @@ from itertools import islice
 import numpy as np
 import torch
 
-from fedrad.data.batches import Tokenized, collate
+from fedrad.data.batches import Tokenized
 from fedrad.data.synthetic import generate
 from fedrad.errors import PreflightError
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, learning_rate, torch_optimizer
 from fedrad.training.loss import report_losses
 from fedrad.training.setup import Setup
@@ -68,7 +69,7 @@ def _move_off_zero(parameters: dict[str, torch.nn.Parameter]) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters.values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device), alpha=0.02)
 
 
 def _one_step(setup: Setup, recipe: Recipe, optimizer: PrivateOptimizer) -> None:
@@ -83,15 +84,13 @@ def _one_step(setup: Setup, recipe: Recipe, optimizer: PrivateOptimizer) -> None
         labels=labels,
         mask=np.ones_like(labels),
     )
-    batch = collate(tokens, np.arange(len(texts)), setup.pad_id)
-    with torch.no_grad(), setup.classifier.arithmetic():
-        hidden = setup.classifier.prefix(batch.ids, batch.attention)
     engine = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
     with setup.classifier.arithmetic():
+        batch = Inputs(tokens, setup.classifier, None, setup.pad_id).batch(np.arange(len(texts)))
         _, gradients = engine(
             setup.classifier.suffix,
             setup.classifier.adapter(),
-            (hidden, batch.attention),
+            (batch.hidden, batch.attention),
             lambda logits: report_losses(logits, batch.labels, batch.mask, single_label=setup.single_label),
         )
     optimizer.accumulate(gradients, np.arange(len(texts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from fedrad.errors import ConfigError, PlanError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
 from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
@@ -85,7 +87,8 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
         rank: of a hospital that has one of its own; default ``lora.rank``.
 
     Raises:
-        ConfigError: reports may be longer than the base model reads, or Opacus's hooks would meet bfloat16.
+        ConfigError: reports may be longer than the base model reads, Opacus's hooks would meet bfloat16, or there is no
+            GPU where one is asked for.
         ModelError: the base model can't be had, or has no layers of these names.
     """
     model, lora = experiment.model, experiment.lora
@@ -106,7 +109,7 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
         )
     seeded = experiment.privacy.noise == "seeded"
     probed = experiment.train.kernels == "probe" or (experiment.train.kernels == "auto" and not seeded)
-    kernels = kernels_for(base, experiment.train.precision, probed=probed)
+    kernels = kernels_for(base, experiment.train.precision, device_for(experiment.train.device), probed=probed)
     if experiment.train.micro_tokens:
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
     if kernels.backbone == "bfloat16" and experiment.privacy.gradients == "opacus":
@@ -136,9 +139,13 @@ def exported(setup: Setup, strategy: Strategy, state: Mapping[str, Tensor]) -> S
     return replace(setup, classifier=classifier, lora=lora)
 
 
-def pin_threads(experiment: Experiment) -> None:
-    """Fixes the number of threads of this process: sums in another order would give other bits."""
+def pin_arithmetic(experiment: Experiment) -> None:
+    """Fixes the number of threads of this process, and on a GPU torch's deterministic kernels where the run is seeded:
+    sums in another order would give other bits."""
     torch.set_num_threads(experiment.train.threads)
+    if experiment.train.device != "cpu" and experiment.privacy.noise == "seeded":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS picks as it likes
+        torch.use_deterministic_algorithms(True)
 
 
 def plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) -> PrivacyPlan:

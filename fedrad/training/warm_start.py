@@ -89,7 +89,7 @@ def initial_state(
             setup.classifier.set_head_bias(_log_odds(tokens, shared))
         if warm:
             _train(setup, tokens.select(np.arange(experiment.train.warm_reports)), experiment, progress)
-    state = {name: tensor.detach().clone().contiguous() for name, tensor in setup.classifier.state().items()}
+    state = {name: tensor.contiguous() for name, tensor in setup.classifier.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(f".{os.getpid()}.partial")  # two runs may warm up at once
     save_file(state, partial)
@@ -175,7 +175,8 @@ def _centre(setup: Setup, tokens: Tokenized, progress: Progress) -> None:
     done = 0
     for indices in micro_batches(tokens.lengths[rows], rows, setup.classifier.kernels.micro_tokens):
         batch = collate(tokens, indices, setup.pad_id)
-        pooled[indices] = setup.classifier.pooled(batch.ids, batch.attention).numpy()
+        ids, attention = batch.ids.to(setup.classifier.device), batch.attention.to(setup.classifier.device)
+        pooled[indices] = setup.classifier.pooled(ids, attention).cpu().numpy()
         done += len(indices)
         progress("centring", done, len(rows))
     mean = pooled.mean(axis=0)

@@ -46,7 +46,7 @@ def test_it_measures_time_and_error(base: BaseModel) -> None:
 def timed(times: dict[str, float]) -> Callable[..., list[float]]:
     """Stands in for the clock: a product takes as long as ``times`` says of its word or dtype."""
 
-    def milliseconds(*runs: Any) -> list[float]:
+    def milliseconds(device: str, *runs: Any) -> list[float]:
         return [
             times["bfloat16" if run.args[1].dtype == torch.bfloat16 else run.args[0]]
             if run.func is module._product
@@ -88,7 +88,7 @@ def test_the_choice_follows_what_was_measured(
 def test_attention_by_plain_products_only_where_they_are_faster(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def milliseconds(*runs: Any) -> list[float]:
+    def milliseconds(device: str, *runs: Any) -> list[float]:
         if len(runs) < 2 or runs[1].func is not module._attend_and_back:
             return [1.0] * len(runs)
         return [1.0, 0.5 if runs[1].args[1][0].shape[2] == 32 else 2.0]

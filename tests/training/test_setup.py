@@ -27,7 +27,7 @@ def test_a_run_that_is_to_be_repeated_is_not_left_to_a_measurement(
 ) -> None:
     found: list[bool] = []
 
-    def kernels_for(base: object, precision: str, *, probed: bool) -> Kernels:
+    def kernels_for(base: object, precision: str, device: str, *, probed: bool) -> Kernels:
         found.append(probed)
         return Kernels(eager_up_to=7)
 
