@@ -85,14 +85,14 @@ def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     Raises:
         KeyError: an engine left a tensor out.
     """
-    difference = torch.cat([(found[name].double() - expected[name]).flatten() for name in expected])
+    difference = torch.cat([(found[name].double().cpu() - expected[name]).flatten() for name in expected])
     return (difference.norm() / torch.cat([tensor.flatten() for tensor in expected.values()]).norm()).item()
 
 
 def verdicts(problem: Problem, peers: Sequence[Peer], lengths: Sequence[int] = LENGTHS) -> list[Verdict]:
     """Every engine against the reference, clipped at the median norm so that about half of the reports are clipped."""
     batch = uneven(problem.model, lengths)
-    clip, expected = reference(problem, batch)
+    clip, expected = reference(replace(problem, device="cpu"), batch)
     found = []
     for peer in peers:
         tolerance = ROUNDED if peer.bfloat16 else TOLERANCE

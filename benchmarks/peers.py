@@ -24,7 +24,7 @@ from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClippi
 from torch import Tensor, nn
 
 from benchmarks.problems import PAD, Problem, base_of, library, stock
-from fedrad.data.batches import Tokenized, collate
+from fedrad.data.batches import Batch, Tokenized, collate
 from fedrad.model.buckets import micro_batches
 from fedrad.model.kernels import Kernels
 from fedrad.model.probe import kernels_for
@@ -92,7 +92,7 @@ class Peft:
         optimizer = _adamw(tensors)
 
         def backward(batch: Tokenized) -> None:
-            with numerics(self.precision):
+            with numerics(self.precision, problem.device):
                 (losses_of(model, batch).sum() / problem.expected).backward()
 
         def step(batch: Tokenized) -> None:
@@ -145,7 +145,7 @@ class Opacus:
         )
 
         def backward(batch: Tokenized) -> None:
-            with numerics(self.precision), _reasons():
+            with numerics(self.precision, problem.device), _reasons():
                 losses = losses_of(hooked, batch)
                 # Opacus's own ghost criterion calls mean() over all labels; a loss per report goes in here.
                 (DPTensorFastGradientClipping(hooked, optimizer, losses) if ghost else losses.mean()).backward()
@@ -190,7 +190,7 @@ class Fedrad:
         return self.precision == "bfloat16"
 
     def prepare(self, problem: Problem) -> Prepared:
-        kernels = kernels_for(base_of(problem.model), self.precision, probed=self.probed)
+        kernels = kernels_for(base_of(problem.model), self.precision, problem.device, probed=self.probed)
         return fedrad_engine(problem, kernels, whole=self.whole)
 
 
@@ -204,7 +204,7 @@ def fedrad_engine(problem: Problem, kernels: Kernels, *, whole: bool = False) ->
 
     def accumulate(batch: Tokenized) -> None:
         for indices in micro_batches(batch.lengths, np.arange(len(batch)), kernels.micro_tokens):
-            part = collate(batch, indices, PAD)
+            part = placed(collate(batch, indices, PAD), problem.device)
 
             def losses(logits: Tensor, labels: Tensor = part.labels, mask: Tensor = part.mask) -> Tensor:
                 return report_losses(logits, labels, mask, single_label=False)
@@ -246,7 +246,7 @@ def _plan(problem: Problem) -> PrivacyPlan:
 
 
 @contextmanager
-def numerics(precision: Precision) -> Iterator[None]:
+def numerics(precision: Precision, device: str = "cpu") -> Iterator[None]:
     """The switches of torch that a user of the other engines can turn as well.
 
     medium: ``torch.set_float32_matmul_precision``. bfloat16: autocast.
@@ -254,7 +254,7 @@ def numerics(precision: Precision) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if precision == "medium" else "highest")
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             yield
     finally:
         torch.set_float32_matmul_precision(before)
@@ -269,9 +269,9 @@ def _reasons() -> Iterator[None]:
         raise CantRun(f"refused: {error}") from None
 
 
-def too_slow(peer: Peer) -> str:
+def too_slow(peer: Peer, device: str = "cpu") -> str:
     """The reason not to time an engine on this processor, or nothing."""
-    if peer.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if peer.bfloat16 and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "no bfloat16 in this processor: torch emulates it, tens of times slower"
     return ""
 
@@ -282,10 +282,15 @@ def _adamw(tensors: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
 
 def losses_of(model: nn.Module, batch: Tokenized) -> Tensor:
     """[B]: one loss per report, the batch padded to its longest report."""
-    padded = collate(batch, np.arange(len(batch)), PAD)
+    padded = placed(collate(batch, np.arange(len(batch)), PAD), next(model.parameters()).device)
     output = model(input_ids=padded.ids, attention_mask=padded.attention)
     logits = output if isinstance(output, Tensor) else output.logits
     return report_losses(logits, padded.labels, padded.mask, single_label=False)
+
+
+def placed(batch: Batch, device: torch.device | str) -> Batch:
+    """The batch on a device."""
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 def _rows(batch: Tokenized, most: int | None) -> list[Tokenized]:

@@ -72,6 +72,7 @@ class Problem:
         clip: L2 norm to which each report's gradient is clipped.
         noise: standard deviation of the noise divided by ``clip``.
         expected: expected batch size, by which sums are divided.
+        device: where the model is, as torch names it.
     """
 
     model: str = "bert-small"
@@ -80,6 +81,7 @@ class Problem:
     clip: float = 1.0
     noise: float = 1.0
     expected: int = 32
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ def stock(problem: Problem) -> tuple[PeftModel, dict[str, nn.Parameter]]:
         for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
                 nn.init.normal_(parameter, std=0.02)
-    return adapted.train(), {
+    adapted = adapted.train().to(problem.device)
+    return adapted, {
         _library_name(name, where): parameter
         for name, parameter in adapted.named_parameters()
         if parameter.requires_grad

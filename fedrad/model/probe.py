@@ -93,7 +93,7 @@ def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _probe(base.placed(torch.float32, device), precision, device)
+        return _probe(base, precision, device)
     finally:
         torch.set_num_threads(threads)
 
@@ -101,7 +101,7 @@ def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
 def _probe(base: BaseModel, precision: str, device: str) -> Kernels:
     deadline = _now(device) + SECONDS
     chosen, measured = _unprobed("float32", device), dict[str, float]()
-    weight = _widest(base)
+    weight = _widest(base.placed(torch.float32, device))
     x = torch.randn(256, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
     exact = x.double() @ weight.double().T
     products = {f"matmul-{name}": partial(_product, name, x, weight) for name in ("highest", "medium")}

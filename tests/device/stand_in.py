@@ -94,6 +94,7 @@ def register() -> None:
         return
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     _library.fallback(_run, "PrivateUse1")
+    _library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast has no effect there
 
 
 _library = torch.library.Library("_", "IMPL")

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks import check, gpu, problems
+from benchmarks.peers import PEERS
 from fedrad import centralized, simulate
 from fedrad.errors import ConfigError
 from fedrad.flower_run import _federation
@@ -220,3 +222,20 @@ def test_a_seeded_run_on_a_gpu_asks_for_deterministic_kernels(monkeypatch: pytes
     for device, expected in (("cpu", False), ("cuda", True)):
         pin_arithmetic(small.experiment(train__device=device))
         assert torch.are_deterministic_algorithms_enabled() is expected
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+def test_the_engines_of_the_benchmark_agree_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "rate", lambda device: 1e9)
+    monkeypatch.setattr(problems, "corpus", lambda model, openi: problems.random_reports(model, [20] * 40, 0))
+    problem = problems.Problem("tiny-bert", device=stand_in.NAME)
+    names = ("opacus hooks", "fedrad, same kernels", "fedrad, everything on")
+    found = check.verdicts(problem, [PEERS[name] for name in names])
+    assert [verdict.agrees for verdict in found] == [True] * 3
+    rows = {row.engine: row for row in gpu.measure(problem, problems.Workload(8), 2)}
+    for name in (*names, "peft, not private"):
+        assert rows[name].reason == ""
+        assert rows[name].speed > 0
+        assert rows[name].share > 0
+    assert "peft, not private" in gpu.show(list(rows.values()))
