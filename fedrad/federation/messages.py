@@ -165,10 +165,12 @@ class Opening:
     Attributes:
         setup: the terms of the round's sum.
         noise_multiplier: of the sum, where hospitals share its noise; 0: each adds all of its own.
+        digest: of the whole state that the training request will bring, the same for all hospitals.
     """
 
     setup: RoundSetup
     noise_multiplier: float
+    digest: str
 
 
 Body = Opening | Roster | Survivors | UnmaskRequest

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from fedrad.errors import SecureAggregationRefusal
 from fedrad.federation.messages import Opening, Request, Stage, StageRequest
 from fedrad.privacy.durable import explained, locked, private_folder, sync_folder
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.secure.fixed_point import encode, flatten
+from fedrad.secure.fixed_point import DEFAULT_BOUND, encode, flatten, out_of_range
 from fedrad.secure.hospital import (
     Shared,
     State,
@@ -35,20 +36,27 @@ from fedrad.secure.hospital import (
 )
 from fedrad.secure.keys import Identity
 from fedrad.secure.messages import Inbox, Roster, Survivors
+from fedrad.secure.rounding import on_lattice
 from fedrad.secure.wire import from_bytes, to_bytes
 from fedrad.training.setup import shared_plan
+from fedrad.training.site import step_scales
 
 _STATE_FILE = "secure-aggregation.json"
 _ROUNDS_FILE = "secure-aggregation.rounds"
 
 
-def bound_run(run: str, experiment: Experiment, noise_multiplier: float) -> str:
-    """The run's name as every key of a round is bound to it: with its whole configuration and the shared noise.
+def bound_run(run: str, experiment: Experiment, noise_multiplier: float, digest: str) -> str:
+    """The run's name as every key of a round is bound to it: with its whole configuration, the shared noise, and the
+    state that is trained on.
 
     Hospitals that a server gave different settings can't open each other's shares: otherwise one of them could take a
-    larger step than the others, or be the only one that adds its share of the noise.
+    larger step than the others, or be the only one that adds its share of the noise. Nor can hospitals that it gave
+    different states: otherwise it could send the others one in which their noise is lost in rounding.
+
+    Args:
+        digest: of the whole state (``adapter_digest``), as its delivery names it.
     """
-    return f"{run} {experiment.digest()} {noise_multiplier.hex()}"
+    return f"{run} {experiment.digest()} {noise_multiplier.hex()} {digest}"
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,13 @@ class Held:
     Attributes:
         run: as the server names it.
         noise_multiplier: of the sum, where noise is shared; 0: it isn't.
+        digest: of the model's state that the round was opened for.
         state: of the protocol, as bytes. It holds secrets.
     """
 
     run: str
     noise_multiplier: float
+    digest: str
     state: bytes = field(repr=False)
 
 
@@ -163,7 +173,7 @@ def answer_stage(request: StageRequest, experiment: Experiment, memory: Memory, 
                 raise SecureAggregationRefusal(f"round {request.round} of {request.run} was opened before: never twice")
             opened, advert = advertise(body.setup, request.site, (), identity)
             memory.remember(request.run, request.round)
-            memory.keep(Held(request.run, body.noise_multiplier, b""), opened)
+            memory.keep(Held(request.run, body.noise_multiplier, body.digest, b""), opened)
             return advert
         held, state = memory.held(request.run, request.round)
         after: State
@@ -185,8 +195,12 @@ def _check_terms(request: StageRequest, opening: Opening, experiment: Experiment
     setup, privacy = opening.setup, experiment.privacy
     if not privacy.secure_aggregation:
         raise SecureAggregationRefusal("the run's configuration has no secure aggregation")
-    if (setup.run, setup.round) != (bound_run(request.run, experiment, opening.noise_multiplier), request.round):
-        raise SecureAggregationRefusal("the terms of the sum are for another run, round or configuration")
+    bound_to = bound_run(request.run, experiment, opening.noise_multiplier, opening.digest)
+    if (setup.run, setup.round) != (bound_to, request.round):
+        raise SecureAggregationRefusal("the terms of the sum are for another run, round, configuration or state")
+    # What lies beyond it is clamped in each adapter by itself: a bound among the values would show up in the sum.
+    if setup.bound != DEFAULT_BOUND:
+        raise SecureAggregationRefusal(f"the terms of the sum have a bound of {setup.bound:g}, not {DEFAULT_BOUND:g}")
     if (setup.threshold, setup.colluders) != (experiment.sites.quorum, privacy.colluders):
         raise SecureAggregationRefusal("the terms of the sum are not those of sites.quorum and privacy.colluders")
     if (opening.noise_multiplier > 0) != privacy.shared_noise:
@@ -210,10 +224,20 @@ class Masking:
     def mask(self, adapter: Mapping[str, Tensor]) -> bytes:
         """The adapter as it may leave. Once: the state afterwards is on disk and masks nothing.
 
+        Guarantee: no refusal depends on the adapter's values. With shared noise they are rounded to a public lattice
+        first, so that the sum tells no more than a rounded sum would (``secure.rounding``).
+
         Raises:
-            SecureAggregationRefusal: the inbox is not in order, or a value is out of range.
+            SecureAggregationRefusal: the inbox is not in order.
         """
-        encoded = encode(flatten(adapter), self.state.setup.bound)
+        if self.plan.shared is not None:
+            scales = step_scales(self.plan.shared, adapter)
+            adapter = on_lattice(adapter, scales, self.plan.own_noise_multiplier)
+        values, bound = flatten(adapter), self.state.setup.bound
+        if beyond := out_of_range(values, bound):
+            where = f"{self.state.site} round {self.state.setup.round}"  # for the hospital's own log, as failures are
+            print(f"fedrad: {where}: diverged, {beyond} numbers clamped to {bound:g}", file=sys.stderr, flush=True)
+        encoded = encode(values, bound)
         after, sent = mask_input(self.state, self.inbox, encoded)
         self.memory.keep(self.held, after)
         return sent.vector
@@ -222,11 +246,12 @@ class Masking:
 def masking_of(experiment: Experiment, request: Request, memory: Memory, plan: PrivacyPlan) -> Masking | None:
     """How the answer to a training request is masked; None in a run without secure aggregation.
 
-    Call it with the ledger open, and before it is charged: what is refused here costs nothing.
+    Call it with the ledger open, and before it is charged: what is refused here costs nothing; and with the state
+    received, which holds it against the digest of its delivery. (``open_round`` holds its numbers against the noise.)
 
     Raises:
         SecureAggregationRefusal: the configuration and the request contradict each other, or keys were not shared for
-            this round, or its input was masked before.
+            this round, or for another state, or its input was masked before.
         PlanError: the shared noise is less than this hospital's budget needs.
     """
     secure = experiment.privacy.secure_aggregation
@@ -239,8 +264,8 @@ def masking_of(experiment: Experiment, request: Request, memory: Memory, plan: P
         raise SecureAggregationRefusal(
             f"round {request.round} of {request.run}: an input is masked once, after keys were shared"
         )
-    if state.setup.run != bound_run(request.run, experiment, held.noise_multiplier):
-        raise SecureAggregationRefusal("the configuration is not the one with which this round was opened")
+    if state.setup.run != bound_run(request.run, experiment, held.noise_multiplier, request.state.digest):
+        raise SecureAggregationRefusal("the configuration or the state is not the one with which this round was opened")
     shared = experiment.privacy.shared_noise
     followed = shared_plan(experiment, plan, held.noise_multiplier) if shared else plan
     return Masking(memory, held, state, request.inbox, followed)

@@ -29,7 +29,8 @@ from fedrad.federation.messages import (
 )
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds, SiteFailed
 from fedrad.federation.secure_hospital import bound_run
-from fedrad.secure.fixed_point import decode, unflatten
+from fedrad.privacy.noise_share import own_noise_multiplier
+from fedrad.secure.fixed_point import DEFAULT_BOUND, decode, unflatten
 from fedrad.secure.messages import (
     Confirmation,
     KeyAdvert,
@@ -39,8 +40,11 @@ from fedrad.secure.messages import (
     Unmasking,
     UnmaskRequest,
 )
+from fedrad.secure.rounding import check_covered, check_start
 from fedrad.secure.server import build_roster, inboxes, survivors, unmasked_sum
 from fedrad.secure.setup import RoundSetup
+from fedrad.training.setup import shared_noise_terms
+from fedrad.training.site import adapter_digest, step_scales
 from fedrad.training.strategy import AveragingStrategy, Strategy
 
 STAGE = "query.secure"  # the type of Flower's messages for the stages
@@ -83,6 +87,7 @@ class SecureRounds(Rounds):
         self._grid: Grid
         self._setup: RoundSetup
         self._roster: Roster
+        self._digest = ""
         self._shared: list[SealedShares] = []
 
     def ready(self, server_round: int, grid: Grid) -> list[Hospital]:
@@ -90,11 +95,16 @@ class SecureRounds(Rounds):
 
         Raises:
             QuorumLost: fewer than the quorum; no adapter was made.
+            SecureAggregationRefusal: every hospital would refuse the state, because of the size of its numbers.
         """
         self._grid, self._fell_out = grid, {}
         invited = self.participants(server_round)
+        # All hospitals get one state: strategies that average know one rank.
+        state = self.strategy.for_rank(self.state, self.federation.lora.rank, self.facts(server_round))
+        self._check_state(state, server_round)
+        self._digest = adapter_digest(state)
         self._setup = self._terms(server_round, [hospital.site for hospital in invited])
-        opening = Opening(self._setup, self._noise_multiplier)
+        opening = Opening(self._setup, self._noise_multiplier, self._digest)
         adverts = self._stage(KeyAdvert, dict.fromkeys(self._setup.sites, opening), self._fell_out)
         self._roster = self._unless_lost(lambda: build_roster(self._setup, adverts))
         self._shared = self._stage(SealedShares, {a.site: self._roster for a in adverts}, self._fell_out)
@@ -130,6 +140,16 @@ class SecureRounds(Rounds):
         if answer.adapter or len(answer.masked) != 8 * self._setup.entries:
             raise RefusedReply(f"{answer.site}: did not send {self._setup.entries} masked numbers, and nothing else")
 
+    def _check_state(self, state: Mapping[str, Tensor], server_round: int) -> None:
+        """As every hospital checks it (``training.site.open_round``), to say so before any of them is asked."""
+        names = self.strategy.sent(self.federation.trainable, server_round)
+        sent = {name: state[name] for name in names}
+        check_start(sent, DEFAULT_BOUND)
+        if self._noise_multiplier > 0:
+            terms, batch = shared_noise_terms(self._experiment), self._experiment.train.batch
+            own = own_noise_multiplier(self._noise_multiplier, terms)
+            check_covered(sent, step_scales(terms, sent), own, batch, DEFAULT_BOUND)
+
     def _terms(self, server_round: int, sites: Sequence[str]) -> RoundSetup:
         quorum = self.federation.quorum
         if len(sites) < quorum:
@@ -138,7 +158,7 @@ class SecureRounds(Rounds):
             )
         names = self.strategy.sent(self.federation.trainable, server_round)
         return RoundSetup(
-            run=bound_run(self.federation.run, self._experiment, self._noise_multiplier),
+            run=bound_run(self.federation.run, self._experiment, self._noise_multiplier, self._digest),
             round=server_round,
             sites=tuple(sorted(sites)),
             threshold=quorum,

@@ -8,10 +8,11 @@ Error: the decoded sum of n hospitals differs from the true one by at most ``err
 n * (2^-41 + bound * 2^-52), which is below n * 2^-40 for every bound up to 2048. Rounding is to the nearest, so a value
 that is a multiple of 2^-40 (any float32 of at least 2^-17 in size, and 0) has no error at all with weight 1.
 
-A value beyond the public bound is an error and is not clipped. Clipping would train something else than what was
-clipped, noised and charged for, and nobody would notice. The refusal costs no privacy where the hospital's own noise
-covers the adapter, since it is a function of it. Where noise is shared (``privacy.noise_share``) it would be a function
-of a value with too little noise, so the bound must be far above what the public adapter can become in one step.
+A value beyond the public bound is set to the bound, and one that is no number to 0. It is not refused: whether a
+hospital answers would then be a function of its adapter alone, which is what masking hides, and a server that sets the
+bound could ask for any threshold. Clamping is a function of one adapter, so where the hospital's own noise covers that,
+it is post-processing. Where noise is shared (``secure.rounding``) it isn't, and the bound is far above what a step can
+reach.
 """
 
 from __future__ import annotations
@@ -80,21 +81,24 @@ def encode(values: NDArray[np.float32], bound: float, weight: float = 1.0) -> ND
     """``weight`` x values in fixed point, negative ones as their complement: (entries,) -> (entries,).
 
     Args:
-        bound: the largest absolute value allowed.
+        bound: what larger absolute values are set to.
         weight: the hospital's public weight in the sum, in (0, 1].
 
+    Guarantee: it refuses no values, so that whether a hospital answers tells nothing of them; and of what it returns no
+    number is beyond the bound, so that the sum under ``check_no_wrap`` can't wrap around.
+
     Raises:
-        SecureAggregationRefusal: a value is not finite or beyond the bound, or the weight is out of range.
+        SecureAggregationRefusal: the weight, which is public, is out of range.
     """
     if not 0 < weight <= 1:
         raise SecureAggregationRefusal(f"a weight must be above 0 and at most 1, not {weight}")
-    wide = values.astype(np.float64)
-    if not bool(np.all(np.abs(wide) <= bound)):  # not a number fails, too
-        raise SecureAggregationRefusal(
-            f"the adapter holds a value that is not finite or is beyond {bound:g}, the public bound of the round:"
-            " the training has diverged, or the bound is too small"
-        )
+    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=bound, neginf=-bound).clip(-bound, bound)
     return np.rint(wide * weight * _SCALE).astype(np.int64).view(np.uint64)
+
+
+def out_of_range(values: NDArray[np.float32], bound: float) -> int:
+    """How many values ``encode`` will change: private, for the hospital's own log."""
+    return int(np.count_nonzero(~(np.abs(values) <= bound)))
 
 
 def decode(total: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -26,7 +26,8 @@ class RoundSetup:
         threshold: survivors that a sum needs; fewer are refused.
         entries: numbers in an adapter.
         colluders: hospitals that may tell the server all they know without the others losing their protection.
-        bound: the largest absolute value that an adapter may hold.
+        bound: what larger absolute values of an adapter are set to. Not the server's to choose: a hospital takes the
+            package's (``federation.secure_hospital``), since a small one would be a threshold on single adapters.
 
     Raises:
         SecureAggregationRefusal: these terms would not protect.

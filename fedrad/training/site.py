@@ -23,9 +23,12 @@ from fedrad.errors import FederationError, LedgerError, PrivacyError
 from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.durable import sync_folder
 from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.secure.fixed_point import DEFAULT_BOUND
+from fedrad.secure.rounding import check_covered, check_start
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe, StepReport, TrainingState, run_steps
+from fedrad.training.local import LORA_SHARE, Recipe, StepReport, TrainingState, run_steps
 from fedrad.training.strategy import Strategy
 
 _STATE_FILE = "round.safetensors"
@@ -103,6 +106,8 @@ def train_round(
         FederationError: the request is out of order, or repeats a round with another adapter, or one whose answer left
             masked.
         PrivacyError: the plan's noise is shared, but the answer would not leave masked.
+        SecureAggregationRefusal: the answer must leave masked, but what was sent is too large for the sum, or for
+            shared noise to survive rounding (``secure.rounding``). Nothing was charged or trained.
         LedgerError: the ledger can't be trusted or written.
     """
     opened = open_round(site.directory, ledger, request, site.plan, incoming)
@@ -148,6 +153,8 @@ def open_round(
     """
     if plan.shared is not None and not (request.masked and request.steps == 1):
         raise PrivacyError("A plan with shared noise is for one step, whose result leaves masked.")
+    if request.masked:
+        _check_maskable(plan, request.sent(incoming))
     asked = adapter_digest(incoming)
     before = TrainingState(dict(incoming))
     saved = _load(directory / _STATE_FILE)
@@ -169,6 +176,20 @@ def open_round(
         )
     sequence = ledger.record_intent(run=request.run, round=request.round, plan=plan, steps=request.steps)
     return OpenedRound(before, asked, sequence)
+
+
+def step_scales(terms: SharedNoiseTerms, names: Collection[str]) -> dict[str, float]:
+    """Learning rate x clip / divisor of each tensor by ``torch_optimizer``, under which the head has the whole rate."""
+    scale = terms.step_scales[0]
+    return {name: scale if name.startswith("head.") else LORA_SHARE * scale for name in names}
+
+
+def _check_maskable(plan: PrivacyPlan, sent: Mapping[str, Tensor]) -> None:
+    """Whether what comes of these public tensors stays in the range of a sum and keeps the hospital's noise."""
+    check_start(sent, DEFAULT_BOUND)
+    if plan.shared is not None:
+        scales = step_scales(plan.shared, sent)
+        check_covered(sent, scales, plan.own_noise_multiplier, plan.divisor, DEFAULT_BOUND)
 
 
 def close_round(

@@ -481,8 +481,11 @@ class One:
         self.sisters = Sisters(folder)
         self.mercy = self.sisters.hospitals[0]
         self.experiment = self.sisters.experiment(**changes)
+        self.digest = self.mercy.request().state.digest
         entries = sum(tensor.numel() for name, tensor in self.mercy.state.items() if name not in ("centre", "scale"))
-        self.setup = RoundSetup(bound_run("7", self.experiment, 0.0), 1, ("ava", "bea", "cleo"), 2, entries)
+        self.setup = RoundSetup(
+            bound_run("7", self.experiment, 0.0, self.digest), 1, ("ava", "bea", "cleo"), 2, entries
+        )
         self.others: dict[str, protocol.State] = {}
 
     def ask(self, content: RecordDict, kind: str = STAGE, **run_config: Any) -> RecordDict:
@@ -496,7 +499,7 @@ class One:
         return self.ask(stage_content(replace(request, **changes)))
 
     def open(self) -> RecordDict:
-        return self.stage(Opening(self.setup, 0.0))
+        return self.stage(Opening(self.setup, 0.0, self.digest))
 
     def share(self) -> Inbox:
         """Both stages before training; what the others sealed for the hospital."""
@@ -574,23 +577,26 @@ def test_terms_that_are_not_those_of_the_configuration_are_refused(one: One) -> 
     setup = one.setup
     other = one.sisters.experiment(train__learning_rate=3.0)
     wrong = [
-        replace(setup, run=bound_run("7", other, 0.0)),  # another hospital might have been given these
+        replace(setup, run=bound_run("7", other, 0.0, one.digest)),  # another hospital might have been given these
         replace(setup, run="7"),
         replace(setup, round=2),
         replace(setup, threshold=3),
+        replace(setup, bound=0.37),  # a threshold of the server's choice
+        replace(setup, bound=2 * DEFAULT_BOUND),
+        replace(setup, run=bound_run("7", one.experiment, 0.0, "0" * 64)),  # another state than is named beside it
         replace(setup, sites=("bea", "cleo", "dora")),
     ]
     for terms in wrong:
-        assert code(one.stage(Opening(terms, 0.0))) == "secure-aggregation"
-    shares_noise = replace(setup, run=bound_run("7", one.experiment, 1.0))
-    assert code(one.stage(Opening(shares_noise, 1.0))) == "secure-aggregation"
-    assert code(one.stage(Opening(setup, 0.0), site="bea")) == "config"
+        assert code(one.stage(Opening(terms, 0.0, one.digest))) == "secure-aggregation"
+    shares_noise = replace(setup, run=bound_run("7", one.experiment, 1.0, one.digest))
+    assert code(one.stage(Opening(shares_noise, 1.0, one.digest))) == "secure-aggregation"
+    assert code(one.stage(Opening(setup, 0.0, one.digest), site="bea")) == "config"
     assert code(one.stage(UnmaskRequest(("ava", "bea"), {}))) == "secure-aggregation"  # of a round that wasn't opened
     assert isinstance(read_stage_answer(one.open(), KeyAdvert), KeyAdvert)  # control: none of these spent the round
 
 
 def test_terms_that_protect_nobody_leave_as_a_code(one: One) -> None:
-    content = stage_content(StageRequest("7", "ava", -1, 1, "", Opening(one.setup, 0.0)))
+    content = stage_content(StageRequest("7", "ava", -1, 1, "", Opening(one.setup, 0.0, one.digest)))
     content.config_records["body"]["setup.threshold"] = 1
     assert code(one.ask(content)) == "secure-aggregation"
 

@@ -1,4 +1,4 @@
-"""Fixed point: the error stays within its bound, the sum can't wrap, what is out of range is refused."""
+"""Fixed point: the error stays within its bound, the sum can't wrap, what is out of range is clamped."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fedrad.secure.fixed_point import (
     encode,
     error_bound,
     flatten,
+    out_of_range,
     unflatten,
 )
 
@@ -80,10 +81,27 @@ def test_an_impossible_bound_is_refused(bound: float) -> None:
         check_no_wrap(2, bound)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 5.01, -5.01])
-def test_what_is_out_of_range_is_refused_and_not_clipped(bad: float) -> None:
-    with pytest.raises(SecureAggregationRefusal, match="beyond 5, the public bound"):
-        encode(np.array([1.0, bad], np.float32), bound=5.0)
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays.arrays(np.float32, st.integers(1, 8), elements=st.floats(width=32, allow_subnormal=True)),
+    st.sampled_from([DEFAULT_BOUND, 0.37, 5.0]),
+    st.floats(0.001, 1.0),
+)
+def test_no_value_is_refused_and_none_leaves_the_range(adapter: np.ndarray, bound: float, weight: float) -> None:
+    """Whether a hospital answers must not depend on its adapter, and the sum must not wrap around."""
+    encoded = decode(encode(adapter, bound, weight))
+
+    assert np.abs(encoded).max() <= bound + 2.0**-FRACTION_BITS
+    inside = np.abs(adapter) <= bound
+    assert out_of_range(adapter, bound) == int((~inside).sum())
+    assert np.abs(encoded - weight * adapter.astype(np.float64))[inside].max(initial=0) <= error_bound(1, bound)
+
+
+@pytest.mark.parametrize(
+    ("beyond", "becomes"), [(math.nan, 0.0), (math.inf, 5.0), (-math.inf, -5.0), (5.01, 5.0), (-3e38, -5.0)]
+)
+def test_what_is_out_of_range_is_clamped(beyond: float, becomes: float) -> None:
+    assert decode(encode(np.array([1.0, beyond], np.float32), bound=5.0)).tolist() == [1.0, becomes]
 
 
 @pytest.mark.parametrize("weight", [0.0, -0.5, 1.5, math.nan])
