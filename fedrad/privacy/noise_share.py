@@ -31,9 +31,10 @@ class SharedNoiseTerms:
         All this falls with secure aggregation: where a server can get at one adapter (docs/secure-aggregation.md), that
         adapter has only its own share of the noise. Only pinned identities keep a lying server out.
         Assumptions: noise from the operating system, drawn independently everywhere. The same for all hospitals: clip,
-        divisor, step size, weight and central noise multiplier (the largest that one of them needs). Real-valued noise:
-        each hospital rounds before the sum (float32, then a grid of 2^-40), which the accounting leaves out, as it
-        leaves out all rounding of floating-point noise.
+        divisor, step size, weight and central noise multiplier (the largest that one of them needs). Rounding: each
+        hospital rounds before the sum, so its start must be small enough beside its share of the noise, and what it
+        sends must lie on one even lattice; `secure.rounding` checks and does both, and says what is proved of it and
+        what is measured. That the noise itself comes from float64 is left out here as everywhere.
 
     Attributes:
         quorum: survivors without which hospitals reveal nothing: ``RoundSetup.threshold``.
