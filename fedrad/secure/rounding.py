@@ -15,8 +15,9 @@ Guarantee:
     ``on_lattice`` rounds to the multiples of G, a power of two with s/8 < G <= s/4. So G > 2^8 ulp(M).
     Were the step exact: the probability of the lattice point k G under rounding of any random X is exactly G times the
     density of X + U there, with U uniform in (-G/2, G/2) and independent. So the sum of q rounded shares has at its
-    lattice points the density of (sum of the noised steps) + U_1 + ... + U_q, up to aliasing below
-    exp(-2 pi^2 (s/G)^2) <= exp(-315): post-processing of the sum whose noise is accounted for, and nothing is lost.
+    lattice points the density of (sum of the noised steps) + U_1 + ... + U_q: post-processing of the sum whose noise is
+    accounted for, and nothing is lost. (Up to aliasing: the terms in which two shares' spectra meet in different
+    periods, of the order of exp(-pi^2 (s/G)^2) <= exp(-157) in any probability; beside delta, nothing.)
     The step is not exact: converting, dividing, multiplying and adding in float32 move the edges of the lattice's cells
     by at most 4 ulp(M), below G/64. With edges moved so far in the worst ways that were tried, the Fisher information
     of the sum about one hospital's S, evaluated without sampling, stays below that of the noise that is charged
