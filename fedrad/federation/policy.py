@@ -38,7 +38,7 @@ class HospitalPolicy:
         allow_seeded: accept noise that the server could regenerate. For tests with made-up reports only.
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
         isolate_reports: one report (or patient) in a forward pass, so that no other report touches its gradient even by
-            rounding, which a server that chooses the weights could make large; a third slower.
+            rounding, which a server that chooses the weights could make large; 1.4 times as slow.
         batch: its own expected batch; 0: what the server proposes.
         rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
         min_quorum: its adapter may only leave in sums of so many hospitals or more, under secure aggregation; 0: in
