@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -178,12 +178,14 @@ class Fedrad:
     Attributes:
         probed: kernels as fedrad's probe picks them on this machine; otherwise torch's own, like the other engines.
         whole: the last layer computes all tokens, as the other engines do, and not only the one that the head reads.
+        alone: one report in a pass, as real hospitals do.
     """
 
     name: str
     probed: bool
     precision: Precision = "float32"
     whole: bool = False
+    alone: bool = False
 
     @property
     def bfloat16(self) -> bool:
@@ -191,6 +193,7 @@ class Fedrad:
 
     def prepare(self, problem: Problem) -> Prepared:
         kernels = kernels_for(base_of(problem.model), self.precision, problem.device, probed=self.probed)
+        kernels = replace(kernels, micro_tokens=1) if self.alone else kernels
         return fedrad_engine(problem, kernels, whole=self.whole)
 
 
@@ -313,6 +316,7 @@ PEERS: dict[str, Peer] = {
         Fedrad("fedrad, same kernels, whole", probed=False, whole=True),
         Fedrad("fedrad, same kernels", probed=False),
         Fedrad("fedrad, everything on", probed=True),
+        Fedrad("fedrad, one report a pass", probed=True, alone=True),
         Fedrad("fedrad, bfloat16", probed=True, precision="bfloat16"),
         Peft("peft, medium", precision="medium"),
         Peft("peft, bfloat16", precision="bfloat16"),

@@ -29,7 +29,7 @@ from fedrad.training.metrics import Scores
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish
-from fedrad.training.setup import exported, pin_arithmetic, plan_for, set_up, units_in
+from fedrad.training.setup import exported, pin_arithmetic, plan_for, refuse_single_terms, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state, starts_warm
@@ -58,6 +58,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         raise ConfigError("privacy.unit: one place has no hospitals to hide; take report or patient")
     if experiment.privacy.secure_aggregation:
         raise ConfigError("privacy.secure-aggregation: one place has nobody to be summed with; leave it out")
+    refuse_single_terms(experiment, "one place has no hospitals")
     pin_arithmetic(experiment)
     directory = create_run_directory(experiment, Path.cwd())
     corpus = read_corpus(experiment)
@@ -132,6 +133,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         test_reports=len(corpus.test),
         seconds=time.monotonic() - started,
         charges={name: charges},
+        delta=experiment.privacy.delta,
     )
     finish(directory, experiment, exported(setup, strategy, {**state, **adapter}), result)
     return result, directory

@@ -19,6 +19,7 @@ from fedrad.errors import DataError, FedradError
 from fedrad.outlook import outlook_of
 from fedrad.privacy.ledger_view import read_ledger
 from fedrad.report import budget
+from fedrad.settings import Model as ModelSettings
 from fedrad.simulate import GridName
 from fedrad.simulate import simulate as run_simulation
 
@@ -104,6 +105,22 @@ def ledger(
             console.print(budget.charges_table(view, curve))
         for text in (budget.curve_plot(curve), budget.ledger_lines(view, left)):
             console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="the embedded model's name, a hub id, or a folder")] = ModelSettings.name,
+    revision: Annotated[str, typer.Option(help="commit of a hub id")] = "",
+) -> None:
+    """What a base model is, and the fingerprint by which a hospital pins it (node-config model-sha256)."""
+    from fedrad.model.base import load_base
+
+    with _errors():
+        base = load_base(name, revision)
+        print(f"name         {base.name}")
+        print(f"family       {base.config.model_type}, {base.layers} layers, width {base.hidden}")
+        print(f"max-length   {base.max_length}")
+        print(f"fingerprint  {base.fingerprint}")
 
 
 @app.command()

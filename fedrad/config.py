@@ -314,6 +314,12 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             "needed for privacy.unit=patient; without it every report is its own patient",
         ),
         _Contradiction(
+            "privacy.unit",
+            "data.name",
+            exp.privacy.unit == "patient" and data.name == "openi",
+            "Open-i names reports and no patients, so none can be protected as one; take privacy.unit=report",
+        ),
+        _Contradiction(
             "strategy.weights",
             "privacy.epsilon",
             exp.strategy.weights == "inverse-variance" and exp.privacy.epsilon == 0,

@@ -9,6 +9,7 @@
     │   ├── PreflightError   the step that is about to be charged would not train what it clips
     │   ├── BudgetExhausted  the site's ledger has no room for the steps that are asked for
     │   ├── PolicyRefusal    the hospital's own policy does not allow what the server proposes
+    │   ├── Stopped          after an error that may depend on a report, until a person has looked
     │   ├── SecureAggregationRefusal  going on would show the server more than the sum, or could
     │   └── LedgerError      the ledger can't be trusted
     │       ├── LedgerBusy       another process holds it
@@ -106,6 +107,12 @@ class PolicyRefusal(PrivacyError):
     """The hospital's own policy does not allow what the server proposes."""
 
     code = "policy"
+
+
+class Stopped(PrivacyError):
+    """An earlier error may depend on a report, so the hospital answers nothing until a person has looked."""
+
+    code = "stopped"
 
 
 class SecureAggregationRefusal(PrivacyError):

@@ -18,6 +18,7 @@ from fedrad.config import Experiment
 from fedrad.federation import client, fused, grid, hospital, server, simulated
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Request, request_content
+from fedrad.model.base import load_base
 from fedrad.training.setup import set_up
 from tests.model import tiny
 
@@ -146,7 +147,9 @@ def small(base: str, **changes: object) -> Experiment:
 class Mercy:
     """A real hospital with a table of made-up reports, each with the canary in it, and its own policy."""
 
-    def __init__(self, folder: Path, reports: int = 37, *, epsilon_cap: float = 4.0, **experiment: object) -> None:
+    def __init__(
+        self, folder: Path, reports: int = 37, *, epsilon_cap: float = 4.0, base: str = "", **experiment: object
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.table = folder / "reports.csv"
@@ -155,7 +158,7 @@ class Mercy:
             rows = [[text, f"quux-{i}", i % 2, i % 3 // 2] for i, text in enumerate(self.texts)]
             csv.writer(file).writerows([["text", "patient", *LABELS], *rows])
         self.experiment = small(
-            tiny.save(folder / "base", "bert"),
+            base or tiny.save(folder / "base", "bert"),
             data__name="table",
             data__path="/elsewhere.csv",
             data__label_columns=",".join(LABELS),
@@ -167,6 +170,9 @@ class Mercy:
             "data-name": "table",
             "data-path": str(self.table),
             "patient-column": "patient",
+            "label-columns": ",".join(LABELS),
+            "model": self.experiment.model.name,
+            "model-sha256": load_base(self.experiment.model.name).fingerprint,
             "state-dir": str(folder / "state"),
             "witness-dir": str(folder / "witness"),
             "epsilon-cap": epsilon_cap,

@@ -117,7 +117,7 @@ def distance(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
 def result(epsilon: Mapping[str, float]) -> Result:
     """The figures of a run that never was."""
     scores = Scores(0.75, 0.5, 0.25, dict.fromkeys(LABELS, 0.5))
-    return Result(scores, epsilon, 6, dict.fromkeys(epsilon, 40), False, 12, 1.5)
+    return Result(scores, epsilon, 6, dict.fromkeys(epsilon, 40), False, 12, 1.5, delta=DELTA)
 
 
 def train_and_tell(directory: str, steps: int) -> None:

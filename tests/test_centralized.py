@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from fedrad import centralized
 from fedrad.centralized import main, train
 from fedrad.config import Experiment
+from fedrad.errors import ConfigError
 from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon
 from fedrad.training import run_directory
@@ -236,6 +237,17 @@ def test_a_run_that_fails_half_way_leaves_no_result(tmp_path: Path, monkeypatch:
 
     assert outcome.exit_code != 0
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize("terms", [{"sites__deltas": "1e-9,1e-9"}, {"sites__epsilons": "1,2", "sites__ranks": "2,2"}])
+def test_terms_of_single_hospitals_are_not_stated_where_there_are_none(
+    tmp_path: Path, terms: dict[str, object]
+) -> None:
+    """The statement gave the smallest delta of ``sites.deltas``, at which nothing had been composed."""
+    with pytest.raises(ConfigError, match=r"sites\..*for simulated hospitals only") as caught:
+        train(experiment(sites__count=2, run__out=str(tmp_path / "out"), **terms))
+    assert len(caught.value.problems) == len(terms)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

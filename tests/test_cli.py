@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,17 @@ def test_help_lists_the_commands() -> None:
     shown = call("--help")
 
     assert shown.exit_code == 0
-    assert all(command in shown.output for command in ("simulate", "centralized", "predict", "ledger", "plan"))
+    assert all(command in shown.output for command in ("simulate", "centralized", "predict", "ledger", "plan", "model"))
+
+
+def test_model_prints_what_a_hospital_pins(tmp_path: Path) -> None:
+    one, other = (tiny.save(tmp_path / name, "bert", seed=seed) for name, seed in (("one", 0), ("other", 1)))
+    shown = [call("model", name).output for name in (one, other, one)]
+    prints = [re.search(r"fingerprint  ([0-9a-f]{64})\n", text) for text in shown]
+    assert all(prints)
+    assert len({found[1] for found in prints if found}) == 2
+    assert shown[0] == shown[2]
+    assert call("model", str(tmp_path / "nothing")).exit_code == 4
 
 
 def test_an_unexpected_error_prints_no_local_variables() -> None:

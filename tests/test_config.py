@@ -301,6 +301,7 @@ def test_a_fraction_of_the_hospitals_is_rounded_up(fraction: float, count: int, 
         (["sites.count=3", "sites.quorum=4"], "sites.quorum"),
         (["lora.targets=[]", "lora.freeze-a=true"], "lora.freeze-a"),
         (["model.revision=abc"], "model.revision"),
+        (["data.name=openi", "data.path=/x", "privacy.unit=patient"], "privacy.unit"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], key: str) -> None:

@@ -7,14 +7,15 @@ part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
-from fedrad.federation.messages import Reply
+from fedrad.federation.messages import Reply, check_adapter
 from fedrad.federation.rounds import Federation, RoundOutcome, Rounds
 from fedrad.privacy.accounting import Event, merged
 from fedrad.privacy.central import hospital_plan, noised_mean, update_of
@@ -89,6 +90,20 @@ class CentralRounds(Rounds):
             self._spent = {SERVER: ledger.epsilon()}
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
         return self._averaging.after_mean(self.state, mean, self.facts(server_round))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        try:
+            return super().aggregate_train(server_round, replies)
+        finally:
+            # The only ledger that counts is the server's own: an answer that was lost leaves nothing uncertain.
+            self.unconfirmed = frozenset()
+
+    def check(self, answer: Reply, expected: Mapping[str, Tensor]) -> None:
+        """Numbers that are not finite pass: a refusal would tell, without noise, of a single hospital's reports. The
+        whole update counts as zero (``noised_mean``)."""
+        check_adapter(answer.adapter, expected, answer.site, finite=False)
 
     @property
     def spent(self) -> Mapping[str, float]:

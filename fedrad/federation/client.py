@@ -19,11 +19,12 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError, ModelError
+from fedrad.errors import ConfigError, DataError
 from fedrad.federation import simulated
 from fedrad.federation.delivery import PublicStore
 from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
 from fedrad.federation.identity import read_identity
+from fedrad.federation.latch import latched, refuse_if_closed
 from fedrad.federation.messages import (
     Hello,
     Reply,
@@ -106,6 +107,7 @@ def _hospital_stage(experiment: Experiment, request: StageRequest, policy: Hospi
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
     policy.terms(experiment)  # refuses before any key is made
+    refuse_if_closed(Path(policy.state_dir))
     identity = read_identity(Path(policy.identity_key), Path(policy.peers)) if policy.identity_key else None
     return answer_stage(request, experiment, Memory(Path(policy.state_dir), durable=True), identity)
 
@@ -123,30 +125,15 @@ def _simulated(context: Context) -> bool:
 def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
-    terms = policy.terms(experiment)
-    own = Experiment.from_flat(
-        {
-            **experiment.flat(),
-            "data.name": policy.data_name,
-            "data.path": policy.data_path,
-            "data.text-column": policy.text_column,
-            "data.patient-column": policy.patient_column,
-            "data.site-column": policy.site_column,
-            "data.time-column": policy.time_column,
-            "data.label-columns": policy.label_columns or ",".join(request.labels),
-            "sites.partition": "iid",  # this is one hospital: nothing is dealt out here, so no column is needed for it
-        }
-    )
-    corpus = read_corpus(own)
-    if corpus.names != request.labels:
-        raise ModelError("the labels of this hospital's reports are not those that the server's head has")
-    directory = Path(policy.state_dir)
+    terms, directory = policy.terms(experiment), Path(policy.state_dir)
+    refuse_if_closed(directory)
+    policy.accept_labels(request.labels)
+    policy.accept_model(experiment)
+    own = policy.own(experiment)
     store = PublicStore(directory / "public")
     state = store.receive(request.state)
-    setup = set_up_with(experiment, corpus.names, corpus.single_label, state, terms.rank)
+    setup = set_up_with(own, policy.labels, bool(policy.classes), state, terms.rank)
     store.keep(request.state.digest, state)
-    # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
-    inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), experiment)
     plan = plan_for(experiment, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
     with Ledger.open(
@@ -155,8 +142,19 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
         masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
         plan = plan if masking is None else masking.plan
         check_before_first_step(setup, recipe, plan)
-        site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-        return _answer(experiment, request, setup, site, ledger, state, terms, masking)
+        # Nothing was read of any report until here, so that no refusal tells of one.
+        with latched(directory, f"run {request.run}, round {request.round}"):
+            corpus = read_corpus(own)
+            if (corpus.names, corpus.single_label) != (policy.labels, bool(policy.classes)):
+                raise DataError(
+                    "the labels in the reports are not those that the node configuration states.",
+                    file=policy.data_path,
+                    remedy="Correct label-columns; a column of class names needs all of them in classes.",
+                )
+            # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
+            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own)
+            site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
+            return _answer(experiment, request, setup, site, ledger, state, terms, masking)
 
 
 def _simulated_round(experiment: Experiment, request: Request) -> Reply:

@@ -395,8 +395,13 @@ def read_hello(content: RecordDict) -> Hello:
     return Hello(fields["site"], fields["simulated"], fields["declared-weight"], fields["rank"])
 
 
-def check_adapter(adapter: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str) -> None:
+def check_adapter(
+    adapter: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str, *, finite: bool = True
+) -> None:
     """Refuses an adapter whose names, shapes, dtypes or values are not as expected.
+
+    Args:
+        finite: refuse it also for a number that is not finite.
 
     Raises:
         RefusedReply: naming the sender and the first tensor that is wrong.
@@ -410,7 +415,7 @@ def check_adapter(adapter: Mapping[str, Tensor], expected: Mapping[str, Tensor],
                 f"{sender}: {name} is {tuple(tensor.shape)} {tensor.dtype}, expected"
                 f" {tuple(expected[name].shape)} {expected[name].dtype}"
             )
-        if not bool(torch.isfinite(tensor).all()):
+        if finite and not bool(torch.isfinite(tensor).all()):
             raise RefusedReply(f"{sender}: {name} holds values that are not finite")
 
 

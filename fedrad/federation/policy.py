@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fedrad.config import Experiment
+from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
+from fedrad.model.base import EMBEDDED, load_base
 from fedrad.training.setup import Terms
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
@@ -25,12 +28,17 @@ class HospitalPolicy:
         data_path: the folder or file with the reports, absolute.
         state_dir: where ledger and state live, absolute; back it up, never copy it back.
         epsilon_cap: the most that the ledger may ever hold, at ``delta``.
-        delta: the largest delta that a run may state.
+        model: the base model that this hospital trains on, and no other: the server's choice of a model, tokenizer
+            included, would be the choice of a program that runs on every report.
+        model_sha256: what ``fedrad model`` prints of it; needed for every model but the embedded one.
+        delta: the largest delta that a run may state; below 1 / ``declared_size``.
         unit: what this hospital promises to protect, "report" or "patient"; a server that proposes another is refused.
         declared_size: the shard's declared number of these units, a public statement that sets the sampling rate.
         witness_dir: a folder, absolute and outside ``state_dir``, that remembers how far the ledger had come.
         allow_seeded: accept noise that the server could regenerate. For tests with made-up reports only.
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
+        isolate_reports: one report (or patient) in a forward pass, so that no other report touches its gradient even by
+            rounding, which a server that chooses the weights could make large; 1.4 times as slow.
         batch: its own expected batch; 0: what the server proposes.
         rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
         min_quorum: its adapter may only leave in sums of so many hospitals or more, under secure aggregation; 0: in
@@ -39,7 +47,8 @@ class HospitalPolicy:
         identity_key: file with its private identity key (``identity.py``), absolute; empty: identities are not pinned.
         peers: file with the public identity keys of all hospitals, its own included, absolute.
         text_column, patient_column, site_column, time_column: columns of a ``table``.
-        label_columns: label columns of a ``table``, commas between; empty: those named as the server's labels.
+        label_columns: label columns of a ``table``, commas between; empty: the 14 of CheXpert.
+        classes: where ``label_columns`` is one column of class names: which ones there are, commas between.
     """
 
     site: str
@@ -48,11 +57,14 @@ class HospitalPolicy:
     epsilon_cap: float
     declared_size: int
     data_name: str = "table"
+    model: str = EMBEDDED
+    model_sha256: str = ""
     unit: str = "report"
     delta: float = 1e-5
     witness_dir: str = DEFAULT_WITNESS
     allow_seeded: bool = False
     allow_bfloat16: bool = False
+    isolate_reports: bool = True
     batch: int = 0
     rank: int = 0
     min_quorum: int = 0
@@ -64,6 +76,7 @@ class HospitalPolicy:
     site_column: str = ""
     time_column: str = ""
     label_columns: str = ""
+    classes: str = ""
 
     @staticmethod
     def from_node_config(config: Mapping[str, object]) -> HospitalPolicy:
@@ -99,6 +112,72 @@ class HospitalPolicy:
     @property
     def witness(self) -> Path:
         return Path(self.witness_dir).expanduser()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels (or classes) of this hospital's reports, in order, as it states them before one is read."""
+        match self.data_name:
+            case "ct-rate":
+                return CT_RATE
+            case "table" if self.classes:
+                return tuple(sorted(_names(self.classes)))
+            case "table" if self.label_columns:
+                return _names(self.label_columns)
+        return CHEXPERT
+
+    def own(self, experiment: Experiment) -> Experiment:
+        """The experiment as it runs here: on this hospital's reports, read in its own way, whatever was proposed.
+
+        Of ``data.*`` the server decides where a report is cut and what an uncertain label counts as: neither makes
+        reading fail.
+        """
+        flat = {key: value for key, value in experiment.flat().items() if not key.startswith("data.")}
+        own: dict[str, object] = {
+            **flat,
+            "data.max-length": experiment.data.max_length,
+            "data.uncertain": experiment.data.uncertain,
+            "data.name": self.data_name,
+            "data.path": self.data_path,
+            "data.text-column": self.text_column,
+            "data.patient-column": self.patient_column,
+            "data.site-column": self.site_column,
+            "data.time-column": self.time_column,
+            "data.label-columns": self.label_columns or ",".join(CHEXPERT),
+            "sites.partition": "iid",  # this is one hospital: nothing is dealt out here, so no column is needed for it
+        }
+        return Experiment.from_flat(own | ({"train.micro-tokens": 1} if self.isolate_reports else {}))
+
+    def accept_labels(self, labels: tuple[str, ...]) -> None:
+        """Before any report is read, so that no answer tells which columns or classes there are.
+
+        Raises:
+            PolicyRefusal: the server's head has other labels than this hospital states.
+        """
+        if labels != self.labels:
+            raise PolicyRefusal(
+                "the server's labels are not those of this hospital's node configuration (label-columns, classes;"
+                f" {len(self.labels)} of them, in the same order)"
+            )
+
+    def accept_model(self, experiment: Experiment) -> None:
+        """Before any report is read.
+
+        Raises:
+            PolicyRefusal: the server proposes another base model than this hospital's, or it is not the pinned one.
+            ModelError: it can't be loaded.
+        """
+        model = experiment.model
+        if model.name != self.model:
+            raise PolicyRefusal(
+                f"the server proposes the base model {model.name!r}; this hospital trains {self.model!r} (node-config"
+                " model): a model's tokenizer is a program that runs on every report"
+            )
+        if self.model_sha256:
+            found = load_base(model.name, model.revision).fingerprint
+            if found != self.model_sha256:
+                raise PolicyRefusal(
+                    f"the base model {model.name!r} is not the one that node-config model-sha256 names: it has {found}"
+                )
 
     def terms(self, experiment: Experiment) -> Terms:
         """What this hospital trains by: the proposal, with epsilon clamped to the cap, its own batch and rank.
@@ -158,6 +237,8 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config declared-size: must be at least 1")
     if isinstance(delta, float) and not 0 < delta < 1:
         problems.append("node-config delta: must lie between 0 and 1")
+    elif isinstance(delta, float) and isinstance(size, int) and size >= 1 and delta >= 1 / size:
+        problems.append(f"node-config delta: {delta:g} must be below 1 / declared-size = {1 / size:g}")
     for key in ("batch", "rank", "min_quorum"):
         number = values.get(key, 0)
         if isinstance(number, int) and number < 0:
@@ -178,11 +259,27 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
     unit = values.get("unit", "report")
     if unit not in ("report", "patient"):
         problems.append("node-config unit: must be report or patient")
-    if unit == "patient" and values.get("data_name", "table") == "table" and not values.get("patient_column"):
+    name, columns = values.get("data_name", "table"), values.get("label_columns", "")
+    if name not in ("table", "openi", "mimic-cxr", "ct-rate"):
+        problems.append("node-config data-name: must be table, openi, mimic-cxr or ct-rate")
+    if unit == "patient" and name == "openi":
+        problems.append("node-config unit: Open-i names reports and no patients; take unit report")
+    if values.get("classes") and not (name == "table" and columns and len(_names(str(columns))) == 1):
+        problems.append("node-config classes: goes with one label column of a table that holds class names")
+    pin = values.get("model_sha256", "")
+    if values.get("model", EMBEDDED) != EMBEDDED and not pin:
+        problems.append("node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it")
+    if isinstance(pin, str) and pin and not re.fullmatch("[0-9a-f]{64}", pin):
+        problems.append("node-config model-sha256: must be 64 hexadecimal digits")
+    if unit == "patient" and name == "table" and not values.get("patient_column"):
         problems.append("node-config patient-column: needed with unit patient; without it every report is a patient")
     if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
         problems.append("node-config site: letters, digits, - and _ only")
     return problems
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _lies_in(folder: str, other: str) -> bool:

@@ -330,10 +330,11 @@ def _node(message: Message) -> int:
     return int(message.metadata.src_node_id)
 
 
-_BEFORE_ANY_CHARGE = ("budget-exhausted", "policy", "state-missing")
+_BEFORE_ANY_CHARGE = ("budget-exhausted", "policy", "state-missing", "stopped")
 _HINTS = {
     "budget-exhausted": "its privacy budget is used up",
-    "policy": "its policy refuses what was proposed: privacy.*, train.precision or sites.quorum",
+    "policy": "its policy refuses what was proposed: privacy.*, the model, the labels, train.precision or sites.quorum",
+    "stopped": "an error that nobody foresaw; a person there must look into it and remove the latch",
     "secure-aggregation": "going on could have shown its adapter, or its adapter is out of range",
     "ledger-busy": "another process holds its ledger",
     "ledger-tampered": "its ledger was changed or removed",

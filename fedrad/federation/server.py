@@ -29,7 +29,16 @@ from fedrad.training.inputs import prepare
 from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish
-from fedrad.training.setup import exported, local_plan_for, pin_arithmetic, set_up, shared_plans, terms_of, units_in
+from fedrad.training.setup import (
+    exported,
+    local_plan_for,
+    pin_arithmetic,
+    refuse_single_terms,
+    set_up,
+    shared_plans,
+    terms_of,
+    units_in,
+)
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
 
@@ -53,7 +62,9 @@ def main(grid: Grid, context: Context) -> None:
     console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
     corpus = read_corpus(experiment)
     simulated, hospitals = connect(grid, experiment)
-    if simulated:
+    if not simulated:
+        refuse_single_terms(experiment, "a real hospital sets its own in its node configuration")
+    else:
         sizes = [
             declared_size(units_in(experiment, corpus.reports, rows)) for rows in hospital_shares(experiment, corpus)
         ]
@@ -141,6 +152,8 @@ def main(grid: Grid, context: Context) -> None:
         bytes_up=tuple(outcome.bytes_up for outcome in outcomes),
         bytes_down=tuple(outcome.bytes_down for outcome in outcomes),
         charges=rounds.charges,
+        # The server's own ledger, where the hospital is the unit, is at the run's delta.
+        delta=max(h.delta for h in hospitals) if central is None else central.delta,
     )
     finish(directory, experiment, exported(setup, strategy, rounds.state), result)
     # What the simulated hospitals had received: of no more use.

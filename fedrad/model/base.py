@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,16 @@ class BaseModel:
             digest.update(f"{name}|{tuple(tensor.shape)}|".encode())
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that decides what becomes of a text: weights, tokenizer and configuration."""
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for state in ("truncation", "padding"):  # of the last call
+            tokenizer.pop(state, None)
+        config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+        parts = [self.sha256, tokenizer, self.tokenizer.special_tokens_map, config]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def placed(self, dtype: torch.dtype, device: str = "cpu") -> BaseModel:
         """The same model with its weights rounded to a dtype, on a device; made once per process.
@@ -124,6 +135,11 @@ def _load(name: str, revision: str) -> BaseModel:
         ) from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise ModelError(f"base model {name!r} needs a fast tokenizer (tokenizer.json) with a padding token.")
+    if max(tokenizer.get_vocab().values()) >= config.vocab_size:
+        raise ModelError(
+            f"base model {name!r}: its tokenizer has ids beyond its {config.vocab_size} embeddings, so some texts would"
+            " fail; take a tokenizer that belongs to the model."
+        )
     missing = set(loading["missing_keys"])
     if any(key.startswith("pooler.") for key in missing):
         module.pooler = None  # transformers has filled it with random numbers

@@ -16,9 +16,11 @@ Guarantee:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Context
 from functools import lru_cache, reduce
+from itertools import combinations
 
 import numpy as np
 from dp_accounting.pld import pld_pmf
@@ -77,18 +79,30 @@ def two_hospitals_epsilon(events: Iterable[Steps], others: Iterable[Steps], delt
     return accounting.epsilon([*events, *others], delta)
 
 
+# Each figure of a ledger takes tenths of a second, and a simulation may have a hundred different ones.
+_MOST_LEDGERS = 12
+
+
 def patients_in_words(
-    unit: str, ledgers: Sequence[Sequence[Steps]], delta: float, counts: Sequence[int] = (2, 5, 10)
+    unit: str,
+    ledgers: Sequence[Sequence[Steps]],
+    delta: float,
+    counts: Sequence[int] = (2, 5, 10),
+    *,
+    pairs: bool = True,
 ) -> str:
     """What a run means for patients, as sentences that can stand in a privacy statement.
 
-    Figures are rounded up. Those for several reports are of the hospital with the largest epsilon for one.
+    Figures are rounded up. Each is the largest over the hospitals: which one that is depends on k, since hospitals with
+    equal epsilons for one report may differ twofold for ten. Where there are more than 12 different ledgers, it is the
+    largest over those 12 that sample most often, and says so.
 
     Args:
         unit: the plans' unit, "report" or "patient".
         ledgers: the events of each hospital.
         delta: for all figures.
         counts: for how many reports of a patient to say it, if the unit is the report.
+        pairs: also say what somebody at two hospitals has.
 
     Raises:
         PlanError: a value is outside its range, or the unit is another one.
@@ -96,18 +110,26 @@ def patients_in_words(
     if unit not in ("report", "patient"):
         raise PlanError(f'There is nothing to say about patients where the unit is "{unit}".')
     distinct = sorted({tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers})
+    whose = "hospital"
+    if len(distinct) > _MOST_LEDGERS:
+        distinct = sorted(distinct, key=lambda events: max(rate for rate, _, _ in events))[-_MOST_LEDGERS:]
+        whose = f"hospital among the {_MOST_LEDGERS} kinds with the largest sampling rates"
     if unit == "patient":
         said = "A patient counts once at a hospital, however many reports they have there."
     else:
-        # Of one hospital, not of all: each figure takes tenths of a second, and there may be a hundred hospitals.
-        worst = max(distinct, key=lambda events: accounting.epsilon(events, delta), default=())
-        each = ", ".join(f"{k} reports have {_in_words(group_epsilon(worst, delta, k))}" for k in counts)
-        where = "a hospital" if len(distinct) < 2 else "the hospital with the largest epsilon"
+        worst = {k: max((group_epsilon(events, delta, k) for events in distinct), default=0.0) for k in counts}
+        each = ", ".join(f"{k} reports have {_in_words(value)}" for k, value in worst.items())
+        where = f"a {whose}" if len(distinct) < 2 else f"one {whose}, whichever it is,"
         said = f"It protects one report; a patient's reports at {where} have less together: at delta {delta:g}, {each}."
-    if len(ledgers) > 1:
-        first, second = sorted(ledgers, key=lambda events: accounting.epsilon(events, delta))[-2:]
-        both = _in_words(two_hospitals_epsilon(first, second, delta))
-        said += f" Somebody with a {unit} at each of the two hospitals with the largest epsilon has {both}."
+    if pairs and len(ledgers) > 1:
+        kinds = Counter(tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers)
+        twice = [(events, events) for events in distinct if kinds[events] > 1]
+        both = max(two_hospitals_epsilon(*pair, delta) for pair in [*combinations(distinct, 2), *twice])
+        said += f" Somebody with a {unit} at each of two hospitals, whichever they are, has {_in_words(both)}."
+        if whose != "hospital":
+            said = said.replace(
+                "two hospitals, whichever they are,", f"two of these {_MOST_LEDGERS} kinds of hospitals"
+            )
     return said
 
 

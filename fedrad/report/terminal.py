@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fedrad.config import Experiment
 from fedrad.training.metrics import Scores
-from fedrad.training.result import Result, largest_delta, rounded_up
+from fedrad.training.result import Result, rounded_up
 
 
 def show_epsilon(value: float) -> str:
@@ -47,7 +47,7 @@ def plan_lines(
     else:
         promise = (
             f"epsilon <= {rounded_up(max(sites.epsilons, default=privacy.epsilon))} per hospital at delta"
-            f" {rounded_up(largest_delta(experiment))},"
+            f" {rounded_up(max(sites.deltas, default=privacy.delta))},"
             f" unit: {privacy.unit}"
         )
         if privacy.noise == "seeded":
@@ -91,7 +91,7 @@ def final_table(experiment: Experiment, result: Result, directory: object) -> Ta
     table.add_row("epsilon, maximum", show_epsilon(result.epsilon_max))
     if result.unconfirmed:
         table.add_row("not confirmed", f"at least that for {', '.join(result.unconfirmed)}: an answer was lost")
-    table.add_row("delta", rounded_up(largest_delta(experiment)))
+    table.add_row("delta", rounded_up(result.delta))
     table.add_row("unit", experiment.privacy.unit)
     if experiment.privacy.noise == "seeded":
         table.add_row("noise", "seeded: simulation only")

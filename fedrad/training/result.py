@@ -31,6 +31,7 @@ class Result:
         bytes_up, bytes_down: of the tensors that travelled, round by round, all sites together; none for a centralized
             run.
         charges: what each ledger's epsilon comes from, by site.
+        delta: the largest that a ledger's epsilon was composed at.
     """
 
     scores: Scores
@@ -44,15 +45,11 @@ class Result:
     bytes_up: tuple[int, ...] = ()
     bytes_down: tuple[int, ...] = ()
     charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
+    delta: float = field(kw_only=True)
 
     @property
     def epsilon_max(self) -> float:
         return max(self.epsilon.values())  # none at all is an error: it must not read as epsilon 0
-
-
-def largest_delta(experiment: Experiment) -> float:
-    """Of any hospital."""
-    return max(experiment.sites.deltas, default=experiment.privacy.delta)
 
 
 def privacy_statement(experiment: Experiment, result: Result, backbone: str = "float32") -> str:
@@ -93,7 +90,7 @@ _ACCOUNTED = (
 
 def _local(experiment: Experiment, result: Result) -> str:
     """Where every hospital noises its own steps."""
-    unit, delta = experiment.privacy.unit, largest_delta(experiment)
+    unit, delta = experiment.privacy.unit, result.delta
     figure = f"{unit}-level ({rounded_up(result.epsilon_max)}, {rounded_up(delta)})-differential privacy"
     if experiment.privacy.shared_noise:
         return figure + _only_sums(experiment, result)
@@ -116,7 +113,7 @@ def _only_sums(experiment: Experiment, result: Result) -> str:
     A patient with a report in each of two hospitals is in one sum twice, under one noise: the figures of the hospitals
     do not compose as those of independent mechanisms do, so no composed one is given.
     """
-    unit, delta = experiment.privacy.unit, largest_delta(experiment)
+    unit, delta = experiment.privacy.unit, result.delta
     terms = shared_noise_terms(experiment)
     words = (
         f", adding or removing one {unit}, against everyone who sees of the hospitals' adapters only sums over"
@@ -126,8 +123,7 @@ def _only_sums(experiment: Experiment, result: Result) -> str:
         f" largest over {len(result.epsilon)} hospitals and says nothing of a patient with reports in two of them."
     )
     if result.charges:
-        largest = max(result.charges, key=lambda site: result.epsilon.get(site, 0.0))
-        words += f" {patients_in_words(unit, [result.charges[largest]], delta)}"
+        words += f" {patients_in_words(unit, list(result.charges.values()), delta, pairs=False)}"
     return words
 
 
@@ -143,9 +139,8 @@ def secure_aggregation_in_words(experiment: Experiment) -> str:
 
 def _central(experiment: Experiment, result: Result) -> str:
     """Where the server noises the sum of whole updates."""
-    delta = experiment.privacy.delta
     return (
-        f"hospital-level ({rounded_up(result.epsilon_max)}, {rounded_up(delta)})-differential privacy, adding or"
+        f"hospital-level ({rounded_up(result.epsilon_max)}, {rounded_up(result.delta)})-differential privacy, adding or"
         " removing one hospital with all its reports, against everyone BUT THE SERVER: it received every hospital's"
         f" update without noise, and is trusted to have noised what it published and to forget the rest.{_ACCOUNTED}"
         " Who took part is not hidden, and nothing is gained from drawing hospitals by lot."

@@ -16,7 +16,7 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.model.export import export_peft
 from fedrad.training.metrics import Scores
-from fedrad.training.result import Result, largest_delta, privacy_statement
+from fedrad.training.result import Result, privacy_statement
 from fedrad.training.setup import Setup
 
 _VERSIONS = ("fedrad", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "datasets", "numpy")
@@ -68,7 +68,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         **result.scores.as_dict(),
         "epsilon": _finite(result.epsilon),
         "epsilon_max": _finite({"": result.epsilon_max})[""],
-        "delta": largest_delta(experiment),
+        "delta": result.delta,
         "unit": experiment.privacy.unit,
         "unconfirmed": list(result.unconfirmed),
         "private": experiment.privacy.epsilon > 0,

@@ -80,6 +80,20 @@ def terms_of(experiment: Experiment, index: int = -1) -> Terms:
     )
 
 
+def refuse_single_terms(experiment: Experiment, reason: str) -> None:
+    """Terms of single simulated hospitals, where there are none, would be stated and not kept.
+
+    Raises:
+        ConfigError: naming each key that is set.
+    """
+    sites = experiment.sites
+    given = {"epsilons": sites.epsilons, "deltas": sites.deltas, "batches": sites.batches, "ranks": sites.ranks}
+    if wrong := [name for name, values in given.items() if values]:
+        raise ConfigError(
+            [f"sites.{name}: for simulated hospitals only, and {reason}; leave it empty" for name in wrong]
+        )
+
+
 def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, rank: int | None = None) -> Setup:
     """Builds the model that the configuration describes, with the adapter that the strategy needs.
 

@@ -17,6 +17,7 @@ from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT
 from fedrad.data.synthetic import generate
 from fedrad.federation.policy import HospitalPolicy
+from fedrad.model.base import load_base
 from fedrad.privacy.ledger import Ledger
 from tests import small
 from tests.deployment.loopback import Loopback
@@ -55,6 +56,8 @@ def policy(folder: Path, name: str) -> dict[str, object]:
         "witness-dir": str(folder / "witness"),
         "epsilon-cap": CAPS[name],
         "declared-size": 60,
+        "model": small.model_folder(),
+        "model-sha256": load_base(small.model_folder()).fingerprint,
         "allow-seeded": name != "hospital-b",
     }
 

@@ -6,13 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fedrad.errors import ConfigError, QuorumLost
-from fedrad.federation import central, server
+from fedrad.federation import central, client, server
 from fedrad.federation.central import CentralRounds, central_plan
 from fedrad.federation.messages import Reply
 from fedrad.federation.rounds import Federation, Hospital
@@ -170,3 +172,36 @@ def test_the_server_uses_it(base: str, tmp_path: Path, monkeypatch: pytest.Monke
             small(base, run__out=str(tmp_path / "fails"), privacy__unit="hospital", privacy__delta=DELTA),
             fails=lambda node, message: message.metadata.message_type == "train",
         )
+
+
+def test_an_update_that_is_not_finite_can_not_be_told_from_one_of_zeros(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal would name the hospital without noise, and end the run where all are needed."""
+    real = client.train_round
+
+    def answers(value: float) -> dict[str, object]:
+        def train_round(site: Any, ledger: Any, asked: Any, incoming: Any) -> dict[str, Tensor]:
+            trained = real(site, ledger, asked, incoming)
+            if site.name != "site-001":
+                return trained
+            return {name: incoming[name] + value * torch.ones_like(incoming[name]) for name in trained}
+
+        monkeypatch.setattr(client, "train_round", train_round)
+        return hospital_run(base, tmp_path / f"run-{value}")
+
+    zeros, broken = answers(0.0), answers(float("nan"))
+    told = ("epsilon", "unconfirmed", "statement", "bytes")
+    assert [zeros[key] for key in told] == [broken[key] for key in told]
+    assert broken["unconfirmed"] == []
+    files = [load_file(tmp_path / f"run-{v}" / "adapter" / "adapter_model.safetensors") for v in (0.0, float("nan"))]
+    assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_a_lost_answer_leaves_nothing_unconfirmed(base: str, tmp_path: Path) -> None:
+    """The only ledger that counts is the server's own."""
+    experiment = small(base, run__out=str(tmp_path), privacy__unit="hospital", privacy__delta=DELTA, sites__quorum=2)
+    federate(experiment, nodes=3, fails=lambda node, message: message.metadata.message_type == "train" and node == 12)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["unconfirmed"] == []
+    assert "NOT CONFIRMED" not in result["statement"]

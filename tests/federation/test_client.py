@@ -17,7 +17,9 @@ from fedrad.errors import BudgetExhausted, DataError
 from fedrad.federation import client, simulated
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
+from fedrad.model.base import EMBEDDED, load_base
 from fedrad.privacy.ledger import Ledger
+from fedrad.training import local
 from fedrad.training import site as site_module
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of
@@ -118,20 +120,96 @@ def test_introductions(mercy: Mercy) -> None:
 def test_errors_leave_as_codes(mercy: Mercy) -> None:
     ask, request = mercy.ask, mercy.request
     assert code(ask(request(site="saint-elsewhere"))) == "config"
-    assert code(ask(request(labels=("effusion", "edema", "nodule")))) == "data"  # no such column
-    mercy.node["label-columns"] = "edema"
-    assert code(ask(request())) == "model"  # not the labels of the server's head
-    del mercy.node["label-columns"]
     assert code(ask(request(), **{"privacy.epsilon": 0.0})) == "policy"
     assert code(ask(request(), **{"privacy.delta": 1e-4})) == "policy"
     assert code(ask(request(), **{"privacy.epsilom": 1.0})) == "config"
-    assert code(ask(request(), **{"model.name": "/no/such/folder"})) == "model"
     assert code(ask(RecordDict({"request": ConfigRecord({"site": "mercy"})}))) == "federation"
     mercy.node["allow-seeded"] = False
     assert code(ask(request())) == "policy"
+    assert not Path(mercy.node["state-dir"]).exists()  # nothing of it came as far as the ledger
     mercy.node["data-path"] = str(mercy.folder / "nothing.csv")
     assert code(ask(request(), **{"privacy.noise": "system"})) == "data"
-    assert not Path(mercy.node["state-dir"]).exists()  # nothing of it came as far as the ledger
+    assert spent(mercy) == []
+
+
+def never(*args: object, **options: object) -> None:
+    raise AssertionError("a report was read")
+
+
+def test_what_the_server_proposes_is_judged_before_a_report_is_read(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its choice of columns or of a tokenizer was a free question about the reports; so was every later refusal."""
+    monkeypatch.setattr(client, "read_corpus", never)
+    ask, request = mercy.ask, mercy.request
+    for labels in (("patient",), ("text",), ("effusion", "edema", "nodule"), ("edema",)):
+        assert code(ask(request(labels=labels))) == "policy"
+    other = tiny.save(mercy.folder / "trojan", "bert", seed=3)
+    assert code(ask(request(), **{"model.name": other})) == "policy"
+    assert code(ask(request(), **{"model.name": "/no/such/folder"})) == "policy"
+    assert code(ask(request(), **{"train.learning-rate": 1e-30})) == "preflight"
+    assert code(ask(request(state=delivery(spoiled(mercy.state, "scale", float("nan")))))) == "refused-reply"
+    mercy.node["model-sha256"] = "0" * 64
+    assert code(ask(request())) == "policy"
+    mercy.node["model-sha256"] = ""
+    assert code(ask(request())) == "config"
+    del mercy.node["model-sha256"], mercy.node["model"]
+    assert code(ask(request(), **{"model.name": EMBEDDED, "lora.layers": 99})) == "model"
+    assert spent(mercy) == []
+    # Control: a question that nothing is wrong with does come to the reports.
+    mercy.node |= {
+        "model": mercy.experiment.model.name,
+        "model-sha256": load_base(mercy.experiment.model.name).fingerprint,
+    }
+    assert code(ask(request())) == "internal"
+
+
+def test_an_unforeseen_error_is_answered_once(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "inputs_of", lambda *args: 1 / 0)
+        assert code(mercy.ask(mercy.request())) == "internal"
+    note = Path(mercy.node["state-dir"]) / "stopped"
+    assert "run 7, round 1: ZeroDivisionError at" in note.read_text()
+    assert note.stat().st_mode & 0o777 == 0o600
+    with monkeypatch.context() as watched:
+        watched.setattr(client, "read_corpus", never)
+        assert code(mercy.ask(mercy.request())) == "stopped"  # and not "internal": nothing was read
+    assert "remove the file" in capfd.readouterr().err
+    assert spent(mercy) == []
+    note.unlink()
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+
+
+def test_a_hospitals_reports_are_never_in_one_pass(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    real = local.leaf_gradients
+
+    def watched(model: Any, trainable: Any, inputs: Any, loss: Any) -> Any:
+        rows.append(len(inputs[0]))
+        return real(model, trainable, inputs, loss)
+
+    monkeypatch.setattr(local, "leaf_gradients", watched)
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert set(rows) == {1}
+    # Control: by default in a simulation, or where the hospital says so, they share one.
+    mercy.node["isolate-reports"] = False
+    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
+    assert max(rows) > 1
+
+
+def test_classes_that_were_not_stated(mercy: Mercy) -> None:
+    """A report of a rare class must not decide, by the server's choice of classes, whether the hospital takes part."""
+    mercy.table.write_text("text,patient,kind\nno effusion,a,f\nedema,b,m\nnormal,c,x\n")
+    mercy.node |= {"label-columns": "kind", "classes": "f,m", "declared-size": 3, "delta": 1e-5}
+    single = set_up(mercy.experiment, ("f", "m"), single_label=True).classifier.state()
+    for labels in (("f", "m"), ("f", "m", "x")):
+        answer = code(mercy.ask(mercy.request(labels=labels, state=delivery(single))))
+        assert answer == ("data" if labels == ("f", "m") else "policy")
+    mercy.node["classes"] = "f,m,x"
+    state = set_up(mercy.experiment, ("f", "m", "x"), single_label=True).classifier.state()
+    assert isinstance(read_reply(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delivery(state)))), Reply)
 
 
 def spoiled(state: dict[str, Tensor], name: str, value: float) -> dict[str, Tensor]:

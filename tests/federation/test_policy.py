@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrad.config import Experiment
+from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
+from fedrad.model.base import EMBEDDED, load_base
 from fedrad.training.setup import plan_for
+from tests.model import tiny
 
 NODE: dict[str, object] = {
     "site": "mercy",
@@ -155,6 +158,11 @@ def test_all_problems_at_once() -> None:
         ("declared-size", True),
         ("delta", 0.0),
         ("delta", float("nan")),
+        ("delta", 1 / 1200),  # not below 1 / declared-size
+        ("data-name", "synthetic"),
+        ("model", "prajjwal1/bert-small"),  # not pinned
+        ("model-sha256", "abc"),
+        ("classes", "normal,effusion"),  # no column for them
         ("site", ""),
         ("site", "../grace"),
         ("site", "mercy hospital"),
@@ -166,7 +174,7 @@ def test_all_problems_at_once() -> None:
 )
 def test_values_out_of_range(key: str, value: object) -> None:
     (problem,) = problems(NODE | {key: value})
-    assert problem.startswith(f"node-config {key}: ")
+    assert problem.startswith("node-config model-sha256: " if key == "model" else f"node-config {key}: ")
 
 
 def test_an_empty_configuration_says_what_is_needed() -> None:
@@ -183,3 +191,54 @@ def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
     for wrong, key in (({"unit": "patient"}, "patient-column"), ({"unit": "hospital"}, "unit")):
         with pytest.raises(ConfigError, match=f"node-config {key}"):
             HospitalPolicy.from_node_config({**node, **wrong})
+
+
+def test_no_unit_of_patients_where_the_corpus_has_none() -> None:
+    with pytest.raises(ConfigError, match="Open-i names reports and no patients"):
+        policy(data_name="openi", unit="patient")
+    assert policy(data_name="openi").unit == "report"
+
+
+def test_labels_are_stated_before_a_report_is_read() -> None:
+    assert policy().labels == CHEXPERT
+    assert policy(data_name="ct-rate").labels == CT_RATE
+    assert policy(label_columns="b, a").labels == ("b", "a")
+    assert policy(label_columns="kind", classes="normal, effusion").labels == ("effusion", "normal")
+    policy(label_columns="b,a").accept_labels(("b", "a"))
+    for other in (("a", "b"), ("b",), ("b", "a", "age")):
+        with pytest.raises(PolicyRefusal, match="labels"):
+            policy(label_columns="b,a").accept_labels(other)
+
+
+def test_the_model_is_the_hospitals_choice(tmp_path: Path) -> None:
+    def proposed(name: str) -> Experiment:
+        return Experiment.from_flat({"model.name": name})
+
+    policy().accept_model(proposed(EMBEDDED))
+    with pytest.raises(PolicyRefusal, match="program that runs on every report"):
+        policy().accept_model(proposed(str(tmp_path)))
+    one, other = (tiny.save(tmp_path / name, "bert", seed=seed) for name, seed in (("one", 0), ("other", 1)))
+    pinned = policy(model=one, model_sha256=load_base(one).fingerprint)
+    pinned.accept_model(proposed(one))
+    with pytest.raises(PolicyRefusal, match="not the one"):
+        policy(model=other, model_sha256=load_base(one).fingerprint).accept_model(proposed(other))
+
+
+def test_of_the_data_settings_the_server_decides_the_length_alone() -> None:
+    """The split's share of test reports made reading fail or not by the number of patients."""
+    proposed = Experiment.from_flat(
+        {
+            "data.name": "table",
+            "data.path": "/server.csv",
+            "data.label-columns": "secret",
+            "data.test-fraction": 1e-9,
+            "data.seed": 7,
+            "data.max-length": 99,
+            "train.micro-tokens": 4096,
+        }
+    )
+    own = policy(label_columns="a,b").own(proposed)
+    assert (own.data.max_length, own.data.path, own.data.label_columns) == (99, "/srv/reports.csv", "a,b")
+    assert (own.data.test_fraction, own.data.seed) == (Experiment().data.test_fraction, Experiment().data.seed)
+    assert own.train.micro_tokens == 1
+    assert policy(label_columns="a,b", isolate_reports=False).own(proposed).train.micro_tokens == 4096

@@ -510,7 +510,8 @@ class Sisters:
 
     def __init__(self, folder: Path, **node: object) -> None:
         self.folder = folder
-        self.hospitals = [Mercy(folder / name, epsilon_cap=20.0) for name in ("ava", "bea", "cleo")]
+        base = tiny.save(folder / "base", "bert")
+        self.hospitals = [Mercy(folder / name, epsilon_cap=20.0, base=base) for name in ("ava", "bea", "cleo")]
         for name, hospital in zip(("ava", "bea", "cleo"), self.hospitals, strict=True):
             hospital.node |= {"site": name, **node}
         self.config = self.hospitals[0].experiment.flat() | {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,27 @@ def test_a_hub_that_can_not_be_reached_is_an_error_with_a_remedy(monkeypatch: py
     with pytest.raises(ModelError, match="couldn't connect to the hub") as caught:
         load_base("somebody/some-model")
     assert "local folder" in str(caught.value)
+
+
+def test_a_tokenizer_changes_the_fingerprint_and_a_call_does_not(tmp_path: Path) -> None:
+    folder = Path(tiny.save(tmp_path / "base", "bert"))
+    base = load_base(str(folder))
+    before = base.fingerprint
+    again = replace(base)  # nothing remembered
+    again.tokenizer(["no edema"], truncation=True, max_length=4, padding=True)
+    assert again.fingerprint == before
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["normalizer"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    module._load.cache_clear()
+    assert load_base(str(folder)).fingerprint != before
+
+
+def test_a_tokenizer_with_ids_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
+    """Such a token made one text fail and no other: a question about it."""
+    folder = Path(tiny.save(tmp_path / "base", "bert"))
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["added_tokens"].append({**words["added_tokens"][0], "id": 5000, "content": "zyzzyva"})
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(ModelError, match="beyond its"):
+        load_base(str(folder))

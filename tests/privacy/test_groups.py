@@ -14,6 +14,7 @@ from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import groups
 from fedrad.privacy.accounting import epsilon
 from fedrad.privacy.groups import group_epsilon, patients_in_words, two_hospitals_epsilon
+from fedrad.privacy.plan import PrivacyPlan
 
 # dp_accounting 0.6.0, MixtureOfGaussiansDpEvent, delta 1e-5.
 GOLDEN = [
@@ -120,11 +121,43 @@ def test_the_words() -> None:
         figure = float(report.split(f"{k} reports have epsilon ")[1].split(" ")[0].rstrip(",."))
         exact = group_epsilon(large, 1e-5, k)
         assert exact <= figure <= exact * 1.001
-    figure = float(report.split("largest epsilon has epsilon ")[1].rstrip("."))
+    figure = float(report.split("whichever they are, has epsilon ")[1].rstrip("."))
     assert figure >= two_hospitals_epsilon(small, large, 1e-5)
+    # Two hospitals may have the same ledger.
+    twins = patients_in_words("report", [large, large], 1e-5, (2,))
+    assert float(twins.split("has epsilon ")[1].rstrip(".")) >= two_hospitals_epsilon(large, large, 1e-5)
+    assert "two hospitals" not in patients_in_words("report", [small, large], 1e-5, (2,), pairs=False)
     patient = patients_in_words("patient", [small], 1e-5)
     assert "however many" in patient
     assert "epsilon" not in patient
     assert "2 reports have no guarantee" in patients_in_words("report", [[(0.5, 0.0, 1)]], 1e-5, (2,))
     with pytest.raises(PlanError, match="nothing to say"):
         patients_in_words("hospital", [small], 1e-5)
+
+
+def test_the_figure_is_the_worst_hospitals_even_where_single_reports_have_the_same_epsilon() -> None:
+    """Plans for the same epsilon: which hospital has the largest is decided by the last digits of the calibration."""
+    sizes = {600: 128, 20_000: 128}
+    plans = [
+        PrivacyPlan.calibrate(
+            epsilon=1.0, delta=1e-5, declared_size=size, expected_batch=batch, steps=20, clip=1.0, noise="system"
+        )
+        for size, batch in sizes.items()
+    ]
+    ledgers = [[plan.event(20)] for plan in plans]
+    ones = [epsilon(events, 1e-5) for events in ledgers]
+    tens = [group_epsilon(events, 1e-5, 10) for events in ledgers]
+    assert ones[0] == pytest.approx(ones[1], rel=1e-3)
+    assert max(tens) > 1.4 * min(tens)  # control: it matters which one is told
+    said = patients_in_words("report", ledgers, 1e-5, (10,))
+    assert float(said.split("10 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= max(tens)
+
+
+def test_of_very_many_hospitals_it_says_which_were_looked_at() -> None:
+    ledgers = [[(0.001 * (i + 1), 4.0, 5)] for i in range(14)]
+    said = patients_in_words("report", ledgers, 1e-5, (2,))
+    assert "one hospital among the 12 kinds with the largest sampling rates" in said
+    assert "two of these 12 kinds" in said
+    assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= group_epsilon(
+        ledgers[-1], 1e-5, 2
+    )

@@ -159,7 +159,8 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 
 
 def statement(epsilon: dict[str, float], **changes: object) -> str:
-    return privacy_statement(small.experiment(**changes), small.result(epsilon))
+    experiment = small.experiment(**changes)
+    return privacy_statement(experiment, replace(small.result(epsilon), delta=experiment.privacy.delta))
 
 
 def test_without_privacy_it_says_so() -> None:

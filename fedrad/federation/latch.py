@@ -1,0 +1,55 @@
+"""A hospital's latch: after an error that nobody foresaw it stays out, until a person has looked.
+
+Guarantee:
+    What goes wrong while reports are read or trained on may depend on a report, and that it went wrong is an answer to
+    whoever asked. Errors that fedrad foresees are raised before any report is read, or are the same for every question
+    (a file that can't be parsed). Any other one is answered once: the latch closes, and every later question is refused
+    without a look at the reports. So a server gets one such bit from a hospital, and a person learns of it. The bit
+    itself is not differentially private.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedrad.errors import FedradError, Stopped, place_of
+from fedrad.privacy.durable import private_folder, sync_folder
+
+_FILE = "stopped"
+
+
+def refuse_if_closed(state_dir: Path) -> None:
+    """Nothing is answered while the latch is closed.
+
+    Raises:
+        Stopped: it is.
+    """
+    file = state_dir / _FILE
+    if file.exists():
+        raise Stopped(
+            f"an earlier round ended in an error that may depend on a report: see {file} and this log. Find out why,"
+            " then remove the file; until then this hospital takes no part."
+        )
+
+
+@contextmanager
+def latched(state_dir: Path, what: str) -> Iterator[None]:
+    """Around all that reads reports. ``what`` names the round, for the person who looks."""
+    try:
+        yield
+    except FedradError:
+        raise
+    except Exception as error:
+        private_folder(state_dir)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        # The place and never the text, which may quote a report.
+        with os.fdopen(os.open(state_dir / _FILE, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "w") as file:
+            file.write(f"{when} {what}: {type(error).__name__} at {place_of(error)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(state_dir)
+        raise
