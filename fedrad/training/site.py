@@ -167,12 +167,15 @@ def open_round(
             return OpenedRound(before, asked, -1, saved.reply)
         if request.round < saved.round:
             raise FederationError(f"round {request.round} comes after round {saved.round} was answered")
+        # Shared noise is in one sum once. With no averaging planned, iterates of rounds after the last one that was
+        # planned would still be averaged, and a server may ask for more rounds.
+        again = plan.shared is None
         before = replace(
             before,
             step=saved.step,
-            moments=saved.moments if request.keeps_moments else {},
-            average_sum=saved.average_sum if request.keeps_average else {},
-            averaged=saved.averaged if request.keeps_average else 0,
+            moments=saved.moments if request.keeps_moments and again else {},
+            average_sum=saved.average_sum if request.keeps_average and again else {},
+            averaged=saved.averaged if request.keeps_average and again else 0,
         )
     sequence = ledger.record_intent(run=request.run, round=request.round, plan=plan, steps=request.steps)
     return OpenedRound(before, asked, sequence)

@@ -51,6 +51,7 @@ from fedrad.federation.messages import (
 from fedrad.federation.rounds import Hospital
 from fedrad.federation.secure_hospital import Masking, bound_run
 from fedrad.federation.secure_rounds import STAGE, SecureRounds
+from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.ledger_view import read_ledger
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure import hospital as protocol
@@ -61,7 +62,7 @@ from fedrad.secure.setup import RoundSetup
 from fedrad.training import site as site_module
 from fedrad.training.local import Recipe, torch_optimizer
 from fedrad.training.setup import plan_for, shared_noise_terms, shared_plan, shared_plans
-from fedrad.training.site import RoundRequest, adapter_digest, open_round, step_scales, train_round
+from fedrad.training.site import RoundRequest, adapter_digest, close_round, open_round, step_scales, train_round
 from tests.grid import InProcessGrid, Mercy, forget, posted, simulated_nodes, small, wire_bytes
 from tests.model import tiny
 
@@ -367,6 +368,25 @@ def test_a_share_of_noise_can_not_be_had_by_itself(base: str, tmp_path: Path) ->
     request: Any = None
     with pytest.raises(PrivacyError, match="must leave masked"):
         reply_of(request, shared, 1e-5, {}, ledger)
+
+
+def test_rounds_beyond_the_plan_send_no_earlier_noise_again(tmp_path: Path) -> None:
+    """Asked for more rounds than were planned, a hospital would average their iterates: each in a second sum."""
+    experiment = five("unused", tmp_path, **SHARED)
+    alone = plan_for(experiment, 20)
+    weights = {"head.bias": torch.tensor([0.25])}
+    with Ledger.open(tmp_path, site="site-000", cap=math.inf, delta=1e-5, witness=None) as ledger:
+        for number, plan in enumerate((alone, shared_plan(experiment, alone, alone.noise_multiplier))):
+            run = f"run {number}"
+            asked = RoundRequest(run, 7, 1, last=False, masked=True)
+            first = open_round(tmp_path, ledger, asked, plan, weights)
+            after = replace(first.before, step=7, average_sum={"head.bias": torch.tensor([0.5])}, averaged=1)
+            close_round(tmp_path, ledger, asked, first, after)
+            again = open_round(tmp_path, ledger, replace(asked, round=8, last=True), plan, weights).before
+            assert again.step == 7
+            # Control: where each adds all of its own noise, averaging costs nothing and goes on.
+            assert again.averaged == (1 if plan is alone else 0)
+            assert bool(again.average_sum) == (plan is alone)
 
 
 # A server that sends different states
