@@ -335,7 +335,7 @@ _HINTS = {
     "budget-exhausted": "its privacy budget is used up",
     "policy": "its policy refuses what was proposed: privacy.*, the model, the labels, train.precision or sites.quorum",
     "stopped": "an error that nobody foresaw; a person there must look into it and remove the latch",
-    "secure-aggregation": "going on could have shown its adapter, or its adapter is out of range",
+    "secure-aggregation": "going on could have shown its adapter, or the state that was sent is too large",
     "ledger-busy": "another process holds its ledger",
     "ledger-tampered": "its ledger was changed or removed",
     "data": "its reports can't be read",
