@@ -100,7 +100,7 @@ def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
             (journal,) = book._database.execute("PRAGMA journal_mode").fetchone()
             return level, journal, book.durable
 
-    assert founded("simulated", durable=False) == (0, "delete", False)  # OFF; the journal is what undoes a kill
+    assert founded("simulated", durable=False) == (0, "truncate", False)  # OFF; the journal is what undoes a kill
     assert synced == []
     assert founded("real") == (3, "delete", True)
     assert len(synced) == 2
