@@ -58,7 +58,7 @@ def _values(array: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     end = _BEFORE_HEADER + int.from_bytes(data[8:_BEFORE_HEADER], "little")
     if array.stype == _STYPE and data.startswith(npy.magic(1, 0)):
         dtype, shape, by_columns = _layout(data[:end])
-        if not dtype.hasobject and not by_columns:
+        if not dtype.hasobject and not by_columns and min(shape, default=0) >= 0:
             return np.ndarray(shape, dtype, data, end).copy()
     return array.numpy().copy()  # whatever else numpy and Flower can read, and their refusals
 
