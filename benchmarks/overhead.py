@@ -52,7 +52,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (flower_rounds, "read_reply"),
     ],
     "checks": [
-        (client, "set_up_with"),
+        (simulated, "set_up_with"),
         (simulated, "adapter_digest"),
         (site, "adapter_digest"),
         (flower_rounds, "check_adapter"),
@@ -62,6 +62,8 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "plan": [(client, "local_plan_for")],
     "ledger": [
         (Ledger, "open"),
+        (Ledger, "resume"),
+        (Ledger, "pause"),
         (Ledger, "record_intent"),
         (Ledger, "mark_done"),
         (Ledger, "close"),

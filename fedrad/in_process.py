@@ -18,6 +18,7 @@ from fedrad.apps import importable, load_apps
 from fedrad.config import Experiment
 from fedrad.errors import FederationError, FedradError, place_of
 from fedrad.federation.grid import InProcessGrid
+from fedrad.federation.simulated import close_ledgers
 
 
 def run_in_process(
@@ -45,6 +46,8 @@ def run_in_process(
         except (Exception, SystemExit) as error:  # an app that ends itself has not finished the run, whatever it says
             problem = f"the run did not complete: {type(error).__name__} in the ServerApp at {place_of(error)}"
             raise FederationError(problem) from None
+        finally:
+            close_ledgers()
 
 
 @contextmanager

@@ -117,10 +117,13 @@ def forget() -> None:
         simulated.shares_of,
         simulated.declared_sizes,
         simulated.checked_once,
+        simulated._fits,
+        simulated.frozen_digest,
         client._simulated_inputs,
         fused._common_inputs,
     ):
         kept.cache_clear()
+    simulated.close_ledgers()
 
 
 def small(base: str, **changes: object) -> Experiment:

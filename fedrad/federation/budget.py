@@ -50,11 +50,11 @@ class BudgetMirror:
                 f"{reply.site} reports epsilon {reply.epsilon:g}, but its charges compose to {composed:g} at delta"
                 f" {delta:g}. Its version of fedrad or of the accountant differs; ask the hospital before going on."
             )
-        # Sorted, so that what is written does not tell in which order the replies arrived.
-        return BudgetMirror(
-            dict(sorted({**self.booked, reply.site: reply.epsilon}.items())),
-            dict(sorted({**self.charges, reply.site: reply.events}.items())),
-        )
+        booked, charges = {**self.booked, reply.site: reply.epsilon}, {**self.charges, reply.site: reply.events}
+        if reply.site not in self.booked:
+            # Sorted, so that what is written does not tell in which order the replies arrived.
+            booked, charges = dict(sorted(booked.items())), dict(sorted(charges.items()))
+        return BudgetMirror(booked, charges)
 
     @property
     def maximum(self) -> float:

@@ -103,7 +103,7 @@ class CentralRounds(Rounds):
     def check(self, answer: Reply, expected: Mapping[str, Tensor]) -> None:
         """Numbers that are not finite pass: a refusal would tell, without noise, of a single hospital's reports. The
         whole update counts as zero (``noised_mean``)."""
-        check_adapter(answer.adapter, expected, answer.site, finite=False)
+        check_adapter(answer.adapter, expected, answer.site, must_be_finite=False)
 
     @property
     def spent(self) -> Mapping[str, float]:

@@ -159,9 +159,9 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
 
 def _simulated_round(experiment: Experiment, request: Request) -> Reply:
     corpus, terms = simulated.corpus_of(experiment), terms_of(experiment, request.index)
-    state = simulated.received(request)
-    setup = set_up_with(experiment, corpus.names, corpus.single_label, state, terms.rank)
-    inputs = _simulated_inputs(experiment, request.index, simulated.frozen_digest(setup, state), setup)
+    received = simulated.received(request)
+    setup = simulated.set_up_with(experiment, corpus, received, terms.rank)
+    inputs = _simulated_inputs(experiment, request.index, simulated.frozen_digest(setup, received), setup)
     plan = local_plan_for(experiment, simulated.declared_sizes(experiment)[request.index], terms)
     recipe = recipe_of(experiment, setup)
     with simulated.open_ledger(experiment, request, terms) as ledger:
@@ -170,7 +170,7 @@ def _simulated_round(experiment: Experiment, request: Request) -> Reply:
         plan = plan if masking is None else masking.plan
         simulated.checked_once(setup, recipe, plan)
         site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-        return _answer(experiment, request, setup, site, ledger, state, terms, masking)
+        return _answer(experiment, request, setup, site, ledger, received.state, terms, masking)
 
 
 def _answer(

@@ -91,7 +91,8 @@ class PublicStore:
         """Keeps what ``receive`` returned, for deliveries that build on it."""
         file = self._file(digest)
         if file.is_file():
-            os.utime(file)  # the newest again
+            if not self.shared:
+                os.utime(file)  # the newest again
             return
         private_folder(self.folder)
         partial = file.with_suffix(f".{os.getpid()}.partial")

@@ -21,7 +21,7 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.federation import client, simulated
 from fedrad.federation.grid import InProcessGrid, Value
-from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
+from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of
 from fedrad.federation.messages import Reply, Request, read_request, reply_content
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
@@ -123,15 +123,15 @@ def answer_together(messages: Sequence[Message], experiment: Experiment) -> list
 
 def _ask(position: int, request: Request, experiment: Experiment) -> _Asked:
     corpus, terms = simulated.corpus_of(experiment), terms_of(experiment, request.index)
-    state = simulated.received(request)
-    setup = set_up_with(experiment, corpus.names, corpus.single_label, state, terms.rank)
-    frozen = simulated.frozen_digest(setup, state)
+    received = simulated.received(request)
+    setup = simulated.set_up_with(experiment, corpus, received, terms.rank)
+    frozen = simulated.frozen_digest(setup, received)
     inputs, ends = _common_inputs(experiment, frozen, setup)
     start, stop = int(ends[request.index]), int(ends[request.index + 1])
     plan = local_plan_for(experiment, simulated.declared_sizes(experiment)[request.index], terms)
     recipe = recipe_of(experiment, setup)
     simulated.checked_once(setup, recipe, plan)
-    return _Asked(position, request, state, setup, frozen, inputs, start, stop, plan, terms, recipe)
+    return _Asked(position, request, received.state, setup, frozen, inputs, start, stop, plan, terms, recipe)
 
 
 @lru_cache(maxsize=2)

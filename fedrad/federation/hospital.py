@@ -38,10 +38,19 @@ def set_up_with(
         ModelError: its base residual does not fit.
     """
     setup = blank_setup(experiment, names, single_label, rank)
-    plain = {name: tensor for name, tensor in state.items() if not is_residual(name)}
-    check_adapter(plain, setup.classifier.state(), "the server")
+    check_state(setup, state)
     setup.classifier.load_state(state)
     return setup
+
+
+def check_state(setup: Setup, state: Mapping[str, Tensor]) -> None:
+    """Refuses a state of the server's that does not fit the model, its base residual aside.
+
+    Raises:
+        RefusedReply: naming the first tensor that is wrong.
+    """
+    plain = {name: tensor for name, tensor in state.items() if not is_residual(name)}
+    check_adapter(plain, setup.classifier.state(), "the server")
 
 
 # A simulation's process serves many hospitals and rounds. What is kept is a pure function of the arguments.

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from fedrad import errors
 from fedrad.errors import FederationError, RefusedReply, SecureAggregationRefusal
+from fedrad.federation.arrays import finite, from_arrays, to_arrays
 from fedrad.federation.delivery import Delivery, nbytes
 from fedrad.privacy.accounting import Event
 from fedrad.secure.messages import (
@@ -396,12 +396,12 @@ def read_hello(content: RecordDict) -> Hello:
 
 
 def check_adapter(
-    adapter: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str, *, finite: bool = True
+    adapter: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str, *, must_be_finite: bool = True
 ) -> None:
     """Refuses an adapter whose names, shapes, dtypes or values are not as expected.
 
     Args:
-        finite: refuse it also for a number that is not finite.
+        must_be_finite: refuse it also for a number that is not finite.
 
     Raises:
         RefusedReply: naming the sender and the first tensor that is wrong.
@@ -415,18 +415,8 @@ def check_adapter(
                 f"{sender}: {name} is {tuple(tensor.shape)} {tensor.dtype}, expected"
                 f" {tuple(expected[name].shape)} {expected[name].dtype}"
             )
-        if finite and not bool(torch.isfinite(tensor).all()):
+        if must_be_finite and not finite(tensor):
             raise RefusedReply(f"{sender}: {name} holds values that are not finite")
-
-
-def to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Tensors as a Flower record, bit for bit, sorted by name."""
-    return ArrayRecord({name: tensors[name].detach().contiguous() for name in sorted(tensors)})
-
-
-def from_arrays(arrays: ArrayRecord) -> dict[str, Tensor]:
-    """A Flower record as tensors of their own memory."""
-    return {name: tensor.clone() for name, tensor in arrays.to_torch_state_dict().items()}
 
 
 def _plain(record: object) -> ConfigRecord:

@@ -19,9 +19,10 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from torch import Tensor
 
 from fedrad.errors import FedradError, QuorumLost, RefusedReply
+from fedrad.federation.arrays import to_arrays
 from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.delivery import Deliveries, nbytes
-from fedrad.federation.messages import Failure, Reply, Request, check_adapter, read_reply, request_content, to_arrays
+from fedrad.federation.messages import Failure, Reply, Request, check_adapter, read_reply, request_content
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.accounting import Event
 from fedrad.secure.messages import Inbox

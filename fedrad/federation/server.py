@@ -17,8 +17,9 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
+from fedrad.federation.arrays import to_arrays
 from fedrad.federation.central import SERVER, CentralRounds, central_plan
-from fedrad.federation.messages import Hello, read_hello, to_arrays
+from fedrad.federation.messages import Hello, read_hello
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.privacy.plan import declared_size

@@ -9,6 +9,7 @@ import hashlib
 import json
 import sqlite3
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,25 +87,28 @@ def read_chain(database: sqlite3.Connection, path: Path) -> Chain:
         genesis = head = sha256(founding[0])
         rows, hashes = [], []
         for expected, (seq, body, hashed) in enumerate(stored, start=1):
-            content = json.loads(body)
-            if not seq == content["seq"] == expected or content["previous"] != head or sha256(body) != hashed:
+            previous, row = parsed(body, seq in done)
+            if not seq == row.seq == expected or previous != head or sha256(body) != hashed:
                 raise LedgerTampered(f"{path}: charge {expected} was changed or removed. {remedy}")
             head = hashed
-            rows.append(row_of(body, done=seq in done))
+            rows.append(row)
             hashes.append(hashed)
     except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise LedgerTampered(f"{path} can't be read as a ledger ({type(error).__name__}). {remedy}") from None
     return Chain(site, delta, genesis, tuple(rows), tuple(hashes))
 
 
-def row_of(body: str, *, done: bool) -> Row:
-    """The charge that a stored body means."""
+# A hospital's charges are read again in every round. Their text is compared with its hash each time; what it means is a
+# pure function of it.
+@lru_cache(maxsize=8192)
+def parsed(body: str, done: bool) -> tuple[str, Row]:
+    """The hash of the charge before, and the charge that a stored body means."""
     content: dict[str, Any] = json.loads(body)
     plan = content["plan"]
     event = Event(
         plan["expected_batch"] / plan["declared_size"], float(plan["noise_multiplier"]), int(content["steps"])
     )
-    return Row(
+    return content["previous"], Row(
         seq=content["seq"],
         run=content["run"],
         round=content["round"],

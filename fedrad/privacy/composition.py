@@ -67,9 +67,9 @@ class _Direction:
         first = max(0, math.floor(np.max(-(steps * self.falling + room) / orders)))
         last = min((size - 1) * steps, math.ceil(np.min((steps * self.rising + room) / orders)))
         length = last - first + 1
-        points = fft.next_fast_len(max(length, size))
+        points = fft.next_fast_len(max(length, size), real=True)
         # The transform wraps around at `points`; what it wraps is below _TAIL and booked as infinite here.
-        around = np.real(fft.ifft(fft.fft(masses, points) ** steps))
+        around = fft.irfft(fft.rfft(masses, points) ** steps, points)
         infinite = _TAIL - math.expm1(steps * math.log1p(-self.pmf._infinity_mass))
         lowest = self.pmf._lower_loss * steps + first
         return DensePLDPmf(self.pmf._discretization, lowest, np.roll(around, -first)[:length], infinite, True)

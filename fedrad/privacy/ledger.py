@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,6 +41,7 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.witness import Witness, read_witness, witness_file, write_witness
 
 _VERSION = 1
+_fields = lru_cache(maxsize=256)(asdict)  # of a plan, to be read only; a simulation's hospitals follow a few
 _SCHEMA = """
 CREATE TABLE meta (facts TEXT NOT NULL);
 CREATE TABLE intent (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
@@ -57,12 +59,15 @@ class Ledger:
         self.durable = durable
         self._lock = lock
         self._pid = os.getpid()
-        self._path = directory / "ledger.sqlite"
-        self._database = sqlite3.connect(self._path, isolation_level=None)
+        self._path, self._lock_path = directory / "ledger.sqlite", directory / "ledger.lock"
+        # Between `pause` and `resume` another thread may come by; `_lock` lets in one at a time.
+        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=durable)
         self._inode = self._path.stat().st_ino
         # EXTRA also syncs the folder after the rollback journal is gone, which is the moment a transaction counts.
-        self._database.execute("PRAGMA journal_mode = DELETE")
+        # Where nothing is synced, making and removing that file takes most of a charge's time: it stays, emptied.
+        self._database.execute(f"PRAGMA journal_mode = {'DELETE' if durable else 'TRUNCATE'}")
         self._database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
+        self._version = -1
         self._delta = 0.0
         self._genesis = ""
         self._rows: list[Row] = []
@@ -189,7 +194,7 @@ class Ledger:
                 "run": run,
                 "round": round,
                 "steps": steps,
-                "plan": asdict(plan),
+                "plan": _fields(plan),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
@@ -200,7 +205,7 @@ class Ledger:
             if stored[0] != seq - 1 or (last is not None and last[0] != self._head()):
                 raise LedgerTampered(f"{self._path} was changed by somebody else while it was open.")
             self._database.execute("INSERT INTO intent VALUES (?, ?, ?)", (seq, body, hashed))
-        self._rows.append(chain.row_of(body, done=False))
+        self._rows.append(chain.parsed(body, False)[1])
         self._hashes.append(hashed)
         self._testify()
         return seq
@@ -244,6 +249,7 @@ class Ledger:
         Raises:
             LedgerTampered: something was changed or removed.
         """
+        self._version = self._data_version()
         found = chain.read_chain(self._database, self._path)
         if found.site != self._site:
             raise LedgerError(f"{self._path} is the ledger of site {found.site!r}, not of {self._site!r}.")
@@ -256,6 +262,40 @@ class Ledger:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def pause(self) -> None:
+        """Frees the lock, so that any process may open the ledger, and keeps the file open for `resume`.
+
+        For simulations, which come back to hundreds of ledgers in every round.
+
+        Raises:
+            LedgerError: it is durable: a real hospital's is checked whenever it is opened.
+        """
+        if self.durable:
+            raise LedgerError(f"{self._path} is durable: close it instead.")
+        os.close(self._lock)
+        self._lock = -1
+
+    def resume(self, *, site: str, cap: float, delta: float) -> bool:
+        """Takes the lock again, after `pause`.
+
+        Returns:
+            False if the file may not be what was checked: it was replaced or charged meanwhile, by whomever, or this is
+            another process. Close it and open it anew. (Somebody who writes around SQLite is noticed then as well.)
+
+        Raises:
+            LedgerBusy: another process has it open.
+        """
+        if os.getpid() != self._pid or (site, delta) != (self._site, self._delta) or not self._path.exists():
+            return False
+        self._cap = float(cap)
+        with explained(self._directory):
+            self._lock = locked(self._directory)
+            return self._is_same_file() and self._data_version() == self._version
+
+    def _data_version(self) -> int:
+        """A number that changes with every commit by another connection."""
+        return int(self._database.execute("PRAGMA data_version").fetchone()[0])
 
     def __enter__(self) -> Self:
         return self
@@ -318,13 +358,15 @@ class Ledger:
             self._same_file()
 
     def _same_file(self) -> None:
-        try:
-            same = self._path.stat().st_ino == self._inode
-            same = same and (self._directory / "ledger.lock").stat().st_ino == os.fstat(self._lock).st_ino
-        except FileNotFoundError:
-            same = False
-        if not same:
+        if not self._is_same_file():
             raise LedgerTampered(f"{self._path} or its lock was removed or replaced while it was open. Restore it.")
+
+    def _is_same_file(self) -> bool:
+        try:
+            same = os.stat(self._path).st_ino == self._inode
+            return same and os.stat(self._lock_path).st_ino == os.fstat(self._lock).st_ino
+        except FileNotFoundError:
+            return False
 
 
 def _synchronous(durable: bool) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from fedrad.errors import PlanError
@@ -148,7 +149,7 @@ class PrivacyPlan:
         """What every noised sum is divided by: a public constant, never the realised batch."""
         return self.expected_batch
 
-    @property
+    @cached_property  # named in every reply and written in every charge
     def id(self) -> str:
         """16 hexadecimal digits that differ whenever any field does."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]

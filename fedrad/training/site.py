@@ -157,7 +157,7 @@ def open_round(
         _check_maskable(plan, request.sent(incoming))
     asked = adapter_digest(incoming)
     before = TrainingState(dict(incoming))
-    saved = _load(directory / _STATE_FILE)
+    saved = _load(directory / _STATE_FILE, durable=ledger.durable)
     if saved is not None and saved.run == request.run:
         if saved.round == request.round:
             if saved.request != asked:
@@ -247,7 +247,7 @@ def _save(
         "step": str(state.step),
         "averaged": str(state.averaged),
     }
-    partial = path.with_suffix(".partial")
+    partial = _partial(path)
     # Moments and sums are functions of noised gradients, but a hospital's own files are nobody else's to read (P28).
     partial.unlink(missing_ok=True)
     # Through numpy: a simulation writes and reads hundreds of these in a round, and that takes a third of the time.
@@ -256,14 +256,24 @@ def _save(
         if durable:
             file.flush()
             os.fsync(file.fileno())
+    if not durable:
+        # Linux's ext4 writes a file to the disk as soon as it replaces another one, which costs a simulation more than
+        # all the rest here. So nothing is replaced; after a kill in between, `_load` finds the new file.
+        path.unlink(missing_ok=True)
     partial.replace(path)
     if durable:
         sync_folder(path.parent)
 
 
-def _load(path: Path) -> _Saved | None:
+def _partial(path: Path) -> Path:
+    return path.with_suffix(".partial")
+
+
+def _load(path: Path, *, durable: bool) -> _Saved | None:
     if not path.exists():
-        return None
+        if durable or not _whole(_partial(path)):
+            return None
+        _partial(path).replace(path)
     groups: dict[str, dict[str, Tensor]] = {"moments": {}, "average": {}, "reply": {}}
     try:
         with safe_open(path, framework="np") as file:
@@ -288,6 +298,10 @@ def _load(path: Path) -> _Saved | None:
         ) from None
 
 
-def tensors_finite(adapter: Mapping[str, Tensor]) -> bool:
-    """Whether every entry of every tensor is finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in adapter.values())
+def _whole(path: Path) -> bool:
+    """Whether there is such a file and it has its whole length."""
+    try:
+        with safe_open(path, framework="np"):
+            return True
+    except (OSError, SafetensorError):
+        return False

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrad.errors import FedradError, QuorumLost
+from fedrad.federation.arrays import from_arrays, to_arrays
 from fedrad.federation.delivery import PublicStore, nbytes
-from fedrad.federation.messages import Failure, Reply, Request, from_arrays, read_request, reply_content, to_arrays
+from fedrad.federation.messages import Failure, Reply, Request, read_request, reply_content
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds, public_weights
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.accounting import Event, epsilon

@@ -100,7 +100,7 @@ def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
             (journal,) = book._database.execute("PRAGMA journal_mode").fetchone()
             return level, journal, book.durable
 
-    assert founded("simulated", durable=False) == (0, "delete", False)  # OFF; the journal is what undoes a kill
+    assert founded("simulated", durable=False) == (0, "truncate", False)  # OFF; the journal is what undoes a kill
     assert synced == []
     assert founded("real") == (3, "delete", True)
     assert len(synced) == 2
@@ -461,6 +461,87 @@ def test_an_unwritable_place_is_explained(tmp_path: Path) -> None:
         Ledger.open(tmp_path / "file", site="a", cap=1.0, delta=1e-5)
     with pytest.raises(LedgerError, match="can't be read"):
         Ledger.open(tmp_path / "ok", site="a", cap=1.0, delta=1e-5, witness=tmp_path / "file")
+
+
+# Between the rounds of a simulation
+
+
+def simulated(folder: Path, cap: float = math.inf) -> Ledger:
+    return Ledger.open(folder, site="a", cap=cap, delta=1e-5, durable=False)
+
+
+def test_a_paused_ledger_is_anybodys_and_goes_on_only_if_nobody_came(tmp_path: Path) -> None:
+    with simulated(tmp_path / "a") as book:
+        book.record_intent(run="r", round=1, plan=PLAN, steps=1)
+        book.pause()
+        with pytest.raises(LedgerError, match="closed"):
+            book.record_intent(run="r", round=2, plan=PLAN, steps=1)
+        assert book.resume(site="a", cap=math.inf, delta=1e-5)
+        with pytest.raises(LedgerBusy):
+            simulated(tmp_path / "a")
+        book.record_intent(run="r", round=2, plan=PLAN, steps=1)
+        book.pause()
+        with simulated(tmp_path / "a") as other:
+            assert len(other.rows()) == 2
+            with pytest.raises(LedgerBusy):
+                book.resume(site="a", cap=math.inf, delta=1e-5)
+        assert book.resume(site="a", cap=math.inf, delta=1e-5)  # it was only looked at
+        book.pause()
+        with simulated(tmp_path / "a") as other:
+            other.record_intent(run="r", round=3, plan=PLAN, steps=1)
+        assert not book.resume(site="a", cap=math.inf, delta=1e-5)
+
+
+def test_a_paused_ledger_notices_what_became_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a"
+    with simulated(folder) as book:
+        book.record_intent(run="r", round=1, plan=PLAN, steps=1)
+        book.pause()
+        assert not book.resume(site="b", cap=1.0, delta=1e-5)
+        assert not book.resume(site="a", cap=1.0, delta=1e-6)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            assert not book.resume(site="a", cap=1.0, delta=1e-5)
+        copy = (folder / "ledger.sqlite").read_bytes()
+        (folder / "ledger.sqlite").unlink()
+        assert not book.resume(site="a", cap=1.0, delta=1e-5)
+        (folder / "ledger.sqlite").write_bytes(copy)
+        assert not book.resume(site="a", cap=1.0, delta=1e-5)
+
+
+def test_a_cap_holds_after_a_pause(tmp_path: Path) -> None:
+    with simulated(tmp_path / "a") as book:
+        book.record_intent(run="r", round=1, plan=PLAN, steps=1)
+        book.pause()
+        assert book.resume(site="a", cap=book.epsilon(), delta=1e-5)
+        with pytest.raises(BudgetExhausted):
+            book.record_intent(run="r", round=2, plan=PLAN, steps=1)
+
+
+def test_a_real_hospitals_ledger_is_never_paused(place: tuple[Path, Path]) -> None:
+    with opened(place) as book, pytest.raises(LedgerError, match="durable"):
+        book.pause()
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_charge_that_was_cut_off_while_it_was_written_is_undone(tmp_path: Path, journal: bool) -> None:
+    """The files as a kill finds them in the middle of a transaction; without the journal that undoes it, a control."""
+    with simulated(tmp_path / "a") as book:
+        for number in range(30):
+            book.record_intent(run="r", round=number, plan=PLAN, steps=1)
+        book._database.execute("PRAGMA cache_size = 1")  # pages are written before the commit
+        book._database.execute("BEGIN IMMEDIATE")
+        book._database.execute("UPDATE intent SET body = body || zeroblob(9000), hash = 'half'")
+        (tmp_path / "b").mkdir()
+        for name in ("ledger.sqlite", "ledger.sqlite-journal")[: 1 + journal]:
+            (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
+        book._database.execute("ROLLBACK")
+    if journal:
+        with simulated(tmp_path / "b") as left:
+            assert [row.round for row in left.rows()] == list(range(30))
+    else:
+        with pytest.raises(LedgerError):
+            simulated(tmp_path / "b")
 
 
 # A site that trains for ever. It says "step" only after the charge, as the training loop does with its noisy steps.

@@ -18,7 +18,7 @@ from fedrad.errors import BudgetExhausted, FederationError, LedgerError
 from fedrad.privacy.ledger import Ledger
 from fedrad.training import site as module
 from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.site import RoundRequest, adapter_digest, tensors_finite, train_round
+from fedrad.training.site import RoundRequest, adapter_digest, train_round
 from tests import small
 
 STEPS = 3
@@ -227,6 +227,42 @@ def test_a_damaged_state_stops_the_round(tmp_path: Path, damage: str) -> None:
     assert len(charges(tmp_path / "site")) == 1
 
 
+@pytest.mark.parametrize("moment", ["writing", "renaming"])
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_kill_while_the_state_is_replaced_costs_at_most_that_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, durable: bool
+) -> None:
+    """A simulated site removes the old state before it renames the new one: either must be found afterwards."""
+    here = small.ready(small.experiment(privacy__epsilon=2.0, train__rounds=3))
+
+    def train(round: int) -> int:
+        with Ledger.open(tmp_path, site="site-000", cap=8.0, delta=1e-5, durable=durable) as ledger:
+            train_round(here.site(tmp_path), ledger, request(round, rounds=3), here.state.adapter)
+            return len(ledger.rows())
+
+    def killed(*_: object, **__: object) -> None:
+        raise Stopped
+
+    train(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(*((module.os, "fdopen") if moment == "writing" else (Path, "replace")), killed)
+        with pytest.raises(Stopped):
+            train(2)
+    assert (tmp_path / STATE).exists() == (durable or moment == "writing")
+    # Killed before the new state was whole, the round is charged again; killed after, a simulated site has it.
+    recovered = not durable and moment == "renaming"
+    assert train(2) == (2 if recovered else 3)
+    saved = module._load(tmp_path / STATE, durable=durable)
+    assert saved is not None
+    assert (saved.round, saved.step) == (2, 2 * STEPS)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_half_a_first_state_is_none(tmp_path: Path) -> None:
+    (tmp_path / STATE).with_suffix(".partial").write_bytes(module.save({"reply/a": np.zeros(9)})[:-1])
+    assert module._load(tmp_path / STATE, durable=False) is None
+
+
 def test_the_state_holds_no_count_and_no_report(tmp_path: Path) -> None:
     here = small.ready(small.experiment())
     answer(here, tmp_path / "site", here.state.adapter, request(1))
@@ -249,11 +285,6 @@ def test_the_digest_tells_names_shapes_and_bits() -> None:
 
     assert len(digests) == 5
     assert adapter_digest({"a": tensor, "b": tensor}) == adapter_digest({"b": tensor, "a": tensor.clone()})
-
-
-def test_non_finite_tensors_are_told() -> None:
-    assert tensors_finite({"a": torch.zeros(2)})
-    assert not tensors_finite({"a": torch.zeros(2), "b": torch.tensor([0.0, float("nan")])})
 
 
 # Killed
