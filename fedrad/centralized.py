@@ -28,7 +28,7 @@ from fedrad.training.local import Recipe, StepReport
 from fedrad.training.metrics import Scores
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.result import Result
-from fedrad.training.run_directory import append_metrics, create_run_directory, finish
+from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import exported, pin_arithmetic, plan_for, refuse_single_terms, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import strategy_of
@@ -60,12 +60,13 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         raise ConfigError("privacy.secure-aggregation: one place has nobody to be summed with; leave it out")
     refuse_single_terms(experiment, "one place has no hospitals")
     pin_arithmetic(experiment)
-    directory = create_run_directory(experiment, Path.cwd())
-    corpus = read_corpus(experiment)
+    refuse_used(experiment)
     strategy = strategy_of(experiment)
+    corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.names, corpus.single_label)
     console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
     state = initial_state(experiment, setup, progress_lines(console))
+    directory = create_run_directory(experiment, Path.cwd())
     train_tokens = tokenize(corpus.reports, corpus.train, setup.base.tokenizer, setup.max_length)
     test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
     test = prepare(setup.classifier, test_tokens, setup.pad_id)

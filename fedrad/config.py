@@ -16,6 +16,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -235,6 +237,12 @@ def _out_of_range(spec: _Spec, value: Any) -> str:
     return ""
 
 
+@lru_cache(maxsize=1)
+def installed_strategies() -> frozenset[str]:
+    """Names of the entry points `fedrad.strategies`, ours and those of others; nothing is imported for it."""
+    return frozenset(entry.name for entry in entry_points(group="fedrad.strategies"))
+
+
 class _Contradiction(NamedTuple):
     key: str  # the one to change
     other: str  # the one that it contradicts
@@ -271,6 +279,12 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             "is chosen automatically for momentum only; give one for adam, for instance 0.001",
         ),
         _Contradiction("sites.quorum", "sites.count", sites.quorum > exp.asked, more),
+        _Contradiction(
+            "strategy.name",
+            "strategy.name",
+            exp.strategy.name not in installed_strategies(),
+            f"no strategy {exp.strategy.name!r} is installed; there are {', '.join(sorted(installed_strategies()))}",
+        ),
         *(
             _Contradiction(
                 f"sites.{name}",

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fedrad import centralized
 from fedrad.centralized import main, train
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError
+from fedrad.errors import ConfigError, DataError, ModelError
 from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon
 from fedrad.training import run_directory
@@ -248,6 +248,23 @@ def test_terms_of_single_hospitals_are_not_stated_where_there_are_none(
         train(experiment(sites__count=2, run__out=str(tmp_path / "out"), **terms))
     assert len(caught.value.problems) == len(terms)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_could_not_begin_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
+    table = tmp_path / "reports.csv"
+    changes = {"data__name": "table", "data__path": str(table), "data__label_columns": "edema,fracture"}
+    exp = experiment(run__out=str(tmp_path / "out"), train__rounds=1, train__local_steps=1, **changes)
+    table.write_text("text,edema\nno effusion,0\n")
+    with pytest.raises(DataError, match="fracture"):
+        train(exp)
+    with pytest.raises(ModelError):
+        train(experiment(run__out=str(tmp_path / "out"), model__name=str(tmp_path / "no-model")))
+    assert not (tmp_path / "out").exists()
+    table.write_text("text,edema,fracture\n" + "".join(f"report {i},{i % 2},{i % 3 // 2}\n" for i in range(40)))
+    train(exp)
+    assert (tmp_path / "out" / "result.json").is_file()
+    with pytest.raises(ConfigError, match="nothing is overwritten"):  # before anything is read
+        train(experiment(run__out=str(tmp_path / "out"), model__name=str(tmp_path / "no-model")))
 
 
 @pytest.mark.slow

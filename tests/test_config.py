@@ -302,6 +302,7 @@ def test_a_fraction_of_the_hospitals_is_rounded_up(fraction: float, count: int, 
         (["lora.targets=[]", "lora.freeze-a=true"], "lora.freeze-a"),
         (["model.revision=abc"], "model.revision"),
         (["data.name=openi", "data.path=/x", "privacy.unit=patient"], "privacy.unit"),
+        (["strategy.name=fedavgg"], "strategy.name"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], key: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedrad import config
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, PlanError
 from fedrad.model.adapter import LoRASpec
@@ -155,7 +156,9 @@ def test_labels_that_only_the_data_know_must_be_said() -> None:
         outlook(labels=0)
 
 
-def test_what_the_figures_do_not_say_is_noted() -> None:
+def test_what_the_figures_do_not_say_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "installed_strategies", lambda: {"fedavg", "own"})
+
     def notes(**changes: object) -> str:
         return " ".join(outlook(**changes).notes)
 

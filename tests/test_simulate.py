@@ -412,12 +412,13 @@ def test_one_hospital_is_centralized_to_the_last_bit(caller: Caller, monkeypatch
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
 def test_a_run_that_fails_in_the_server_ends_with_its_reason(caller: Caller) -> None:
-    code, said = ended(caller.simulate(settings(strategy__name="nonexistent"), "--out", "results"))
+    missing = settings(data__name="table", data__path=str(caller.folder / "no.csv"), data__label_columns="edema")
+    code, said = ended(caller.simulate(missing, "--out", "results"))
 
     assert code == FederationError.exit_code, said
-    assert "no strategy 'nonexistent' is installed" in " ".join(said.split()[-40:])
+    assert "no.csv: is not there." in " ".join(said.split()[-40:])
     assert caller.left() == []
-    assert not (caller.folder / "results" / "result.json").exists()
+    assert not (caller.folder / "results").exists()  # a run that could not begin leaves nothing
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import prepare
 from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
-from fedrad.training.run_directory import append_metrics, create_run_directory, finish
+from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import (
     exported,
     local_plan_for,
@@ -59,8 +59,7 @@ def main(grid: Grid, context: Context) -> None:
     console = Console(width=110, force_terminal=False)
     pin_arithmetic(experiment)
     strategy = strategy_of(experiment)
-    directory = create_run_directory(experiment, Path.cwd())
-    console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
+    refuse_used(experiment)
     corpus = read_corpus(experiment)
     simulated, hospitals = connect(grid, experiment)
     if not simulated:
@@ -74,6 +73,8 @@ def main(grid: Grid, context: Context) -> None:
 
     setup = set_up(experiment, corpus.names, corpus.single_label)
     state = initial_state(experiment, setup, progress_lines(console))
+    directory = create_run_directory(experiment, Path.cwd())
+    console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
     test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
     test = prepare(setup.classifier, test_tokens, setup.pad_id)
     trainable = {name: state[name] for name in setup.classifier.adapter()}

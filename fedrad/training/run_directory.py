@@ -22,6 +22,18 @@ from fedrad.training.setup import Setup
 _VERSIONS = ("fedrad", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "datasets", "numpy")
 
 
+def refuse_used(experiment: Experiment) -> None:
+    """Early, before data and model are read: ``create_run_directory`` comes when they have been found in order, so that
+    a run that could not begin leaves nothing.
+
+    Raises:
+        ConfigError: ``run.out`` holds something already; nothing is overwritten.
+    """
+    directory = Path(experiment.run.out)
+    if experiment.run.out and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"run.out: {directory} is not an empty folder; name a new one, nothing is overwritten")
+
+
 def create_run_directory(experiment: Experiment, base: Path) -> Path:
     """Makes the run directory and writes ``experiment.toml`` into it.
 
@@ -34,8 +46,7 @@ def create_run_directory(experiment: Experiment, base: Path) -> Path:
     name = experiment.run.name or experiment.data.name
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     directory = Path(experiment.run.out) if experiment.run.out else _unused(base / "runs" / f"{stamp}-{name}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"run.out: {directory} is not an empty folder; name a new one, nothing is overwritten")
+    refuse_used(experiment)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "ledger").mkdir(mode=0o700)

@@ -171,6 +171,15 @@ def strategy_of(experiment: Experiment) -> Strategy:
     strategy = found[name].load()(experiment.strategy)
     if not isinstance(strategy, Strategy):
         raise ConfigError(f"strategy.name: {name!r} is no fedrad.training.strategy.Strategy")
-    if problems := strategy.problems(experiment):
+    problems = list(strategy.problems(experiment))
+    privacy = experiment.privacy
+    hides = {"unit=hospital": privacy.unit == "hospital", "secure-aggregation": privacy.secure_aggregation}
+    for key in (key for key, applies in hides.items() if applies):
+        if not isinstance(strategy, AveragingStrategy):
+            problems.append(
+                f"strategy.name: {name} needs every hospital's update, and with privacy.{key} nothing but the mean is"
+                " seen; take one that averages (fedavg, ffa, rolora, fedsb, refactor or head)"
+            )
+    if problems:
         raise ConfigError(problems)
     return strategy

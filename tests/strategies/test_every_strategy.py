@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrad.config import Experiment
-from fedrad.training.strategy import Contribution, Strategy, weighted_mean
+from fedrad.errors import ConfigError
+from fedrad.training.strategy import Contribution, Strategy, strategy_of, weighted_mean
 from tests.strategies.rounds import (
     EXACT,
     NAMES,
@@ -311,3 +312,15 @@ def test_settings_of_one_strategy() -> None:
     assert problems(**step, train__local_steps=2) == []
     assert problems(strategy__name="refactor", strategy__every=5, train__rounds=5) == []
     assert problems(strategy__name="refactor", strategy__every=6, train__rounds=5) == ["strategy.every"]
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [{"privacy.unit": "hospital", "privacy.delta": 1e-3}, {"privacy.secure-aggregation": True, "sites.quorum": 2}],
+)
+@pytest.mark.parametrize("name", ["fedex", "flora", "flexlora"])
+def test_what_needs_every_update_is_refused_before_anything_is_read(name: str, hidden: dict[str, object]) -> None:
+    flat = {"sites.count": 3, **hidden}
+    with pytest.raises(ConfigError, match=rf"strategy\.name: {name} needs every hospital's update"):
+        strategy_of(Experiment.from_flat({**flat, "strategy.name": name}))
+    assert strategy_of(Experiment.from_flat({**flat, "strategy.name": "fedavg"}))

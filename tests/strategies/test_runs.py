@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,12 +176,13 @@ def test_a_hospital_that_runs_out_halfway_is_left_out_and_the_rest_go_on(
     """Its ledger has a smaller cap than its plan needs, as if an earlier run had spent the rest."""
     from fedrad.federation import simulated
 
-    real = simulated.Ledger.open
+    opened, resumed = simulated.Ledger.open, simulated.Ledger.resume
 
-    def smaller(directory: Path, **terms: object) -> object:
-        return real(directory, **{**terms, "cap": 5.0 if terms["site"] == "site-002" else terms["cap"]})  # type: ignore[arg-type]
+    def smaller(terms: dict[str, Any]) -> dict[str, Any]:
+        return {**terms, "cap": 5.0 if terms["site"] == "site-002" else terms["cap"]}
 
-    monkeypatch.setattr(simulated.Ledger, "open", smaller)
+    monkeypatch.setattr(simulated.Ledger, "open", lambda directory, **terms: opened(directory, **smaller(terms)))
+    monkeypatch.setattr(simulated.Ledger, "resume", lambda ledger, **terms: resumed(ledger, **smaller(terms)))
     exp = experiment(base, tmp_path / "run", sites__count=4, sites__quorum=3, train__rounds=4)
     grid = federate(exp)
     answered = [(r.content["reply"]["round"], r.content["reply"]["site"]) for r in grid.trained if "reply" in r.content]
