@@ -87,6 +87,7 @@ class Clock:
     starts: list[float] = field(default_factory=list)
     cpu_starts: list[float] = field(default_factory=list)
     cpu_steps: list[float] = field(default_factory=list)
+    over: bool = False  # what comes after the last round is no part of it
     _inside: list[float] = field(default_factory=list)
 
     def next_round(self) -> None:
@@ -109,7 +110,7 @@ class Clock:
             own = took - self._inside.pop()
             if self._inside:
                 self._inside[-1] += took
-            if self.rounds:
+            if self.rounds and not self.over:
                 self.rounds[-1][part] += own
                 if part == "run_steps":
                     self.cpu_steps[-1] += time.process_time() - cpu
@@ -140,6 +141,7 @@ def watched(clock: Clock, durable: bool) -> Iterator[None]:
         def whole(self: Any, *args: Any, **options: Any) -> Any:
             result = start(self, *args, **options)
             clock.lap()
+            clock.over = True
             return result
 
         counted = flower_rounds.Rounds.configure_train
