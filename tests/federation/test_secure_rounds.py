@@ -53,7 +53,6 @@ from fedrad.federation.secure_hospital import Masking, bound_run
 from fedrad.federation.secure_rounds import STAGE, SecureRounds
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.ledger_view import read_ledger
-from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure import hospital as protocol
 from fedrad.secure.fixed_point import DEFAULT_BOUND, encode, error_bound
 from fedrad.secure.messages import Inbox, KeyAdvert, Roster, SealedShares, Unmasking, UnmaskRequest
@@ -360,7 +359,7 @@ def test_a_share_of_noise_can_not_be_had_by_itself(base: str, tmp_path: Path) ->
     with pytest.raises(PlanError, match=r"below train\.batch"):
         shared_plans(experiment, {"a": plan, "b": plan_for(experiment, 7)})
     with pytest.raises(PlanError, match="share their noise"):
-        PrivacyPlan(**{**vars(shared), "epsilon": 0.0, "noise_multiplier": 0.0})
+        replace(shared, epsilon=0.0, noise_multiplier=0.0)
     ledger: Any = None  # never reached
     for wrong in (RoundRequest("run", 1, 1, last=False), RoundRequest("run", 1, 2, last=False, masked=True)):
         with pytest.raises(PrivacyError, match="leaves masked"):

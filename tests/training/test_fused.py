@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fedrad.data.batches import Tokenized
@@ -97,6 +97,7 @@ hospitals = st.lists(
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example([(0, 0.05, 8.0, 1), (2, 0.05, 8.0, 1), (2, 0.05, 0.0, 1)], 87, "all-linear", "mean", "momentum", False)
 @given(
     made=hospitals,
     seed=st.integers(0, 99),
@@ -112,9 +113,10 @@ def test_every_hospital_gets_what_it_gets_alone(
     names = classifier.adapter()
     without_a, without_b = ({name for name in names if not name.endswith(end)} for end in (".lora_A", ".lora_B"))
     turns = (without_a, without_b) if alternate else ()
-    # Without noise the automatic step is so large here that training diverges, and then every rounding is a fork.
+    # Without privacy this model's gradients are so large that steps of a useful size would make it diverge, and then
+    # every rounding is a fork.
     automatic = all(epsilon for _, _, epsilon, _ in made)
-    rate = 0.001 if optimizer == "adam" else 0.0 if automatic else 0.02
+    rate = 0.001 if optimizer == "adam" else 0.0 if automatic else 1e-4
     recipe = replace(Recipe.of(RECIPE, single_label=False), optimizer=optimizer, learning_rate=rate)  # type: ignore[arg-type]
     shards = [small.tokens(n, seed=seed + i) for i, (n, *_) in enumerate(made)]
     plans = [plan_of(epsilon, clip, max(n, 3), batch) for n, clip, epsilon, batch in made]
@@ -124,12 +126,13 @@ def test_every_hospital_gets_what_it_gets_alone(
     for _ in range(2):  # two rounds, so that moments and averages are carried over
         together = run_steps_together(common, members_of(shards, plans, together), recipe, 2, turns)
     for i, (shard, plan) in enumerate(zip(shards, plans, strict=True)):
-        alone = states[i]
         own = prepare(classifier, shard, 0)
+
+        alone = states[i]
         for _ in range(2):
             alone = run_steps(classifier, own, plan, recipe, alone, 2, site=f"site-{i:03}", turns=turns)
-        # Adam divides by the root of a moment, which makes much of rounding where a gradient is near zero; and steps
-        # without clipping may be so large that rounding grows from step to step.
+        # Adam divides by the root of a moment, which makes much of rounding where a gradient is near zero; and without
+        # clipping, this model's gradients make much of rounding in its inputs.
         allowed = 5e-3 if optimizer == "adam" else 2e-4 if plan.private else 2e-3
         assert worst(together[i], alone) < allowed, (i, made[i])
 
