@@ -8,20 +8,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from rich.console import Console
 
-from fedrad import centralized
+import fedrad
 from fedrad.config import Experiment
 from fedrad.errors import DataError, FedradError
-from fedrad.outlook import outlook_of
-from fedrad.privacy.ledger_view import read_ledger
-from fedrad.report import budget
 from fedrad.settings import Model as ModelSettings
-from fedrad.simulate import GridName
-from fedrad.simulate import simulate as run_simulation
+
+# What the commands need is imported inside them: torch and transformers take seconds, and --help, a typo or the ledger
+# need neither.
 
 # Typer's own tracebacks print local variables, and those may hold reports (P27).
 app = typer.Typer(
@@ -31,16 +29,54 @@ app = typer.Typer(
     help="Federated, private LoRA fine-tuning on reports.",
 )
 
-app.command("centralized")(centralized.main)
+_Grid = Literal["inprocess", "fused", "flower"]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value, as often as needed; keys: docs/configuration.md")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fedrad {fedrad.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def centralized(
+    config: Annotated[
+        Path | None, typer.Argument(help="a TOML file, e.g. mine.toml; without one, the defaults")
+    ] = None,
+    set_: _Set = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+) -> None:
+    """Train on all reports in one place, with differential privacy."""
+    with _errors():
+        from fedrad.centralized import main
+
+        main(config, set_, out)
 
 
 @app.command()
 def simulate(
-    name: Annotated[str, typer.Argument(help="mimic, ct_rate, openi, or the folder of a Flower app")] = "mimic",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
+    name: Annotated[
+        str, typer.Argument(help="mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app")
+    ] = "mimic",
+    config: Annotated[
+        Path | None, typer.Option(help="a TOML file; its keys go before the app's, and --set before both")
+    ] = None,
+    set_: _Set = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
     grid: Annotated[
-        GridName,
+        _Grid,
         typer.Option(
             help="inprocess: one hospital after the other; fused: all in one pass; flower: the real `flwr run`"
         ),
@@ -49,21 +85,23 @@ def simulate(
 ) -> None:
     """Simulate a federation of hospitals with Flower; exits with 0 only if the run finished."""
     with _errors():
-        run_simulation(name, list(set_ or []), out, grid=grid, verbose=verbose)
+        from fedrad.simulate import simulate as run
+
+        run(name, list(set_ or []), out, config=config, grid=grid, verbose=verbose)
 
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="run directory, or its adapter folder")],
+    run: Annotated[Path, typer.Argument(help="run directory, e.g. runs/mine, or its adapter folder")],
     reports: Annotated[Path, typer.Argument(help="CSV with one report a row")],
     column: Annotated[str, typer.Option(help="the column with the text")] = "text",
     out: Annotated[Path | None, typer.Option(help="where to write; default standard output")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
 ) -> None:
     """Probabilities of a trained adapter for new reports: the CSV's other columns, then one column a label."""
-    from fedrad.model.classifier import Classifier
-
     with _errors():
+        from fedrad.model.classifier import Classifier
+
         if out is not None and out.exists():
             raise _exists(out)
         rows, names = _read_rows(reports, column)
@@ -89,6 +127,9 @@ def ledger(
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
 ) -> None:
     """What a hospital was charged, what that spent, and what is left. Reads only, also while the hospital trains."""
+    from fedrad.privacy.ledger_view import read_ledger
+    from fedrad.report import budget
+
     with _errors():
         if csv_ is not None and csv_.exists():
             raise _exists(csv_)
@@ -126,7 +167,7 @@ def model(
 @app.command()
 def plan(
     config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
+    set_: _Set = None,
     reports: Annotated[
         int | None, typer.Option(help="size that each hospital declares (patients, if those are the unit)")
     ] = None,
@@ -134,6 +175,9 @@ def plan(
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
 ) -> None:
     """Before any training: what noise a configuration takes, how loud it is, and what to train instead."""
+    from fedrad.outlook import outlook_of
+    from fedrad.report import budget
+
     with _errors():
         experiment = Experiment.load(config, list(set_ or [])).resolve_paths(Path.cwd())
         outlook = outlook_of(experiment, declared=reports, labels=labels)
@@ -200,6 +244,9 @@ def _errors() -> Iterator[None]:
     except FedradError as error:
         Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("fedrad: interrupted; nothing is finished. What was charged is in the ledgers.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

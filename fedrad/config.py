@@ -62,7 +62,7 @@ class Experiment:
         Raises:
             ConfigError: the file can't be read, or any key or value is wrong (all of them at once).
         """
-        flat = {} if path is None else _flatten(_read(path))
+        flat = {} if path is None else read_flat(path)
         changes = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
         return cls.from_flat(flat | changes)
 
@@ -148,7 +148,11 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
     Raises:
         ConfigError: naming every text that is no assignment.
     """
-    if broken := [f"`{text}`: write an override as section.key=value" for text in texts if "=" not in text]:
+    if broken := [
+        f"`{text}`: write an override as section.key=value"
+        for text in texts
+        if not text.partition("=")[1] or text.strip().startswith("=")
+    ]:
         raise ConfigError(broken)
     pairs = ((key.strip(), value.strip()) for key, _, value in (text.partition("=") for text in texts))
     return {key: _parse(key, value) for key, value in pairs}
@@ -471,6 +475,15 @@ def _parse(key: str, text: str) -> object:
     if kind is str and not isinstance(value, str):
         return text  # a commit such as 1234567 is text for us and a number for TOML
     return value
+
+
+def read_flat(path: Path) -> dict[str, object]:
+    """The values of a TOML file by dotted key, not yet checked.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    return _flatten(_read(path))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -40,7 +42,7 @@ def run_in_process(
         nodes = [{"partition-id": index, "num-partitions": count} for index in range(count)]
         context = Context(run_id, SUPERLINK_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(config))
         try:
-            server(grid(client, nodes, config, run_id), context)
+            server(grid(client, nodes, config, run_id, SignsOfLife()), context)
         except FedradError:
             raise
         except (Exception, SystemExit) as error:  # an app that ends itself has not finished the run, whatever it says
@@ -48,6 +50,25 @@ def run_in_process(
             raise FederationError(problem) from None
         finally:
             close_ledgers()
+
+
+@dataclass
+class SignsOfLife:
+    """A line while a round takes long, so that nobody takes it for dead.
+
+    Attributes:
+        every: seconds between two lines.
+    """
+
+    every: float = 20.0
+    _last: float = field(default_factory=time.monotonic)
+
+    def __call__(self, done: int, of: int) -> None:
+        if done < of and time.monotonic() - self._last > self.every:
+            print(f"  {done} of {of} hospitals have answered", flush=True)
+            self._last = time.monotonic()
+        if done == of:
+            self._last = time.monotonic()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedrad.apps import app_defaults, app_folder
-from fedrad.config import Experiment, parse_overrides
+from fedrad.config import Experiment, parse_overrides, read_flat
 from fedrad.federation.fused import FusedGrid
 from fedrad.federation.grid import InProcessGrid
 from fedrad.flower_run import run_flower
@@ -22,6 +22,7 @@ def simulate(
     overrides: Sequence[str] = (),
     out: Path | None = None,
     *,
+    config: Path | None = None,
     grid: GridName = "inprocess",
     verbose: bool = False,
 ) -> None:
@@ -31,6 +32,7 @@ def simulate(
         app: ``mimic``, ``ct_rate``, ``openi`` or a folder with a Flower app.
         overrides: ``section.key=value``; relative paths are taken from the working directory.
         out: run directory.
+        config: a TOML file whose keys go before the app's own; ``overrides`` go before both.
         grid: who carries the messages: ``inprocess``; ``fused``, where one pass serves the reports of all hospitals
             (its results differ by rounding); or ``flower``: the real ``flwr run``, with SuperLink and Ray.
         verbose: show Flower's own log as well.
@@ -41,7 +43,8 @@ def simulate(
     """
     folder = app_folder(app)
     defaults = app_defaults(folder)
-    experiment = Experiment.load(None, {**defaults, **parse_overrides(overrides)})
+    chosen_keys = {} if config is None else read_flat(config)
+    experiment = Experiment.load(None, {**defaults, **chosen_keys, **parse_overrides(overrides)})
     if out is not None:
         experiment = Experiment.from_flat({**experiment.flat(), "run.out": str(out)})
     experiment = experiment.resolve_paths(Path.cwd())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 import fedrad
 from fedrad import cli, simulate
+from fedrad.config import Experiment
 from fedrad.errors import ConfigError, FederationError
 from fedrad.model.export import export_peft
 from fedrad.training.setup import plan_for, set_up
@@ -159,15 +162,56 @@ def test_predict_without_reports_or_run(run: Path, reports: Path, tmp_path: Path
 
 def test_simulate_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(cli, "run_simulation", lambda *given, **named: seen.append((given, named)))
+    monkeypatch.setattr(simulate, "simulate", lambda *given, **named: seen.append((given, named)))
 
     call("simulate", "openi", "--set", "a=1", "--set", "b=2", "--out", tmp_path, "--grid", "flower", "--verbose")
-    call("simulate")
+    call("simulate", "--config", tmp_path / "mine.toml")
 
     assert seen == [
-        (("openi", ["a=1", "b=2"], tmp_path), {"grid": "flower", "verbose": True}),
-        (("mimic", [], None), {"grid": "inprocess", "verbose": False}),
+        (("openi", ["a=1", "b=2"], tmp_path), {"config": None, "grid": "flower", "verbose": True}),
+        (("mimic", [], None), {"config": tmp_path / "mine.toml", "grid": "inprocess", "verbose": False}),
     ]
+
+
+def test_a_files_keys_go_before_the_apps_and_set_before_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran: list[Experiment] = []
+    monkeypatch.setattr(simulate, "run_in_process", lambda folder, experiment, **options: ran.append(experiment))
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[train]\nrounds = 3\nbatch = 7\n[sites]\ncount = 2\n")
+    assert call("simulate", "--config", mine, "--set", "train.batch=9", "--out", tmp_path / "run").exit_code == 0
+    assert (ran[0].train.rounds, ran[0].train.batch, ran[0].sites.count) == (3, 9, 2)
+    mine.write_text("[train]\nbatsh = 7\n")
+    wrong = call("simulate", "--config", mine, "--set", "privacy.epsilon=-1")
+    assert wrong.exit_code == 2
+    assert all(part in wrong.stderr for part in ("train.batsh", "privacy.epsilon", "2 problems"))
+    assert len(ran) == 1
+
+
+def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulate, "simulate", interrupted)
+    shown = call("simulate")
+    assert shown.exit_code == 130
+    assert shown.stderr == "fedrad: interrupted; nothing is finished. What was charged is in the ledgers.\n"
+
+
+def test_help_version_and_typos_do_not_wait_for_torch(tmp_path: Path) -> None:
+    script = "import sys; from fedrad.cli import app\ntry: app(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    for arguments in (["--help"], ["--version"], ["simulate", "--help"], ["simulate", "--nonsense"]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines()[-1] == "False", done.stderr
+    done = subprocess.run([sys.executable, "-m", "fedrad", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"fedrad {fedrad.__version__}\n"
+    # Control: a command that needs it does load it.
+    done = subprocess.run(
+        [sys.executable, "-c", script, "plan", "--set", "privacy.epsilon=-1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 @pytest.mark.parametrize(("error", "code"), [(FederationError("round 2: [odd]"), 6), (ConfigError("x: unknown"), 2)])
@@ -175,7 +219,7 @@ def test_a_failure_is_one_line_and_an_exit_code(monkeypatch: pytest.MonkeyPatch,
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "run_simulation", fails)
+    monkeypatch.setattr(simulate, "simulate", fails)
 
     shown = call("simulate")
 

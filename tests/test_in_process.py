@@ -22,7 +22,7 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FederationError, QuorumLost
 from fedrad.federation import client, server
 from fedrad.federation.grid import InProcessGrid
-from fedrad.in_process import run_in_process
+from fedrad.in_process import SignsOfLife, run_in_process
 from fedrad.training import warm_start
 from fedrad.training.site import train_round
 from tests import small
@@ -77,6 +77,16 @@ def test_a_run_says_what_flwr_run_says_and_no_more(tmp_path: Path, capfd: pytest
     assert all(word in said for word in ("weighted F1", "epsilon site-002", "seeded: simulation only"))
     assert "ROUND" not in said + warned
     assert sorted(read(tmp_path / "run", "result.json")["epsilon"]) == ["site-000", "site-001", "site-002"]
+
+
+def test_a_long_round_gives_signs_of_life(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = SignsOfLife(every=0.0)
+    for done in (1, 2, 3):
+        tell(done, 3)
+    assert capsys.readouterr().out == "  1 of 3 hospitals have answered\n  2 of 3 hospitals have answered\n"
+    patient = SignsOfLife(every=1e9)
+    patient(1, 3)
+    assert capsys.readouterr().out == ""
 
 
 def test_one_hospital_is_centralized_to_the_last_bit(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ is only who carries the messages, so the result has the same bits, and the start
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from itertools import count
 from typing import Any
@@ -42,12 +42,19 @@ class InProcessGrid(Grid):
         nodes: the node configuration of each.
         run_config: the run's configuration.
         run_id: names the run.
+        on_answer: called after each answer, with how many of how many messages are answered.
     """
 
     def __init__(
-        self, app: ClientApp, nodes: Sequence[Mapping[str, Value]], run_config: Mapping[str, Value], run_id: int = 1
+        self,
+        app: ClientApp,
+        nodes: Sequence[Mapping[str, Value]],
+        run_config: Mapping[str, Value],
+        run_id: int = 1,
+        on_answer: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         self.app = app
+        self.on_answer = on_answer
         self.run_config = dict(run_config)
         self.nodes = {_FIRST_NODE + number: dict(config) for number, config in enumerate(nodes)}
         self._states = {node: RecordDict() for node in self.nodes}
@@ -86,8 +93,9 @@ class InProcessGrid(Grid):
 
     def answers(self, messages: Sequence[Message]) -> Iterator[Message]:
         """One reply for each message, in order."""
-        for message in messages:
+        for done, message in enumerate(messages, start=1):
             yield self.answer(message)
+            self.on_answer(done, len(messages))
 
     def answer(self, message: Message) -> Message:
         """What the node that a message is for replies."""

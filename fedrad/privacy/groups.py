@@ -110,10 +110,11 @@ def patients_in_words(
     if unit not in ("report", "patient"):
         raise PlanError(f'There is nothing to say about patients where the unit is "{unit}".')
     distinct = sorted({tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers})
-    whose = "hospital"
+    whose, two = "hospital", "two hospitals, whichever they are,"
     if len(distinct) > _MOST_LEDGERS:
         distinct = sorted(distinct, key=lambda events: max(rate for rate, _, _ in events))[-_MOST_LEDGERS:]
         whose = f"hospital among the {_MOST_LEDGERS} kinds with the largest sampling rates"
+        two = f"two hospitals among the {_MOST_LEDGERS} kinds with the largest sampling rates"
     if unit == "patient":
         said = "A patient counts once at a hospital, however many reports they have there."
     else:
@@ -125,11 +126,8 @@ def patients_in_words(
         kinds = Counter(tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers)
         twice = [(events, events) for events in distinct if kinds[events] > 1]
         both = max(two_hospitals_epsilon(*pair, delta) for pair in [*combinations(distinct, 2), *twice])
-        said += f" Somebody with a {unit} at each of two hospitals, whichever they are, has {_in_words(both)}."
-        if whose != "hospital":
-            said = said.replace(
-                "two hospitals, whichever they are,", f"two of these {_MOST_LEDGERS} kinds of hospitals"
-            )
+        somebody = "Somebody with a report" if unit == "report" else "Somebody who is a patient"
+        said += f" {somebody} at each of {two} has {_in_words(both)}."
     return said
 
 

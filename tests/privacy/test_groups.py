@@ -157,7 +157,8 @@ def test_of_very_many_hospitals_it_says_which_were_looked_at() -> None:
     ledgers = [[(0.001 * (i + 1), 4.0, 5)] for i in range(14)]
     said = patients_in_words("report", ledgers, 1e-5, (2,))
     assert "one hospital among the 12 kinds with the largest sampling rates" in said
-    assert "two of these 12 kinds" in said
+    assert "two hospitals among the 12 kinds" in said
+    assert "Somebody who is a patient at each of two hospitals among" in patients_in_words("patient", ledgers, 1e-5)
     assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= group_epsilon(
         ledgers[-1], 1e-5, 2
     )
