@@ -106,14 +106,24 @@ def predict(
             raise _exists(out)
         rows, names = _read_rows(reports, column)
         classifier = Classifier.load(run, device=device)
-        probabilities = classifier.predict([row[column] for row in rows])
+        filled = [number for number, row in enumerate(rows) if row[column].strip()]
+        if len(filled) < len(rows):
+            first = next(number for number, row in enumerate(rows, 1) if not row[column].strip())
+            print(
+                f"warning: {reports}: {len(rows) - len(filled)} without text (first: row {first}): no probabilities.",
+                file=sys.stderr,
+            )
+        found = dict(zip(filled, classifier.predict([rows[number][column] for number in filled]), strict=True))
         kept = [name for name in names if name != column]
         file = sys.stdout if out is None else _new_file(out)
         try:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*kept, *classifier.labels])
-            for row, values in zip(rows, probabilities, strict=True):
-                writer.writerow([*(row[name] for name in kept), *(f"{value:.6f}" for value in values)])
+            for number, row in enumerate(rows):
+                values = (
+                    [f"{value:.6f}" for value in found[number]] if number in found else [""] * len(classifier.labels)
+                )
+                writer.writerow([*(row[name] for name in kept), *values])
         finally:
             if out is not None:
                 file.close()
@@ -232,8 +242,10 @@ def _read_rows(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]
     except csv.Error:
         raise DataError("is not a well-formed CSV.", file=path, remedy="Check the quotes.") from None
     for number, row in enumerate(rows, 1):
-        if not (row.get(column) or "").strip() or None in row:
-            raise DataError("empty report, or more fields than the header has.", file=path, row=number)
+        if None in row or None in row.values():
+            raise DataError(
+                "has more or fewer cells than the header.", file=path, row=number, remedy="Quote texts with commas."
+            )
     return rows, names
 
 

@@ -11,14 +11,15 @@ from functools import partial
 
 from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.errors import ConfigError
+from fedrad.errors import ConfigError, PlanError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.shapes import shapes_of
 from fedrad.privacy import accounting, planning
+from fedrad.privacy.central import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.planning import Choice
 from fedrad.settings import Lora
-from fedrad.training.setup import plan_for
+from fedrad.training.setup import plan_for, terms_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         ModelError: the base model's configuration is not on this machine, or has no such layers.
         PlanError: no noise multiplier meets the budget, or the plan contradicts itself.
     """
+    if experiment.privacy.unit == "hospital" and experiment.privacy.epsilon:
+        raise _at_the_server(experiment)
     notes: list[str] = []
     size = _declared(experiment, notes) if declared is None else declared
     if size < 1:
@@ -111,6 +114,26 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         advised=planning.richest(offered),
         enough=math.ceil(_formula(plan, head, 1) * plan.declared_size / planning.BORDERLINE),
         notes=tuple(notes),
+    )
+
+
+def _at_the_server(experiment: Experiment) -> PlanError:
+    """What can be said where the server noises whole updates: the table is about hospitals' own steps."""
+    privacy, hospitals, rounds = experiment.privacy, experiment.asked, experiment.train.rounds
+    plan = hospital_plan(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        hospitals=hospitals,
+        rounds=rounds,
+        clip=privacy.clip,
+        noise=privacy.noise,
+    )
+    each = plan.noise_multiplier / hospitals
+    return PlanError(
+        f"privacy.unit=hospital: the server noises the mean of {hospitals} updates in each of {rounds} rounds, with"
+        f" noise multiplier {plan.noise_multiplier:.4g}. For d trainable numbers the noise has norm {each:.3g} sqrt(d)"
+        f" times that of the largest update: as large as it from d = {math.ceil(1 / each**2)} on. There is no table for this"
+        " unit; more hospitals and fewer rounds are what helps."
     )
 
 
@@ -178,7 +201,25 @@ def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
         )
     own = [f"sites.{name}" for name in ("epsilons", "deltas", "batches", "ranks") if vars(sites)[name]]
     if own:
-        notes.append(f"hospitals have settings of their own ({', '.join(own)}); this is one with the common settings.")
+        noise = [
+            plan_for(experiment, plan.declared_size, terms_of(experiment, index)).noise_multiplier
+            for index in range(sites.count)
+        ]
+        notes.append(
+            f"hospitals have settings of their own ({', '.join(own)}); this is one with the common settings. Theirs, at"
+            f" this size: noise multipliers {', '.join(f'{sigma:.4g}' for sigma in noise[:12])}"
+            + (" ..." if len(noise) > 12 else ".")
+        )
+    privacy = experiment.privacy
+    if privacy.shared_noise:
+        shares = sites.quorum - privacy.colluders
+        notes.append(
+            f"hospitals share the noise: {plan.noise_multiplier:.4g} is that of the sum of {shares} of them. Each adds"
+            f" {plan.noise_multiplier / math.sqrt(shares):.4g}, 1/sqrt({shares}) of it, and a single adapter is not"
+            " private. The strategies below are judged by noise that is not shared."
+        )
+    elif privacy.secure_aggregation:
+        notes.append("secure aggregation hides single adapters and changes no figure here.")
     if not planning.known(strategy):
         notes.append(f"strategy {strategy!r} is not known here; A, B and head are taken to be trained in every step.")
     if plan.private and plan.noise == "seeded":

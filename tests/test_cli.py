@@ -115,9 +115,8 @@ def test_predict_overwrites_nothing(run: Path, reports: Path, tmp_path: Path) ->
     ("rows", "says"),
     [
         ([["id", "report"], ["r0", SECRET]], "no column 'text'"),
-        ([["id", "text"], ["r0", SECRET], ["r1", "  "]], "row 2: empty report"),
-        ([["id", "text"], ["r0", SECRET, SECRET]], "row 1: empty report, or more fields"),
-        ([["id", "text"], ["r0"]], "row 1: empty report"),
+        ([["id", "text"], ["r0", SECRET, SECRET]], "row 1: has more or fewer cells"),
+        ([["id", "text"], ["r0"]], "row 1: has more or fewer cells"),
         ([], "no column 'text'"),
     ],
 )
@@ -132,6 +131,16 @@ def test_predict_says_what_is_wrong_without_the_text(
     assert says in " ".join(shown.stderr.split())
     assert SECRET not in shown.output
     assert not out.exists()
+
+
+def test_predict_leaves_a_row_without_text_blank(run: Path, tmp_path: Path) -> None:
+    rows = [["id", "text"], ["r0", TEXTS[0]], ["r1", "  "], ["r2", TEXTS[2]], ["r3", ""]]
+    shown = call("predict", run, table(tmp_path / "reports.csv", rows))
+    assert shown.exit_code == 0
+    assert "2 without text (first: row 2)" in shown.stderr
+    whole = call("predict", run, table(tmp_path / "whole.csv", [rows[0], rows[1], rows[3]])).stdout.splitlines()
+    blank = "," * len(small.LABELS)
+    assert shown.stdout.splitlines() == [whole[0], whole[1], f"r1{blank}", whole[2], f"r3{blank}"]
 
 
 @pytest.mark.parametrize(

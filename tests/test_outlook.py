@@ -11,6 +11,7 @@ import pytest
 from fedrad import config
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, PlanError
+from fedrad.federation.central import central_plan
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import load_base
 from fedrad.model.encoder import ModelSpec, build
@@ -164,7 +165,15 @@ def test_what_the_figures_do_not_say_is_noted(monkeypatch: pytest.MonkeyPatch) -
 
     assert notes() == ""
     assert "every step takes all" in notes(train__batch=5000)
-    assert "sites.epsilons" in notes(sites__epsilons="1,2,3,4")
+    own = notes(sites__epsilons="1,2,3,8")
+    assert "sites.epsilons" in own
+    sigmas = [float(text) for text in own.split("noise multipliers ")[1].split(". ")[0].rstrip(".").split(", ")]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert sigmas[-1] == pytest.approx(outlook().plan.noise_multiplier, rel=1e-3)
+    shared = {"privacy__secure_aggregation": True, "sites__quorum": 4}
+    assert "changes no figure" in notes(**shared)
+    shared |= {"privacy__shared_noise": True, "train__local_steps": 1, "train__momentum": 0.0, "train__average": 0.0}
+    assert "1/sqrt(4) of it, and a single adapter is not private" in notes(**shared, train__learning_rate=0.5)
     assert "strategy 'own'" in notes(strategy__name="own")
     assert "protects nobody" in notes(privacy__noise="seeded")
 
@@ -172,3 +181,10 @@ def test_what_the_figures_do_not_say_is_noted(monkeypatch: pytest.MonkeyPatch) -
 def test_a_plan_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(PlanError, match="must be below 1/declared size"):
         outlook(privacy__delta=0.5)
+
+
+def test_for_whole_hospitals_it_says_what_the_servers_noise_would_be() -> None:
+    with pytest.raises(PlanError, match=r"server noises the mean of 4 updates") as said:
+        outlook(privacy__unit="hospital", privacy__delta=1e-3)
+    experiment = small.experiment(privacy__unit="hospital", privacy__delta=1e-3)
+    assert f"noise multiplier {central_plan(experiment).noise_multiplier:.4g}" in str(said.value)

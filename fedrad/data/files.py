@@ -141,6 +141,9 @@ def _places(path: Path, header: list[str], columns: Sequence[str]) -> list[int]:
             for close in get_close_matches(name.lower(), sorted(lower), n=1, cutoff=0.7):
                 hints[name] = lower[close]
         hint = "".join(f" Did you mean {there!r} for {name!r}?" for name, there in hints.items())
+        for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+            if len(header) == 1 and set(columns) <= {name.strip() for name in header[0].split(separator)}:
+                hint = f" Its cells are separated by {called}: save it with commas."
         raise DataError(
             f"the header lacks {', '.join(map(repr, missing))}.{hint}",
             file=path,

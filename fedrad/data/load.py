@@ -15,7 +15,7 @@ import datasets
 from fedrad.cache import fedrad_cache_dir
 from fedrad.data import ct_rate, mimic_cxr, openi, table
 from fedrad.data.labels import CHEXPERT, CT_RATE, chexpert_values
-from fedrad.data.report import FEATURES, Row, Warn, warn, write_reports
+from fedrad.data.report import FEATURES, NothingLeft, Row, Warn, warn, write_reports
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError, DataError
 
@@ -79,7 +79,11 @@ def load_corpus(
     else:
         notes = []
         features, rows = _stream(name, path, uncertain, columns, reports, seed, notes.append)
-        ds = write_reports(rows, features, target)
+        try:
+            ds = write_reports(rows, features, target)
+        except NothingLeft:
+            why = " ".join(note for note in notes if "left out" in note) or "it has no rows."
+            raise DataError(f"no report is left to use: {why}", file=path, remedy="Check the columns.") from None
         _write_private(notes_file, json.dumps(notes))
     for note in notes:
         warn(note)

@@ -97,6 +97,10 @@ def arrow_column(ds: datasets.Dataset, name: str) -> pa.Array:
     return table.column(name).combine_chunks()
 
 
+class NothingLeft(DataError):
+    """A corpus without a report that can be used; whoever knows the source says why."""
+
+
 def write_reports(rows: Iterable[Row], features: datasets.Features, path: Path) -> datasets.Dataset:
     """Streams rows into an Arrow file at ``path`` (mode 0600) and maps it into memory.
 
@@ -107,7 +111,8 @@ def write_reports(rows: Iterable[Row], features: datasets.Features, path: Path) 
         features: from ``FEATURES``.
         path: in a folder that exists.
     Raises:
-        DataError: there are no rows, or a row does not fit the features; and whatever ``rows`` raises.
+        NothingLeft: there are no rows.
+        DataError: a row does not fit the features; and whatever ``rows`` raises.
     """
     schema = features.arrow_schema
     stream, count = iter(rows), 0
@@ -121,9 +126,7 @@ def write_reports(rows: Iterable[Row], features: datasets.Features, path: Path) 
             file.flush()
             os.fsync(file.fileno())
         if count == 0:
-            raise DataError(
-                "no report is left to use.", file=path.stem, remedy="See the warnings for what was left out."
-            )
+            raise NothingLeft("no report is left to use.")
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -121,3 +121,23 @@ def test_wrong_arguments(tmp_path: Path) -> None:
             load_corpus(name, None, columns=COLUMNS)
         with pytest.raises(DataError, match="is not there"):
             load_corpus(name, tmp_path / "none", columns=COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            "report,edema\n,0\n  ,1\n",
+            r"reports\.csv: no report is left to use: .*2 reports left out: no text \(first: row 1\)",
+        ),
+        ("report,edema\n", r"reports\.csv: no report is left to use: it has no rows"),
+        ("report;edema\nno effusion;0\n", r"reports\.csv: .*lacks .*separated by semicolons: save it with commas"),
+        ("report\tedema\nno effusion\t0\n", r"separated by tabs: save it with commas"),
+    ],
+)
+def test_a_table_that_can_not_be_used_says_why(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "reports.csv"
+    file.write_text(content)
+    with pytest.raises(DataError, match=says):
+        load_corpus("table", file, columns=TableColumns(text="report", labels=("edema",)), cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
