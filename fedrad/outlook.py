@@ -132,8 +132,8 @@ def _at_the_server(experiment: Experiment) -> PlanError:
     return PlanError(
         f"privacy.unit=hospital: the server noises the mean of {hospitals} updates in each of {rounds} rounds, with"
         f" noise multiplier {plan.noise_multiplier:.4g}. For d trainable numbers the noise has norm {each:.3g} sqrt(d)"
-        f" times that of the largest update: as large as it from d = {math.ceil(1 / each**2)} on. There is no table for this"
-        " unit; more hospitals and fewer rounds are what helps."
+        f" times that of the largest update: as large as it from d = {math.ceil(1 / each**2)} on. There is no table for"
+        " this unit; more hospitals and fewer rounds are what helps."
     )
 
 
