@@ -79,6 +79,12 @@ def test_a_run_says_what_flwr_run_says_and_no_more(tmp_path: Path, capfd: pytest
     assert sorted(read(tmp_path / "run", "result.json")["epsilon"]) == ["site-000", "site-001", "site-002"]
 
 
+def test_all_hospitals_in_one_pass_by_the_same_command(tmp_path: Path) -> None:
+    changes = [f"{key}={json.dumps(value)}" for key, value in settings().items()]
+    simulate.simulate("mimic", changes, tmp_path / "fused", grid="fused")
+    assert sorted(read(tmp_path / "fused", "result.json")["epsilon"]) == ["site-000", "site-001", "site-002"]
+
+
 def test_a_long_round_gives_signs_of_life(capsys: pytest.CaptureFixture[str]) -> None:
     tell = SignsOfLife(every=0.0)
     for done in (1, 2, 3):

@@ -7,7 +7,7 @@ ledger and random streams. What is different is that the hospitals' training req
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -40,9 +40,14 @@ class FusedGrid(InProcessGrid):
     """
 
     def __init__(
-        self, app: ClientApp, nodes: Sequence[Mapping[str, Value]], run_config: Mapping[str, Value], run_id: int = 1
+        self,
+        app: ClientApp,
+        nodes: Sequence[Mapping[str, Value]],
+        run_config: Mapping[str, Value],
+        run_id: int = 1,
+        on_answer: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
-        super().__init__(app, nodes, run_config, run_id)
+        super().__init__(app, nodes, run_config, run_id, on_answer)
         self._experiment = Experiment.from_flat(run_config)
         if app is not client.app:
             raise ConfigError(

@@ -251,7 +251,7 @@ def test_no_site_keeps_the_adapter_that_left_masked(base: str, tmp_path: Path) -
 
 def test_strategies_that_need_each_adapter_are_refused(base: str, tmp_path: Path) -> None:
     for name in ("fedex", "flora", "flexlora"):
-        with pytest.raises(ConfigError, match=r"strategy\.name: with privacy\.secure-aggregation"):
+        with pytest.raises(ConfigError, match=r"needs every hospital's update, and with privacy\.secure-aggregation"):
             run(five(base, tmp_path / name, strategy__name=name))
 
 
