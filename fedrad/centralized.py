@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
+from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, FedradError
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.accounting import merged
@@ -154,7 +155,8 @@ def main(
             experiment = Experiment.from_flat({**experiment.flat(), "run.out": str(out)})
         if any(text.split("=")[0].strip().startswith("sites.") for text in overrides):
             console.print("note: sites.* has no effect here: centralized training is one site", style="yellow")
-        result, directory = train(experiment, console)
+        with warnings_as_lines():
+            result, directory = train(experiment, console)
     except FedradError as error:
         Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 
 import fedrad
-from fedrad.config import Experiment
+from fedrad.config import Experiment, read_flat
 from fedrad.errors import DataError, FedradError
+from fedrad.settings import Data
 from fedrad.settings import Model as ModelSettings
 
 # What the commands need is imported inside them: torch and transformers take seconds, and --help, a typo or the ledger
@@ -94,36 +95,44 @@ def simulate(
 def predict(
     run: Annotated[Path, typer.Argument(help="run directory, e.g. runs/mine, or its adapter folder")],
     reports: Annotated[Path, typer.Argument(help="CSV with one report a row")],
-    column: Annotated[str, typer.Option(help="the column with the text")] = "text",
+    column: Annotated[
+        str | None, typer.Option(help="the column with the text; default: the one that the run was trained on")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="where to write; default standard output")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
 ) -> None:
-    """Probabilities of a trained adapter for new reports: the CSV's other columns, then one column a label."""
+    """Probabilities of a trained adapter for new reports: the CSV's other columns, then one column a label.
+
+    A row without text keeps its place and gets no probabilities.
+    """
     with _errors():
+        from fedrad.data.files import check_columns, csv_table
         from fedrad.model.classifier import Classifier
 
         if out is not None and out.exists():
             raise _exists(out)
-        rows, names = _read_rows(reports, column)
         classifier = Classifier.load(run, device=device)
-        filled = [number for number, row in enumerate(rows) if row[column].strip()]
-        if len(filled) < len(rows):
-            first = next(number for number, row in enumerate(rows, 1) if not row[column].strip())
+        column = column or _text_column(run)
+        names, numbered = csv_table(reports)
+        (place,) = check_columns(reports, names, [column], remedy="Name the column with the text with --column.")
+        rows = list(numbered)
+        blank = [number for number, cells in rows if not cells[place].strip()]
+        if blank:
             print(
-                f"warning: {reports}: {len(rows) - len(filled)} without text (first: row {first}): no probabilities.",
+                f"warning: {reports}: {len(blank):,} of {len(rows):,} rows have no text (first: row {blank[0]}):"
+                " no probabilities for them.",
                 file=sys.stderr,
             )
-        found = dict(zip(filled, classifier.predict([rows[number][column] for number in filled]), strict=True))
-        kept = [name for name in names if name != column]
+        found = iter(classifier.predict([cells[place] for _, cells in rows if cells[place].strip()]))
         file = sys.stdout if out is None else _new_file(out)
         try:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*kept, *classifier.labels])
-            for number, row in enumerate(rows):
+            writer.writerow([*_without(place, names), *classifier.labels])
+            for _, cells in rows:
                 values = (
-                    [f"{value:.6f}" for value in found[number]] if number in found else [""] * len(classifier.labels)
+                    [f"{value:.6f}" for value in next(found)] if cells[place].strip() else [""] * len(classifier.labels)
                 )
-                writer.writerow([*(row[name] for name in kept), *values])
+                writer.writerow([*_without(place, cells), *values])
         finally:
             if out is not None:
                 file.close()
@@ -223,30 +232,17 @@ def _new_file(path: Path) -> TextIO:
         raise DataError(f"can't be written: {error.strerror}.", file=path) from None
 
 
-def _read_rows(path: Path, column: str) -> tuple[list[dict[str, str]], list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = list(reader.fieldnames or [])
-            if column not in names:
-                raise DataError(
-                    f"there is no column {column!r}; there are {', '.join(names) or 'none'}.",
-                    file=path,
-                    remedy="Name the text column with --column.",
-                )
-            rows = list(reader)
-    except FileNotFoundError:
-        raise DataError("no such file.", file=path) from None
-    except UnicodeDecodeError:
-        raise DataError("is not UTF-8.", file=path, remedy="Save it as UTF-8.") from None
-    except csv.Error:
-        raise DataError("is not a well-formed CSV.", file=path, remedy="Check the quotes.") from None
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise DataError(
-                "has more or fewer cells than the header.", file=path, row=number, remedy="Quote texts with commas."
-            )
-    return rows, names
+def _text_column(run: Path) -> str:
+    """The column that a run read its reports from; ``run`` is its directory or the adapter folder in it."""
+    from fedrad.model.export import MANIFEST
+
+    file = (run.resolve().parent if (run / MANIFEST).is_file() else run) / "experiment.toml"
+    flat = read_flat(file) if file.is_file() else {}
+    return str(flat.get("data.text-column") or Data.text_column)
+
+
+def _without(place: int, cells: list[str]) -> list[str]:
+    return cells[:place] + cells[place + 1 :]
 
 
 @contextmanager

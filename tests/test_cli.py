@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,10 +17,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import fedrad
-from fedrad import cli, simulate
+from fedrad import centralized, cli, simulate
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError, FederationError
+from fedrad.data.report import warn
+from fedrad.errors import ConfigError, DataError, FederationError
+from fedrad.federation import server
 from fedrad.model.export import export_peft
+from fedrad.training.corpus import Corpus
 from fedrad.training.setup import plan_for, set_up
 from tests import small
 from tests.model import tiny
@@ -114,10 +119,12 @@ def test_predict_overwrites_nothing(run: Path, reports: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([["id", "report"], ["r0", SECRET]], "no column 'text'"),
-        ([["id", "text"], ["r0", SECRET, SECRET]], "row 1: has more or fewer cells"),
-        ([["id", "text"], ["r0"]], "row 1: has more or fewer cells"),
-        ([], "no column 'text'"),
+        ([["id", "report"], ["r0", SECRET]], "lacks 'text'. It has 'id', 'report'. Name the column"),
+        ([[SECRET + " is all there is"], [SECRET]], "lacks 'text'. It has 1 column. Name the column"),
+        ([["id;text"], [f"r0;{SECRET}"]], "seem to be separated by ';'. Save it with commas"),
+        ([["id", "text"], ["r0", SECRET, SECRET]], "row 1: has 3 cells where the header has 2. Look at the quotation"),
+        ([["id", "text"], ["r0", ""], ["r1"]], "row 2: has 1 cells where the header has 2"),
+        ([], "is empty"),
     ],
 )
 def test_predict_says_what_is_wrong_without_the_text(
@@ -137,15 +144,48 @@ def test_predict_leaves_a_row_without_text_blank(run: Path, tmp_path: Path) -> N
     rows = [["id", "text"], ["r0", TEXTS[0]], ["r1", "  "], ["r2", TEXTS[2]], ["r3", ""]]
     shown = call("predict", run, table(tmp_path / "reports.csv", rows))
     assert shown.exit_code == 0
-    assert "2 without text (first: row 2)" in shown.stderr
+    says = "reports.csv: 2 of 4 rows have no text (first: row 2): no probabilities for them.\n"
+    assert shown.stderr.endswith(says)
+    assert len(shown.stderr.splitlines()) == 1
     whole = call("predict", run, table(tmp_path / "whole.csv", [rows[0], rows[1], rows[3]])).stdout.splitlines()
     blank = "," * len(small.LABELS)
     assert shown.stdout.splitlines() == [whole[0], whole[1], f"r1{blank}", whole[2], f"r3{blank}"]
+    assert call("predict", run, tmp_path / "whole.csv").stderr == ""
+
+
+def test_predict_keeps_the_place_of_a_blank_line_where_there_is_one_column(run: Path, tmp_path: Path) -> None:
+    """Nothing but its place says there which report a row of probabilities is of."""
+    (tmp_path / "reports.csv").write_text(f"text\n{TEXTS[0]}\n\n{TEXTS[2]}\n")
+    shown = call("predict", run, tmp_path / "reports.csv")
+    header, *rows = csv.reader(shown.stdout.splitlines())
+    assert header == list(small.LABELS)
+    assert rows[1] == [""] * len(small.LABELS)
+    expected = fedrad.Classifier.load(run).predict([TEXTS[0], TEXTS[2]])
+    assert np.allclose(np.array([rows[0], rows[2]], dtype=float), expected, atol=1e-6)
+
+
+def test_predict_reads_the_column_that_the_run_was_trained_on(run: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "run"
+    shutil.copytree(run, trained)
+    data = table(tmp_path / "reports.csv", [["text", "befund"], [TEXTS[1], TEXTS[0]]])
+    by_text = call("predict", trained, data).stdout
+    (trained / "experiment.toml").write_text('[data]\nname = "table"\ntext-column = "befund"\n')
+    by_befund = call("predict", trained, data).stdout
+    assert by_text.startswith("befund,")
+    assert by_befund.startswith("text,")
+    assert by_text.splitlines()[1].split(",")[-1] != by_befund.splitlines()[1].split(",")[-1]
+    assert call("predict", trained / "adapter", data).stdout == by_befund
+    assert call("predict", trained, data, "--column", "text").stdout == by_text
+    missing = call("predict", trained, table(tmp_path / "other.csv", [["id", "report"], ["r0", SECRET]]))
+    assert (missing.exit_code, "lacks 'befund'" in missing.stderr) == (3, True)
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(f'text\n"{SECRET}" {SECRET}"\n'.encode(), "not a well-formed CSV"), (b"text\n\xff\xfe\n", "not UTF-8")],
+    [
+        (f'text\n"{SECRET}" {SECRET}"\n'.encode(), "row 1: is not valid CSV"),
+        (b"text\na\n\xff\xfe\n", "row 2: byte 7 is not UTF-8. Save"),
+    ],
 )
 def test_predict_refuses_a_file_that_is_no_csv(run: Path, tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "reports.csv").write_bytes(content)
@@ -159,11 +199,13 @@ def test_predict_refuses_a_file_that_is_no_csv(run: Path, tmp_path: Path, conten
 
 def test_predict_without_reports_or_run(run: Path, reports: Path, tmp_path: Path) -> None:
     missing = call("predict", run, tmp_path / "nowhere.csv")
-    assert (missing.exit_code, "no such file" in missing.stderr) == (3, True)
+    assert (missing.exit_code, "No such file" in missing.stderr) == (3, True)
 
     empty = call("predict", tmp_path, reports)
     assert empty.exit_code == 4
     assert "Traceback" not in empty.output
+    both = call("predict", tmp_path, tmp_path / "nowhere.csv")  # the run comes first: without it no file will do
+    assert (both.exit_code, "nowhere.csv" in both.stderr) == (4, False)
 
 
 # simulate
@@ -233,6 +275,19 @@ def test_a_failure_is_one_line_and_an_exit_code(monkeypatch: pytest.MonkeyPatch,
     shown = call("simulate")
 
     assert (shown.exit_code, shown.stderr, shown.stdout) == (code, f"fedrad: {error}\n", "")
+
+
+@pytest.mark.parametrize(("command", "where"), [("centralized", centralized), ("simulate", server)])
+def test_oddities_of_a_corpus_are_lines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, where: ModuleType
+) -> None:
+    def odd(_: Experiment) -> Corpus:
+        warn("a.csv: 2 reports left out.")
+        raise DataError("the end.")
+
+    monkeypatch.setattr(where, "read_corpus", odd)
+    shown = call(command, "--out", tmp_path / "run")
+    assert shown.stderr == "warning: a.csv: 2 reports left out.\nfedrad: the end.\n"
 
 
 def test_all_configuration_errors_come_at_once_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def reports(path: str | Path | None, warn: Warn = warn) -> Iterator[Row]:
         yield from count_copies(_part_rows(part, reports_file, labels, warn), reports_file, warn)
 
 
-def _part_rows(part: str, path: Path, labels: ScanLabels, warn: Warn) -> Iterator[Row]:
+def _part_rows(part: str, path: Path, labels: ScanLabels, warn: Warn) -> Iterator[tuple[int, Row]]:
     unlabelled = Counted("left out: no row in the label file", path)
     empty = Counted("left out: no findings and no impression", path)
     differ = Counted("left out: not the same as the first of its scan", path)
@@ -93,14 +93,17 @@ def _part_rows(part: str, path: Path, labels: ScanLabels, warn: Warn) -> Iterato
             unlabelled.add(row)
             continue
         values = (value for value in labels[scan][0])
-        yield {
-            "text": text,
-            "labels": dict(zip(CT_RATE, values, strict=True)),
-            "patient": patient,
-            "site": "",
-            "time": "",
-            "split": _PARTS[part][0],
-        }
+        yield (
+            row,
+            {
+                "text": text,
+                "labels": dict(zip(CT_RATE, values, strict=True)),
+                "patient": patient,
+                "site": "",
+                "time": "",
+                "split": _PARTS[part][0],
+            },
+        )
     for counted in (unlabelled, empty, differ):
         counted.tell(warn)
 

@@ -81,13 +81,28 @@ def load_corpus(
         features, rows = _stream(name, path, uncertain, columns, reports, seed, notes.append)
         try:
             ds = write_reports(rows, features, target)
-        except NothingLeft:
-            why = " ".join(note for note in notes if "left out" in note) or "it has no rows."
-            raise DataError(f"no report is left to use: {why}", file=path, remedy="Check the columns.") from None
+        except NothingLeft as error:
+            raise (_nothing_left(Path(path).expanduser(), notes, columns) if path else error) from None
         _write_private(notes_file, json.dumps(notes))
     for note in notes:
         warn(note)
     return ds
+
+
+def _nothing_left(source: Path, notes: list[str], columns: TableColumns | None) -> DataError:
+    """Why ``source``, a file or folder, has no report that can be used: nothing else shows the notes then."""
+    reasons = [
+        note.removeprefix(f"{source}: ").removeprefix(f"{source}/").removesuffix(".")
+        for note in notes
+        if "left out" in note
+    ]
+    if not reasons:
+        problem = "has no rows." if source.is_file() else "its files of reports have no rows."
+        return DataError(problem, file=source, remedy="Check data.path, or write the file again.")
+    remedy = "Use the files of one release, as they are published."
+    if columns is not None:
+        remedy = f"Is {columns.text!r} the right one for data.text-column?"
+    return DataError(f"{'; '.join(reasons)}; none is left to use.", file=source, remedy=remedy)
 
 
 def _inputs(name: str, path: str | Path | None) -> list[Path]:

@@ -94,10 +94,12 @@ def reports(path: str | Path | None, uncertain: str = "negative", warn: Warn = w
     splits = read_splits(_split_file(folder))
     metadata = _metadata_file(folder)
     times = None if metadata is None else read_times(metadata)
-    return count_copies(_rows(home, labels, splits, times, warn), home, warn)
+    return count_copies(_rows(home, labels, splits, times, warn), home, warn, "study s{}")
 
 
-def _rows(home: Path, labels: StudyTable, splits: StudyTable, times: StudyTable | None, warn: Warn) -> Iterator[Row]:
+def _rows(
+    home: Path, labels: StudyTable, splits: StudyTable, times: StudyTable | None, warn: Warn
+) -> Iterator[tuple[int, Row]]:
     unlabelled = Counted("left out: no row in the label file", home)
     empty = Counted("left out: no findings, no impression, nor any other reading", home)
     for raw in read_zip(home) if home.is_file() else read_tree(home):
@@ -115,14 +117,17 @@ def _rows(home: Path, labels: StudyTable, splits: StudyTable, times: StudyTable 
         if not text:
             empty.add(raw.name)
             continue
-        yield {
-            "text": text,
-            "labels": dict(zip(CHEXPERT, labels.values[at].tolist(), strict=True)),
-            "patient": f"p{raw.subject}",
-            "site": "",
-            "time": _time_of(times, raw.study),
-            "split": _split_of(splits, raw.study),
-        }
+        yield (
+            raw.study,
+            {
+                "text": text,
+                "labels": dict(zip(CHEXPERT, labels.values[at].tolist(), strict=True)),
+                "patient": f"p{raw.subject}",
+                "site": "",
+                "time": _time_of(times, raw.study),
+                "split": _split_of(splits, raw.study),
+            },
+        )
     unlabelled.tell(warn)
     empty.tell(warn)
 

@@ -43,7 +43,7 @@ def reports(path: str | Path | None, warn: Warn = warn) -> Iterator[Row]:
     return count_copies(_rows(file, warn), file, warn)
 
 
-def _rows(path: Path, warn: Warn) -> Iterator[Row]:
+def _rows(path: Path, warn: Warn) -> Iterator[tuple[int, Row]]:
     empty = Counted("left out: no findings and no impression", path)
     unlabelled = Counted("left out: nothing in Problems, so no labels", path)
     seen: dict[str, int] = {}
@@ -61,13 +61,16 @@ def _rows(path: Path, warn: Warn) -> Iterator[Row]:
         elif not problems.strip():
             unlabelled.add(row)
         else:
-            yield {
-                "text": text,
-                "labels": openi_labels(problems.split(";")),
-                "patient": patient,
-                "site": "",
-                "time": "",
-                "split": "",
-            }
+            yield (
+                row,
+                {
+                    "text": text,
+                    "labels": openi_labels(problems.split(";")),
+                    "patient": patient,
+                    "site": "",
+                    "time": "",
+                    "split": "",
+                },
+            )
     empty.tell(warn)
     unlabelled.tell(warn)

@@ -16,14 +16,16 @@ Rows go to disk as they come and are mapped into memory afterwards, so memory do
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import datasets
 import numpy as np
@@ -45,6 +47,34 @@ class DataWarning(UserWarning):
 def warn(message: str) -> None:
     """Issues a ``DataWarning``; the default for every loader's ``warn``."""
     warnings.warn(message, DataWarning, stacklevel=3)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Within it, a ``DataWarning`` is a line ``warning: ...`` on standard error, once for each text.
+
+    For commands: their users can do nothing with the line of our source that Python's own form shows. Other warnings
+    stay as they were.
+    """
+    with warnings.catch_warnings():
+        others, said = warnings.showwarning, set[str]()
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if not issubclass(category, DataWarning):
+                others(message, category, filename, lineno, file, line)
+            elif str(message) not in said:  # the server and the hospitals of a simulation read the same corpus
+                said.add(str(message))
+                print(f"warning: {message}", file=sys.stderr, flush=True)
+
+        warnings.showwarning = show
+        yield
 
 
 def FEATURES(label_names: Sequence[str] = (), *, class_names: Sequence[str] = ()) -> datasets.Features:  # noqa: N802
@@ -176,24 +206,31 @@ def _count(reports: int) -> str:
     return "1 report" if reports == 1 else f"{reports:,} reports"
 
 
-def count_copies(rows: Iterable[Row], file: object, warn: Warn) -> Iterator[Row]:
+def count_copies(rows: Iterable[tuple[int, Row]], file: object, warn: Warn, place: str = "row {}") -> Iterator[Row]:
     """Passes rows through and warns at the end of texts that occur more than once for the same patient.
 
     They are kept: a copy is a report too. But report-level privacy covers one copy only, which the user should know.
-    It remembers eight bytes for each row.
+    It remembers sixteen bytes for each row.
+
+    Args:
+        rows: each with a number that says where it is in ``file``.
+        place: what to call the place with that number, so that it can be found.
     """
-    seen = array("Q")
-    for row in rows:
+    seen, numbers = array("Q"), array("q")
+    for number, row in rows:
         digest = blake2b(f"{row['patient']}\0{row['text']}".encode(), digest_size=8).digest()
         seen.append(int.from_bytes(digest, "little"))
+        numbers.append(number)
         yield row
     hashes = np.frombuffer(seen, dtype=np.uint64) if seen else np.empty(0, dtype=np.uint64)
     _, first = np.unique(hashes, return_index=True)
     copies = np.ones(len(hashes), dtype=bool)
     copies[first] = False
     if copies.any():
+        copy = int(copies.argmax())
+        original = int((hashes == hashes[copy]).argmax())
         warn(
             f"{file}: {_count(int(copies.sum()))} with the same text as another of the same patient "
-            f"(first: report {int(copies.argmax()) + 1:,} of those kept). All are kept, "
+            f"(first: {place.format(numbers[copy])}, like {place.format(numbers[original])}). All are kept, "
             "but the privacy unit 'report' protects one copy only."
         )

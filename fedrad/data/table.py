@@ -115,7 +115,7 @@ def reports(
     return count_copies(_rows(file, columns, features, warn), file, warn)
 
 
-def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: Warn) -> Iterator[Row]:
+def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: Warn) -> Iterator[tuple[int, Row]]:
     empty = Counted("left out: no text", path)
     if not columns.patient:
         warn(
@@ -131,14 +131,17 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
             empty.add(row)
             continue
         found = [_as_text(cells[where[name]]) for name in columns.labels]
-        yield {
-            "text": text,
-            "labels": _binary(names, found, path, row) if classes is None else classes[one_line(found[0])],
-            "patient": _patient(cells[where[columns.patient]], path, row) if columns.patient else f"row-{row}",
-            "site": one_line(_as_text(cells[where[columns.site]])) if columns.site else "",
-            "time": _time(cells[where[columns.time]], path, row) if columns.time else "",
-            "split": "",
-        }
+        yield (
+            row,
+            {
+                "text": text,
+                "labels": _binary(names, found, path, row) if classes is None else classes[one_line(found[0])],
+                "patient": _patient(cells[where[columns.patient]], path, row) if columns.patient else f"row-{row}",
+                "site": one_line(_as_text(cells[where[columns.site]])) if columns.site else "",
+                "time": _time(cells[where[columns.time]], path, row) if columns.time else "",
+                "split": "",
+            },
+        )
     empty.tell(warn)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
+from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
 from fedrad.federation.arrays import to_arrays
 from fedrad.federation.central import SERVER, CentralRounds, central_plan
@@ -47,6 +48,7 @@ app = ServerApp()
 
 
 @app.main()
+@warnings_as_lines()
 def main(grid: Grid, context: Context) -> None:
     """One run, from the hospitals' introductions to the run directory.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrad.data.files import corpus_folder, csv_header, csv_rows, find_file, need_file
+from fedrad.data.files import corpus_folder, csv_header, csv_rows, csv_table, find_file, need_file
 from fedrad.errors import DataError
 
 from .conftest import CANARY, raises_quietly
@@ -33,6 +33,15 @@ def test_reads_gzip(tmp_path: Path) -> None:
     assert "damaged" in str(raises_quietly(lambda: rows(file, "b")))
 
 
+def test_a_blank_line_is_an_empty_cell_where_there_is_one_column(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"text\na\n\nb\n")
+    assert rows(file, "text") == [(1, ["a"]), (2, [""]), (3, ["b"])]
+    file.write_bytes(b"id,text\n1,a\n\n2,b\n")  # control: of several columns it is none
+    header, found = csv_table(file)
+    assert (header, list(found)) == (["id", "text"], [(1, ["1", "a"]), (3, ["2", "b"])])
+
+
 @pytest.mark.parametrize(
     ("content", "row", "says"),
     [
@@ -40,6 +49,17 @@ def test_reads_gzip(tmp_path: Path) -> None:
         (b"id,test\n1,%s\n", None, "lacks 'text'. Did you mean 'test' for 'text'?"),
         (b"id,Text\n1,%s\n", None, "Did you mean 'Text' for 'text'?"),
         (b"1,%s is here\n", None, "lacks 'id', 'text'."),
+        (b"Befund,Nummer\n%s,1\n", None, "lacks 'id', 'text'. It has 'Befund', 'Nummer'."),
+        (b"id,MRN 4711,Befund (de)\n", None, "lacks 'text'. It has 'id', 'MRN 4711', 'Befund (de)'."),
+        (b"%s,0,1\n", None, "lacks 'id', 'text'. It has 3 columns."),
+        (b"p0017,%s\n", None, "It has 2 columns."),
+        (b"id,%s" + b"x" * 40 + b"\n", None, "It has 2 columns."),
+        (b"id;Text\n1;%s\n", None, "its cells seem to be separated by ';'. Save it with commas"),
+        (b"id;text;note, if any\n1;%s;\n", None, "its cells seem to be separated by ';'."),
+        (b'"id";"text"\n"1";"%s"\n', None, "not valid CSV: its cells seem to be separated by ';'."),
+        (b'"id"\t"text"\n"1"\t"%s"\n', None, "its cells seem to be separated by tabs."),
+        (b"\nid,text\n1,%s\n", None, "lacks 'id', 'text'. Its first line is blank."),
+        (b"1;%s is here\n", None, "lacks 'id', 'text'. It has 1 column."),
         (b"id,id,text\n", None, "has 'id' twice"),
         (b"id,text\n1,a\n2,%s,c\n", 2, "has 3 cells where the header has 2"),
         (b"id,text\n1\n", 1, "has 1 cells"),

@@ -8,12 +8,13 @@ import datasets
 import pytest
 
 from fedrad.data import load
+from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.data.report import DataWarning, label_names
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError, DataError
 
-from .conftest import ct_folder, mimic_folder, write_csv
+from .conftest import CANARY, ct_folder, mimic_folder, raises_quietly, write_csv
 
 COLUMNS = TableColumns("text", ("a",), "patient")
 
@@ -128,16 +129,45 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     [
         (
             "report,edema\n,0\n  ,1\n",
-            r"reports\.csv: no report is left to use: .*2 reports left out: no text \(first: row 1\)",
+            "2 reports left out: no text (first: row 1); none is left to use. Is 'report' the right one",
         ),
-        ("report,edema\n", r"reports\.csv: no report is left to use: it has no rows"),
-        ("report;edema\nno effusion;0\n", r"reports\.csv: .*lacks .*separated by semicolons: save it with commas"),
-        ("report\tedema\nno effusion\t0\n", r"separated by tabs: save it with commas"),
+        ("report,edema\n", "has no rows."),
+        ("report;edema\nno effusion;0\n", "seem to be separated by ';'. Save it with commas"),
+        ("report\tedema\nno effusion\t0\n", "seem to be separated by tabs. Save it with commas"),
     ],
 )
 def test_a_table_that_can_not_be_used_says_why(tmp_path: Path, content: str, says: str) -> None:
     file = tmp_path / "reports.csv"
     file.write_text(content)
-    with pytest.raises(DataError, match=says):
-        load_corpus("table", file, columns=TableColumns(text="report", labels=("edema",)), cache_dir=tmp_path / "cache")
-    assert not list((tmp_path / "cache").rglob("*.arrow"))
+    columns = TableColumns(text="report", labels=("edema",))
+    error = raises_quietly(lambda: load_corpus("table", file, columns=columns, cache_dir=tmp_path / "cache"))
+    assert str(error).startswith(f"{file}: ")
+    assert str(error).count(str(file)) == 1
+    assert says in str(error)
+    assert files(tmp_path / "cache") == []
+
+
+def test_the_published_corpora_say_why_nothing_is_left(tmp_path: Path) -> None:
+    columns = ("uid", "Problems", "findings", "impression")
+    (tmp_path / "o").mkdir()
+    for rows, says in (
+        (
+            [[1, "normal", " ", ""], [2, "", CANARY, ""]],
+            "1 report left out: no findings and no impression (first: row 1)",
+        ),
+        ([], "no rows"),
+    ):
+        file = write_csv(tmp_path / "o" / "indiana_reports.csv", columns, rows)
+        for path in (file, file.parent):
+            error = raises_quietly(lambda path=path: load_corpus("openi", path, cache_dir=tmp_path / "cache"))
+            assert str(error).startswith(f"{path}: ")
+            assert says in str(error)
+            assert "table" not in str(error)
+            assert ("1 report left out: nothing in Problems, so no labels (first: row 2)" in str(error)) == bool(rows)
+    folder = ct_folder(tmp_path / "c", {"train_1_a_1": CANARY}, {})
+    error = raises_quietly(lambda: load_corpus("ct-rate", folder, cache_dir=tmp_path / "cache"))
+    assert str(error).startswith(f"{folder}: train_reports.csv: 1 report left out: no row in the label file")
+    folder = mimic_folder(tmp_path / "m")
+    write_csv(folder / "mimic-cxr-2.0.0-chexpert.csv", ["subject_id", "study_id", *CHEXPERT], [])
+    error = raises_quietly(lambda: load_corpus("mimic-cxr", folder, cache_dir=tmp_path / "cache"))
+    assert str(error).startswith(f"{folder}: mimic-cxr-reports.zip: 4 reports left out: no row in the label file")

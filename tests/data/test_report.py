@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fedrad.data.report import (
     label_matrix,
     label_names,
     warn,
+    warnings_as_lines,
     write_reports,
 )
 from fedrad.errors import DataError
@@ -113,13 +115,16 @@ def test_features_need_labels_or_classes() -> None:
 def test_copies_for_one_patient_are_counted_and_kept() -> None:
     rows = [row(0, 0), row(1, 0), row(0, 0), {**row(1, 0), "patient": "p9"}, row(0, 0)]
     notes: list[str] = []
-    assert list(count_copies(rows, "corpus.csv", notes.append)) == rows
+    numbers = (7, 8, 10, 11, 12)  # row 9 was left out
+    assert list(count_copies(zip(numbers, rows, strict=True), "corpus.csv", notes.append)) == rows
     assert len(notes) == 1
     assert "corpus.csv: 2 reports with the same text as another" in notes[0]
-    assert "report 3 " in notes[0]
+    assert "(first: row 10, like row 7)" in notes[0]
     assert CANARY not in notes[0]
     assert list(count_copies([], "corpus.csv", notes.append)) == []
     assert len(notes) == 1
+    list(count_copies(zip(numbers, rows, strict=True), "reports.zip", notes.append, "study s{}"))
+    assert "(first: study s10, like study s7)" in notes[1]
 
 
 def test_counted_names_file_count_and_first() -> None:
@@ -138,3 +143,21 @@ def test_warn_is_a_data_warning() -> None:
         warnings.simplefilter("always")
         warn("x")
     assert [w.category for w in caught] == [DataWarning]
+
+
+def test_commands_show_a_data_warning_as_one_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def oddities() -> None:
+        for text in ("a.csv: 1 report left out.", "a.csv: 1 report left out.", "b.csv: odd."):
+            warn(text)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *shown: print("elsewhere:", shown[0], file=sys.stderr)
+        with warnings_as_lines():
+            oddities()
+            warnings.warn("not about data", UserWarning, stacklevel=1)
+        assert capsys.readouterr().err == (
+            "warning: a.csv: 1 report left out.\nwarning: b.csv: odd.\nelsewhere: not about data\n"
+        )
+        oddities()  # control: outside it, and for who uses the library, they are Python's
+        assert capsys.readouterr().err.count("elsewhere: a.csv") == 2

@@ -81,6 +81,7 @@ def test_counted_warnings(tmp_path: Path) -> None:
     assert len(rows) == 4
     assert "1 report left out: no text (first: row 4)" in notes[0]
     assert "1 report with the same text" in notes[1]
+    assert "(first: row 5, like row 1)" in notes[1]
 
 
 BAD = {
