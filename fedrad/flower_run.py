@@ -8,6 +8,7 @@ for, and the processes that were started are ended by their pids.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -106,7 +107,8 @@ def _federation(experiment: Experiment) -> str:
 
 def _gpu_share(processes: int) -> float:
     """So that all processes that the cores allow find room on the GPUs; 0 where there is no GPU to share."""
-    return min(1.0, torch.cuda.device_count() / max(1, processes))
+    gpus = torch.cuda.device_count()
+    return 1 / math.ceil(max(1, processes) / gpus) if gpus else 0.0
 
 
 def _final_status(run_id: str, environment: Mapping[str, str]) -> tuple[str, str]:

@@ -44,7 +44,7 @@ from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import Setup, Terms, local_plan_for, pin_arithmetic, plan_for, terms_of
-from fedrad.training.site import Site, train_round
+from fedrad.training.site import Site, judge_round, train_round
 
 app = ClientApp()
 
@@ -134,14 +134,18 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
     state = store.receive(request.state)
     setup = set_up_with(own, policy.labels, bool(policy.classes), state, terms.rank)
     store.keep(request.state.digest, state)
-    plan = plan_for(experiment, policy.declared_size, terms)
+    plan = plan_for(own, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
     with Ledger.open(
         directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
     ) as ledger:
+        refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
         masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
         plan = plan if masking is None else masking.plan
         check_before_first_step(setup, recipe, plan)
+        incoming = {name: state[name] for name in setup.classifier.adapter()}
+        asked = replace(round_of(experiment, request, setup), masked=masking is not None)
+        judge_round(directory, ledger, asked, plan, incoming)
         # Nothing was read of any report until here, so that no refusal tells of one.
         with latched(directory, f"run {request.run}, round {request.round}"):
             corpus = read_corpus(own)

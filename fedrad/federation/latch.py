@@ -3,9 +3,10 @@
 Guarantee:
     What goes wrong while reports are read or trained on may depend on a report, and that it went wrong is an answer to
     whoever asked. Errors that fedrad foresees are raised before any report is read, or are the same for every question
-    (a file that can't be parsed). Any other one is answered once: the latch closes, and every later question is refused
-    without a look at the reports. So a server gets one such bit from a hospital, and a person learns of it. The bit
-    itself is not differentially private.
+    (a file that can't be parsed). Any other end, that of the whole process included, is answered once: the latch is
+    closed before the first report is read and opened when the round has ended as foreseen, so every later question is
+    refused without a look at the reports. A server gets one such bit from a hospital, and a person learns of it. The
+    bit itself is not differentially private. A power cut in the middle of a round closes the latch, too.
 """
 
 from __future__ import annotations
@@ -31,25 +32,33 @@ def refuse_if_closed(state_dir: Path) -> None:
     file = state_dir / _FILE
     if file.exists():
         raise Stopped(
-            f"an earlier round ended in an error that may depend on a report: see {file} and this log. Find out why,"
-            " then remove the file; until then this hospital takes no part."
+            f"an earlier round was cut off, or ended in an error that may depend on a report: see {file} and this log."
+            " Find out why, then remove the file; until then this hospital takes no part."
         )
 
 
 @contextmanager
 def latched(state_dir: Path, what: str) -> Iterator[None]:
     """Around all that reads reports. ``what`` names the round, for the person who looks."""
+    private_folder(state_dir)
+    file = state_dir / _FILE
+    _note(file, f"{what!r}: begun; if this line is the last, the process was ended in the middle of it")
     try:
         yield
     except FedradError:
+        file.unlink()
         raise
     except Exception as error:
-        private_folder(state_dir)
-        when = datetime.now(UTC).isoformat(timespec="seconds")
         # The place and never the text, which may quote a report.
-        with os.fdopen(os.open(state_dir / _FILE, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "w") as file:
-            file.write(f"{when} {what}: {type(error).__name__} at {place_of(error)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(state_dir)
+        _note(file, f"{what!r}: {type(error).__name__} at {place_of(error)}")
         raise
+    file.unlink()
+
+
+def _note(file: Path, line: str) -> None:
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "w") as stopped:
+        stopped.write(f"{when} {line}\n")
+        stopped.flush()
+        os.fsync(stopped.fileno())
+    sync_folder(file.parent)

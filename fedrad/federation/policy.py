@@ -39,6 +39,9 @@ class HospitalPolicy:
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
         isolate_reports: one report (or patient) in a forward pass, so that no other report touches its gradient even by
             rounding, which a server that chooses the weights could make large; 1.4 times as slow.
+        reports_per_patient: with the patient as unit, the most reports of one patient that a step takes; a smaller
+            proposal is taken. They share a pass, so a server's choice would ask by memory who has many.
+        device: where the model runs, "cpu", "cuda" or "auto"; the server's proposal counts for nothing.
         batch: its own expected batch; 0: what the server proposes.
         rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
         min_quorum: its adapter may only leave in sums of so many hospitals or more, under secure aggregation; 0: in
@@ -65,6 +68,8 @@ class HospitalPolicy:
     allow_seeded: bool = False
     allow_bfloat16: bool = False
     isolate_reports: bool = True
+    reports_per_patient: int = 8
+    device: str = "cpu"
     batch: int = 0
     rank: int = 0
     min_quorum: int = 0
@@ -136,6 +141,8 @@ class HospitalPolicy:
             **flat,
             "data.max-length": experiment.data.max_length,
             "data.uncertain": experiment.data.uncertain,
+            "train.device": self.device,
+            "privacy.reports-per-patient": min(experiment.privacy.reports_per_patient, self.reports_per_patient),
             "data.name": self.data_name,
             "data.path": self.data_path,
             "data.text-column": self.text_column,
@@ -266,6 +273,11 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config unit: Open-i names reports and no patients; take unit report")
     if values.get("classes") and not (name == "table" and columns and len(_names(str(columns))) == 1):
         problems.append("node-config classes: goes with one label column of a table that holds class names")
+    if values.get("device", "cpu") not in ("cpu", "cuda", "auto"):
+        problems.append("node-config device: must be cpu, cuda or auto")
+    most = values.get("reports_per_patient", 1)
+    if isinstance(most, int) and most < 1:
+        problems.append("node-config reports-per-patient: must be at least 1")
     pin = values.get("model_sha256", "")
     if values.get("model", EMBEDDED) != EMBEDDED and not pin:
         problems.append("node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it")

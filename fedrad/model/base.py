@@ -72,7 +72,8 @@ class BaseModel:
         for state in ("truncation", "padding"):  # of the last call
             tokenizer.pop(state, None)
         config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-        parts = [self.sha256, tokenizer, self.tokenizer.special_tokens_map, config]
+        sides = [type(self.tokenizer).__name__, self.tokenizer.truncation_side, self.tokenizer.split_special_tokens]
+        parts = [self.sha256, tokenizer, self.tokenizer.special_tokens_map, sides, config]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def placed(self, dtype: torch.dtype, device: str = "cpu") -> BaseModel:

@@ -95,7 +95,7 @@ def patients_in_words(
 
     Figures are rounded up. Each is the largest over the hospitals: which one that is depends on k, since hospitals with
     equal epsilons for one report may differ twofold for ten. Where there are more than 12 different ledgers, it is the
-    largest over those 12 that sample most often, and says so.
+    largest over the 6 with the largest epsilons and the 6 that sample most often, and says so.
 
     Args:
         unit: the plans' unit, "report" or "patient".
@@ -110,11 +110,15 @@ def patients_in_words(
     if unit not in ("report", "patient"):
         raise PlanError(f'There is nothing to say about patients where the unit is "{unit}".')
     distinct = sorted({tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers})
+    ones = {events: accounting.epsilon(events, delta) for events in distinct}
     whose, two = "hospital", "two hospitals, whichever they are,"
     if len(distinct) > _MOST_LEDGERS:
-        distinct = sorted(distinct, key=lambda events: max(rate for rate, _, _ in events))[-_MOST_LEDGERS:]
-        whose = f"hospital among the {_MOST_LEDGERS} kinds with the largest sampling rates"
-        two = f"two hospitals among the {_MOST_LEDGERS} kinds with the largest sampling rates"
+        half = _MOST_LEDGERS // 2
+        weakest = sorted(distinct, key=lambda events: ones[events])[-half:]
+        often = sorted(distinct, key=lambda events: (max(rate for rate, _, _ in events), ones[events]))[-half:]
+        distinct = sorted({*weakest, *often})
+        whose = f"hospital among the {half} kinds with the largest epsilons and the {half} that sample most often"
+        two = f"two of these kinds of hospitals ({len(distinct)} of {len(ones)})"
     if unit == "patient":
         said = "A patient counts once at a hospital, however many reports they have there."
     else:

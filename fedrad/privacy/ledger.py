@@ -172,20 +172,7 @@ class Ledger:
                 ledger counts another unit: one epsilon over reports and patients would be a promise to neither.
             PlanError: the number of steps is not positive.
         """
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise PlanError(f"A round takes one step or more, not {steps}.")
-        self._agree_with_witness()
-        if self._rows and self._rows[-1].unit != plan.unit:
-            raise LedgerError(
-                f"The ledger in {self._directory} counts by {self._rows[-1].unit}, and this plan by {plan.unit}: no"
-                " epsilon is true of both. Keep one privacy.unit for all runs of a site."
-            )
-        spent = accounting.epsilon([*self.events(), plan.event(steps)], self._delta)
-        if spent > self._cap:
-            raise BudgetExhausted(
-                f"Site {self._site!r} has spent epsilon {self.epsilon():.6g} of {self._cap:.6g} (delta {self._delta}); "
-                f"{steps} more steps would make it {spent:.6g}. There is room for {self.remaining_steps(plan)} steps."
-            )
+        self.check_room(plan, steps)
         seq = len(self._rows) + 1
         body = chain.canonical(
             {
@@ -209,6 +196,26 @@ class Ledger:
         self._hashes.append(hashed)
         self._testify()
         return seq
+
+    def check_room(self, plan: PrivacyPlan, steps: int) -> None:
+        """Whether these steps could be charged now; nothing is written.
+
+        Raises: as ``record_intent``.
+        """
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise PlanError(f"A round takes one step or more, not {steps}.")
+        self._agree_with_witness()
+        if self._rows and self._rows[-1].unit != plan.unit:
+            raise LedgerError(
+                f"The ledger in {self._directory} counts by {self._rows[-1].unit}, and this plan by {plan.unit}: no"
+                " epsilon is true of both. Keep one privacy.unit for all runs of a site."
+            )
+        spent = accounting.epsilon([*self.events(), plan.event(steps)], self._delta)
+        if spent > self._cap:
+            raise BudgetExhausted(
+                f"Site {self._site!r} has spent epsilon {self.epsilon():.6g} of {self._cap:.6g} (delta {self._delta}); "
+                f"{steps} more steps would make it {spent:.6g}. There is room for {self.remaining_steps(plan)} steps."
+            )
 
     def mark_done(self, seq: int) -> None:
         """Notes that a charge's steps were all taken. It changes no charge."""

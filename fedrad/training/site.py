@@ -151,6 +151,22 @@ def open_round(
 
     Raises: as ``train_round``.
     """
+    opened = judge_round(directory, ledger, request, plan, incoming)
+    if opened.answer is not None:
+        return opened
+    sequence = ledger.record_intent(run=request.run, round=request.round, plan=plan, steps=request.steps)
+    return replace(opened, sequence=sequence)
+
+
+def judge_round(
+    directory: Path, ledger: Ledger, request: RoundRequest, plan: PrivacyPlan, incoming: Mapping[str, Tensor]
+) -> OpenedRound:
+    """All that could refuse the round, from public values alone: a real hospital asks before it reads a report.
+
+    Nothing is charged or written; what it returns has no sequence number yet.
+
+    Raises: as ``train_round``.
+    """
     if plan.shared is not None and not (request.masked and request.steps == 1):
         raise PrivacyError("A plan with shared noise is for one step, whose result leaves masked.")
     if request.masked:
@@ -177,8 +193,15 @@ def open_round(
             average_sum=saved.average_sum if request.keeps_average and again else {},
             averaged=saved.averaged if request.keeps_average and again else 0,
         )
-    sequence = ledger.record_intent(run=request.run, round=request.round, plan=plan, steps=request.steps)
-    return OpenedRound(before, asked, sequence)
+        odd = [
+            key
+            for key, value in before.moments.items()
+            if value.dim() and (name := key.rpartition("|")[0]) in incoming and value.shape != incoming[name].shape
+        ]
+        if odd:
+            raise FederationError(f"the adapter has other shapes than in earlier rounds of this run ({odd[0]})")
+    ledger.check_room(plan, request.steps)
+    return OpenedRound(before, asked, -1)
 
 
 def step_scales(terms: SharedNoiseTerms, names: Collection[str]) -> dict[str, float]:

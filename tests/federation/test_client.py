@@ -171,7 +171,7 @@ def test_an_unforeseen_error_is_answered_once(
         broken.setattr(client, "inputs_of", lambda *args: 1 / 0)
         assert code(mercy.ask(mercy.request())) == "internal"
     note = Path(mercy.node["state-dir"]) / "stopped"
-    assert "run 7, round 1: ZeroDivisionError at" in note.read_text()
+    assert "'run 7, round 1': ZeroDivisionError at" in note.read_text()
     assert note.stat().st_mode & 0o777 == 0o600
     with monkeypatch.context() as watched:
         watched.setattr(client, "read_corpus", never)
@@ -180,6 +180,47 @@ def test_an_unforeseen_error_is_answered_once(
     assert spent(mercy) == []
     note.unlink()
     assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+
+
+def test_the_end_of_the_process_closes_the_latch_as_well(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*args: object) -> None:
+        raise SystemExit(1)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "inputs_of", dies)
+        with pytest.raises(SystemExit):
+            mercy.ask(mercy.request(run="7\nsafe to remove"))
+    note = (Path(mercy.node["state-dir"]) / "stopped").read_text()
+    assert len(note.splitlines()) == 1  # what the server sends is quoted
+    assert "begun; if this line is the last" in note
+    assert code(mercy.ask(mercy.request())) == "stopped"
+    # Control: a round that ends as foreseen leaves it open.
+    (Path(mercy.node["state-dir"]) / "stopped").unlink()
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert not (Path(mercy.node["state-dir"]) / "stopped").exists()
+
+
+def test_a_question_that_waited_for_the_lock_finds_the_latch_closed(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = client.plan_for
+
+    def meanwhile(*args: Any) -> Any:
+        (Path(mercy.node["state-dir"]) / "stopped").write_text("by another question")
+        return real(*args)
+
+    monkeypatch.setattr(client, "plan_for", meanwhile)
+    monkeypatch.setattr(client, "read_corpus", never)
+    assert code(mercy.ask(mercy.request())) == "stopped"
+
+
+def test_the_budget_is_judged_before_a_report_is_read(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        assert isinstance(read_reply(mercy.ask(mercy.request(round=number))), Reply)
+    monkeypatch.setattr(client, "read_corpus", never)
+    assert code(mercy.ask(mercy.request(run="8"))) == "budget-exhausted"
+    assert code(mercy.ask(mercy.request(round=1))) == "federation"  # an older round
+    assert not (Path(mercy.node["state-dir"]) / "stopped").exists()
 
 
 def test_a_hospitals_reports_are_never_in_one_pass(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:

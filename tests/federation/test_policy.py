@@ -163,6 +163,8 @@ def test_all_problems_at_once() -> None:
         ("model", "prajjwal1/bert-small"),  # not pinned
         ("model-sha256", "abc"),
         ("classes", "normal,effusion"),  # no column for them
+        ("device", "tpu"),
+        ("reports-per-patient", 0),
         ("site", ""),
         ("site", "../grace"),
         ("site", "mercy hospital"),
@@ -242,3 +244,12 @@ def test_of_the_data_settings_the_server_decides_the_length_alone() -> None:
     assert (own.data.test_fraction, own.data.seed) == (Experiment().data.test_fraction, Experiment().data.seed)
     assert own.train.micro_tokens == 1
     assert policy(label_columns="a,b", isolate_reports=False).own(proposed).train.micro_tokens == 4096
+
+
+def test_device_and_reports_of_a_patient_are_not_the_servers_to_raise() -> None:
+    """A patient's reports share a pass: whether that fits in memory would tell who has many."""
+    proposed = Experiment.from_flat({"train.device": "cuda", "privacy.reports-per-patient": 1000})
+    own = policy(label_columns="a,b").own(proposed)
+    assert (own.train.device, own.privacy.reports_per_patient) == ("cpu", 8)
+    fewer = Experiment.from_flat({"privacy.reports-per-patient": 2})
+    assert policy(label_columns="a,b", device="auto").own(fewer).privacy.reports_per_patient == 2

@@ -156,9 +156,18 @@ def test_the_figure_is_the_worst_hospitals_even_where_single_reports_have_the_sa
 def test_of_very_many_hospitals_it_says_which_were_looked_at() -> None:
     ledgers = [[(0.001 * (i + 1), 4.0, 5)] for i in range(14)]
     said = patients_in_words("report", ledgers, 1e-5, (2,))
-    assert "one hospital among the 12 kinds with the largest sampling rates" in said
-    assert "two hospitals among the 12 kinds" in said
-    assert "Somebody who is a patient at each of two hospitals among" in patients_in_words("patient", ledgers, 1e-5)
+    assert "one hospital among the 6 kinds with the largest epsilons and the 6 that sample most often" in said
+    assert "two of these kinds of hospitals" in said
+    assert "Somebody who is a patient at each of two of these kinds" in patients_in_words("patient", ledgers, 1e-5)
     assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= group_epsilon(
         ledgers[-1], 1e-5, 2
     )
+
+
+@pytest.mark.parametrize("weak_rate", [0.03, 0.02])
+def test_the_weakest_hospital_is_looked_at_however_many_there_are(weak_rate: float) -> None:
+    """At the same rate as all others, or at a lower one."""
+    weak = [(weak_rate, 0.7, 10)]
+    ledgers = [weak, *([(0.03, 4.0 + i, 10)] for i in range(13))]
+    said = patients_in_words("report", ledgers, 1e-5, (2,))
+    assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= group_epsilon(weak, 1e-5, 2)
