@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,10 +10,9 @@ from pathlib import Path
 from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
+from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_range
 from fedrad.model.base import EMBEDDED, load_base
 from fedrad.training.setup import Terms
-
-DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class HospitalPolicy:
                 problems.append(f"node-config {key}: must be {field.type}, not {type(value).__name__}")
                 continue
             values[field.name] = value
-        problems += _out_of_range(values)
+        problems += out_of_range(values)
         if problems:
             raise ConfigError(problems)
         return HospitalPolicy(**values)  # type: ignore[arg-type]
@@ -125,9 +122,9 @@ class HospitalPolicy:
             case "ct-rate":
                 return CT_RATE
             case "table" if self.classes:
-                return tuple(sorted(_names(self.classes)))
+                return tuple(sorted(names_in(self.classes)))
             case "table" if self.label_columns:
-                return _names(self.label_columns)
+                return names_in(self.label_columns)
         return CHEXPERT
 
     def own(self, experiment: Experiment) -> Experiment:
@@ -233,66 +230,3 @@ class HospitalPolicy:
             batch=self.batch or experiment.train.batch,
             rank=self.rank or experiment.lora.rank,
         )
-
-
-def _out_of_range(values: Mapping[str, object]) -> list[str]:
-    problems = []
-    cap, size, delta = values.get("epsilon_cap"), values.get("declared_size"), values.get("delta", 1e-5)
-    if isinstance(cap, float) and not (cap > 0 and math.isfinite(cap)):
-        problems.append("node-config epsilon-cap: must be above 0 and finite")
-    if isinstance(size, int) and size < 1:
-        problems.append("node-config declared-size: must be at least 1")
-    if isinstance(delta, float) and not 0 < delta < 1:
-        problems.append("node-config delta: must lie between 0 and 1")
-    elif isinstance(delta, float) and isinstance(size, int) and size >= 1 and delta >= 1 / size:
-        problems.append(f"node-config delta: {delta:g} must be below 1 / declared-size = {1 / size:g}")
-    for key in ("batch", "rank", "min_quorum"):
-        number = values.get(key, 0)
-        if isinstance(number, int) and number < 0:
-            problems.append(f"node-config {key.replace('_', '-')}: must be 0 or more")
-    if bool(values.get("identity_key")) != bool(values.get("peers")):
-        problems.append("node-config identity-key: goes with peers; give both or neither")
-    needed, optional = ("data_path", "state_dir"), ("identity_key", "peers")
-    for key in (*needed, *(key for key in optional if values.get(key))):
-        value = values.get(key)
-        if isinstance(value, str) and not Path(value).is_absolute():
-            problems.append(f"node-config {key.replace('_', '-')}: must be an absolute path")
-    witness, state = values.get("witness_dir", DEFAULT_WITNESS), values.get("state_dir")
-    if isinstance(witness, str) and not Path(witness).expanduser().is_absolute():
-        problems.append("node-config witness-dir: must be an absolute path")
-    elif isinstance(witness, str) and isinstance(state, str) and _lies_in(witness, state):
-        # What is deleted or set back together with the ledger could not tell of it.
-        problems.append("node-config witness-dir: must lie outside state-dir")
-    unit = values.get("unit", "report")
-    if unit not in ("report", "patient"):
-        problems.append("node-config unit: must be report or patient")
-    name, columns = values.get("data_name", "table"), values.get("label_columns", "")
-    if name not in ("table", "openi", "mimic-cxr", "ct-rate"):
-        problems.append("node-config data-name: must be table, openi, mimic-cxr or ct-rate")
-    if unit == "patient" and name == "openi":
-        problems.append("node-config unit: Open-i names reports and no patients; take unit report")
-    if values.get("classes") and not (name == "table" and columns and len(_names(str(columns))) == 1):
-        problems.append("node-config classes: goes with one label column of a table that holds class names")
-    if values.get("device", "cpu") not in ("cpu", "cuda", "auto"):
-        problems.append("node-config device: must be cpu, cuda or auto")
-    most = values.get("reports_per_patient", 1)
-    if isinstance(most, int) and most < 1:
-        problems.append("node-config reports-per-patient: must be at least 1")
-    pin = values.get("model_sha256", "")
-    if values.get("model", EMBEDDED) != EMBEDDED and not pin:
-        problems.append("node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it")
-    if isinstance(pin, str) and pin and not re.fullmatch("[0-9a-f]{64}", pin):
-        problems.append("node-config model-sha256: must be 64 hexadecimal digits")
-    if unit == "patient" and name == "table" and not values.get("patient_column"):
-        problems.append("node-config patient-column: needed with unit patient; without it every report is a patient")
-    if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
-        problems.append("node-config site: letters, digits, - and _ only")
-    return problems
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _lies_in(folder: str, other: str) -> bool:
-    return Path(folder).expanduser().resolve().is_relative_to(Path(other).resolve())
