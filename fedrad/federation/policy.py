@@ -43,7 +43,11 @@ class HospitalPolicy:
         rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
         min_quorum: its adapter may only leave in sums of so many hospitals or more, under secure aggregation; 0: in
             clear as well, and where it is summed, in sums of more than half of those that are asked.
-        allow_shared_noise: accept that other hospitals add most of the noise that protects its reports.
+        min_colluders: how many of the other hospitals may tell the server all they know without this one losing its
+            protection, at least; a run that counts with fewer (``privacy.colluders``) is refused. Needs a
+            ``min_quorum`` of two more.
+        allow_shared_noise: accept that other hospitals add most of the noise that protects its reports. Needs pinned
+            identities and a ``min_quorum``.
         identity_key: file with its private identity key (``identity.py``), absolute; empty: identities are not pinned.
         peers: file with the public identity keys of all hospitals, its own included, absolute.
         text_column, patient_column, site_column, time_column: columns of a ``table``.
@@ -70,6 +74,7 @@ class HospitalPolicy:
     batch: int = 0
     rank: int = 0
     min_quorum: int = 0
+    min_colluders: int = 0
     allow_shared_noise: bool = False
     identity_key: str = ""
     peers: str = ""
@@ -189,7 +194,7 @@ class HospitalPolicy:
         Raises:
             PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, or at the server only,
                 noise that the server could regenerate, bfloat16 arithmetic, a larger delta than allowed, a smaller
-                quorum, or noise that others should add.
+                quorum, fewer colluders, or noise that others should add.
         """
         privacy = experiment.privacy
         if privacy.epsilon == 0:
@@ -214,6 +219,11 @@ class HospitalPolicy:
             raise PolicyRefusal(
                 f"the adapter would leave in sums of {quorum}; this hospital allows sums of {self.min_quorum} or more"
                 " (privacy.secure-aggregation, sites.quorum)"
+            )
+        if privacy.secure_aggregation and privacy.colluders < self.min_colluders:
+            raise PolicyRefusal(
+                f"the server counts with {privacy.colluders} hospitals on its side (privacy.colluders); this hospital"
+                f" wants to be protected against {self.min_colluders} or more"
             )
         if privacy.shared_noise and not self.allow_shared_noise:
             raise PolicyRefusal(

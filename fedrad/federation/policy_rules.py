@@ -27,10 +27,11 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config delta: must lie between 0 and 1")
     elif isinstance(delta, float) and isinstance(size, int) and size >= 1 and delta >= 1 / size:
         problems.append(f"node-config delta: {delta:g} must be below 1 / declared-size = {1 / size:g}")
-    for key in ("batch", "rank", "min_quorum"):
+    for key in ("batch", "rank", "min_quorum", "min_colluders"):
         number = values.get(key, 0)
         if isinstance(number, int) and number < 0:
             problems.append(f"node-config {key.replace('_', '-')}: must be 0 or more")
+    problems += _unsummable(values)
     if bool(values.get("identity_key")) != bool(values.get("peers")):
         problems.append("node-config identity-key: goes with peers; give both or neither")
     needed, optional = ("data_path", "state_dir"), ("identity_key", "peers")
@@ -68,6 +69,26 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config patient-column: needed with unit patient; without it every report is a patient")
     if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
         problems.append("node-config site: letters, digits, - and _ only")
+    return problems
+
+
+def _unsummable(values: Mapping[str, object]) -> list[str]:
+    """What is missing for the promises that rest on sums: colluders that are named, noise that is shared."""
+    quorum, colluders = values.get("min_quorum", 0), values.get("min_colluders", 0)
+    shared = values.get("allow_shared_noise", False) is True
+    problems = []
+    if isinstance(quorum, int) and isinstance(colluders, int) and (shared or colluders > 0) and quorum < colluders + 2:
+        # Colluders subtract what they sent: two others must be left in the sum, or it is one hospital's adapter.
+        why = "allow-shared-noise" if shared else "min-colluders"
+        problems.append(
+            f"node-config min-quorum: must be {max(colluders, 0) + 2} or more with {why}, two more than min-colluders;"
+            " otherwise a sum, less what colluders sent, could be this hospital's adapter alone"
+        )
+    if shared and not (values.get("identity_key") and values.get("peers")):
+        problems.append(
+            "node-config allow-shared-noise: needs identity-key and peers; without pinned identities a server that"
+            " lies gets this hospital's adapter with its own share of the noise only"
+        )
     return problems
 
 

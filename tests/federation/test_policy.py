@@ -179,6 +179,50 @@ def test_values_out_of_range(key: str, value: object) -> None:
     assert problem.startswith("node-config model-sha256: " if key == "model" else f"node-config {key}: ")
 
 
+SHARING: dict[str, object] = {
+    "allow_shared_noise": True,
+    "min_quorum": 3,
+    "min_colluders": 1,
+    "identity_key": "/srv/identity.key",
+    "peers": "/srv/peers",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"min_quorum": 0, "min_colluders": 0}, ["min-quorum"]),
+        ({"min_quorum": 1, "min_colluders": 0}, ["min-quorum"]),
+        ({"min_quorum": 2}, ["min-quorum"]),  # less one colluder, that is one hospital
+        ({"identity_key": "", "peers": ""}, ["allow-shared-noise"]),
+        ({"min_quorum": 2, "identity_key": "", "peers": ""}, ["min-quorum", "allow-shared-noise"]),
+        ({"peers": ""}, ["allow-shared-noise", "identity-key"]),
+        ({"allow_shared_noise": False, "min_quorum": 0}, ["min-quorum"]),  # it could leave in clear, to all
+        ({"allow_shared_noise": False, "min_quorum": 4, "min_colluders": 3}, ["min-quorum"]),
+        ({"min_colluders": -1}, ["min-colluders"]),
+    ],
+)
+def test_noise_is_shared_among_pinned_hospitals_and_enough_of_them(changes: dict[str, object], keys: list[str]) -> None:
+    assert policy(**SHARING).allow_shared_noise  # control: all of it together is fine
+    assert policy(**SHARING | {"min_quorum": 2, "min_colluders": 0}).allow_shared_noise
+    node = NODE | {key.replace("_", "-"): value for key, value in (SHARING | changes).items()}
+    found = [problem.removeprefix("node-config ").partition(":")[0] for problem in problems(node)]
+    assert sorted(found) == sorted(keys)
+
+
+def test_a_server_that_counts_with_too_few_colluders_is_refused() -> None:
+    def proposed(colluders: int) -> Experiment:
+        sums = {"sites.count": 7, "sites.quorum": 6, "privacy.secure-aggregation": True, "privacy.colluders": colluders}
+        return Experiment.from_flat(sums)
+
+    careful = policy(min_quorum=4, min_colluders=2)
+    for few in (0, 1):
+        with pytest.raises(PolicyRefusal, match=rf"counts with {few} hospitals on its side.*against 2 or more"):
+            careful.terms(proposed(few))
+        policy(min_quorum=4, min_colluders=few).terms(proposed(few))
+    assert careful.terms(proposed(2)) == careful.terms(proposed(3))
+
+
 def test_an_empty_configuration_says_what_is_needed() -> None:
     assert len(problems({})) == 5
 

@@ -30,6 +30,7 @@ from fedrad.errors import (
     QuorumLost,
     RefusedReply,
     SecureAggregationRefusal,
+    SitesMissing,
 )
 from fedrad.federation import client, secure_hospital, secure_rounds, server
 from fedrad.federation.fused import FusedGrid
@@ -574,6 +575,11 @@ def test_a_real_hospital_refuses_shared_noise_by_default(sisters: Sisters) -> No
         sisters.run(**SHARED)
     for hospital in sisters.hospitals:
         hospital.node["allow-shared-noise"] = True
+    with pytest.raises(SitesMissing, match="0 of 3"):  # nor without pinned peers and a smallest sum of its own
+        sisters.run(run__out=str(sisters.folder / "unpinned"), sites__connect_timeout=0.1, **SHARED)
+    pin(sisters)
+    for hospital in sisters.hospitals:
+        hospital.node["min-quorum"] = 2
     _, _, result = sisters.run(**SHARED, run__out=str(sisters.folder / "allowed"))
     assert "falls with secure aggregation" in result["statement"]
 
