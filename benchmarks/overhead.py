@@ -69,7 +69,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (Ledger, "close"),
     ],
     "epsilon": [(accounting, "epsilon"), (hospital, "composed_epsilon"), (budget, "epsilon")],
-    "state file": [(site, "_save"), (site, "_load")],
+    "state file": [(site, "save_state"), (site, "load_state")],
     "aggregation": [(flower_rounds.Rounds, "aggregate_train"), (flower_rounds.Rounds, "aggregate")],
     "evaluation": [
         (server, "evaluate"),

@@ -235,7 +235,9 @@ def federate(
         down.append(sum(nbytes(deliveries.to(site_name(i), sent).tensors) for i in range(len(shares))))
         for index in range(len(shares)):
             deliveries.arrived(site_name(index))
-        request = RoundRequest.of(strategy, names, run="", round=number, steps=steps, last=number == rounds)
+        request = RoundRequest.of(
+            strategy, names, run="", round=number, steps=steps, last=number == rounds, settings=""
+        )
         setup.classifier.load_state(sent)
         adapter = {name: sent[name] for name in names}
         members = [

@@ -118,7 +118,13 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
                 view.step(report.step, epsilon=spent, signal_to_noise=report.signal_to_noise, reports=report.reports)
 
             request = RoundRequest.of(
-                strategy, adapter.keys(), run="centralized", round=round, steps=steps, last=round == rounds
+                strategy,
+                adapter.keys(),
+                run="centralized",
+                round=round,
+                steps=steps,
+                last=round == rounds,
+                settings=experiment.digest(),
             )
             adapter |= train_round(site, ledger, request, adapter, show)
             if round % experiment.train.evaluate_every == 0 or round == rounds:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
@@ -83,7 +85,12 @@ def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
 
 
 def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundRequest:
-    """The round that is asked for, as the site sees it."""
+    """The round that is asked for, as the site sees it.
+
+    Its settings are everything in the request and the configuration but the round's number, the state that is sent and
+    who else is asked: a new key of the configuration is bound to the run as soon as there is one.
+    """
+    bound = [experiment.digest(), request.rounds, setup.lora.rank, list(setup.names)]
     return RoundRequest.of(
         strategy_of_run(experiment),
         setup.classifier.adapter().keys(),
@@ -91,6 +98,7 @@ def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundReq
         round=request.round,
         steps=experiment.train.local_steps,
         last=request.round == request.rounds,
+        settings=hashlib.sha256(json.dumps(bound).encode()).hexdigest(),
     )
 
 

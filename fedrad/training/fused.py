@@ -119,7 +119,7 @@ def run_steps_together(
                     )
                 optimizer.accumulate({name: gradients[name] for name in active}, hospital, unit_of[indices])
             optimizer.step_noisy([stream(m.plan.noise, recipe.seed, m.site, step, "noise") for m in members])
-            if step >= recipe.averages_from:
+            if recipe.averages(step):
                 averaged += 1
                 for name, stack in stacks.items():
                     value = stack.detach().to(torch.float64)

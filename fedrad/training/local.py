@@ -76,6 +76,10 @@ class Recipe:
         """The first step (counted from 0) whose result enters the mean."""
         return self.total_steps - round(self.average * self.total_steps)
 
+    def averages(self, step: int) -> bool:
+        """Whether the result of this step (counted from 0) enters the mean: none does after the run's last one."""
+        return self.averages_from <= step < self.total_steps
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -160,7 +164,7 @@ def run_steps(
         with training_only(parameters, active):
             for step in range(state.step + first, state.step + first + count):
                 reports = _one_step(classifier, inputs, units, plan, recipe, optimizer, active, step, site)
-                if step >= recipe.averages_from:
+                if recipe.averages(step):
                     averaged += 1
                     for name, parameter in trained.items():
                         value = parameter.detach().to(torch.float64)

@@ -4,24 +4,32 @@ Order of writes: (1) the ledger's intent for all K steps, synced to disk; (2) th
 one file, replaced atomically. A crash between (1) and (3) has been charged and is charged again if the round is
 retried; a retry after (3) gets the stored bytes and costs nothing, because nothing new is released. A simulated site,
 whose ledger is not durable, keeps the order and does not wait for the disk.
+
+Guarantee:
+    Of a round whose answer left masked (with all of the site's noise, or with a share of it) nothing is kept but its
+    number: no answer, no moments, no averages. So no later answer, in whatever form, contains anything of that round
+    but what the server sent. This protects an adapter that was summed from a server that asks differently afterwards:
+    in clear, or in a sum over other survivors, from which the first sum could be subtracted. A site can't make that
+    depend on the survivors: who is in the next sum is known only after its own answer is masked. It costs momentum and
+    averages across rounds.
+    What a round in clear leaves behind (moments, averages, the answer) is a function of answers that are charged with
+    all of their noise, and public values; a later answer that uses it is post-processing, in any form.
+    Within a run nothing changes from round to round but the round's number, the adapter that is sent and who is asked:
+    the state is bound to a digest of all other settings and of the plan, and a round under others, or beyond the
+    plan's last step, is refused before it is charged.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
-from fedrad.errors import FederationError, LedgerError, PrivacyError
+from fedrad.errors import FederationError, PrivacyError
 from fedrad.model.encoder import ReportClassifier
-from fedrad.privacy.durable import sync_folder
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
@@ -29,9 +37,8 @@ from fedrad.secure.fixed_point import DEFAULT_BOUND
 from fedrad.secure.rounding import check_covered, check_start
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import LORA_SHARE, Recipe, StepReport, TrainingState, run_steps
+from fedrad.training.site_state import Left, Saved, load_state, save_state
 from fedrad.training.strategy import Strategy
-
-_STATE_FILE = "round.safetensors"
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,9 @@ class RoundRequest:
         turns: which tensors the steps train, as for ``run_steps``; none: all of them.
         keeps_moments: the optimizer's moments of earlier rounds still mean something.
         keeps_average: so do the iterates of earlier rounds; otherwise this round's alone are averaged.
-        masked: the answer leaves under the masks of secure aggregation and in no other way. It is not kept for a retry,
-            and the round is not repeated.
+        masked: the answer leaves under the masks of secure aggregation and in no other way. Nothing of it is kept, and
+            the round is not repeated.
+        settings: digest of all that must be the same in every round of the run: the whole configuration.
     """
 
     run: str
@@ -58,9 +66,12 @@ class RoundRequest:
     keeps_moments: bool = True
     keeps_average: bool = True
     masked: bool = False
+    settings: str = ""
 
     @staticmethod
-    def of(strategy: Strategy, names: Collection[str], *, run: str, round: int, steps: int, last: bool) -> RoundRequest:
+    def of(
+        strategy: Strategy, names: Collection[str], *, run: str, round: int, steps: int, last: bool, settings: str
+    ) -> RoundRequest:
         """The round as a strategy wants it; ``names`` are all tensors that may be trained."""
         return RoundRequest(
             run=run,
@@ -70,6 +81,7 @@ class RoundRequest:
             turns=strategy.turns(names, round),
             keeps_moments=strategy.keeps_moments,
             keeps_average=strategy.keeps_average,
+            settings=settings,
         )
 
     def sent(self, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,8 +115,8 @@ def train_round(
 
     Raises:
         BudgetExhausted: the ledger has no room for the round; nothing was trained or written.
-        FederationError: the request is out of order, or repeats a round with another adapter, or one whose answer left
-            masked.
+        FederationError: the request is out of order or beyond the plan, under other settings than earlier rounds of the
+            run, or repeats a round with another adapter, or one whose answer left masked.
         PrivacyError: the plan's noise is shared, but the answer would not leave masked.
         SecureAggregationRefusal: the answer must leave masked, but what was sent is too large for the sum, or for
             shared noise to survive rounding (``secure.rounding``). Nothing was charged or trained.
@@ -134,12 +146,16 @@ class OpenedRound:
     Attributes:
         before: the state to start from.
         asked: digest of the adapter that the server sent.
+        left: how the answer will leave.
+        bound: digest of the settings and the plan, to which what is kept of the round is bound.
         sequence: the ledger's number of the intent.
         answer: what was answered before; nothing is trained then.
     """
 
     before: TrainingState
     asked: str
+    left: Left
+    bound: str
     sequence: int
     answer: dict[str, Tensor] | None = None
 
@@ -171,27 +187,32 @@ def judge_round(
         raise PrivacyError("A plan with shared noise is for one step, whose result leaves masked.")
     if request.masked:
         _check_maskable(plan, request.sent(incoming))
-    asked = adapter_digest(incoming)
-    before = TrainingState(dict(incoming))
-    saved = _load(directory / _STATE_FILE, durable=ledger.durable)
+    if not request.steps <= request.round * request.steps <= plan.steps:
+        raise FederationError(f"round {request.round} is none of the run's, whose plan is for {plan.steps} steps in all")
+    before, left = TrainingState(dict(incoming)), _left(request, plan)
+    opened = OpenedRound(before, adapter_digest(incoming), left, _bound(request, plan), sequence=-1)
+    saved = load_state(directory, durable=ledger.durable)
     if saved is not None and saved.run == request.run:
+        if (saved.left, saved.bound) != (left, opened.bound):
+            raise FederationError(
+                f"round {request.round} would leave {left}, round {saved.round} of this run left {saved.left}; or the"
+                " configuration or this hospital's plan has changed since. None of that may change in a run: start"
+                " another one"
+            )
         if saved.round == request.round:
-            if saved.request != asked:
+            if saved.asked != opened.asked:
                 raise FederationError(f"round {request.round} was already answered for another adapter")
-            if request.masked or not saved.reply:
+            if left != "clear":
                 raise FederationError(f"round {request.round} was answered under secure aggregation: never twice")
-            return OpenedRound(before, asked, -1, saved.reply)
+            return replace(opened, answer=saved.reply)
         if request.round < saved.round:
             raise FederationError(f"round {request.round} comes after round {saved.round} was answered")
-        # Shared noise is in one sum once. With no averaging planned, iterates of rounds after the last one that was
-        # planned would still be averaged, and a server may ask for more rounds.
-        again = plan.shared is None
         before = replace(
             before,
             step=saved.step,
-            moments=saved.moments if request.keeps_moments and again else {},
-            average_sum=saved.average_sum if request.keeps_average and again else {},
-            averaged=saved.averaged if request.keeps_average and again else 0,
+            moments=saved.moments if request.keeps_moments else {},
+            average_sum=saved.average_sum if request.keeps_average else {},
+            averaged=saved.averaged if request.keeps_average else 0,
         )
         odd = [
             key
@@ -201,7 +222,18 @@ def judge_round(
         if odd:
             raise FederationError(f"the adapter has other shapes than in earlier rounds of this run ({odd[0]})")
     ledger.check_room(plan, request.steps)
-    return OpenedRound(before, asked, -1)
+    return replace(opened, before=before)
+
+
+def _left(request: RoundRequest, plan: PrivacyPlan) -> Left:
+    if plan.shared is not None:
+        return "shared"
+    return "masked" if request.masked else "clear"
+
+
+def _bound(request: RoundRequest, plan: PrivacyPlan) -> str:
+    """SHA-256 (hex) of all that may not change within a run; the form in which answers leave is compared beside it."""
+    return hashlib.sha256(f"{request.settings}|{plan.id}|{request.steps}".encode()).hexdigest()
 
 
 def step_scales(terms: SharedNoiseTerms, names: Collection[str]) -> dict[str, float]:
@@ -223,11 +255,23 @@ def close_round(
 ) -> dict[str, Tensor]:
     """Keeps state and answer, so that a retry costs nothing, and returns the answer.
 
-    One that must leave masked isn't kept: no later request, whatever it claims, can get it in clear.
+    Of one that must leave masked nothing is kept but that it was given: see the module's guarantee.
     """
     reply = request.sent(after.result() if request.last else after.adapter)
-    kept = {} if request.masked else reply
-    _save(directory / _STATE_FILE, request, opened.asked, after, kept, durable=ledger.durable)
+    clear = opened.left == "clear"
+    kept = Saved(
+        run=request.run,
+        round=request.round,
+        left=opened.left,
+        bound=opened.bound,
+        asked=opened.asked,
+        step=after.step,
+        averaged=after.averaged if clear else 0,
+        moments=after.moments if clear else {},
+        average_sum=after.average_sum if clear else {},
+        reply=reply if clear else {},
+    )
+    save_state(directory, kept, durable=ledger.durable)
     ledger.mark_done(opened.sequence)
     return reply
 
@@ -240,91 +284,3 @@ def adapter_digest(adapter: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Saved:
-    run: str
-    round: int
-    request: str
-    step: int
-    averaged: int
-    moments: dict[str, Tensor]
-    average_sum: dict[str, Tensor]
-    reply: dict[str, Tensor]
-
-
-def _save(
-    path: Path, request: RoundRequest, asked: str, state: TrainingState, reply: Mapping[str, Tensor], *, durable: bool
-) -> None:
-    groups = {"moments": state.moments, "average": state.average_sum, "reply": reply}
-    tensors = {
-        f"{group}/{name}": tensor.detach().contiguous().numpy()
-        for group, named in groups.items()
-        for name, tensor in named.items()
-    }
-    metadata = {
-        "run": request.run,
-        "round": str(request.round),
-        "request": asked,
-        "step": str(state.step),
-        "averaged": str(state.averaged),
-    }
-    partial = _partial(path)
-    # Moments and sums are functions of noised gradients, but a hospital's own files are nobody else's to read (P28).
-    partial.unlink(missing_ok=True)
-    # Through numpy: a simulation writes and reads hundreds of these in a round, and that takes a third of the time.
-    with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(save(tensors, metadata=metadata))
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    if not durable:
-        # Linux's ext4 writes a file to the disk as soon as it replaces another one, which costs a simulation more than
-        # all the rest here. So nothing is replaced; after a kill in between, `_load` finds the new file.
-        path.unlink(missing_ok=True)
-    partial.replace(path)
-    if durable:
-        sync_folder(path.parent)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_suffix(".partial")
-
-
-def _load(path: Path, *, durable: bool) -> _Saved | None:
-    if not path.exists():
-        if durable or not _whole(_partial(path)):
-            return None
-        _partial(path).replace(path)
-    groups: dict[str, dict[str, Tensor]] = {"moments": {}, "average": {}, "reply": {}}
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            for key in file.keys():
-                group, _, name = key.partition("/")
-                groups[group][name] = torch.from_numpy(file.get_tensor(key))
-        return _Saved(
-            run=metadata["run"],
-            round=int(metadata["round"]),
-            request=metadata["request"],
-            step=int(metadata["step"]),
-            averaged=int(metadata["averaged"]),
-            moments=groups["moments"],
-            average_sum=groups["average"],
-            reply=groups["reply"],
-        )
-    except (KeyError, ValueError, OSError, SafetensorError) as error:
-        raise LedgerError(
-            f"{path} can't be read ({type(error).__name__}). Restore it from a backup together with the ledger, or"
-            " remove it: the ledger keeps the budget, the site's optimizer state starts anew."
-        ) from None
-
-
-def _whole(path: Path) -> bool:
-    """Whether there is such a file and it has its whole length."""
-    try:
-        with safe_open(path, framework="np"):
-            return True
-    except (OSError, SafetensorError):
-        return False

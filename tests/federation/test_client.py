@@ -19,8 +19,7 @@ from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
 from fedrad.model.base import EMBEDDED, load_base
 from fedrad.privacy.ledger import Ledger
-from fedrad.training import local
-from fedrad.training import site as site_module
+from fedrad.training import local, site_state
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of
 from tests.grid import CANARY, InProcessGrid, Mercy, federate, forget, posted, simulated_nodes, small, wire_bytes
@@ -291,7 +290,7 @@ def opened_by(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
 
 def test_a_real_hospitals_ledger_and_state_wait_for_the_disk(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, synced = opened_by(client, monkeypatch), []
-    monkeypatch.setattr(site_module, "sync_folder", synced.append)
+    monkeypatch.setattr(site_state, "sync_folder", synced.append)
     assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
     assert [options.get("durable", True) for options in seen] == [True]
     assert synced == [Path(mercy.node["state-dir"])]

@@ -52,17 +52,17 @@ from fedrad.federation.messages import (
 from fedrad.federation.rounds import Hospital
 from fedrad.federation.secure_hospital import Masking, bound_run
 from fedrad.federation.secure_rounds import STAGE, SecureRounds
-from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.ledger_view import read_ledger
 from fedrad.secure import hospital as protocol
 from fedrad.secure.fixed_point import DEFAULT_BOUND, encode, error_bound
+from fedrad.secure.keys import Identity
 from fedrad.secure.messages import Inbox, KeyAdvert, Roster, SealedShares, Unmasking, UnmaskRequest
 from fedrad.secure.server import build_roster, inboxes
 from fedrad.secure.setup import RoundSetup
 from fedrad.training import site as site_module
 from fedrad.training.local import Recipe, torch_optimizer
 from fedrad.training.setup import plan_for, shared_noise_terms, shared_plan, shared_plans
-from fedrad.training.site import RoundRequest, adapter_digest, close_round, open_round, step_scales, train_round
+from fedrad.training.site import RoundRequest, adapter_digest, open_round, step_scales, train_round
 from tests.grid import InProcessGrid, Mercy, forget, posted, simulated_nodes, small, wire_bytes
 from tests.model import tiny
 
@@ -170,9 +170,14 @@ def test_the_sum_of_all_is_the_plain_mean(base: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "ffa", "rolora", "head"])
-def test_whole_runs_agree(base: str, tmp_path: Path, strategy: str) -> None:
-    """Rounds, moments, deliveries and ledgers as ever. (A shuffled arrival changes nothing.)"""
-    _, expected, first = run(plain(base, tmp_path / "plain", strategy__name=strategy))
+def test_whole_runs_agree(base: str, tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliveries and ledgers as ever; moments and averages start anew in every round. (A shuffled arrival changes
+    nothing.)"""
+    forgetful = {"keeps_moments": False, "keeps_average": False}
+    with monkeypatch.context() as patch:
+        of = RoundRequest.of
+        patch.setattr(RoundRequest, "of", lambda *given, **named: replace(of(*given, **named), **forgetful))
+        _, expected, first = run(plain(base, tmp_path / "plain", strategy__name=strategy))
     _, state, second = run(five(base, tmp_path / "secure", strategy__name=strategy), shuffle=3)
     assert first["epsilon"] == second["epsilon"]
     assert state.keys() == expected.keys()
@@ -242,12 +247,14 @@ def test_no_adapter_arrives_in_clear(base: str, tmp_path: Path, monkeypatch: pyt
     assert seen(broken, sent) == 5
 
 
-def test_no_site_keeps_the_adapter_that_left_masked(base: str, tmp_path: Path) -> None:
-    """A later request in clear, whatever it claims to be, finds nothing to send."""
+def test_no_site_keeps_anything_of_a_round_that_left_masked(base: str, tmp_path: Path) -> None:
+    """A later request, whatever it claims to be, finds nothing to send: no answer, no moments, no averages."""
     for name, build in (("plain", plain), ("secure", five)):
         run(build(base, tmp_path / name, train__rounds=1))
         kept = load_file(tmp_path / name / "ledger" / "site-000" / "round.safetensors")
-        assert any(key.startswith("reply/") for key in kept) == (name == "plain")
+        assert {key.partition("/")[0] for key in kept} == (
+            {"moments", "average", "reply"} if name == "plain" else set()
+        )
 
 
 def test_strategies_that_need_each_adapter_are_refused(base: str, tmp_path: Path) -> None:
@@ -368,25 +375,6 @@ def test_a_share_of_noise_can_not_be_had_by_itself(base: str, tmp_path: Path) ->
     request: Any = None
     with pytest.raises(PrivacyError, match="must leave masked"):
         reply_of(request, shared, 1e-5, {}, ledger)
-
-
-def test_rounds_beyond_the_plan_send_no_earlier_noise_again(tmp_path: Path) -> None:
-    """Asked for more rounds than were planned, a hospital would average their iterates: each in a second sum."""
-    experiment = five("unused", tmp_path, **SHARED)
-    alone = plan_for(experiment, 20)
-    weights = {"head.bias": torch.tensor([0.25])}
-    with Ledger.open(tmp_path, site="site-000", cap=math.inf, delta=1e-5, witness=None) as ledger:
-        for number, plan in enumerate((alone, shared_plan(experiment, alone, alone.noise_multiplier))):
-            run = f"run {number}"
-            asked = RoundRequest(run, 7, 1, last=False, masked=True)
-            first = open_round(tmp_path, ledger, asked, plan, weights)
-            after = replace(first.before, step=7, average_sum={"head.bias": torch.tensor([0.5])}, averaged=1)
-            close_round(tmp_path, ledger, asked, first, after)
-            again = open_round(tmp_path, ledger, replace(asked, round=8, last=True), plan, weights).before
-            assert again.step == 7
-            # Control: where each adds all of its own noise, averaging costs nothing and goes on.
-            assert again.averaged == (1 if plan is alone else 0)
-            assert bool(again.average_sum) == (plan is alone)
 
 
 # A server that sends different states
@@ -637,18 +625,28 @@ def test_identity_files(tmp_path: Path) -> None:
 
 
 class One:
-    """One real hospital, and the rest of a round played by the test."""
+    """One real hospital, and the rest of a run played by the test: the server, and its sisters in a sum."""
 
-    def __init__(self, folder: Path, **changes: object) -> None:
+    def __init__(self, folder: Path, *, noise_multiplier: float = 0.0, pinned: bool = False, **changes: object) -> None:
         self.sisters = Sisters(folder)
         self.mercy = self.sisters.hospitals[0]
         self.experiment = self.sisters.experiment(**changes)
-        self.digest = self.mercy.request().state.digest
-        entries = sum(tensor.numel() for name, tensor in self.mercy.state.items() if name not in ("centre", "scale"))
-        self.setup = RoundSetup(
-            bound_run("7", self.experiment, 0.0, self.digest), 1, ("ava", "bea", "cleo"), 2, entries
-        )
+        self.noise_multiplier = noise_multiplier
+        self.identities: dict[str, Identity | None] = {"bea": None, "cleo": None}
+        if pinned:
+            pin(self.sisters)
+            for sister in self.sisters.hospitals[1:]:
+                files = (Path(sister.node["identity-key"]), Path(sister.node["peers"]))
+                self.identities[sister.node["site"]] = read_identity(*files)
         self.others: dict[str, protocol.State] = {}
+        self.turn_to(1)
+
+    def turn_to(self, round: int) -> None:
+        """The next stages are those of this round, for the state that the test's server has by now."""
+        self.round, self.digest = round, self.mercy.request().state.digest
+        entries = sum(tensor.numel() for name, tensor in self.mercy.state.items() if name not in ("centre", "scale"))
+        bound = bound_run("7", self.experiment, self.noise_multiplier, self.digest)
+        self.setup = RoundSetup(bound, round, ("ava", "bea", "cleo"), self.experiment.sites.quorum, entries)
 
     def ask(self, content: RecordDict, kind: str = STAGE, **run_config: Any) -> RecordDict:
         message = posted(Message(content=content, message_type=kind, dst_node_id=10))
@@ -657,33 +655,36 @@ class One:
         return reply.content
 
     def stage(self, body: Any, **changes: Any) -> RecordDict:
-        request = StageRequest(run="7", site="ava", index=-1, round=1, directory="", body=body)
+        request = StageRequest(run="7", site="ava", index=-1, round=self.round, directory="", body=body)
         return self.ask(stage_content(replace(request, **changes)))
 
     def open(self) -> RecordDict:
-        return self.stage(Opening(self.setup, 0.0, self.digest))
+        return self.stage(Opening(self.setup, self.noise_multiplier, self.digest))
 
     def share(self) -> Inbox:
         """Both stages before training; what the others sealed for the hospital."""
         advert = read_stage_answer(self.open(), KeyAdvert)
         assert isinstance(advert, KeyAdvert)
         adverts = [advert]
-        for name in ("bea", "cleo"):
-            self.others[name], other = protocol.advertise(self.setup, name, ())
+        for name, identity in self.identities.items():
+            self.others[name], other = protocol.advertise(self.setup, name, (), identity)
             adverts.append(other)
         roster = build_roster(self.setup, adverts)
         sealed = read_stage_answer(self.stage(roster), SealedShares)
         assert isinstance(sealed, SealedShares)
         all_sealed = [sealed]
-        for name in ("bea", "cleo"):
+        for name in self.identities:
             self.others[name], other_sealed = protocol.share_keys(self.others[name], roster)
             all_sealed.append(other_sealed)
         self.roster = roster
         return inboxes(self.setup, roster, all_sealed)["ava"]
 
     def train(self, inbox: Inbox | None, **run_config: Any) -> RecordDict:
-        content = request_content(self.mercy.request(site="ava", inbox=inbox))
-        return self.ask(content, MessageType.TRAIN, **run_config)
+        return self.ask(self.request(inbox=inbox), MessageType.TRAIN, **run_config)
+
+    def request(self, **changes: Any) -> RecordDict:
+        of_the_run = {"site": "ava", "round": self.round, "rounds": self.experiment.train.rounds}
+        return request_content(self.mercy.request(**of_the_run | changes))
 
     @property
     def charges(self) -> int:

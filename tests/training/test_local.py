@@ -194,6 +194,19 @@ def test_without_averaging_the_result_is_the_last_iterate() -> None:
     assert small.same(state.result(), state.adapter)
 
 
+@pytest.mark.parametrize("average", [0.0, 0.4])
+def test_nothing_is_averaged_after_the_runs_last_step(average: float) -> None:
+    exp = small.experiment(train__average=average)
+    here = small.ready(exp)
+    planned = run(here, here.state, STEPS)
+    beyond = run(here, planned, 3)
+
+    assert planned.averaged == round(average * STEPS)
+    assert beyond.averaged == planned.averaged
+    assert small.same(beyond.average_sum, planned.average_sum)
+    assert not small.same(beyond.adapter, planned.adapter)
+
+
 @given(rounds=st.integers(1, 50), steps=st.integers(1, 20), average=st.floats(0, 1, exclude_max=True))
 def test_averaging_starts_within_the_run(rounds: int, steps: int, average: float) -> None:
     exp = small.experiment(train__rounds=rounds, train__local_steps=steps, train__average=average)

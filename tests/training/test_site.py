@@ -17,6 +17,7 @@ from torch import Tensor
 from fedrad.errors import BudgetExhausted, FederationError, LedgerError
 from fedrad.privacy.ledger import Ledger
 from fedrad.training import site as module
+from fedrad.training import site_state
 from fedrad.training.local import TrainingState, run_steps
 from fedrad.training.site import RoundRequest, adapter_digest, train_round
 from tests import small
@@ -112,8 +113,11 @@ def test_the_planned_rounds_fit_and_one_more_does_not(tmp_path: Path) -> None:
     adapter = here.state.adapter
     for round in (1, 2):
         adapter, _ = answer(here, tmp_path / "site", adapter, request(round))
+    for beyond in (3, 0, -1):
+        with pytest.raises(FederationError, match="none of the run's, whose plan is for 6 steps"):
+            answer(here, tmp_path / "site", adapter, request(beyond))
     with pytest.raises(BudgetExhausted):
-        answer(here, tmp_path / "site", adapter, request(3))
+        answer(here, tmp_path / "site", adapter, request(1, run="another"))
 
 
 # Once and only once
@@ -163,7 +167,7 @@ def test_an_earlier_round_is_refused(tmp_path: Path) -> None:
 def test_a_crash_before_the_state_is_saved_is_charged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = small.ready(small.experiment(privacy__epsilon=2.0))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped))
+        patch.setattr(site_state, "save", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped))
         with pytest.raises(Stopped):
             answer(here, tmp_path / "site", here.state.adapter, request(1))
     _, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
@@ -218,7 +222,7 @@ def test_a_damaged_state_stops_the_round(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "site" / STATE
     whole = path.read_bytes()
     if damage == "foreign":
-        path.write_bytes(module.save({"surprise": np.zeros(1)}, metadata={"run": "run"}))
+        path.write_bytes(site_state.save({"surprise": np.zeros(1)}, metadata={"run": "run"}))
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "empty": b""}[damage])
     with pytest.raises(LedgerError, match="remove"):
@@ -245,31 +249,32 @@ def test_a_kill_while_the_state_is_replaced_costs_at_most_that_round(
 
     train(1)
     with monkeypatch.context() as patch:
-        patch.setattr(*((module.os, "fdopen") if moment == "writing" else (Path, "replace")), killed)
+        patch.setattr(*((site_state.os, "fdopen") if moment == "writing" else (Path, "replace")), killed)
         with pytest.raises(Stopped):
             train(2)
     assert (tmp_path / STATE).exists() == (durable or moment == "writing")
     # Killed before the new state was whole, the round is charged again; killed after, a simulated site has it.
     recovered = not durable and moment == "renaming"
     assert train(2) == (2 if recovered else 3)
-    saved = module._load(tmp_path / STATE, durable=durable)
+    saved = site_state.load_state(tmp_path, durable=durable)
     assert saved is not None
     assert (saved.round, saved.step) == (2, 2 * STEPS)
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_half_a_first_state_is_none(tmp_path: Path) -> None:
-    (tmp_path / STATE).with_suffix(".partial").write_bytes(module.save({"reply/a": np.zeros(9)})[:-1])
-    assert module._load(tmp_path / STATE, durable=False) is None
+    (tmp_path / STATE).with_suffix(".partial").write_bytes(site_state.save({"reply/a": np.zeros(9)})[:-1])
+    assert site_state.load_state(tmp_path, durable=False) is None
 
 
 def test_the_state_holds_no_count_and_no_report(tmp_path: Path) -> None:
     here = small.ready(small.experiment())
     answer(here, tmp_path / "site", here.state.adapter, request(1))
-    with module.safe_open(tmp_path / "site" / STATE, framework="pt") as file:
+    with site_state.safe_open(tmp_path / "site" / STATE, framework="pt") as file:
         facts, names = dict(file.metadata()), {key.partition("/")[2].partition("|")[0] for key in file.keys()}
 
-    assert set(facts) == {"run", "round", "request", "step", "averaged"}
+    assert set(facts) == {"run", "round", "left", "bound", "request", "step", "averaged"}
+    assert facts["left"] == "clear"
     assert names == set(here.state.adapter)
 
 
