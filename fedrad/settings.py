@@ -209,8 +209,14 @@ class Train:
         "step size of the private phase (the head's; LoRA takes a fixed share of it); 0: chosen from public figures",
         rule=NOT_NEGATIVE,
     )
-    momentum: float = _key(0.9, "momentum; beta1 for `adam`", rule=SHARE)
-    average: float = _key(0.4, "share of the last iterates that are averaged; 0 means none", rule=SHARE)
+    momentum: float = _key(
+        0.9, "momentum; beta1 for `adam`. Under secure aggregation it starts anew in every round", rule=SHARE
+    )
+    average: float = _key(
+        0.4,
+        "share of the last iterates that are averaged; 0 means none. Under secure aggregation, of the last round only",
+        rule=SHARE,
+    )
     warm_start: str = _key(
         "auto",
         "train first, without privacy, on generated reports with the same labels (costs none); `auto`: `synthetic` "

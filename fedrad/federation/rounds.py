@@ -335,6 +335,7 @@ _BEFORE_ANY_CHARGE = ("budget-exhausted", "policy", "state-missing", "stopped")
 _HINTS = {
     "budget-exhausted": "its privacy budget is used up",
     "policy": "its policy refuses what was proposed: privacy.*, the model, the labels, train.precision or sites.quorum",
+    "federation": "the round does not fit those before it; in one run no setting may change",
     "stopped": "an error that nobody foresaw; a person there must look into it and remove the latch",
     "secure-aggregation": "going on could have shown its adapter, or the state that was sent is too large",
     "ledger-busy": "another process holds its ledger",

@@ -12,8 +12,9 @@ Guarantee:
     in clear, or in a sum over other survivors, from which the first sum could be subtracted. A site can't make that
     depend on the survivors: who is in the next sum is known only after its own answer is masked. It costs momentum and
     averages across rounds.
-    What a round in clear leaves behind (moments, averages, the answer) is a function of answers that are charged with
-    all of their noise, and public values; a later answer that uses it is post-processing, in any form.
+    What a round in clear leaves behind (moments, averages, the answer) is a function of public values and of noisy
+    steps, each of which is charged with all of its noise; a later answer that uses it is post-processing, in any form.
+    (With the hospital as the unit these steps have no noise: the server is trusted.)
     Within a run nothing changes from round to round but the round's number, the adapter that is sent and who is asked:
     the state is bound to a digest of all other settings and of the plan, and a round under others, or beyond the
     plan's last step, is refused before it is charged.
@@ -188,7 +189,9 @@ def judge_round(
     if request.masked:
         _check_maskable(plan, request.sent(incoming))
     if not request.steps <= request.round * request.steps <= plan.steps:
-        raise FederationError(f"round {request.round} is none of the run's, whose plan is for {plan.steps} steps in all")
+        raise FederationError(
+            f"round {request.round} is none of the run's, whose plan is for {plan.steps} steps in all"
+        )
     before, left = TrainingState(dict(incoming)), _left(request, plan)
     opened = OpenedRound(before, adapter_digest(incoming), left, _bound(request, plan), sequence=-1)
     saved = load_state(directory, durable=ledger.durable)
