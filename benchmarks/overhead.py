@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import describe, machine, one_thread, table
-from fedrad.federation import budget, client, hospital, server, simulated
+from fedrad.federation import answers, budget, hospital, server, simulated, simulated_client
 from fedrad.federation import rounds as flower_rounds
 from fedrad.federation.grid import InProcessGrid
 from fedrad.privacy import accounting
@@ -46,9 +46,9 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "messages": [
         (flower_rounds.Rounds, "configure_train"),
         (InProcessGrid, "carried"),
-        (client, "read_request"),
+        (answers, "read_request"),
         (simulated, "received"),
-        (client, "reply_content"),
+        (answers, "reply_content"),
         (flower_rounds, "read_reply"),
     ],
     "checks": [
@@ -58,8 +58,8 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (flower_rounds, "check_adapter"),
     ],
     "pre-flight": [(simulated, "checked_once")],
-    "inputs": [(simulated, "corpus_of"), (client, "_simulated_inputs")],
-    "plan": [(client, "local_plan_for")],
+    "inputs": [(simulated, "corpus_of"), (simulated_client, "_inputs")],
+    "plan": [(simulated_client, "local_plan_for")],
     "ledger": [
         (Ledger, "open"),
         (Ledger, "resume"),

@@ -15,7 +15,7 @@ from flwr.common.serde import message_from_proto, message_to_proto, recorddict_t
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from fedrad.config import Experiment
-from fedrad.federation import client, fused, grid, hospital, server, simulated
+from fedrad.federation import client, fused, grid, hospital, server, simulated, simulated_client
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Request, request_content
 from fedrad.model.base import load_base
@@ -102,7 +102,7 @@ def simulated_nodes(number: int) -> list[dict[str, int]]:
 def federate(experiment: Experiment, nodes: int = 2, **options: Any) -> InProcessGrid:
     """Runs the whole ServerApp on ``nodes`` simulated nodes; the grid remembers what passed."""
     config = experiment.flat()
-    federation = InProcessGrid(client.app, simulated_nodes(nodes), config, **options)
+    federation = InProcessGrid(simulated_client.app, simulated_nodes(nodes), config, **options)
     server.app(federation, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(config)))
     return federation
 
@@ -110,16 +110,16 @@ def federate(experiment: Experiment, nodes: int = 2, **options: Any) -> InProces
 def forget() -> None:
     """Empties everything that this process keeps between messages, as its end would."""
     for kept in (
+        hospital.experiment_of,
         hospital.blank_setup,
         hospital.strategy_of_run,
-        simulated.experiment_of,
         simulated.corpus_of,
         simulated.shares_of,
         simulated.declared_sizes,
         simulated.checked_once,
         simulated._fits,
         simulated.frozen_digest,
-        client._simulated_inputs,
+        simulated_client._inputs,
         fused._common_inputs,
     ):
         kept.cache_clear()

@@ -388,9 +388,10 @@ def test_importing_fedrad_and_its_configuration_does_not_import_torch() -> None:
     assert printed.stdout.strip() == "[]"
 
 
-# --- The simulation apps ---------------------------------------------------------------------------------------------
+# --- The Flower apps --------------------------------------------------------------------------------------------------
 
-APPS = sorted((Path(__file__).parent.parent / "simulations").glob("*/pyproject.toml"))
+ROOT = Path(__file__).parent.parent
+APPS = [*sorted(ROOT.glob("simulations/*/pyproject.toml")), ROOT / "deployment" / "pyproject.toml"]
 
 
 @pytest.mark.parametrize("app", APPS, ids=lambda path: path.parent.name)

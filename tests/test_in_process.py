@@ -20,7 +20,7 @@ from fedrad import centralized, simulate
 from fedrad.apps import app_defaults, importable, load_apps
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FederationError, QuorumLost
-from fedrad.federation import client, server
+from fedrad.federation import hospital, server, simulated_client
 from fedrad.federation.grid import InProcessGrid
 from fedrad.in_process import SignsOfLife, run_in_process
 from fedrad.training import warm_start
@@ -136,7 +136,7 @@ def failing(site: str, error: Exception) -> Callable[..., Any]:
 def test_a_failed_hospital_is_absent_and_its_text_stays_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(client, "train_round", failing("site-001", ValueError(SECRET)))
+    monkeypatch.setattr(hospital, "train_round", failing("site-001", ValueError(SECRET)))
 
     run(tmp_path / "run", sites__quorum=2)
 
@@ -148,7 +148,7 @@ def test_a_failed_hospital_is_absent_and_its_text_stays_in_it(
 
 
 def test_a_lost_quorum_ends_the_run_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "train_round", failing("site-001", DataError("a row of the table is gone")))
+    monkeypatch.setattr(hospital, "train_round", failing("site-001", DataError("a row of the table is gone")))
 
     with pytest.raises(QuorumLost, match=r"round 1: 2 of 3 .*site-001: data"):
         run(tmp_path / "run")
@@ -170,11 +170,14 @@ def test_the_exit_code_of_a_run_that_fails(tmp_path: Path) -> None:
 # Other people's apps
 
 
+THEIR_CLIENT = "from fedrad.federation.simulated_client import app"
+
+
 def app(folder: Path, *, server: str, client: str = "", components: str | None = None) -> Path:
     """An app folder with two modules at its top, as small apps have them."""
     folder.mkdir()
     (folder / "their_server.py").write_text(textwrap.dedent(server))
-    (folder / "their_client.py").write_text(textwrap.dedent(client or "from fedrad.federation.client import app"))
+    (folder / "their_client.py").write_text(textwrap.dedent(client or THEIR_CLIENT))
     named = components or 'serverapp = "their_server:app"\nclientapp = "their_client:app"\n'
     text = f"[tool.flwr.app.components]\n{named}\n[tool.flwr.app.config]\n"
     values = app_defaults(Path(__file__).parent.parent / "simulations" / "mimic")
@@ -203,7 +206,7 @@ def test_the_apps_own_modules_are_run(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_shipped_app_is_the_librarys() -> None:
     folder = Path(__file__).parent.parent / "simulations" / "openi"
     with importable(folder):
-        assert load_apps(folder) == (server.app, client.app)
+        assert load_apps(folder) == (server.app, simulated_client.app)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module that starts with the left name must not import one that starts with a name on the right.
 FORBIDDEN = {
-    "fedrad": ("strategies", "simulations"),
+    "fedrad": ("strategies", "simulations", "deployment"),
     "fedrad.config": ("fedrad.data", "fedrad.model", "fedrad.privacy", "fedrad.training", "fedrad.federation"),
     "fedrad.settings": ("fedrad.config",),
     "fedrad.data": ("fedrad.model", "fedrad.privacy", "fedrad.training", "fedrad.federation"),
@@ -31,7 +31,7 @@ FORBIDDEN = {
         "fedrad.federation",
     ),
     "fedrad.training": ("fedrad.federation",),
-    "strategies": ("fedrad.federation", "simulations"),
+    "strategies": ("fedrad.federation", "simulations", "deployment"),
 }
 NOTHING_OF_OURS = ("fedrad.errors",)
 
@@ -114,7 +114,7 @@ def circles(modules: Mapping[str, list[Import]]) -> list[list[str]]:
 def house() -> dict[str, list[Import]]:
     """Every module of the project with its imports."""
     modules = {}
-    for top in ("fedrad", "strategies", "simulations"):
+    for top in ("fedrad", "strategies", "simulations", "deployment"):
         for path in sorted((ROOT / top).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             is_package = parts[-1] == "__init__"
@@ -129,6 +129,26 @@ def test_no_import_runs_upwards() -> None:
 
 def test_no_imports_go_in_a_circle() -> None:
     assert circles(house()) == []
+
+
+def reached(modules: Mapping[str, list[Import]], start: str) -> set[str]:
+    """Every module of ours that ``start`` imports, itself or by way of others, at load or later."""
+    found, waiting = set[str](), [start]
+    while waiting:
+        module = waiting.pop()
+        if module in modules and module not in found:
+            found.add(module)
+            waiting += [target for statement in modules[module] for target in statement.targets]
+    return found
+
+
+def test_a_hospitals_app_has_no_way_to_a_simulated_hospital() -> None:
+    modules = house()
+    trusting = {"fedrad.federation.simulated", "fedrad.federation.simulated_client", "fedrad.federation.fused"}
+    assert trusting <= modules.keys()
+    assert reached(modules, "deployment.hospitals.client_app") & trusting == set()
+    assert "fedrad.federation.policy" in reached(modules, "deployment.hospitals.client_app")
+    assert reached(modules, "fedrad.federation.simulated_client") & trusting != set()  # control: it would be found
 
 
 def test_every_floor_is_there() -> None:

@@ -1,4 +1,4 @@
-"""The Flower apps in simulations/: thin, complete, and with any number of hospitals on whatever nodes there are."""
+"""The Flower apps of simulations/ and deployment/: thin, complete, with any number of hospitals on whatever nodes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Message
+from flwr.clientapp import ClientApp
 
 from fedrad.apps import app_defaults
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, SitesMissing
-from fedrad.federation import client, server
+from fedrad.federation import client, server, simulated_client
 from fedrad.federation.server import connect
 from tests.grid import InProcessGrid, simulated_nodes
 
-ROOT = Path(__file__).parent.parent / "simulations"
-APPS = sorted(path.parent for path in ROOT.glob("*/pyproject.toml"))
+ROOT = Path(__file__).parent.parent
+DEPLOYMENT = ROOT / "deployment"
+APPS = [*sorted(path.parent for path in ROOT.glob("simulations/*/pyproject.toml")), DEPLOYMENT]
 each_app = pytest.mark.parametrize("app", APPS, ids=lambda app: app.name)
 
 
 @pytest.fixture
 def importable(app: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.syspath_prepend(app)
-    yield app.name
-    for name in [name for name in sys.modules if name.split(".")[0] == app.name]:
+    package = "hospitals" if app == DEPLOYMENT else app.name
+    yield package
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
         del sys.modules[name]
 
 
@@ -67,7 +71,8 @@ def test_the_defaults_are_an_experiment(app: Path) -> None:
 
     exp = Experiment.from_flat({**defaults, "data.path": "/data"})
 
-    assert exp.data.name == {"mimic": "synthetic", "ct_rate": "ct-rate", "openi": "openi"}[app.name]
+    read = {"mimic": "synthetic", "ct_rate": "ct-rate", "openi": "openi", "deployment": "synthetic"}
+    assert exp.data.name == read[app.name]
     if exp.data.name != "synthetic":  # the others need the user's data, and say so
         with pytest.raises(ConfigError, match=r"data\.path"):
             Experiment.from_flat(defaults)
@@ -88,7 +93,9 @@ def test_the_modules_are_the_librarys(app: Path, importable: str) -> None:
     }
 
     assert importlib.import_module(f"{importable}.server_app").app is server.app
-    assert importlib.import_module(f"{importable}.client_app").app is client.app
+    registered = importlib.import_module(f"{importable}.client_app").app
+    assert registered is (client.app if app == DEPLOYMENT else simulated_client.app)
+    assert client.app is not simulated_client.app
 
 
 # Hospitals and nodes
@@ -108,13 +115,13 @@ def hospital(name: str, **changes: object) -> dict[str, object]:
     } | changes
 
 
-def nodes(*configs: dict[str, Any]) -> InProcessGrid:
-    return InProcessGrid(client.app, configs, Experiment().flat())
+def nodes(*configs: dict[str, Any], app: ClientApp = client.app) -> InProcessGrid:
+    return InProcessGrid(app, configs, Experiment().flat())
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_simulated_hospitals_are_dealt_out_to_the_nodes_there_are(count: int) -> None:
-    simulated, hospitals = connect(nodes(*simulated_nodes(2)), wanted(count))
+    simulated, hospitals = connect(nodes(*simulated_nodes(2), app=simulated_client.app), wanted(count))
 
     assert simulated
     assert [(h.site, h.node, h.index) for h in hospitals] == [
@@ -164,6 +171,23 @@ def test_two_nodes_with_one_name_are_refused() -> None:
         connect(nodes(hospital("mercy"), hospital("mercy")), wanted(2))
 
 
-def test_one_node_that_calls_itself_simulated_does_not_turn_a_deployment_into_a_simulation() -> None:
+def test_one_node_that_calls_itself_simulated_does_not_turn_a_deployment_into_a_simulation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = nodes(hospital("mercy"), *simulated_nodes(1))
+    real = grid.answer
+
+    def answer(message: Message) -> Message:  # the second node runs another app
+        grid.app = client.app if message.metadata.dst_node_id == 10 else simulated_client.app
+        return real(message)
+
+    monkeypatch.setattr(grid, "answer", answer)
     with pytest.raises(ConfigError, match="keep them apart"):
-        connect(nodes(hospital("mercy"), *simulated_nodes(1)), wanted(1))
+        connect(grid, wanted(1))
+
+
+def test_a_simulations_app_finds_no_hospitals_at_real_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SitesMissing, match="0 of 1"):
+        connect(nodes(hospital("mercy"), app=simulated_client.app), wanted(1))
+
+    assert "another app" in capsys.readouterr().out

@@ -1,109 +1,81 @@
-"""The ClientApp: a hospital that trains on its own shard and sends noised adapter weights.
+"""A hospital's ClientApp: it trains on its own reports, under its own policy, and sends noised adapter weights.
 
-Nothing lives in module globals (a SuperNode starts a process for every message, a simulation uses one process for many
-hospitals): what lasts is on disk in the site's directory, and what is kept in memory can be rebuilt from it.
+Guarantee: there is one way through this module, by the policy in the node configuration. A simulated hospital reads
+what the server names and has no policy; it is another app (``simulated_client``), which this module does not import, so
+nothing that a server or a node configuration says can make a hospital answer as a simulated one. Who registers that
+other app at a hospital's node has chosen other code, as anybody may who submits a run (docs/deployment.md).
+
+Nothing lives in module globals (a SuperNode starts a process for every message): what lasts is on disk in the site's
+directory, and what is kept in memory can be rebuilt from it.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError, DataError
-from fedrad.federation import simulated
+from fedrad.errors import ConfigError, DataError, PolicyRefusal
+from fedrad.federation.answers import answer_hello, answer_secure, answer_training
 from fedrad.federation.delivery import PublicStore
-from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
+from fedrad.federation.hospital import answer_round, inputs_of, recipe_of, round_of, set_up_with
 from fedrad.federation.identity import read_identity
 from fedrad.federation.latch import latched, refuse_if_closed
-from fedrad.federation.messages import (
-    Hello,
-    Reply,
-    Request,
-    Stage,
-    StageRequest,
-    hello_content,
-    read_request,
-    read_stage,
-    reply_content,
-    stage_answer_content,
-)
+from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest
 from fedrad.federation.policy import HospitalPolicy
-from fedrad.federation.secure_hospital import Masking, Memory, answer_stage, masking_of
+from fedrad.federation.secure_hospital import Memory, answer_stage, masking_of
 from fedrad.privacy.ledger import Ledger
 from fedrad.training.corpus import read_corpus
-from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
-from fedrad.training.setup import Setup, Terms, local_plan_for, pin_arithmetic, plan_for, terms_of
-from fedrad.training.site import Site, judge_round, train_round
+from fedrad.training.setup import plan_for
+from fedrad.training.site import Site, judge_round
 
 app = ClientApp()
-
-# What Flower calls the process that a SuperNode starts for a message.
-_SUPERNODE_PROCESS = "flwr-clientapp"
 
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
-    """Says who answers here: any simulated hospital, or one real one."""
-    try:
-        if _simulated(context):
-            hello = Hello(site="", simulated=True, declared_weight=0, rank=0)
-        else:
-            policy = HospitalPolicy.from_node_config(context.node_config)
-            hello = Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size, rank=policy.rank)
-    except Exception as error:
-        return Message(content=reply_content(failure_of(error, "", 0)), reply_to=message)
-    return Message(content=hello_content(hello), reply_to=message)
+    """Says which hospital answers here."""
+    return answer_hello(message, lambda: _hello(_policy(context)))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Answers one round. Whatever goes wrong, only its code leaves the hospital."""
-    site, number = "", 0
-    try:
-        request = read_request(message)
-        site, number = request.site, request.round
-        experiment = simulated.experiment_of(json.dumps(context.run_config))
-        pin_arithmetic(experiment)
-        content = reply_content(
-            _simulated_round(experiment, request)
-            if _simulated(context)
-            else _hospital_round(experiment, request, HospitalPolicy.from_node_config(context.node_config))
-        )
-    except Exception as error:
-        content = reply_content(failure_of(error, site, number))
-    return Message(content=content, reply_to=message)
+    """Answers one round."""
+    return answer_training(message, context, lambda experiment, request: _round(experiment, request, _policy(context)))
 
 
 @app.query("secure")
 def secure_stage(message: Message, context: Context) -> Message:
     """Answers one of the stages of secure aggregation that lie around training."""
-    site, number = "", 0
-    try:
-        request = read_stage(message)
-        site, number = request.site, request.round
-        experiment = simulated.experiment_of(json.dumps(context.run_config))
-        content = stage_answer_content(
-            answer_stage(request, experiment, Memory(simulated.directory_of(request), durable=False), None)
-            if _simulated(context)
-            else _hospital_stage(experiment, request, HospitalPolicy.from_node_config(context.node_config))
+    return answer_secure(message, context, lambda experiment, request: _stage(experiment, request, _policy(context)))
+
+
+def _policy(context: Context) -> HospitalPolicy:
+    """The hospital's policy, without which nothing is answered.
+
+    Raises:
+        PolicyRefusal: the node is one of a simulation, and states none.
+        ConfigError: it is not a policy.
+    """
+    if "partition-id" in context.node_config and "site" not in context.node_config:
+        raise PolicyRefusal(
+            "this is a hospital's app, and the node is numbered as a simulation's are (partition-id) and states no"
+            " policy. A hospital states one in its node configuration (docs/deployment.md); to simulate, run an app of"
+            " simulations/"
         )
-    except Exception as error:
-        content = reply_content(failure_of(error, site, number))
-    return Message(content=content, reply_to=message)
+    return HospitalPolicy.from_node_config(context.node_config)
 
 
-def _hospital_stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy) -> Stage:
+def _hello(policy: HospitalPolicy) -> Hello:
+    return Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size, rank=policy.rank)
+
+
+def _stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy) -> Stage:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
     policy.terms(experiment)  # refuses before any key is made
@@ -112,17 +84,7 @@ def _hospital_stage(experiment: Experiment, request: StageRequest, policy: Hospi
     return answer_stage(request, experiment, Memory(Path(policy.state_dir), durable=True), identity)
 
 
-def _simulated(context: Context) -> bool:
-    """Flower's simulation numbers its nodes; a hospital's node configuration names a site.
-
-    A simulated site reads what the server names and has no policy. So a process that a SuperNode started is never one,
-    even if somebody configured it as Flower's examples do: it must state a policy.
-    """
-    numbered = "partition-id" in context.node_config and "site" not in context.node_config
-    return numbered and Path(sys.argv[0]).name != _SUPERNODE_PROCESS
-
-
-def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
+def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
     terms, directory = policy.terms(experiment), Path(policy.state_dir)
@@ -158,43 +120,4 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
             # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
             inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own)
             site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-            return _answer(experiment, request, setup, site, ledger, state, terms, masking)
-
-
-def _simulated_round(experiment: Experiment, request: Request) -> Reply:
-    corpus, terms = simulated.corpus_of(experiment), terms_of(experiment, request.index)
-    received = simulated.received(request)
-    setup = simulated.set_up_with(experiment, corpus, received, terms.rank)
-    inputs = _simulated_inputs(experiment, request.index, simulated.frozen_digest(setup, received), setup)
-    plan = local_plan_for(experiment, simulated.declared_sizes(experiment)[request.index], terms)
-    recipe = recipe_of(experiment, setup)
-    with simulated.open_ledger(experiment, request, terms) as ledger:
-        directory = simulated.directory_of(request)
-        masking = masking_of(experiment, request, Memory(directory, durable=False), plan)
-        plan = plan if masking is None else masking.plan
-        simulated.checked_once(setup, recipe, plan)
-        site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-        return _answer(experiment, request, setup, site, ledger, received.state, terms, masking)
-
-
-def _answer(
-    experiment: Experiment,
-    request: Request,
-    setup: Setup,
-    site: Site,
-    ledger: Ledger,
-    state: Mapping[str, Tensor],
-    terms: Terms,
-    masking: Masking | None,
-) -> Reply:
-    incoming = {name: state[name] for name in site.classifier.adapter()}
-    asked = replace(round_of(experiment, request, setup), masked=masking is not None)
-    adapter = train_round(site, ledger, asked, incoming)
-    masked = b"" if masking is None else masking.mask(adapter)
-    return reply_of(request, site.plan, terms.delta, adapter, ledger, masked)
-
-
-@lru_cache(maxsize=4096)  # one for each hospital; all together they are the corpus once
-def _simulated_inputs(experiment: Experiment, index: int, frozen: str, setup: Setup) -> Inputs:
-    # ``frozen`` names the frozen tensors that ``setup`` holds now: the kept part depends on them.
-    return inputs_of(setup, simulated.corpus_of(experiment), simulated.shares_of(experiment)[index], experiment)
+            return answer_round(experiment, request, setup, site, ledger, state, terms, masking)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
-from fedrad.federation import client, simulated
+from fedrad.federation import simulated, simulated_client
 from fedrad.federation.grid import InProcessGrid, Value
 from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of
 from fedrad.federation.messages import Reply, Request, read_request, reply_content
@@ -49,7 +49,7 @@ class FusedGrid(InProcessGrid):
     ) -> None:
         super().__init__(app, nodes, run_config, run_id, on_answer)
         self._experiment = Experiment.from_flat(run_config)
-        if app is not client.app:
+        if app is not simulated_client.app:
             raise ConfigError(
                 "this simulation has a ClientApp of its own, which runs one hospital at a time: use --grid inprocess"
             )

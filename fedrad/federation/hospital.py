@@ -1,4 +1,4 @@
-"""What answering a round takes at any hospital, real or simulated: model, recipe, request, reply, failure."""
+"""What a real and a simulated hospital have in common in answering a round: model, recipe, request, reply, failure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
+from fedrad.federation.secure_hospital import Masking
 from fedrad.model.residual import is_residual
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.accounting import merged
@@ -24,10 +26,16 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe
-from fedrad.training.setup import Setup, set_up
-from fedrad.training.site import RoundRequest
+from fedrad.training.setup import Setup, Terms, set_up
+from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import Strategy, strategy_of
 from fedrad.training.warm_start import starts_warm
+
+
+@lru_cache(maxsize=4)
+def experiment_of(config: str) -> Experiment:
+    """The run's configuration, from JSON, which tells 1 from 1.0: as keys of a cache they would be the same."""
+    return Experiment.from_flat(json.loads(config))
 
 
 def set_up_with(
@@ -100,6 +108,27 @@ def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundReq
         last=request.round == request.rounds,
         settings=hashlib.sha256(json.dumps(bound).encode()).hexdigest(),
     )
+
+
+def answer_round(
+    experiment: Experiment,
+    request: Request,
+    setup: Setup,
+    site: Site,
+    ledger: Ledger,
+    state: Mapping[str, Tensor],
+    terms: Terms,
+    masking: Masking | None,
+) -> Reply:
+    """Charges and trains the round at this site, and says what leaves it.
+
+    Raises: as ``training.site.train_round``.
+    """
+    incoming = {name: state[name] for name in site.classifier.adapter()}
+    asked = replace(round_of(experiment, request, setup), masked=masking is not None)
+    adapter = train_round(site, ledger, asked, incoming)
+    masked = b"" if masking is None else masking.mask(adapter)
+    return reply_of(request, site.plan, terms.delta, adapter, ledger, masked)
 
 
 def reply_of(

@@ -234,7 +234,8 @@ def _introductions(grid: Grid, nodes: list[int], deadline: float) -> Mapping[int
         try:
             introduced[answer.metadata.src_node_id] = read_hello(answer.content)
         except RefusedReply:
-            print(f"node {answer.metadata.src_node_id}: its node configuration is wrong; see its log", flush=True)
+            node = answer.metadata.src_node_id
+            print(f"node {node}: its node configuration is wrong, or is for another app; see its log", flush=True)
     return introduced
 
 

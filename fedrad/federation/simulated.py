@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,12 +24,6 @@ from fedrad.training.local import Recipe
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import Setup, Terms, units_in
 from fedrad.training.site import adapter_digest
-
-
-@lru_cache(maxsize=4)
-def experiment_of(config: str) -> Experiment:
-    """The run's configuration, from JSON, which tells 1 from 1.0: as keys of a cache they would be the same."""
-    return Experiment.from_flat(json.loads(config))
 
 
 @lru_cache(maxsize=2)

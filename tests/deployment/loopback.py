@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 BIN = Path(sys.executable).parent
-APP = Path(__file__).parents[2] / "simulations" / "mimic"
+APP = Path(__file__).parents[2] / "deployment"
 
 
 def private_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedrad.errors import ConfigError, QuorumLost
-from fedrad.federation import central, client, server
+from fedrad.federation import central, hospital, server
 from fedrad.federation.central import CentralRounds, central_plan
 from fedrad.federation.messages import Reply
 from fedrad.federation.rounds import Federation, Hospital
@@ -178,7 +178,7 @@ def test_an_update_that_is_not_finite_can_not_be_told_from_one_of_zeros(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal would name the hospital without noise, and end the run where all are needed."""
-    real = client.train_round
+    real = hospital.train_round
 
     def answers(value: float) -> dict[str, object]:
         def train_round(site: Any, ledger: Any, asked: Any, incoming: Any) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ def test_an_update_that_is_not_finite_can_not_be_told_from_one_of_zeros(
                 return trained
             return {name: incoming[name] + value * torch.ones_like(incoming[name]) for name in trained}
 
-        monkeypatch.setattr(client, "train_round", train_round)
+        monkeypatch.setattr(hospital, "train_round", train_round)
         return hospital_run(base, tmp_path / f"run-{value}")
 
     zeros, broken = answers(0.0), answers(float("nan"))

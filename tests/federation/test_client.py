@@ -10,15 +10,28 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
-from fedrad.federation import client, simulated
+from fedrad.federation import client, hospital, simulated, simulated_client
 from fedrad.federation.delivery import delivery
-from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
+from fedrad.federation.messages import (
+    Failure,
+    Hello,
+    Reply,
+    Request,
+    StageRequest,
+    read_hello,
+    read_reply,
+    request_content,
+    stage_content,
+)
+from fedrad.federation.secure_rounds import STAGE
 from fedrad.model.base import EMBEDDED, load_base
 from fedrad.privacy.ledger import Ledger
+from fedrad.secure.messages import UnmaskRequest
 from fedrad.training import local, site_state
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of
@@ -66,7 +79,7 @@ def test_the_text_of_an_exception_stays_in_the_hospital(
         except KeyError as error:
             raise ValueError(f"can't parse {mercy.texts[1]!r}") from error
 
-    monkeypatch.setattr(client, inside, fails)
+    monkeypatch.setattr(hospital if inside in ("train_round", "reply_of") else client, inside, fails)
     left = mercy.ask(mercy.request(round=2))
     assert set(left) == {"failure"}
     assert dict(left.config_records["failure"]) == {"site": "mercy", "round": 2, "code": "internal"}
@@ -101,8 +114,11 @@ def test_an_introduction_fails_as_quietly(
     assert CANARY not in capfd.readouterr().err
 
 
-def introduced(node: dict[str, Any]) -> RecordDict:
-    grid = InProcessGrid(client.app, [node], {})
+NUMBERED = {"partition-id": 0, "num-partitions": 2}
+
+
+def introduced(node: dict[str, Any], app: ClientApp = client.app) -> RecordDict:
+    grid = InProcessGrid(app, [node], {})
     question = posted(Message(content=RecordDict(), message_type=MessageType.QUERY, dst_node_id=10))
     (answer,) = grid.send_and_receive([question])
     return answer.content
@@ -110,7 +126,7 @@ def introduced(node: dict[str, Any]) -> RecordDict:
 
 def test_introductions(mercy: Mercy) -> None:
     assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40, 0)
-    assert read_hello(introduced({"partition-id": 0, "num-partitions": 2})) == Hello("", True, 0, 0)
+    assert read_hello(introduced(NUMBERED, simulated_client.app)) == Hello("", True, 0, 0)
     assert read_reply(introduced({})) == Failure("", 0, "config")
     # A hospital never passes for a simulated one because of a key too many.
     assert read_reply(introduced({**mercy.node, "partition-id": 0})) == Failure("", 0, "config")
@@ -362,16 +378,14 @@ def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
     start = set_up(experiment, names, single).classifier.state()
 
     def run(folder: Path, *, forgetful: bool) -> list[bytes]:
-        grid = InProcessGrid(client.app, simulated_nodes(1), experiment.flat())
+        grid = InProcessGrid(simulated_client.app, simulated_nodes(1), experiment.flat())
         state, replies = start, []
         for number in (1, 2):
             for index in (0, 1):
                 if forgetful:
                     forget()
                 fields: dict[str, Any] = {"run": "1", "labels": names, "directory": str(folder), "rounds": 2}
-                request = client.Request(
-                    site=f"site-{index:03d}", index=index, round=number, state=delivery(state), **fields
-                )
+                request = Request(site=f"site-{index:03d}", index=index, round=number, state=delivery(state), **fields)
                 question = Message(content=request_content(request), message_type=MessageType.TRAIN, dst_node_id=10)
                 replies.append(grid.send_and_receive([question])[0].content)
             answer = read_reply(replies[-1])
@@ -384,9 +398,54 @@ def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
     assert len(set(kept)) == 4
 
 
-def test_a_supernodes_process_is_never_a_simulated_hospital(monkeypatch: pytest.MonkeyPatch) -> None:
+# Two apps: a hospital's, which has a policy, and a simulation's, which trusts the server
+
+
+def messages_for(mercy: Mercy) -> dict[str, Message]:
+    """What a server may ask, as it would ask a simulated hospital: with an index, and a folder of its own choice."""
+    where = {"index": 0, "directory": str(mercy.folder / "chosen by the server")}
+    roster = StageRequest(run="7", site="mercy", round=1, **where, body=UnmaskRequest(("mercy", "other"), {}))
+    content = {
+        MessageType.QUERY: RecordDict(),
+        MessageType.TRAIN: request_content(mercy.request(**where)),
+        STAGE: stage_content(roster),
+    }
+    return {kind: Message(content=records, message_type=kind, dst_node_id=10) for kind, records in content.items()}
+
+
+def asked(app: ClientApp, node: dict[str, Any], mercy: Mercy, kind: str) -> RecordDict:
+    # Of the server's choice: reports to read, and everything else in the run configuration.
+    config = mercy.experiment.flat() | {"data.path": str(mercy.table)}
+    (answer,) = InProcessGrid(app, [node], config).send_and_receive([posted(messages_for(mercy)[kind])])
+    return answer.content
+
+
+@pytest.mark.parametrize("kind", [MessageType.QUERY, MessageType.TRAIN, STAGE])
+@pytest.mark.parametrize("process", ["flwr-clientapp", "flwr-simulation", "pytest"])
+def test_a_hospitals_app_refuses_a_simulations_context(
+    mercy: Mercy, kind: str, process: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the process is called: a node without a policy gets no answer from a hospital's app."""
+    monkeypatch.setattr("sys.argv", [f"/usr/bin/{process}"])
+    answer = read_reply(asked(client.app, NUMBERED, mercy, kind))
+    assert isinstance(answer, Failure)
+    assert answer.code == "policy"
+    assert "this is a hospital's app, and the node is numbered as a simulation's are" in capfd.readouterr().err
+    assert not (mercy.folder / "chosen by the server").exists()
+
+
+@pytest.mark.parametrize("kind", [MessageType.QUERY, MessageType.TRAIN, STAGE])
+def test_a_simulations_app_refuses_a_hospitals_node(
+    mercy: Mercy, kind: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Flower's examples number real nodes as well; such a node would read what the server names, without a policy."""
-    numbered = {"partition-id": 0, "num-partitions": 2}
-    assert read_hello(introduced(numbered)).simulated
+    for node in (mercy.node, {**mercy.node, "partition-id": 0}, {}):
+        answer = read_reply(asked(simulated_client.app, node, mercy, kind))
+        assert isinstance(answer, Failure)
+        assert answer.code == "policy"
+        assert "this app simulates hospitals" in capfd.readouterr().err
     monkeypatch.setattr("sys.argv", ["/usr/bin/flwr-clientapp", "--token", "x"])
-    assert read_reply(introduced(numbered)) == Failure("", 0, "config")
+    answer = read_reply(asked(simulated_client.app, NUMBERED, mercy, kind))
+    assert isinstance(answer, Failure)
+    assert answer.code == "policy"
+    assert not (mercy.folder / "chosen by the server").exists()

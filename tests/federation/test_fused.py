@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, QuorumLost
-from fedrad.federation import client, fused, server
+from fedrad.federation import fused, server, simulated_client
 from fedrad.federation.fused import FusedGrid
 from fedrad.federation.grid import InProcessGrid
 from fedrad.federation.messages import REPLY_FIELDS
@@ -42,7 +42,7 @@ class ListeningOneByOne(Listening, InProcessGrid):
     pass
 
 
-def run(experiment: Experiment, kind: type[InProcessGrid], app: ClientApp = client.app) -> Any:
+def run(experiment: Experiment, kind: type[InProcessGrid], app: ClientApp = simulated_client.app) -> Any:
     forget()
     config = experiment.flat()
     grid = kind(app, simulated_nodes(experiment.sites.count), config)

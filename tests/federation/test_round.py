@@ -16,7 +16,7 @@ from fedrad import centralized
 from fedrad.config import Experiment
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, DataError, QuorumLost, SitesMissing
-from fedrad.federation import client
+from fedrad.federation import hospital
 from fedrad.federation.messages import Reply, read_reply, reply_content
 from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon as composed_epsilon
@@ -187,7 +187,7 @@ def failing(site: str, round: int) -> Callable[..., Any]:
 def test_a_run_goes_on_without_a_failed_site_if_the_quorum_allows_and_says_so(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(client, "train_round", failing("site-001", 1))
+    monkeypatch.setattr(hospital, "train_round", failing("site-001", 1))
     experiment = small(base, run__out=str(tmp_path / "run"), sites__quorum=2)
     grid = federate(experiment)
     assert len(grid.trained) == 6  # asked again in round 2
@@ -203,7 +203,7 @@ def test_a_run_goes_on_without_a_failed_site_if_the_quorum_allows_and_says_so(
 def test_without_the_quorum_the_run_fails_and_writes_no_result(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "train_round", failing("site-001", 2))
+    monkeypatch.setattr(hospital, "train_round", failing("site-001", 2))
     with pytest.raises(QuorumLost, match=r"round 2: 2 of 3 .*site-001: data"):
         federate(small(base, run__out=str(tmp_path / "run")))
     assert not (tmp_path / "run" / "result.json").exists()

@@ -32,7 +32,8 @@ from fedrad.errors import (
     SecureAggregationRefusal,
     SitesMissing,
 )
-from fedrad.federation import client, secure_hospital, secure_rounds, server
+from fedrad.federation import client, secure_hospital, secure_rounds, server, simulated_client
+from fedrad.federation import hospital as hospital_module
 from fedrad.federation.fused import FusedGrid
 from fedrad.federation.hospital import reply_of
 from fedrad.federation.identity import make_identity, read_identity
@@ -123,7 +124,10 @@ def run(
     experiment: Experiment, nodes: list[dict[str, Any]] | None = None, **options: Any
 ) -> tuple[Watched, dict[str, Tensor], dict[str, Any]]:
     """The whole ServerApp: what passed, the final state, and ``result.json``."""
-    grid, config = Watched(client.app, nodes or simulated_nodes(5), experiment.flat(), **options), experiment.flat()
+    config = experiment.flat()
+    nodes = nodes or simulated_nodes(5)
+    app = client.app if "site" in nodes[0] else simulated_client.app
+    grid = Watched(app, nodes, config, **options)
     server.app(
         grid, Context(run_id=next(_runs), node_id=0, node_config={}, state=RecordDict(), run_config=dict(config))
     )
@@ -303,7 +307,7 @@ def test_where_there_is_nobody_to_sum_with(base: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"privacy\.secure-aggregation"):
         centralized.train(experiment)
     with pytest.raises(ConfigError, match="--grid inprocess"):
-        FusedGrid(client.app, simulated_nodes(5), experiment.flat())
+        FusedGrid(simulated_client.app, simulated_nodes(5), experiment.flat())
 
 
 # Shared noise
@@ -778,7 +782,7 @@ def test_no_answer_depends_on_what_was_trained(
         return {name: torch.full_like(tensor, value) for name, tensor in train_round(*given).items()}
 
     inbox = one.share()
-    monkeypatch.setattr(client, "train_round", diverged)
+    monkeypatch.setattr(hospital_module, "train_round", diverged)
     answer = read_reply(one.train(inbox))
     assert isinstance(answer, Reply)
     assert len(answer.masked) == 8 * one.setup.entries
@@ -912,7 +916,7 @@ def test_a_masked_reply_is_refused_without_secure_aggregation_and_the_reverse(ba
 
     for build, says in ((plain, "is masked"), (five, "masked numbers")):
         experiment = build(base, tmp_path / says.replace(" ", "-"), sites__quorum=5)
-        grid = Stubborn(client.app, simulated_nodes(5), experiment.flat())
+        grid = Stubborn(simulated_client.app, simulated_nodes(5), experiment.flat())
         context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=experiment.flat())
         with pytest.raises(QuorumLost, match=says):
             server.app(grid, context)

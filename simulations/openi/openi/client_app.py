@@ -1,5 +1,5 @@
 """The client side of this app is the library's. Flower looks for an assignment, not for an import."""
 
-from fedrad.federation import client
+from fedrad.federation import simulated_client
 
-app = client.app
+app = simulated_client.app
