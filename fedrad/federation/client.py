@@ -156,7 +156,7 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
                     remedy="Correct label-columns; a column of class names needs all of them in classes.",
                 )
             # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
-            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own)
+            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, policy.padding(setup, plan))
             site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
             return _answer(experiment, request, setup, site, ledger, state, terms, masking)
 

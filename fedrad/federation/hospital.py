@@ -22,6 +22,7 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe
+from fedrad.training.padding import Padding
 from fedrad.training.setup import Setup, set_up
 from fedrad.training.site import RoundRequest
 from fedrad.training.strategy import Strategy, strategy_of
@@ -66,10 +67,12 @@ def strategy_of_run(experiment: Experiment) -> Strategy:
     return strategy_of(experiment)
 
 
-def inputs_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment) -> Inputs:
-    """These reports as the trainable part of the model reads them."""
+def inputs_of(
+    setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment, padding: Padding | None = None
+) -> Inputs:
+    """These reports as the trainable part of the model reads them; ``padding`` is a real hospital's."""
     tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id)
+    return prepare(setup.classifier, tokens, setup.pad_id, padding=padding)
 
 
 def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
