@@ -22,7 +22,7 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
 from fedrad.federation import simulated
 from fedrad.federation.delivery import PublicStore
-from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of, set_up_with
+from fedrad.federation.hospital import failure_of, held_back, inputs_of, recipe_of, reply_of, round_of, set_up_with
 from fedrad.federation.identity import read_identity
 from fedrad.federation.latch import latched, refuse_if_closed
 from fedrad.federation.messages import (
@@ -40,6 +40,7 @@ from fedrad.federation.messages import (
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Masking, Memory, answer_stage, masking_of
 from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.passes import most_units
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
@@ -75,11 +76,12 @@ def train(message: Message, context: Context) -> Message:
         site, number = request.site, request.round
         experiment = simulated.experiment_of(json.dumps(context.run_config))
         pin_arithmetic(experiment)
-        content = reply_content(
-            _simulated_round(experiment, request)
-            if _simulated(context)
-            else _hospital_round(experiment, request, HospitalPolicy.from_node_config(context.node_config))
-        )
+        if _simulated(context):
+            content = reply_content(_simulated_round(experiment, request))
+        else:
+            policy = HospitalPolicy.from_node_config(context.node_config)
+            with held_back(policy.answer_every):
+                content = reply_content(_hospital_round(experiment, request, policy))
     except Exception as error:
         content = reply_content(failure_of(error, site, number))
     return Message(content=content, reply_to=message)
@@ -156,7 +158,15 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
                     remedy="Correct label-columns; a column of class names needs all of them in classes.",
                 )
             # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
-            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, policy.padding(setup, plan))
+            padding = policy.padding(setup, plan)
+            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, padding)
+            if padding is not None and inputs.units(plan.unit).count > most_units(plan.declared_size):
+                print(
+                    f"fedrad: {policy.site}: more {plan.unit}s than declared-size = {plan.declared_size} covers: the"
+                    " time of a round may tell so. State a larger declared-size.",
+                    file=sys.stderr,
+                    flush=True,
+                )
             site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
             return _answer(experiment, request, setup, site, ledger, state, terms, masking)
 

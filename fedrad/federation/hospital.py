@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
+from time import monotonic, sleep
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +129,21 @@ def reply_of(
         events=events,
         masked=masked,
     )
+
+
+@contextmanager
+def held_back(every: float) -> Iterator[None]:
+    """Lets what is in it end, by an error or not, at a whole multiple of so many seconds only; 0: at once.
+
+    Guarantee: who sees no more than when the answer leaves learns how often that time has passed. If the work always
+    takes less, that is once, whatever took how long in it.
+    """
+    begun = monotonic()
+    try:
+        yield
+    finally:
+        if every:
+            sleep(-(monotonic() - begun) % every)
 
 
 def failure_of(error: Exception, site: str, number: int) -> Failure:

@@ -45,6 +45,7 @@ class HospitalPolicy:
             number of reports (``privacy.passes``); needs ``isolate_reports``.
         pad_lengths: let every pass also be as long as the longest report may be, so that its time does not tell the
             reports' lengths; slow.
+        answer_every: seconds; the answer to a round leaves at a whole multiple of them after the question; 0: at once.
         max_sampling_rate: the largest share of its units that a step expects to use; a larger batch is cut down.
         max_local_steps: the most steps of a round.
         reports_per_patient: with the patient as unit, the most reports of one patient that a step takes; a smaller
@@ -78,6 +79,7 @@ class HospitalPolicy:
     isolate_reports: bool = True
     pad_passes: bool = True
     pad_lengths: bool = False
+    answer_every: float = 0.0
     max_sampling_rate: float = 0.5
     max_local_steps: int = 100
     reports_per_patient: int = 8
@@ -275,6 +277,9 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
     rate = values.get("max_sampling_rate", 1.0)
     if isinstance(rate, float) and not 0 < rate <= 1:
         problems.append("node-config max-sampling-rate: must be above 0, at most 1")
+    every = values.get("answer_every", 0.0)
+    if isinstance(every, float) and not 0 <= every < math.inf:
+        problems.append("node-config answer-every: must be 0 or more seconds, and finite")
     if isinstance(steps := values.get("max_local_steps", 1), int) and steps < 1:
         problems.append("node-config max-local-steps: must be at least 1")
     if values.get("isolate_reports") is False and values.get("pad_passes", True):

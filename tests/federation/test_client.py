@@ -235,7 +235,7 @@ def test_a_hospitals_reports_are_never_in_one_pass(mercy: Mercy, monkeypatch: py
     assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
     assert set(rows) == {1}
     # Control: by default in a simulation, or where the hospital says so, they share one.
-    mercy.node["isolate-reports"] = False
+    mercy.node |= {"isolate-reports": False, "pad-passes": False}
     assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
     assert max(rows) > 1
 
