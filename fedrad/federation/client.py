@@ -32,6 +32,7 @@ from fedrad.federation.messages import (
     Stage,
     StageRequest,
     hello_content,
+    labels_digest,
     read_request,
     read_stage,
     reply_content,
@@ -61,7 +62,7 @@ def introduce(message: Message, context: Context) -> Message:
             hello = Hello(site="", simulated=True, declared_weight=0, rank=0)
         else:
             policy = HospitalPolicy.from_node_config(context.node_config)
-            hello = Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size, rank=policy.rank)
+            hello = Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
     except Exception as error:
         return Message(content=reply_content(failure_of(error, "", 0)), reply_to=message)
     return Message(content=hello_content(hello), reply_to=message)

@@ -16,14 +16,25 @@ from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
 from fedrad.federation import client, simulated
 from fedrad.federation.delivery import delivery
-from fedrad.federation.messages import Failure, Hello, Reply, read_hello, read_reply, request_content
+from fedrad.federation.messages import Failure, Hello, Reply, labels_digest, read_hello, read_reply, request_content
 from fedrad.model.base import EMBEDDED, load_base
 from fedrad.privacy.ledger import Ledger
 from fedrad.training import local
 from fedrad.training import site as site_module
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of
-from tests.grid import CANARY, InProcessGrid, Mercy, federate, forget, posted, simulated_nodes, small, wire_bytes
+from tests.grid import (
+    CANARY,
+    LABELS,
+    InProcessGrid,
+    Mercy,
+    federate,
+    forget,
+    posted,
+    simulated_nodes,
+    small,
+    wire_bytes,
+)
 from tests.model import tiny
 
 
@@ -110,7 +121,7 @@ def introduced(node: dict[str, Any]) -> RecordDict:
 
 
 def test_introductions(mercy: Mercy) -> None:
-    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40, 0)
+    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40, 0, labels_digest(LABELS))
     assert read_hello(introduced({"partition-id": 0, "num-partitions": 2})) == Hello("", True, 0, 0)
     assert read_reply(introduced({})) == Failure("", 0, "config")
     # A hospital never passes for a simulated one because of a key too many.
