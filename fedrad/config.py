@@ -247,6 +247,11 @@ def installed_strategies() -> frozenset[str]:
     return frozenset(entry.name for entry in entry_points(group="fedrad.strategies"))
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """Names with commas between, as `data.label-columns` has them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 class _Contradiction(NamedTuple):
     key: str  # the one to change
     other: str  # the one that it contradicts
@@ -257,12 +262,22 @@ class _Contradiction(NamedTuple):
 def _contradictions(exp: Experiment) -> list[_Contradiction]:
     """Settings that are fine alone but not together."""
     data, sites, table = exp.data, exp.sites, exp.data.name == "table"
+    generated, absent = data.name == "synthetic", data.name == "none"
     where = f"say where the {data.name} reports are, e.g. data.path=/data/{data.name}"
     by_site, temporal = sites.partition == "by-site", sites.partition == "temporal"
     more = f"{sites.quorum} is more than the {exp.asked} hospitals that a round asks (sites.count, sites.fraction)"
     embedded = exp.model.name == Model.name
     checks = (
-        _Contradiction("data.path", "data.name", data.name != "synthetic" and not data.path, where),
+        _Contradiction("data.path", "data.name", not (generated or absent or data.path), where),
+        _Contradiction(
+            "data.path", "data.name", absent and bool(data.path), "data.name=none reads nothing; leave it empty"
+        ),
+        _Contradiction(
+            "data.classes",
+            "data.name",
+            bool(data.classes) and not (absent and len(names_in(data.label_columns)) == 1),
+            "goes with data.name=none and one column in data.label-columns",
+        ),
         _Contradiction("data.label-columns", "data.name", table and not data.label_columns, "needed for a table"),
         _Contradiction(
             "data.site-column",

@@ -41,9 +41,11 @@ class Data:
     """Which reports, and how they are read."""
 
     name: str = _key(
-        "synthetic", "where the reports come from", choices=("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
+        "synthetic",
+        "where the reports come from; of a server with real hospitals: its public test set, or `none`",
+        choices=("synthetic", "mimic-cxr", "ct-rate", "openi", "table", "none"),
     )
-    path: str = _key("", "folder or file with the reports; needed unless `data.name` is `synthetic`")
+    path: str = _key("", "folder or file with the reports; needed unless `data.name` is `synthetic` or `none`")
     max_length: int = _key(256, "longest report in word-pieces; what is beyond is cut off", rule=LENGTH)
     uncertain: str = _key(
         "negative",
@@ -67,7 +69,12 @@ class Data:
     site_column: str = _key("", "column with the hospital (`table` only)")
     time_column: str = _key("", "column with the time of the report (`table` only)")
     label_columns: str = _key(
-        "", "label columns (`table` only), commas between: several of 0 and 1, or a single one of class names"
+        "",
+        "label columns (`table`; `none`, where empty means the 14 of CheXpert), commas between: several of 0 and 1, or "
+        "a single one of class names",
+    )
+    classes: str = _key(
+        "", "the class names, commas between, where `data.label-columns` is one column of them (`none` only)"
     )
 
 

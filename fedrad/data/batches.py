@@ -101,11 +101,11 @@ def patient_numbers(rows: Dataset) -> Indices:
     return np.asarray(arrow_column(rows, "patient").dictionary_encode().indices).astype(np.int64)
 
 
-def collate(tok: Tokenized, indices: Indices, pad_id: int) -> Batch:
-    """The reports ``indices`` as one padded batch."""
+def collate(tok: Tokenized, indices: Indices, pad_id: int, at_least: int = 1) -> Batch:
+    """The reports ``indices`` as one batch, padded to the longest of them, or to ``at_least`` tokens."""
     indices = np.asarray(indices, dtype=np.int64)
     lengths = tok.lengths[indices]
-    width = int(lengths.max(initial=1))
+    width = int(lengths.max(initial=at_least))
     attention = np.arange(width)[None, :] < lengths[:, None]
     ids = np.full((len(indices), width), pad_id, dtype=np.int64)
     for row, i in enumerate(indices):

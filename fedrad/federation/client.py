@@ -11,6 +11,7 @@ directory, and what is kept in memory can be rebuilt from it.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, PolicyRefusal
 from fedrad.federation.answers import answer_hello, answer_secure, answer_training
 from fedrad.federation.delivery import PublicStore
-from fedrad.federation.hospital import answer_round, inputs_of, recipe_of, round_of, set_up_with
+from fedrad.federation.hospital import answer_round, held_back, inputs_of, recipe_of, round_of, set_up_with
 from fedrad.federation.identity import read_identity
 from fedrad.federation.latch import latched, refuse_if_closed
-from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest
+from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, labels_digest
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Memory, answer_stage, masking_of
 from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.passes import most_units
 from fedrad.training.corpus import read_corpus
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import plan_for
@@ -46,7 +48,7 @@ def introduce(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answers one round."""
-    return answer_training(message, context, lambda experiment, request: _round(experiment, request, _policy(context)))
+    return answer_training(message, context, lambda experiment, request: _timed(experiment, request, _policy(context)))
 
 
 @app.query("secure")
@@ -72,7 +74,7 @@ def _policy(context: Context) -> HospitalPolicy:
 
 
 def _hello(policy: HospitalPolicy) -> Hello:
-    return Hello(site=policy.site, simulated=False, declared_weight=policy.declared_size, rank=policy.rank)
+    return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
 
 
 def _stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy) -> Stage:
@@ -82,6 +84,11 @@ def _stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy
     refuse_if_closed(Path(policy.state_dir))
     identity = read_identity(Path(policy.identity_key), Path(policy.peers)) if policy.identity_key else None
     return answer_stage(request, experiment, Memory(Path(policy.state_dir), durable=True), identity)
+
+
+def _timed(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
+    with held_back(policy.answer_every):
+        return _round(experiment, request, policy)
 
 
 def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
@@ -118,6 +125,14 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
                     remedy="Correct label-columns; a column of class names needs all of them in classes.",
                 )
             # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
-            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own)
+            padding = policy.padding(setup, plan)
+            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, padding)
+            if padding is not None and inputs.units(plan.unit).count > most_units(plan.declared_size):
+                print(
+                    f"fedrad: {policy.site}: more {plan.unit}s than declared-size = {plan.declared_size} covers: the"
+                    " time of a round may tell so. State a larger declared-size.",
+                    file=sys.stderr,
+                    flush=True,
+                )
             site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
             return answer_round(experiment, request, setup, site, ledger, state, terms, masking)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from time import monotonic, sleep
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe
+from fedrad.training.padding import Padding
 from fedrad.training.setup import Setup, Terms, set_up
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import Strategy, strategy_of
@@ -76,10 +79,12 @@ def strategy_of_run(experiment: Experiment) -> Strategy:
     return strategy_of(experiment)
 
 
-def inputs_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment) -> Inputs:
-    """These reports as the trainable part of the model reads them."""
+def inputs_of(
+    setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment, padding: Padding | None = None
+) -> Inputs:
+    """These reports as the trainable part of the model reads them; ``padding`` is a real hospital's."""
     tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id)
+    return prepare(setup.classifier, tokens, setup.pad_id, padding=padding)
 
 
 def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
@@ -161,6 +166,21 @@ def reply_of(
         events=events,
         masked=masked,
     )
+
+
+@contextmanager
+def held_back(every: float) -> Iterator[None]:
+    """Lets what is in it end, by an error or not, at a whole multiple of so many seconds only; 0: at once.
+
+    Guarantee: who sees no more than when the answer leaves learns how often that time has passed. If the work always
+    takes less, that is once, whatever took how long in it.
+    """
+    begun = monotonic()
+    try:
+        yield
+    finally:
+        if every:
+            sleep(-(monotonic() - begun) % every)
 
 
 def failure_of(error: Exception, site: str, number: int) -> Failure:

@@ -10,7 +10,9 @@ is refused, whatever it holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,7 +56,7 @@ REPLY_FIELDS: dict[str, type] = {
     "steps": list,
 }
 FAILURE_FIELDS: dict[str, type] = {"site": str, "round": int, "code": str}
-HELLO_FIELDS: dict[str, type] = {"site": str, "simulated": bool, "declared-weight": int, "rank": int}
+HELLO_FIELDS: dict[str, type] = {"site": str, "simulated": bool, "declared-weight": int, "rank": int, "labels": str}
 ERROR_CODES = frozenset(
     kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FedradError)
 )
@@ -149,13 +151,23 @@ class Failure:
 
 @dataclass(frozen=True)
 class Hello:
-    """A node's introduction. A simulated node stands for any hospital; a real one names itself. ``rank`` is that of its
-    LoRA matrices; 0: the run's."""
+    """A node's introduction. A simulated node stands for any hospital; a real one names itself.
+
+    Attributes:
+        rank: of its LoRA matrices; 0: the run's.
+        labels: ``labels_digest`` of those that its node configuration states; empty, if simulated.
+    """
 
     site: str
     simulated: bool
     declared_weight: int
     rank: int
+    labels: str = ""
+
+
+def labels_digest(labels: Sequence[str]) -> str:
+    """16 hexadecimal digits of names and order."""
+    return hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -377,6 +389,7 @@ def hello_content(hello: Hello) -> RecordDict:
                     "simulated": hello.simulated,
                     "declared-weight": hello.declared_weight,
                     "rank": hello.rank,
+                    "labels": hello.labels,
                 }
             )
         }
@@ -392,7 +405,7 @@ def read_hello(content: RecordDict) -> Hello:
     if set(content) != {"hello"}:
         raise RefusedReply("a node introduced itself with records that are not on the list")
     fields = _checked(content, "hello", HELLO_FIELDS)
-    return Hello(fields["site"], fields["simulated"], fields["declared-weight"], fields["rank"])
+    return Hello(fields["site"], fields["simulated"], fields["declared-weight"], fields["rank"], fields["labels"])
 
 
 def check_adapter(

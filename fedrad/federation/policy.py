@@ -12,7 +12,9 @@ from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_range
 from fedrad.model.base import EMBEDDED, load_base
-from fedrad.training.setup import Terms
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.padding import Padding, padding_for
+from fedrad.training.setup import Setup, Terms
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class HospitalPolicy:
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
         isolate_reports: one report (or patient) in a forward pass, so that no other report touches its gradient even by
             rounding, which a server that chooses the weights could make large; 1.4 times as slow.
+        pad_passes: run a number of passes that public figures fix, so that the time of a round does not tell the
+            number of reports (``privacy.passes``); needs ``isolate_reports``.
+        pad_lengths: let every pass also be as long as the longest report may be, so that its time does not tell the
+            reports' lengths; slow.
+        answer_every: seconds; the answer to a round leaves at a whole multiple of them after the question; 0: at once.
+        max_sampling_rate: the largest share of its units that a step expects to use; a larger batch is cut down.
+        max_local_steps: the most steps of a round.
         reports_per_patient: with the patient as unit, the most reports of one patient that a step takes; a smaller
             proposal is taken. They share a pass, so a server's choice would ask by memory who has many.
         device: where the model runs, "cpu", "cuda" or "auto"; the server's proposal counts for nothing.
@@ -69,6 +78,11 @@ class HospitalPolicy:
     allow_seeded: bool = False
     allow_bfloat16: bool = False
     isolate_reports: bool = True
+    pad_passes: bool = True
+    pad_lengths: bool = False
+    answer_every: float = 0.0
+    max_sampling_rate: float = 0.5
+    max_local_steps: int = 100
     reports_per_patient: int = 8
     device: str = "cpu"
     batch: int = 0
@@ -189,12 +203,13 @@ class HospitalPolicy:
                 )
 
     def terms(self, experiment: Experiment) -> Terms:
-        """What this hospital trains by: the proposal, with epsilon clamped to the cap, its own batch and rank.
+        """What this hospital trains by: the proposal, with epsilon clamped to the cap and the batch to the largest
+        sampling rate, its own batch and rank.
 
         Raises:
             PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, or at the server only,
                 noise that the server could regenerate, bfloat16 arithmetic, a larger delta than allowed, a smaller
-                quorum, fewer colluders, or noise that others should add.
+                quorum, fewer colluders, more steps a round, or noise that others should add.
         """
         privacy = experiment.privacy
         if privacy.epsilon == 0:
@@ -230,13 +245,26 @@ class HospitalPolicy:
                 "the server proposes shared noise, by which this hospital's reports depend on other hospitals adding"
                 " theirs; this hospital adds all of its own"
             )
-        if privacy.shared_noise and self.batch not in (0, experiment.train.batch):
+        if experiment.train.local_steps > self.max_local_steps:
             raise PolicyRefusal(
-                "shared noise needs the same step size everywhere; this hospital has a batch of its own"
+                f"the server proposes {experiment.train.local_steps} steps a round (train.local-steps); this hospital"
+                f" takes {self.max_local_steps} at most (node-config max-local-steps)"
+            )
+        batch = min(self.batch or experiment.train.batch, max(1, int(self.max_sampling_rate * self.declared_size)))
+        if privacy.shared_noise and batch != experiment.train.batch:
+            raise PolicyRefusal(
+                f"shared noise needs the same step size everywhere; this hospital's batch is {batch} (node-config"
+                f" batch, max-sampling-rate), the server proposes {experiment.train.batch}"
             )
         return Terms(
             epsilon=min(privacy.epsilon, self.epsilon_cap),
             delta=privacy.delta,
-            batch=self.batch or experiment.train.batch,
+            batch=batch,
             rank=self.rank or experiment.lora.rank,
         )
+
+    def padding(self, setup: Setup, plan: PrivacyPlan) -> Padding | None:
+        """The work that a round does whatever the shard holds; None: as much as there is."""
+        if not self.pad_passes:
+            return None
+        return padding_for(setup, plan, reports_per_patient=self.reports_per_patient, full=self.pad_lengths)

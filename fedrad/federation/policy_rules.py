@@ -27,6 +27,21 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config delta: must lie between 0 and 1")
     elif isinstance(delta, float) and isinstance(size, int) and size >= 1 and delta >= 1 / size:
         problems.append(f"node-config delta: {delta:g} must be below 1 / declared-size = {1 / size:g}")
+    rate = values.get("max_sampling_rate", 1.0)
+    if isinstance(rate, float) and not 0 < rate <= 1:
+        problems.append("node-config max-sampling-rate: must be above 0, at most 1")
+    every = values.get("answer_every", 0.0)
+    if isinstance(every, float) and not 0 <= every < math.inf:
+        problems.append("node-config answer-every: must be 0 or more seconds, and finite")
+    if isinstance(steps := values.get("max_local_steps", 1), int) and steps < 1:
+        problems.append("node-config max-local-steps: must be at least 1")
+    if values.get("isolate_reports") is False and values.get("pad_passes", True):
+        problems.append(
+            "node-config pad-passes: set false with isolate-reports=false; where reports share passes, the number of"
+            " passes can't be fixed, and the time of a round tells how many there are"
+        )
+    if values.get("pad_lengths") and not values.get("pad_passes", True):
+        problems.append("node-config pad-lengths: goes with pad-passes")
     for key in ("batch", "rank", "min_quorum", "min_colluders"):
         number = values.get(key, 0)
         if isinstance(number, int) and number < 0:

@@ -45,6 +45,7 @@ class Hospital:
         declared_weight: its declared size.
         rank: of its LoRA matrices.
         delta: that its budget is stated at.
+        labels: digest of the labels that a real one states.
     """
 
     site: str
@@ -53,6 +54,7 @@ class Hospital:
     declared_weight: int
     rank: int
     delta: float
+    labels: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,18 +20,19 @@ from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
 from fedrad.federation.arrays import to_arrays
 from fedrad.federation.central import SERVER, CentralRounds, central_plan
-from fedrad.federation.messages import Hello, read_hello
+from fedrad.federation.messages import Hello, labels_digest, read_hello
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.privacy.plan import declared_size
-from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line
-from fedrad.training.corpus import hospital_shares, read_corpus, site_name
+from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, test_set_lines
+from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_labels
 from fedrad.training.evaluation import evaluate
-from fedrad.training.inputs import prepare
+from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import (
+    Setup,
     exported,
     local_plan_for,
     pin_arithmetic,
@@ -62,10 +63,16 @@ def main(grid: Grid, context: Context) -> None:
     pin_arithmetic(experiment)
     strategy = strategy_of(experiment)
     refuse_used(experiment)
-    corpus = read_corpus(experiment)
+    corpus = None if experiment.data.name == "none" else read_corpus(experiment)
+    names, single_label = stated_labels(experiment) if corpus is None else (corpus.names, corpus.single_label)
+    tested = 0 if corpus is None else len(corpus.test)
+    console.print(test_set_lines(experiment, names, tested), highlight=False, markup=False, soft_wrap=True)
     simulated, hospitals = connect(grid, experiment)
     if not simulated:
         refuse_single_terms(experiment, "a real hospital sets its own in its node configuration")
+        _refuse_other_labels(hospitals, names)
+    elif corpus is None:
+        raise ConfigError("data.name: none is for a server of real hospitals; simulated ones have no reports then")
     else:
         sizes = [
             declared_size(units_in(experiment, corpus.reports, rows)) for rows in hospital_shares(experiment, corpus)
@@ -73,12 +80,11 @@ def main(grid: Grid, context: Context) -> None:
         hospitals = tuple(replace(hospital, declared_weight=sizes[hospital.index]) for hospital in hospitals)
     console.print(f"{len(hospitals)} hospitals: {', '.join(h.site for h in hospitals[:8])}", highlight=False)
 
-    setup = set_up(experiment, corpus.names, corpus.single_label)
+    setup = set_up(experiment, names, single_label)
     state = initial_state(experiment, setup, progress_lines(console))
     directory = create_run_directory(experiment, Path.cwd())
     console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
-    test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
-    test = prepare(setup.classifier, test_tokens, setup.pad_id)
+    test = None if corpus is None else _test_set(setup, corpus)
     trainable = {name: state[name] for name in setup.classifier.adapter()}
     declared = {h.site: h.declared_weight for h in hospitals}
     central = central_plan(experiment) if experiment.privacy.unit == "hospital" else None
@@ -100,7 +106,7 @@ def main(grid: Grid, context: Context) -> None:
     federation = Federation(
         run=str(context.run_id),
         rounds=experiment.train.rounds,
-        labels=corpus.names,
+        labels=names,
         hospitals=hospitals,
         directory=str(directory / "ledger") if simulated else "",
         trainable=frozenset(trainable),
@@ -116,13 +122,14 @@ def main(grid: Grid, context: Context) -> None:
     if experiment.privacy.secure_aggregation:
         sigma = max(plan.noise_multiplier for plan in plans.values()) if experiment.privacy.shared_noise else 0.0
         rounds = SecureRounds(strategy, federation, state, outcomes.append, experiment, sigma)
-    last_scores: list[Scores] = []
+    last_scores: list[Scores | None] = []
 
     def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:
         scores, last = None, experiment.train.rounds
         if round % experiment.train.evaluate_every == 0 or round == last:
             setup.classifier.load_state(rounds.state)
-            scores = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
+            if test is not None:
+                scores = evaluate(setup.classifier, test, names, single_label=single_label)
             last_scores[:] = [scores]
             append_metrics(
                 directory,
@@ -151,7 +158,7 @@ def main(grid: Grid, context: Context) -> None:
         declared=declared,
         sizes_stated=not simulated,
         unconfirmed=tuple(sorted(rounds.unconfirmed)),
-        test_reports=len(corpus.test),
+        test_reports=tested,
         seconds=time.monotonic() - started,
         bytes_up=tuple(outcome.bytes_up for outcome in outcomes),
         bytes_down=tuple(outcome.bytes_down for outcome in outcomes),
@@ -200,6 +207,7 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
                 declared_weight=hello.declared_weight,
                 rank=hello.rank or experiment.lora.rank,
                 delta=experiment.privacy.delta,
+                labels=hello.labels,
             )
             for node, hello in known.items()
         }
@@ -215,6 +223,25 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
             )
         print(f"waiting for hospitals: {len(real)} of {count} connected", flush=True)
         time.sleep(min(3.0, max(0.1, limit / 20)))
+
+
+def _test_set(setup: Setup, corpus: Corpus) -> Inputs:
+    tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
+    return prepare(setup.classifier, tokens, setup.pad_id)
+
+
+def _refuse_other_labels(hospitals: Sequence[Hospital], names: Sequence[str]) -> None:
+    """Before the warm start, and before any hospital is asked to train: each would refuse."""
+    if other := [hospital.site for hospital in hospitals if hospital.labels != labels_digest(names)]:
+        raise ConfigError(
+            [
+                f"data.label-columns: {', '.join(other)} states other labels, or another order, than this run's"
+                f" ({', '.join(names)}). Either set the hospitals' labels, without a test set: data.name=none"
+                " data.label-columns=A,B (and data.classes, for one column of class names); or give the server public"
+                " reports that have them: data.name=table data.path=FILE data.text-column=TEXT data.label-columns=A,B."
+                " A hospital states its own in its node configuration: label-columns, classes"
+            ]
+        )
 
 
 def _simulated_hospital(experiment: Experiment, index: int, node: int) -> Hospital:

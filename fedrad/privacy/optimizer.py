@@ -124,6 +124,24 @@ class PrivateOptimizer(DPOptimizer):
         for p in self.params:
             p.grad_sample = None
 
+    def discard(self, grads: Mapping[str, Tensor]) -> None:
+        """The work of `accumulate` for nothing: the step's sum and its units stay as they are, to the bit.
+
+        Args:
+            grads: as for `accumulate`, of one stand-in for a unit.
+        """
+        sums, units = [p.summed_grad for p in self.params], self._units
+        try:
+            self._units = UnitsOfStep()
+            for p, total in zip(self.params, sums, strict=True):
+                p.summed_grad = torch.zeros_like(p, dtype=torch.float64) if total is None else total
+            rows = len(next(iter(grads.values()), ()))
+            self.accumulate(grads, np.zeros(rows, dtype=np.int64))
+        finally:
+            self._units = units
+            for p, total in zip(self.params, sums, strict=True):
+                p.summed_grad = total
+
     def step_noisy(self, stream: Stream) -> None:
         """Adds noise from a stream made for this step, divides by the public divisor, steps the wrapped optimizer.
 

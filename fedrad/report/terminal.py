@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -75,15 +75,33 @@ def _secure_line(experiment: Experiment) -> str:
     return line
 
 
+def test_set_lines(experiment: Experiment, labels: Sequence[str], reports: int) -> str:
+    """What a server tests on, or what it would need for that, before it asks any hospital.
+
+    Args:
+        reports: of its test set; 0: it has none.
+    """
+    if reports:
+        return f"test set: {reports} reports ({experiment.data.name}); labels: {', '.join(labels)}"
+    return (
+        f"test set: none (data.name=none), so nothing is evaluated; labels: {', '.join(labels)}\n"
+        "          For scores, give the server public reports with these labels: data.name=table data.path=FILE"
+        " data.text-column=TEXT data.label-columns=A,B"
+    )
+
+
 def final_table(experiment: Experiment, result: Result, directory: object) -> Table:
     """The table that a run ends with."""
     table = Table(title=f"fedrad: {experiment.data.name}", show_header=False, min_width=60)
     table.add_column(style="bold")
     table.add_column()
     scores = result.scores
-    table.add_row("weighted F1", f"{scores.weighted_f1:.4f}")
-    table.add_row("micro F1", f"{scores.micro_f1:.4f}")
-    table.add_row("macro F1", f"{scores.macro_f1:.4f}")
+    if scores is None:
+        table.add_row("F1", "not evaluated: the server had no test set")
+    else:
+        table.add_row("weighted F1", f"{scores.weighted_f1:.4f}")
+        table.add_row("micro F1", f"{scores.micro_f1:.4f}")
+        table.add_row("macro F1", f"{scores.macro_f1:.4f}")
     for site, value in list(result.epsilon.items())[:12]:
         table.add_row(f"epsilon {site}", show_epsilon(value))
     if len(result.epsilon) > 12:

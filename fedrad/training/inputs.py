@@ -7,7 +7,7 @@ stays in the process (or, for a hospital, in nothing at all: it is made anew for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,9 @@ from torch import Tensor
 from fedrad.data.batches import Tokenized, collate
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
+from fedrad.privacy.passes import padded
 from fedrad.privacy.units import Units, units_of
+from fedrad.training.padding import Padding
 
 # Above this many bytes the lower part is run again in every step instead of being kept.
 KEEP_AT_MOST = 2 << 30
@@ -46,12 +48,16 @@ class Inputs:
         classifier: whose frozen lower part is used.
         kept: its output, ragged [sum of lengths, d] or, if the head alone is trained, [n, d]; None if not kept.
         pad_id: the token id that pads.
+        padding: a hospital's fixed amount of work; None: no more work than there is.
+        filler: its text, as the trainable part reads it; there if ``padding`` is.
     """
 
     tokens: Tokenized
     classifier: ReportClassifier
     kept: NDArray[np.float32] | None
     pad_id: int
+    padding: Padding | None = None
+    filler: Inputs | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -77,9 +83,26 @@ class Inputs:
     def _pooled(self) -> bool:
         return self.kept is not None and len(self.kept) == len(self.tokens) and self.classifier.head_only
 
+    def passes(self, cuts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """Each micro-batch of a step with its rows; then, if work is padded, batches of filler, which have no rows.
+
+        A batch may have more reports than rows: the gradients of the surplus are to be dropped.
+        """
+        for rows in cuts:
+            yield rows, self.batch(rows)
+        if self.padding is not None and self.filler is not None:
+            for _ in range(padded(len(cuts), self.padding.step) - len(cuts)):
+                yield np.empty(0, dtype=np.int64), self.filler.batch(np.zeros(1, dtype=np.int64))
+
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """The micro-batch of these reports, padded to its longest."""
-        tokens, device = collate(self.tokens, indices, self.pad_id), self.classifier.device
+        """The micro-batch of these reports, padded to its longest, or to the shape that every pass has.
+
+        What fills up rows is the same unit's reports once more, so that nobody else's share the pass.
+        """
+        at_least, width = (1, 1) if self.padding is None else self.padding.shape
+        if 0 < len(indices) < at_least:
+            indices = np.resize(indices, at_least)
+        tokens, device = collate(self.tokens, indices, self.pad_id, width), self.classifier.device
         attention = tokens.attention.to(device)
         if self.kept is None:
             with torch.no_grad():
@@ -88,10 +111,10 @@ class Inputs:
             hidden = torch.from_numpy(self.kept[indices])
         else:
             hidden = torch.zeros(*tokens.ids.shape, self.kept.shape[1])
-            padded = hidden.numpy()
+            filled = hidden.numpy()
             for row, index in enumerate(indices):
                 start, stop = self.tokens.offsets[index], self.tokens.offsets[index + 1]
-                padded[row, : stop - start] = self.kept[start:stop]
+                filled[row, : stop - start] = self.kept[start:stop]
         return Batch(hidden.to(device), attention, tokens.labels.to(device), tokens.mask.to(device))
 
 
@@ -100,21 +123,46 @@ def prepare(
     tokens: Tokenized,
     pad_id: int,
     on_part: Callable[[int, int], None] | None = None,
+    padding: Padding | None = None,
 ) -> Inputs:
     """Runs the frozen lower part over all reports once, in a fixed order, and keeps what it gives if it fits.
 
     Args:
         on_part: called with (reports done, reports in all) after each micro-batch; for a local progress line only.
+        padding: a hospital's. Public figures then decide whether the lower part's output is kept, and how often it is
+            run.
     """
-    width = 1 if classifier.head_only else int(tokens.offsets[-1])
-    rows = len(tokens) if classifier.head_only else width
+    if padding is None:
+        rows = len(tokens) if classifier.head_only else int(tokens.offsets[-1])
+    else:
+        rows = padding.reading * (1 if classifier.head_only else padding.longest)
     if classifier.prefix_layers == 0 or rows * classifier.hidden_size * 4 > KEEP_AT_MOST:
-        return Inputs(tokens, classifier, None, pad_id)
-    device = classifier.device
-    kept = np.empty((rows, classifier.hidden_size), dtype=np.float32)
+        filler = None if padding is None else Inputs(padding.filler, classifier, None, pad_id, padding)
+        return Inputs(tokens, classifier, None, pad_id, padding, filler)
+    width = 1 if padding is None else padding.shape[1]
+    kept = _lower_part(classifier, tokens, pad_id, width, on_part)
+    if padding is None:
+        return Inputs(tokens, classifier, kept, pad_id)
+    for _ in range(padded(len(tokens), padding.reading) - len(tokens)):
+        _lower_part(classifier, padding.filler, pad_id, width)
+    of_filler = _lower_part(classifier, padding.filler, pad_id, width)
+    filler = Inputs(padding.filler, classifier, of_filler, pad_id, padding)
+    return Inputs(tokens, classifier, kept, pad_id, padding, filler)
+
+
+def _lower_part(
+    classifier: ReportClassifier,
+    tokens: Tokenized,
+    pad_id: int,
+    width: int,
+    on_part: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """What the frozen layers make of every report: [n, d] for the head alone, else ragged [sum of lengths, d]."""
+    rows = len(tokens) if classifier.head_only else int(tokens.offsets[-1])
+    kept, device = np.empty((rows, classifier.hidden_size), dtype=np.float32), classifier.device
     done = 0
     for indices in micro_batches(tokens.lengths, np.arange(len(tokens)), classifier.kernels.micro_tokens):
-        batch = collate(tokens, indices, pad_id)
+        batch = collate(tokens, indices, pad_id, width)
         with torch.no_grad(), classifier.arithmetic():
             hidden = classifier.prefix(batch.ids.to(device), batch.attention.to(device)).float().cpu().numpy()
         if classifier.head_only:
@@ -126,4 +174,4 @@ def prepare(
         done += len(indices)
         if on_part is not None:
             on_part(done, len(tokens))
-    return Inputs(tokens, classifier, kept, pad_id)
+    return kept

@@ -198,15 +198,18 @@ def _one_step(
     randomness = stream(plan.noise, recipe.seed, site, step, "sample")
     drawn = poisson_sample(units.count, plan.sampling_rate, randomness)
     sample = units.reports(drawn, plan.reports_per_patient, randomness)
-    for indices in micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=units.of):
-        batch = inputs.batch(indices)
+    cuts = micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=units.of)
+    for rows, batch in inputs.passes(cuts):
 
         def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
             return report_losses(logits, labels, mask, single_label=recipe.single_label)
 
         with classifier.arithmetic():
             _, gradients = per_report_gradients(classifier.suffix, active, (batch.hidden, batch.attention), losses)
-        optimizer.accumulate(gradients, units.of[indices])
+        if len(rows):
+            optimizer.accumulate({name: g[: len(rows)] for name, g in gradients.items()}, units.of[rows])
+        else:
+            optimizer.discard(gradients)
     optimizer.step_noisy(stream(plan.noise, recipe.seed, site, step, "noise"))
     return int(np.size(sample))
 

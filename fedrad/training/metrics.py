@@ -31,6 +31,13 @@ class Scores:
         }
 
 
+def scores_as_dict(scores: Scores | None) -> dict[str, object]:
+    """The same with null for every figure where nothing was evaluated."""
+    if scores is None:
+        return {"weighted_f1": None, "micro_f1": None, "macro_f1": None, "per_label": {}}
+    return scores.as_dict()
+
+
 def decide(probabilities: NDArray[np.float32], *, single_label: bool) -> NDArray[np.bool_]:
     """Decisions [n, L]: above 1/2 for each label, or the one most probable class.
 

@@ -18,7 +18,7 @@ class Result:
     """The final figures of a run.
 
     Attributes:
-        scores: on the test set, of the adapter that was written.
+        scores: on the test set, of the adapter that was written; None: there was no test set.
         epsilon: of each ledger at its delta, by site; infinite for a run without privacy. Where the hospital is the
             unit there is one ledger, the server's.
         steps: noisy steps of the site that took the most.
@@ -34,7 +34,7 @@ class Result:
         delta: the largest that a ledger's epsilon was composed at.
     """
 
-    scores: Scores
+    scores: Scores | None
     epsilon: Mapping[str, float]
     steps: int
     declared: Mapping[str, int]

@@ -15,7 +15,7 @@ from pathlib import Path
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.model.export import export_peft
-from fedrad.training.metrics import Scores
+from fedrad.training.metrics import Scores, scores_as_dict
 from fedrad.training.result import Result, privacy_statement
 from fedrad.training.setup import Setup
 
@@ -57,10 +57,11 @@ def create_run_directory(experiment: Experiment, base: Path) -> Path:
 
 
 def append_metrics(
-    directory: Path, *, round: int, step: int, scores: Scores, epsilon: Mapping[str, float], split: str = "test"
+    directory: Path, *, round: int, step: int, scores: Scores | None, epsilon: Mapping[str, float], split: str = "test"
 ) -> None:
-    """Adds one evaluation to ``metrics.jsonl``."""
-    record = {"round": round, "step": step, "split": split, **scores.as_dict(), "epsilon": _finite(epsilon)}
+    """Adds one evaluation to ``metrics.jsonl``; without scores, a split and figures that are null."""
+    named = None if scores is None else split
+    record = {"round": round, "step": step, "split": named, **scores_as_dict(scores), "epsilon": _finite(epsilon)}
     with (directory / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(record) + "\n")
 
@@ -76,7 +77,8 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         privacy_statement=statement,
     )
     figures = {
-        **result.scores.as_dict(),
+        **scores_as_dict(result.scores),
+        "evaluated": result.scores is not None,
         "epsilon": _finite(result.epsilon),
         "epsilon_max": _finite({"": result.epsilon_max})[""],
         "delta": result.delta,

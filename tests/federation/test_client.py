@@ -23,6 +23,7 @@ from fedrad.federation.messages import (
     Reply,
     Request,
     StageRequest,
+    labels_digest,
     read_hello,
     read_reply,
     request_content,
@@ -35,7 +36,18 @@ from fedrad.secure.messages import UnmaskRequest
 from fedrad.training import local, site_state
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of
-from tests.grid import CANARY, InProcessGrid, Mercy, federate, forget, posted, simulated_nodes, small, wire_bytes
+from tests.grid import (
+    CANARY,
+    LABELS,
+    InProcessGrid,
+    Mercy,
+    federate,
+    forget,
+    posted,
+    simulated_nodes,
+    small,
+    wire_bytes,
+)
 from tests.model import tiny
 
 
@@ -125,7 +137,7 @@ def introduced(node: dict[str, Any], app: ClientApp = client.app) -> RecordDict:
 
 
 def test_introductions(mercy: Mercy) -> None:
-    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40, 0)
+    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40, 0, labels_digest(LABELS))
     assert read_hello(introduced(NUMBERED, simulated_client.app)) == Hello("", True, 0, 0)
     assert read_reply(introduced({})) == Failure("", 0, "config")
     # A hospital never passes for a simulated one because of a key too many.
@@ -250,7 +262,7 @@ def test_a_hospitals_reports_are_never_in_one_pass(mercy: Mercy, monkeypatch: py
     assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
     assert set(rows) == {1}
     # Control: by default in a simulation, or where the hospital says so, they share one.
-    mercy.node["isolate-reports"] = False
+    mercy.node |= {"isolate-reports": False, "pad-passes": False}
     assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
     assert max(rows) > 1
 

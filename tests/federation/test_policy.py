@@ -165,6 +165,12 @@ def test_all_problems_at_once() -> None:
         ("classes", "normal,effusion"),  # no column for them
         ("device", "tpu"),
         ("reports-per-patient", 0),
+        ("max-sampling-rate", 0.0),
+        ("max-sampling-rate", 1.1),
+        ("max-sampling-rate", float("nan")),
+        ("max-local-steps", 0),
+        ("answer-every", -1.0),
+        ("answer-every", float("inf")),
         ("site", ""),
         ("site", "../grace"),
         ("site", "mercy hospital"),
@@ -287,7 +293,8 @@ def test_of_the_data_settings_the_server_decides_the_length_alone() -> None:
     assert (own.data.max_length, own.data.path, own.data.label_columns) == (99, "/srv/reports.csv", "a,b")
     assert (own.data.test_fraction, own.data.seed) == (Experiment().data.test_fraction, Experiment().data.seed)
     assert own.train.micro_tokens == 1
-    assert policy(label_columns="a,b", isolate_reports=False).own(proposed).train.micro_tokens == 4096
+    common = policy(label_columns="a,b", isolate_reports=False, pad_passes=False)
+    assert common.own(proposed).train.micro_tokens == 4096
 
 
 def test_device_and_reports_of_a_patient_are_not_the_servers_to_raise() -> None:
@@ -297,3 +304,51 @@ def test_device_and_reports_of_a_patient_are_not_the_servers_to_raise() -> None:
     assert (own.train.device, own.privacy.reports_per_patient) == ("cpu", 8)
     fewer = Experiment.from_flat({"privacy.reports-per-patient": 2})
     assert policy(label_columns="a,b", device="auto").own(fewer).privacy.reports_per_patient == 2
+
+
+def test_the_batch_is_cut_down_to_the_largest_sampling_rate() -> None:
+    """A batch of the declared size or more would be every report in every step: q = 1."""
+
+    def batch(proposed: int, **own: object) -> int:
+        return policy(**own).terms(Experiment.from_flat({"train.batch": proposed})).batch
+
+    assert [batch(size) for size in (100, 600, 601, 10**6)] == [100, 600, 600, 600]  # half of 1,200
+    assert batch(10**6, max_sampling_rate=0.1) == 120
+    assert batch(10**6, max_sampling_rate=1) == 1200
+    assert batch(128, batch=900) == 600
+    assert batch(128, declared_size=1) == 1
+
+
+def test_a_batch_that_is_cut_down_can_not_share_noise() -> None:
+    settings = {
+        "sites.count": 4,
+        "sites.quorum": 3,
+        "privacy.secure-aggregation": True,
+        "privacy.shared-noise": True,
+        "train.local-steps": 1,
+        "train.average": 0.0,
+        "train.momentum": 0.0,
+        "train.learning-rate": 0.1,
+    }
+    own = policy(allow_shared_noise=True)
+    assert own.terms(Experiment.from_flat({**settings, "train.batch": 600})).batch == 600
+    with pytest.raises(PolicyRefusal, match="same step size everywhere; this hospital's batch is 600"):
+        own.terms(Experiment.from_flat({**settings, "train.batch": 601}))
+
+
+def test_more_steps_a_round_than_the_policy_allows_are_refused() -> None:
+    proposed = Experiment.from_flat({"train.local-steps": 101})
+    with pytest.raises(PolicyRefusal, match=r"101 steps a round.*100 at most"):
+        policy().terms(proposed)
+    assert policy(max_local_steps=101).terms(proposed).batch == 128
+
+
+def test_passes_are_padded_by_default_and_only_where_every_report_has_its_own() -> None:
+    assert policy().pad_passes
+    assert not policy().pad_lengths
+    for wrong, key in (
+        ({"isolate-reports": False}, "pad-passes"),
+        ({"pad-passes": False, "pad-lengths": True}, "pad-lengths"),
+    ):
+        (problem,) = problems(NODE | wrong)
+        assert problem.startswith(f"node-config {key}: ")

@@ -1,0 +1,79 @@
+"""A hospital's work as a function of public figures: what is run beside its reports, on a public text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedrad.data.batches import Tokenized
+from fedrad.privacy.passes import most_units, passes_of_step
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.setup import Setup
+
+FILLER = "the heart is normal in size . the lungs are clear . there is no effusion or pneumothorax . "
+# Word-pieces of the filler where reports keep their own length: about those of a chest report.
+FILLER_LENGTH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """What is run, whatever the shard holds and a step draws. All of it is public.
+
+    Guarantee: the number of forward and backward passes of a round is a function of these figures, with the
+    probability that ``privacy.passes`` states. Nothing is promised of how long a pass takes, unless ``full``.
+    Assumption: each unit has a pass of its own (``train.micro-tokens = 1``).
+
+    Attributes:
+        step: passes of a step, or the next multiple.
+        reading: passes of the frozen lower part over all reports at the start of a round, or the next multiple.
+        filler: one text that stands in for a report, as ``Tokenized``.
+        longest: ``data.max-length``, tokens.
+        rows: reports of one unit in a pass, at most.
+        full: every pass has the shape [``rows``, ``longest``], of which the surplus is masked or dropped.
+    """
+
+    step: int
+    reading: int
+    filler: Tokenized
+    longest: int
+    rows: int
+    full: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and tokens that every pass has at least."""
+        return (self.rows, self.longest) if self.full else (1, 1)
+
+
+def padding_for(setup: Setup, plan: PrivacyPlan, *, reports_per_patient: int, full: bool) -> Padding:
+    """The padding of a hospital's rounds under a plan.
+
+    Args:
+        reports_per_patient: with the patient as unit, how many reports per patient the hospital plans to read; its own
+            figure and not the server's, which could ask with several for the number of reports.
+        full: pad every pass to the longest report, too.
+    """
+    each = reports_per_patient if plan.unit == "patient" else 1
+    length = setup.max_length if full else min(FILLER_LENGTH, setup.max_length)
+    return Padding(
+        step=passes_of_step(plan.declared_size, plan.sampling_rate, plan.delta),
+        reading=most_units(plan.declared_size) * each,
+        filler=_filler(setup, length),
+        longest=setup.max_length,
+        rows=plan.reports_per_patient,
+        full=full,
+    )
+
+
+def _filler(setup: Setup, length: int) -> Tokenized:
+    """A text of exactly ``length`` tokens that has the first label."""
+    ids = setup.base.tokenizer(FILLER * length, truncation=True, max_length=length)["input_ids"]
+    labels = np.zeros((1, len(setup.names)), dtype=np.float32)
+    labels[0, 0] = 1.0
+    return Tokenized(
+        ids=np.asarray(ids, dtype=np.int32),
+        offsets=np.array([0, len(ids)], dtype=np.int64),
+        labels=labels,
+        mask=np.ones_like(labels),
+    )
