@@ -13,6 +13,7 @@ from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.model.base import EMBEDDED, load_base
+from fedrad.settings import SOURCES, spelt
 from fedrad.training.setup import Terms
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
@@ -108,7 +109,7 @@ class HospitalPolicy:
             if type(value).__name__ != field.type:
                 problems.append(f"node-config {key}: must be {field.type}, not {type(value).__name__}")
                 continue
-            values[field.name] = value
+            values[field.name] = spelt(str(value), SOURCES) if field.name == "data_name" else value
         problems += _out_of_range(values)
         if problems:
             raise ConfigError(problems)
