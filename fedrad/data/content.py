@@ -30,7 +30,7 @@ _HEAD = 1 << 16
 _MOST_LAYERS = 3
 
 _PACKED: Final[tuple[tuple[bytes, Callable[[BinaryIO], object]], ...]] = (
-    (rb"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
+    (rb"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file, mode="rb")),
     (rb"BZh[1-9]1AY&SY", bz2.BZ2File),
     (rb"\xfd7zXZ\x00", lzma.LZMAFile),
     (rb"\x28\xb5\x2f\xfd", lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")),
@@ -45,7 +45,7 @@ _OTHERS: Final = (
     (rb"(?:ARROW1|FEA1)\x00", "an Arrow (Feather) file", "Save it as Parquet or CSV."),
     (
         rb"ORC[^ -~]|Obj\x01|\x89HDF|SQLite format 3\x00",
-        "a binary table of another format",
+        "a table of another format",
         "Export it as Parquet or CSV.",
     ),
     (rb"%PDF-|\{\\rtf", "a document, not a table", _SAVE),
