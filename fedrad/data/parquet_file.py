@@ -21,7 +21,7 @@ Kind = Literal["text", "name", "label", "class", "time", "any"]
 """What a column is read as: reports; identifiers; 0/1; class names; times; or whatever it is, to be shown as it is."""
 
 _ROWS_AT_ONCE = 1000
-_BUFFER = 1 << 20  # without one, all of a row group is read at once
+_BUFFER = 1 << 20  # without one, or with pre_buffer, all of a row group is read at once
 _WHOLE_NUMBERS = "Save the column as text or whole numbers."
 _DECIMALS = " (Whole numbers become decimal ones where some are missing: fill those in first.)"
 _BYTES_REMEDY = "Write the column again as text, or as bytes in UTF-8."
@@ -161,7 +161,7 @@ def _decoded(cell: bytes, kind: Kind, field: pa.Field, path: Path, row: int) -> 
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, buffer_size=_BUFFER)
+        return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError, ValueError):
         pass
     raise DataError("is not a readable Parquet file.", file=path, remedy="Write the file again.")
