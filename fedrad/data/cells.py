@@ -48,7 +48,9 @@ def one_line(text: str) -> str:
 def said(text: str) -> str:
     """A cell or section as one line; "" if it is missing."""
     line = one_line(text)
-    return "" if _NOTHING.fullmatch(line) else _ENDS.sub("", line)
+    if _NOTHING.fullmatch(line):
+        return ""
+    return _ENDS.sub("", line) if "Not given." in line else line
 
 
 def joined(sections: Iterable[str]) -> tuple[str, bool]:

@@ -44,7 +44,7 @@ _STAMP = re.compile(
 
 _HEADER = re.compile(
     r"""^[ \t]*(?P<name>[A-Za-z][A-Za-z0-9 ,/&()'\-]{1,60}?)
-        [ \t]*(?P<end>: | ; | --+ | [–—] | (?<=[ \t])-(?=[ \t]) | -(?=[ \t]*$))""",
+        [ \t]*(?P<end>[:;–—] | -(?: -+ | (?=[ \t]*$) | (?<=[ \t]-)(?=[ \t]) ))""",
     re.MULTILINE | re.VERBOSE,
 )
 _BARE_HEADER = re.compile(
@@ -93,11 +93,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch under one header; the header itself is not in ``text``. Kind "" is text before any header."""
+    """A stretch under one header; the header itself is not in ``text``. Kind "" is text before any header.
+
+    ``says`` is the text as one line, or "" if it is a placeholder.
+    """
 
     kind: SectionKind
     text: str
-    header: str = ""
+    header: str
+    says: str
 
 
 class Reading(NamedTuple):
@@ -135,7 +139,7 @@ def read_report(report: str) -> Reading:
     addenda = [_addendum(part.text) for part in pieces if part.kind == "addendum"]
     text = " ".join(text for text in [body, *addenda] if text)
     kinds = ("findings", "impression") if body else ("findings", "impression", "")
-    placeholder = any(s.kind in kinds and s.text.strip() and not said(s.text) for s in used)
+    placeholder = any(s.kind in kinds and not s.says and s.text.strip() for s in used)
     views = () if _texts(used, "findings") else ("view",)
     first = next(
         (
@@ -145,7 +149,7 @@ def read_report(report: str) -> Reading:
         ),
         len(used),
     )
-    return Reading(text, placeholder, any(_is_before(s.header) and bool(said(s.text)) for s in used[first:]))
+    return Reading(text, placeholder, any(_is_before(s.header) and s.says != "" for s in used[first:]))
 
 
 def parts(report: str) -> list[Part]:
@@ -218,9 +222,9 @@ def sections(text: str) -> list[Section]:
             continue  # a subheading of the reading
         if in_reading and header == header.upper() and name != name.upper() and _is_before(name):
             continue  # a line of the reading, whose own header looks different
-        found.append(Section(kind, text[start_at:start], header))
+        found.append(Section(kind, text[start_at:start], header, said(text[start_at:start])))
         start_at, kind, header = end, next_kind, name
-    found.append(Section(kind, text[start_at:], header))
+    found.append(Section(kind, text[start_at:], header, said(text[start_at:])))
     return [section for section in found if section.kind or section.text.strip()]
 
 
@@ -253,15 +257,15 @@ def _under_headers(found: list[Section]) -> str:
 
 
 def _texts(found: list[Section], kind: SectionKind, words: int = 1) -> list[str]:
-    texts = [said(section.text) for section in found if section.kind == kind]
-    return [text for text in texts if len(text.split()) >= words]
+    texts = [section.says for section in found if section.kind == kind and section.says]
+    return [text for text in texts if text.count(" ") + 1 >= words]
 
 
 def _last_paragraph(text: str) -> str:
     for paragraph in reversed(re.split(r"\n[ \t]*\n", text)):
         found = sections(paragraph)
-        if found and found[0].kind == "" and (said_there := said(found[0].text)):
-            return said_there
+        if found and found[0].kind == "" and found[0].says:
+            return found[0].says
     return ""
 
 
