@@ -26,7 +26,8 @@ def app_folder(app: str) -> Path:
         ConfigError: there is none.
     """
     shipped = Path(fedrad.__file__).resolve().parents[1] / "simulations"
-    for candidate in (Path(app), shipped / app, Path.cwd() / "simulations" / app):
+    name = app.replace("-", "_")  # a package's name has no dash, but ct-rate is how the corpus is written elsewhere
+    for candidate in (Path(app), shipped / app, shipped / name, Path.cwd() / "simulations" / app):
         if (candidate / "pyproject.toml").is_file():
             return candidate.resolve()
     known = sorted(p.parent.name for p in shipped.glob("*/pyproject.toml"))

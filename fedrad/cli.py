@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,8 @@ import typer
 from rich.console import Console
 
 import fedrad
-from fedrad.config import Experiment, read_flat
-from fedrad.errors import DataError, FedradError
-from fedrad.settings import Data
+from fedrad.config import Experiment
+from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.settings import Model as ModelSettings
 
 # What the commands need is imported inside them: torch and transformers take seconds, and --help, a typo or the ledger
@@ -94,48 +94,29 @@ def simulate(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="run directory, e.g. runs/mine, or its adapter folder")],
-    reports: Annotated[Path, typer.Argument(help="CSV with one report a row")],
+    reports: Annotated[Path, typer.Argument(help="CSV or Parquet with one report a row")],
+    output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="where to write; default: --out")] = None,
     column: Annotated[
         str | None, typer.Option(help="the column with the text; default: the one that the run was trained on")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="where to write; default standard output")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
 ) -> None:
-    """Probabilities of a trained adapter for new reports: the CSV's other columns, then one column a label.
+    """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
 
-    A row without text keeps its place and gets no probabilities.
+    A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
+    "NAME (input)". Rows are written as they are ready; a file is OUT.partial until it is whole.
     """
     with _errors():
-        from fedrad.data.files import check_columns, csv_table
-        from fedrad.model.classifier import Classifier
+        from fedrad.predict import predict as run_predict
 
-        if out is not None and out.exists():
-            raise _exists(out)
-        classifier = Classifier.load(run, device=device)
-        column = column or _text_column(run)
-        names, numbered = csv_table(reports)
-        (place,) = check_columns(reports, names, [column], remedy="Name the column with the text with --column.")
-        rows = list(numbered)
-        blank = [number for number, cells in rows if not cells[place].strip()]
-        if blank:
-            print(
-                f"warning: {reports}: {len(blank):,} of {len(rows):,} rows have no text (first: row {blank[0]}):"
-                " no probabilities for them.",
-                file=sys.stderr,
-            )
-        found = iter(classifier.predict([cells[place] for _, cells in rows if cells[place].strip()]))
-        file = sys.stdout if out is None else _new_file(out)
+        if output is not None and out is not None:
+            raise ConfigError("OUT and --out name two files; name one")
         try:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*_without(place, names), *classifier.labels])
-            for _, cells in rows:
-                values = (
-                    [f"{value:.6f}" for value in next(found)] if cells[place].strip() else [""] * len(classifier.labels)
-                )
-                writer.writerow([*_without(place, cells), *values])
-        finally:
-            if out is not None:
-                file.close()
+            run_predict(run, reports, column, output or out, device)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+            sys.exit(128 + signal.SIGPIPE)
 
 
 @app.command()
@@ -230,19 +211,6 @@ def _new_file(path: Path) -> TextIO:
         raise _exists(path) from None
     except OSError as error:
         raise DataError(f"can't be written: {error.strerror}.", file=path) from None
-
-
-def _text_column(run: Path) -> str:
-    """The column that a run read its reports from; ``run`` is its directory or the adapter folder in it."""
-    from fedrad.model.export import MANIFEST
-
-    file = (run.resolve().parent if (run / MANIFEST).is_file() else run) / "experiment.toml"
-    flat = read_flat(file) if file.is_file() else {}
-    return str(flat.get("data.text-column") or Data.text_column)
-
-
-def _without(place: int, cells: list[str]) -> list[str]:
-    return cells[:place] + cells[place + 1 :]
 
 
 @contextmanager

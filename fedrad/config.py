@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, get_type_hints
 import tomli_w
 
 from fedrad.errors import ConfigError
-from fedrad.settings import Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train
+from fedrad.settings import Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train, spelt
 
 Flat = dict[str, str | int | float | bool]
 
@@ -80,7 +80,9 @@ class Experiment:
                 problems.append(_unknown(key))
                 continue
             try:
-                sections.setdefault(_KEYS[key].section, {})[_KEYS[key].attribute] = _coerce(_KEYS[key].type, value)
+                coerced = _coerce(_KEYS[key].type, value)
+                coerced = spelt(coerced, _KEYS[key].choices) if _KEYS[key].choices else coerced
+                sections.setdefault(_KEYS[key].section, {})[_KEYS[key].attribute] = coerced
             except TypeError as error:
                 problems.append(f"{key}: {error}")
                 wrong.add(key)
@@ -554,7 +556,8 @@ epsilon = 1.0
 targets = "query,key,value"
 ```
 
-Every mistake in a configuration is reported at once, with the nearest known key. `--set` takes a bare word as text
+Every mistake in a configuration is reported at once, with the nearest known key. In the words that a key allows,
+dashes and underscores are one: `ct-rate` and `ct_rate`. `--set` takes a bare word as text
 and needs no quotes; `--run-config` is TOML, where text needs them. Every setting is public: it may be
 printed, stored and sent to other sites."""
 

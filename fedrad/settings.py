@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
+
 
 class Rule(NamedTuple):
     """A limit on one value: how it reads in the documentation, and its test."""
@@ -36,6 +38,11 @@ def _key(default: Any, doc: str, *, choices: Sequence[str] = (), rule: Rule | No
     return field(default=default, metadata={"doc": doc, "choices": choices, "rule": rule})
 
 
+def spelt(word: str, choices: Sequence[str]) -> str:
+    """The choice that ``word`` means, if dashes and underscores are one; else ``word`` itself."""
+    return next((choice for choice in choices if choice.replace("_", "-") == word.replace("_", "-")), word)
+
+
 @dataclass(frozen=True)
 class Data:
     """Which reports, and how they are read."""
@@ -43,7 +50,7 @@ class Data:
     name: str = _key(
         "synthetic",
         "where the reports come from; of a server with real hospitals: its public test set, or `none`",
-        choices=("synthetic", "mimic-cxr", "ct-rate", "openi", "table", "none"),
+        choices=(*SOURCES, "none"),
     )
     path: str = _key("", "folder or file with the reports; needed unless `data.name` is `synthetic` or `none`")
     max_length: int = _key(256, "longest report in word-pieces; what is beyond is cut off", rule=LENGTH)

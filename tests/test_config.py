@@ -200,6 +200,28 @@ def test_an_unknown_word_gets_the_nearest_known_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "word", "meant"),
+    [
+        ("data.name", "ct_rate", "ct-rate"),
+        ("data.name", "mimic_cxr", "mimic-cxr"),
+        ("data.name", "mimic-cxr", "mimic-cxr"),
+        ("sites.partition", "by_site", "by-site"),
+        ("strategy.weights", "inverse_variance", "inverse-variance"),
+    ],
+)
+def test_dashes_and_underscores_of_a_word_are_one(key: str, word: str, meant: str) -> None:
+    assert Experiment.from_flat({key: word, "data.path": "/x"}).flat()[key] == meant
+    assert Experiment.load(None, [f"{key}={word}", "data.path=/x"]).flat()[key] == meant
+
+
+def test_other_text_keeps_its_underscores() -> None:
+    flat = Experiment.load(None, ["data.text-column=my_text", "run.name=a_b", "model.name=./my_model"]).flat()
+    assert (flat["data.text-column"], flat["run.name"], flat["model.name"]) == ("my_text", "a_b", "./my_model")
+    (found,) = problems("data.name=ct__rate")
+    assert "did you mean ct-rate?" in found
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("train.rounds", 1.0),

@@ -135,6 +135,7 @@ def test_an_app_is_a_name_or_a_folder(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("")
 
     assert app_folder("mimic") == ROOT / "simulations" / "mimic"
+    assert app_folder("ct-rate") == app_folder("ct_rate") == ROOT / "simulations" / "ct_rate"
     assert app_folder(str(tmp_path)) == tmp_path
     with pytest.raises(ConfigError, match="ct_rate, mimic, openi"):
         app_folder("nowhere")

@@ -19,13 +19,21 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from fedrad.data.files import corpus_folder, csv_rows, find_file, need_file
+from fedrad.data.cells import PLACEHOLDER, joined
+from fedrad.data.files import corpus_folder, find_file, need_file
 from fedrad.data.labels import BINARY, CT_RATE
-from fedrad.data.report import Counted, Row, Warn, count_copies, one_line, warn
+from fedrad.data.parquet_file import Kind
+from fedrad.data.report import Counted, Row, Warn, count_copies, warn
+from fedrad.data.tabular import rows_of
 from fedrad.errors import DataError
 
 _VOLUME = re.compile(r"(?P<scan>(?P<patient>(?P<part>train|valid)_\d+)_[a-z]+)_\d+(?:\.nii(?:\.gz)?)?")
-_REPORT_COLUMNS = ("VolumeName", "Findings_EN", "Impressions_EN")
+_REPORT_COLUMNS: Final[tuple[tuple[str, Kind], ...]] = (
+    ("VolumeName", "name"),
+    ("Findings_EN", "text"),
+    ("Impressions_EN", "text"),
+)
+_LABEL_COLUMNS: Final[tuple[tuple[str, Kind], ...]] = (("VolumeName", "name"), *((name, "label") for name in CT_RATE))
 _REPORT_HOMES = ("", "dataset_radiology_text_reports_", "radiology_text_reports/", "dataset/radiology_text_reports/")
 _LABEL_HOMES = (
     "",
@@ -72,19 +80,22 @@ def _part_rows(part: str, path: Path, labels: ScanLabels, warn: Warn) -> Iterato
     unlabelled = Counted("left out: no row in the label file", path)
     empty = Counted("left out: no findings and no impression", path)
     differ = Counted("left out: not the same as the first of its scan", path)
+    odd = Counted(PLACEHOLDER, path)
     volumes: set[str] = set()
     scans: dict[str, bytes] = {}
-    for row, (volume, findings, impression) in csv_rows(path, _REPORT_COLUMNS):
+    for row, (volume, findings, impression) in rows_of(path, _REPORT_COLUMNS):
         name, patient, scan = _volume(volume, part, path, row)
         if name in volumes:
             raise DataError(f"volume {name} is there twice.", file=path, row=row, remedy="Remove one of the two rows.")
         volumes.add(name)
-        text = one_line(f"{findings} {impression}")
+        text, placeholder = joined((findings, impression))
         digest = blake2b(text.encode(), digest_size=8).digest()
         if scan in scans:
             if scans[scan] != digest:
                 differ.add(row)
             continue
+        if placeholder:
+            odd.add(row)
         if not text:
             empty.add(row)
             continue
@@ -104,7 +115,7 @@ def _part_rows(part: str, path: Path, labels: ScanLabels, warn: Warn) -> Iterato
                 "split": _PARTS[part][0],
             },
         )
-    for counted in (unlabelled, empty, differ):
+    for counted in (unlabelled, empty, differ, odd):
         counted.tell(warn)
 
 
@@ -112,14 +123,15 @@ def _scan_labels(path: Path, part: str) -> ScanLabels:
     """{scan: (its 18 labels, the row that they are from)}."""
     found: ScanLabels = {}
     volumes: set[str] = set()
-    for row, (volume, *cells) in csv_rows(path, ("VolumeName", *CT_RATE)):
+    for row, (volume, *cells) in rows_of(path, _LABEL_COLUMNS):
         name, _, scan = _volume(volume, part, path, row)
         if name in volumes:
             raise DataError(f"volume {name} is there twice.", file=path, row=row, remedy="Remove one of the two rows.")
         volumes.add(name)
         for label, cell in zip(CT_RATE, cells, strict=True):
             if cell.strip() not in BINARY:
-                raise DataError(f"the value of {label!r} is not 0 or 1.", file=path, row=row, remedy="Correct it.")
+                problem = f"the value of {label!r} is not 0 or 1."
+                raise DataError(problem, file=path, row=row, remedy=f"It must be one of {', '.join(BINARY)}.")
         values = bytes(BINARY[cell.strip()] for cell in cells)
         first = found.setdefault(scan, (values, row))
         if first[0] != values:

@@ -18,8 +18,9 @@ from fedrad.data.labels import CHEXPERT, CT_RATE, chexpert_values
 from fedrad.data.report import FEATURES, NothingLeft, Row, Warn, warn, write_reports
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError, DataError
+from fedrad.settings import SOURCES, spelt
 
-NAMES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
+NAMES = SOURCES
 
 
 def load_corpus(
@@ -43,7 +44,7 @@ def load_corpus(
         ('p10000032', 'train', 0)
 
     Args:
-        name: one of ``NAMES``; docs/data-formats.md has the files that each expects.
+        name: one of ``NAMES``, with dashes or underscores; docs/data-formats.md has the files that each expects.
         path: the corpus's folder or file; not used by "synthetic".
         uncertain: "mimic-cxr" only: what the label -1.0 becomes: "negative", "positive" or "ignore" (masked).
         cache_dir: default ``fedrad_cache_dir()``.
@@ -56,6 +57,7 @@ def load_corpus(
     Warns:
         DataWarning: reports were left out, or look odd; again at every later call.
     """
+    name = spelt(name, NAMES)
     if name not in NAMES:
         close = get_close_matches(name, NAMES, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from fedrad.data.files import corpus_folder, csv_rows, need_file
+from fedrad.data.cells import PLACEHOLDER, joined, said
+from fedrad.data.files import corpus_folder, need_file
 from fedrad.data.labels import openi_labels
-from fedrad.data.report import Counted, Row, Warn, count_copies, one_line, warn
+from fedrad.data.parquet_file import Kind
+from fedrad.data.report import Counted, Row, Warn, count_copies, warn
+from fedrad.data.tabular import rows_of
 from fedrad.errors import DataError
 
 _NAME = "indiana_reports.csv"
-_COLUMNS = ("uid", "Problems", "findings", "impression")
+_COLUMNS: Final[tuple[tuple[str, Kind], ...]] = (
+    ("uid", "name"),
+    ("Problems", "text"),
+    ("findings", "text"),
+    ("impression", "text"),
+)
 
 
 def inputs(path: str | Path | None) -> list[Path]:
@@ -46,31 +55,35 @@ def reports(path: str | Path | None, warn: Warn = warn) -> Iterator[Row]:
 def _rows(path: Path, warn: Warn) -> Iterator[tuple[int, Row]]:
     empty = Counted("left out: no findings and no impression", path)
     unlabelled = Counted("left out: nothing in Problems, so no labels", path)
+    odd = Counted(PLACEHOLDER, path)
     seen: dict[str, int] = {}
-    for row, (uid, problems, findings, impression) in csv_rows(path, _COLUMNS):
-        patient = uid.strip()
+    for row, (uid, problems, findings, impression) in rows_of(path, _COLUMNS):
+        patient = said(uid)
         if not patient.isalnum() or len(patient) > 20:
             raise DataError("uid is not a number.", file=path, row=row, remedy="Give every report its own number.")
         if patient in seen:
             message = f"uid {patient} is also in row {seen[patient]}."
             raise DataError(message, file=path, row=row, remedy="Remove one of the two rows.")
         seen[patient] = row
-        text = one_line(f"{findings} {impression}")
+        text, placeholder = joined((findings, impression))
+        if placeholder:
+            odd.add(row)
+        terms = [term for term in problems.split(";") if said(term)]
         if not text:
             empty.add(row)
-        elif not problems.strip():
+        elif not terms:
             unlabelled.add(row)
         else:
             yield (
                 row,
                 {
                     "text": text,
-                    "labels": openi_labels(problems.split(";")),
+                    "labels": openi_labels(terms),
                     "patient": patient,
                     "site": "",
                     "time": "",
                     "split": "",
                 },
             )
-    empty.tell(warn)
-    unlabelled.tell(warn)
+    for counted in (empty, unlabelled, odd):
+        counted.tell(warn)

@@ -172,11 +172,6 @@ def _record_batch(chunk: list[Row], schema: pa.Schema, before: int) -> pa.Record
     raise DataError(f"one of the rows {before + 1} to {before + len(chunk)} does not fit the columns of a corpus.")
 
 
-def one_line(text: str) -> str:
-    """Text with every run of white space, line wraps included, as one blank."""
-    return " ".join(text.split())
-
-
 class Counted:
     """Counts one kind of oddity, and says so once, at the end, with the place of the first.
 

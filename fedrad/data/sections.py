@@ -9,7 +9,9 @@ preliminary report; the final report; addenda), each of *sections* under headers
 4. None of that: the last paragraph that does not stand under another header.
 5. Addenda are added behind.
 
-White space is normalised, de-identified spans ``___`` stay as they are. All functions are pure.
+A section that holds nothing but a placeholder (``cells.py``) is missing. Lines that begin ``Technique:`` or
+``History:`` in small letters, inside a reading whose own header is in capitals, belong to the reading. White space is
+normalised, de-identified spans ``___`` stay as they are. All functions are pure.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from fedrad.data.report import one_line
+from fedrad.data.cells import said
 
 PartKind = Literal["final", "provisional", "addendum"]
 SectionKind = Literal["findings", "impression", "view", "other", ""]
@@ -41,10 +43,12 @@ _STAMP = re.compile(
 )
 
 _HEADER = re.compile(
-    r"^[ \t]*(?P<name>[A-Za-z][A-Za-z0-9 ,/&()'\-]{1,60}?)[ \t]*(?P<end>:|;|[ \t]-[ \t])", re.MULTILINE
+    r"""^[ \t]*(?P<name>[A-Za-z][A-Za-z0-9 ,/&()'\-]{1,60}?)
+        [ \t]*(?P<end>[:;–—] | -(?: -+ | (?=[ \t]*$) | (?<=[ \t]-)(?=[ \t]) ))""",
+    re.MULTILINE | re.VERBOSE,
 )
 _BARE_HEADER = re.compile(
-    r"^[ \t]*(?P<name>FINDINGS|IMPRESSION|FINDINGS[ ]?(?:AND|/|&)[ ]?IMPRESSION|CONCLUSION)[ \t.]*$",
+    r"^[ \t]*(?P<name>FINDINGS|IMPRESSION|FINDINGS[ ]?(?:AND|/|&)[ ]?IMPRESSION|CONCLUSION)[ \t.–—-]*$",
     re.MULTILINE | re.IGNORECASE,
 )
 # Inside a line only the two words that matter, in capitals: "COMPARISON: None. IMPRESSION: Clear."
@@ -72,6 +76,9 @@ _OTHER_IN_CAPITALS = re.compile(
     """,
     re.VERBOSE,
 )
+_BEFORE = re.compile(
+    r"\b(?:TECHNI|COMPARISON|HISTORY|INDICATION|INFORMATION|CONTEXT|QUESTION|REASON|EXAM|STUD|PROCEDURE)"
+)
 _VIEW = re.compile(r"\b(?:CHEST|VIEWS?|RADIOGRAPHS?|RADIOGRAPHY|FILMS?|X ?RAYS?|CXR|PORTABLE|AP|PA|LATERAL)\b")
 _ENOUGH_WORDS = 5
 
@@ -86,26 +93,63 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch under one header; the header itself is not in ``text``. Kind "" is text before any header."""
+    """A stretch under one header; the header itself is not in ``text``. Kind "" is text before any header.
+
+    ``says`` is the text as one line, or "" if it is a placeholder.
+    """
 
     kind: SectionKind
     text: str
+    header: str
+    says: str
+
+
+class Reading(NamedTuple):
+    """What a report says.
+
+    Attributes:
+        text: what the radiologist saw and concluded, as one line; "" if there is nothing.
+        placeholder: whether a section of it, or all of it, is a placeholder.
+        cut: whether a section like ``COMPARISON:``, which stands before a reading, follows it and was left out.
+    """
+
+    text: str
+    placeholder: bool
+    cut: bool
 
 
 def reading(report: str) -> str:
-    """What the radiologist saw and concluded, as one line; "" if there is nothing. The rules are above."""
+    """The text of ``read_report``."""
+    return read_report(report).text
+
+
+def read_report(report: str) -> Reading:
+    """What the radiologist saw and concluded. The rules are above."""
     pieces = parts(report)
-    body = ""
+    body, used = "", list[Section]()
     for kind in ("final", "provisional"):
-        texts = [part.text for part in pieces if part.kind == kind]
+        found = [(part.text, sections(part.text)) for part in pieces if part.kind == kind]
         # The last final report is the valid one, but a stray line behind it (a signature) does not take its place.
-        bodies = [found for text in texts if (found := _under_headers(text))]
-        bodies = bodies or [found for text in texts if (found := _last_paragraph(text))]
+        bodies = [(text, cut) for _, cut in found if (text := _under_headers(cut))]
+        bodies = bodies or [(text, cut) for whole, cut in found if (text := _last_paragraph(whole))]
+        used = bodies[-1][1] if bodies else used or [section for _, cut in found for section in cut]
         if bodies:
-            body = bodies[-1]
+            body = bodies[-1][0]
             break
     addenda = [_addendum(part.text) for part in pieces if part.kind == "addendum"]
-    return " ".join(text for text in [body, *addenda] if text)
+    text = " ".join(text for text in [body, *addenda] if text)
+    kinds = ("findings", "impression") if body else ("findings", "impression", "")
+    placeholder = any(s.kind in kinds and not s.says and s.text.strip() for s in used)
+    views = () if _texts(used, "findings") else ("view",)
+    first = next(
+        (
+            k
+            for k, section in enumerate(used)
+            if section.kind in ("findings", "impression") or (section.kind in views and _under_headers([section]))
+        ),
+        len(used),
+    )
+    return Reading(text, placeholder, any(_is_before(s.header) and s.says != "" for s in used[first:]))
 
 
 def parts(report: str) -> list[Part]:
@@ -158,25 +202,36 @@ def _part_start(line: str) -> tuple[PartKind, str] | None:
 
 def sections(text: str) -> list[Section]:
     """One part cut at the headers that are known; capitals with a colon inside a reading ("LUNGS:") stay in it."""
-    cuts: dict[int, tuple[int, SectionKind]] = {}
+    cuts: dict[int, tuple[int, SectionKind, str]] = {}
     for pattern in (_HEADER, _BARE_HEADER, _INLINE_HEADER):
         for match in pattern.finditer(text):
-            if match.groupdict().get("end", ":") != ":" and match["name"] != match["name"].upper():
+            name, end = match["name"], match.groupdict().get("end", ":")
+            if end != ":" and name != name.upper() and (end == ";" or not name[0].isupper()):
                 continue  # "findings; " in the middle of a sentence
-            kind = _kind(match["name"], match.groupdict().get("end") == ":")
-            if kind:
-                cuts.setdefault(match.start("name"), (match.end(), kind))
+            kind = _kind(name, match.groupdict().get("end") == ":")
+            if kind and (end == ":" or name == name.upper() or kind in ("findings", "impression")):
+                cuts.setdefault(match.start("name"), (match.end(), kind, name))
     found: list[Section] = []
-    previous: tuple[int, SectionKind] = (0, "")
+    start_at, kind, header = 0, "", ""
     for start in sorted(cuts):
-        if start < previous[0]:
+        if start < start_at:
             continue
-        if cuts[start][1] == "view" and previous[1] in ("findings", "impression"):
+        end, next_kind, name = cuts[start]
+        in_reading = kind in ("findings", "impression")
+        if in_reading and next_kind == "view":
             continue  # a subheading of the reading
-        found.append(Section(previous[1], text[previous[0] : start]))
-        previous = cuts[start]
-    found.append(Section(previous[1], text[previous[0] :]))
+        if in_reading and header == header.upper() and name != name.upper() and _is_before(name):
+            continue  # a line of the reading, whose own header looks different
+        found.append(Section(kind, text[start_at:start], header, said(text[start_at:start])))
+        start_at, kind, header = end, next_kind, name
+    found.append(Section(kind, text[start_at:], header, said(text[start_at:])))
     return [section for section in found if section.kind or section.text.strip()]
+
+
+@lru_cache(maxsize=4096)
+def _is_before(header: str) -> bool:
+    """Whether a section of this name stands before a reading, so that what it holds behind one may belong to it."""
+    return bool(_BEFORE.search(header.upper())) and _kind(header, True) == "other"
 
 
 @lru_cache(maxsize=4096)
@@ -196,24 +251,24 @@ def _kind(header: str, colon: bool) -> SectionKind:
     return "view" if capitals and colon and _VIEW.search(name) else ""
 
 
-def _under_headers(text: str) -> str:
-    found = sections(text)
-    findings = _texts(found, "findings") or [t for t in _texts(found, "view") if len(t.split()) >= _ENOUGH_WORDS]
+def _under_headers(found: list[Section]) -> str:
+    findings = _texts(found, "findings") or _texts(found, "view", _ENOUGH_WORDS)
     return " ".join(findings + _texts(found, "impression"))
 
 
-def _texts(found: list[Section], kind: SectionKind) -> list[str]:
-    return [text for section in found if section.kind == kind and (text := one_line(section.text))]
+def _texts(found: list[Section], kind: SectionKind, words: int = 1) -> list[str]:
+    texts = [section.says for section in found if section.kind == kind and section.says]
+    return [text for text in texts if text.count(" ") + 1 >= words]
 
 
 def _last_paragraph(text: str) -> str:
     for paragraph in reversed(re.split(r"\n[ \t]*\n", text)):
         found = sections(paragraph)
-        if found and found[0].kind == "":
-            return one_line(found[0].text)
+        if found and found[0].kind == "" and found[0].says:
+            return found[0].says
     return ""
 
 
 def _addendum(text: str) -> str:
     found = sections(text)
-    return " ".join(_texts(found, "findings") + _texts(found, "impression")) or one_line(text)
+    return " ".join(_texts(found, "findings") + _texts(found, "impression")) or said(text)

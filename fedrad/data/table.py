@@ -1,25 +1,25 @@
 """Any CSV or Parquet file of reports, given the names of its columns.
 
 Several label columns of 0/1 make a multi-label corpus. One label column makes a single-label corpus of the
-class names in it, unless it holds nothing but 0/1, which is a multi-label corpus of one label.
+class names in it, unless it holds nothing but 0/1, which is a multi-label corpus of one label. A report without text or
+without a class is left out and counted; one without a patient is an error, since splits and hospitals go by patient.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fedrad.data.files import check_columns, csv_header, csv_rows
+from fedrad.data.cells import PLACEHOLDER, joined, said
+from fedrad.data.columns import check_columns
 from fedrad.data.labels import BINARY_OR_BLANK
-from fedrad.data.report import FEATURES, Counted, Row, Warn, count_copies, is_single_label, label_names, one_line, warn
+from fedrad.data.parquet_file import Kind
+from fedrad.data.report import FEATURES, Counted, Row, Warn, count_copies, is_single_label, label_names, warn
+from fedrad.data.tabular import header_of, rows_of
 from fedrad.errors import DataError
 
 _TIME = re.compile(r"\d{4}(-?\d{2}(-?\d{2}([T ]\d{2}(:?\d{2}(:?\d{2}(\.\d+)?)?)?(Z|[+-]\d{2}:?\d{2})?)?)?)?")
@@ -32,7 +32,8 @@ class TableColumns:
 
     Attributes:
         text: the report.
-        labels: columns of 0/1 (also 0.0, 1.0, true, false; blank is 0), or one column of class names.
+        labels: columns of 0/1 (also 0.0, 1.0, true, false in any case; blank is 0), or one column of class names (text
+            or whole numbers).
         patient: the same value for all reports of a person; without it nobody can promise that splits and hospitals
             share no patient.
         site: the hospital.
@@ -46,16 +47,23 @@ class TableColumns:
     time: str = ""
 
     @property
-    def named(self) -> tuple[str, ...]:
-        """All columns that are read."""
-        return tuple(name for name in (self.text, self.patient, self.site, self.time, *self.labels) if name)
+    def kinds(self) -> dict[str, tuple[str, Kind]]:
+        """All columns that are read: {what for: (name, what it is read as)}; label columns under their own names."""
+        label: Kind = "label" if len(self.labels) > 1 else "class"
+        own: dict[str, tuple[str, Kind]] = {
+            ".text": (self.text, "text"),
+            ".patient": (self.patient, "name"),
+            ".site": (self.site, "name"),
+            ".time": (self.time, "time"),
+        }
+        return {use: column for use, column in own.items() if column[0]} | {name: (name, label) for name in self.labels}
 
 
 def inputs(path: str | Path | None) -> list[Path]:
     """The file that is read.
 
     Raises:
-        DataError: no path was given, the file is missing, or its name does not say that it is CSV or Parquet.
+        DataError: no path was given, or the file is missing. What kind of file it is, its content says.
     """
     if not path:
         raise DataError("a table needs a file.", remedy="Set data.path to a .csv, .csv.gz or .parquet file.")
@@ -64,10 +72,6 @@ def inputs(path: str | Path | None) -> list[Path]:
         raise DataError(
             "is not there." if not file.exists() else "is not a file.", file=file, remedy="Check data.path."
         )
-    if not file.name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise DataError(
-            "is neither .csv, .csv.gz nor .parquet.", file=file, remedy="Convert it, or rename it if it is one."
-        )
     return [file]
 
 
@@ -75,7 +79,7 @@ def features(path: str | Path | None, columns: TableColumns) -> datasets.Feature
     """The columns of the corpus; one label column is read through once to learn its classes.
 
     Raises:
-        DataError: as ``reports``, and if a column of class names has blanks or too many classes.
+        DataError: as ``reports``, and if a column of class names has too many classes.
     """
     (file,) = inputs(path)
     _check(file, columns)
@@ -83,11 +87,8 @@ def features(path: str | Path | None, columns: TableColumns) -> datasets.Feature
         return FEATURES(columns.labels)
     (column,) = columns.labels
     classes: set[str] = set()
-    blank = 0
-    for row, (cell,) in _cells(file, columns.labels):
-        name = one_line(_as_text(cell))
-        classes.add(name)
-        blank = blank or (0 if name else row)
+    for row, (cell,) in rows_of(file, [(column, "class")]):
+        classes.add(said(cell))
         if len(classes) > _MOST_CLASSES:
             remedy = f"Is {column!r} the right one for data.label-columns?"
             raise DataError(
@@ -95,9 +96,7 @@ def features(path: str | Path | None, columns: TableColumns) -> datasets.Feature
             )
     if all(name.lower() in BINARY_OR_BLANK for name in classes):
         return FEATURES(columns.labels)
-    if blank:
-        raise DataError(f"{column!r} is blank.", file=file, row=blank, remedy="Every report needs a class: fill it in.")
-    return FEATURES(class_names=sorted(classes))
+    return FEATURES(class_names=sorted(classes - {""}))
 
 
 def reports(
@@ -116,7 +115,8 @@ def reports(
 
 
 def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: Warn) -> Iterator[tuple[int, Row]]:
-    empty = Counted("left out: no text", path)
+    empty, odd = Counted("left out: no text", path), Counted(PLACEHOLDER, path)
+    unlabelled = Counted(f"left out: no class in {columns.labels[0]!r}", path)
     if not columns.patient:
         warn(
             f"{path}: no patient column is named, so every report counts as a patient of its own. If patients have "
@@ -124,60 +124,63 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
         )
     names = label_names(features)
     classes = {name: k for k, name in enumerate(names)} if is_single_label(features) else None
-    where = {name: k for k, name in enumerate(columns.named)}
-    for row, cells in _cells(path, columns.named):
-        text = one_line(_as_text(cells[where[columns.text]]))
+    kinds = columns.kinds
+    for row, cells in rows_of(path, list(kinds.values())):
+        cell = dict(zip(kinds, cells, strict=True))
+        text, placeholder = joined([cell[".text"]])
+        if placeholder:
+            odd.add(row)
         if not text:
             empty.add(row)
             continue
-        found = [_as_text(cells[where[name]]) for name in columns.labels]
+        if classes is not None and not said(cell[columns.labels[0]]):
+            unlabelled.add(row)
+            continue
         yield (
             row,
             {
                 "text": text,
-                "labels": _binary(names, found, path, row) if classes is None else classes[one_line(found[0])],
-                "patient": _patient(cells[where[columns.patient]], path, row) if columns.patient else f"row-{row}",
-                "site": one_line(_as_text(cells[where[columns.site]])) if columns.site else "",
-                "time": _time(cells[where[columns.time]], path, row) if columns.time else "",
+                "labels": _binary(names, cell, path, row)
+                if classes is None
+                else classes[said(cell[columns.labels[0]])],
+                "patient": _patient(cell[".patient"], columns.patient, path, row) if columns.patient else f"row-{row}",
+                "site": said(cell.get(".site", "")),
+                "time": _time(said(cell.get(".time", "")), columns.time, path, row),
                 "split": "",
             },
         )
-    empty.tell(warn)
+    for counted in (empty, unlabelled, odd):
+        counted.tell(warn)
 
 
-def _binary(names: Sequence[str], cells: Sequence[str], path: Path, row: int) -> dict[str, int]:
+def _binary(names: Sequence[str], cells: Mapping[str, str], path: Path, row: int) -> dict[str, int]:
     labels = {}
-    for name, cell in zip(names, cells, strict=True):
-        value = BINARY_OR_BLANK.get(cell.strip().lower())
+    for name in names:
+        value = BINARY_OR_BLANK.get(cells[name].strip().lower())
         if value is None:
-            remedy = "Use 0 or 1 (or leave it blank for 0). Class names need a single column of their own."
+            allowed = ", ".join(cell for cell in BINARY_OR_BLANK if cell)
+            remedy = (
+                f"Allowed are {allowed} (in any case), and blank for 0; write others (yes, no, -1, nan, ...) as one of"
+                " them. Class names need a single column of their own."
+            )
             raise DataError(f"the value of label {name!r} is not 0 or 1.", file=path, row=row, remedy=remedy)
         labels[name] = value
     return labels
 
 
-def _patient(cell: object, path: Path, row: int) -> str:
-    patient = _as_text(cell).strip()
+def _patient(cell: str, column: str, path: Path, row: int) -> str:
+    patient = said(cell)
     if not patient:
-        raise DataError(
-            "the patient is blank.", file=path, row=row, remedy="Fill it in: splits and hospitals go by patient."
-        )
+        remedy = f"Fill in {column!r}: splits and hospitals go by patient."
+        raise DataError("the patient is blank, or a placeholder.", file=path, row=row, remedy=remedy)
     return patient
 
 
-def _time(cell: object, path: Path, row: int) -> str:
-    time = _as_text(cell).strip()
+def _time(time: str, column: str, path: Path, row: int) -> str:
     if time and not _TIME.fullmatch(time):
-        raise DataError(
-            "the time is not like 2024-03-01 or 2024-03-01T12:30.", file=path, row=row, remedy="Convert it."
-        )
+        remedy = f"Convert {column!r}."
+        raise DataError("the time is not like 2024-03-01 or 2024-03-01T12:30.", file=path, row=row, remedy=remedy)
     return time
-
-
-def _as_text(cell: object) -> str:
-    if cell is None:
-        return ""
-    return cell.isoformat() if isinstance(cell, date | datetime) else str(cell)
 
 
 def _check(path: Path, columns: TableColumns) -> None:
@@ -189,36 +192,4 @@ def _check(path: Path, columns: TableColumns) -> None:
         raise DataError("a label column is named twice.", file=path, remedy="Correct data.label-columns.")
     if columns.text in columns.labels:
         raise DataError("the text column is also a label column.", file=path, remedy="Correct data.label-columns.")
-    header = _parquet(path).schema_arrow.names if path.suffix == ".parquet" else csv_header(path)
-    check_columns(path, header, columns.named)
-
-
-def _cells(path: Path, names: Sequence[str]) -> Iterator[tuple[int, Sequence[Any]]]:
-    if path.suffix != ".parquet":
-        yield from csv_rows(path, names)
-        return
-    row, broken = 1, False
-    unique = list(dict.fromkeys(names))
-    batches = _parquet(path).iter_batches(batch_size=1000, columns=unique)
-    while True:
-        try:
-            batch = next(batches, None)
-            values = [] if batch is None else [batch.column(name).to_pylist() for name in unique]
-        except (pa.ArrowException, OSError, ValueError):
-            broken = True
-        if broken:
-            raise DataError("is damaged.", file=path, row=row, remedy="Write the file again.")
-        if batch is None:
-            return
-        by_name = dict(zip(unique, values, strict=True))
-        for cells in zip(*(by_name[name] for name in names), strict=True):
-            yield row, cells
-            row += 1
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError, ValueError):
-        pass
-    raise DataError("is not a readable Parquet file.", file=path, remedy="Write the file again.")
+    check_columns(path, header_of(path), [name for name, _ in columns.kinds.values()])

@@ -13,6 +13,7 @@ from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_range
 from fedrad.model.base import EMBEDDED, load_base
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.settings import SOURCES, spelt
 from fedrad.training.padding import Padding, padding_for
 from fedrad.training.setup import Setup, Terms
 
@@ -124,7 +125,7 @@ class HospitalPolicy:
             if type(value).__name__ != field.type:
                 problems.append(f"node-config {key}: must be {field.type}, not {type(value).__name__}")
                 continue
-            values[field.name] = value
+            values[field.name] = spelt(str(value), SOURCES) if field.name == "data_name" else value
         problems += out_of_range(values)
         if problems:
             raise ConfigError(problems)

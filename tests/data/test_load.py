@@ -39,6 +39,16 @@ def test_each_name_reaches_its_loader(tmp_path: Path) -> None:
     assert len(load_corpus("openi", openi, cache_dir=cache)) == 1
 
 
+def test_dashes_and_underscores_of_a_name_are_one(tmp_path: Path) -> None:
+    scan = {"train_1_a_1": "0"}
+    folder, cache = ct_folder(tmp_path / "c", scan, scan), tmp_path / "cache"
+    assert len(load_corpus("ct_rate", folder, cache_dir=cache)) == 1
+    written = files(cache)
+    assert len(load_corpus("ct-rate", folder, cache_dir=cache)) == 1
+    assert files(cache) == written
+    assert len(load_corpus("mimic_cxr", mimic_folder(tmp_path / "m"), cache_dir=cache)) == 4
+
+
 def test_synthetic(tmp_path: Path) -> None:
     ds = load_corpus("synthetic", reports=20, seed=3, cache_dir=tmp_path)
     assert len(ds) == 20

@@ -92,8 +92,10 @@ def test_counted_warnings(tmp_path: Path) -> None:
         (folder / name).write_text("\n".join(line for line in lines if study not in line))
     rows, notes = read(folder)
     assert [r["split"] for r in rows[4:]] == ["train", "train", ""]
-    assert len(notes) == 3
-    unlabelled, empty, copies = notes
+    assert len(notes) == 4
+    unlabelled, empty, unsplit, copies = notes
+    assert "1 report in neither train nor test: no row in the split file" in unsplit
+    assert member(13000001, 50000009) in unsplit
     assert "1 report left out: no row in the label file" in unlabelled
     assert member(13000001, 50000008) in unlabelled
     assert "left out" in empty

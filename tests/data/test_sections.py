@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrad.data.sections import parts, reading, sections
+from fedrad.data.sections import parts, read_report, reading, sections
 
 TITLE = "                                 FINAL REPORT\n"
 RULE = "______________________________________________________________________________\n"
@@ -77,7 +77,10 @@ CASES = {
     ),
     "wet read alone": ("WET READ: ___ ___ 9:23 AM\n  Large effusion.\n", "Large effusion."),
     "wet read with headers alone": ("WET READ: 9:23 AM\n IMPRESSION: Large effusion.\n", "Large effusion."),
-    "wet read, then untitled": ("WET READ: 9:23 AM\n Effusion.\n" + RULE + " IMPRESSION: None.\n", "None."),
+    "wet read, then untitled": (
+        "WET READ: 9:23 AM\n Effusion.\n" + RULE + " IMPRESSION: No effusion.\n",
+        "No effusion.",
+    ),
     "preliminary before final": (
         "PRELIMINARY REPORT\n IMPRESSION: Mass.\n" + TITLE + " IMPRESSION: No mass.\n",
         "No mass.",
@@ -117,6 +120,30 @@ CASES = {
         TITLE + " IMPRESSION: Differs from\n wet read by Dr. ___.\n",
         "Differs from wet read by Dr. ___.",
     ),
+    "dash, then a new line": (TITLE + " FINDINGS -\n Clear.\n IMPRESSION -\n Normal.\n", "Clear. Normal."),
+    "two dashes": (TITLE + " FINDINGS--Clear.\n IMPRESSION --\n Normal.\n", "Clear. Normal."),
+    "long dashes": (TITLE + " FINDINGS – Clear.\n IMPRESSION—Normal.\n", "Clear. Normal."),
+    "dash at the word": (TITLE + " FINDINGS-\n Clear.\n Impression-\n Normal.\n", "Clear. Normal."),
+    "dash in small letters": ("Findings - Clear.\nImpression - Normal.", "Clear. Normal."),
+    "space before the colon": ("Findings : Clear.\nIMPRESSION : Normal.", "Clear. Normal."),
+    "hyphens are no headers": (
+        TITLE + " FINDINGS: A well-\n defined mass - stable.\n",
+        "A well- defined mass - stable.",
+    ),
+    "lines of the reading": (
+        TITLE + " FINDINGS:\n Comparison: CT of ___.\n Lungs are clear.\n Technique: low dose.\n History: edema.\n"
+        " IMPRESSION: Normal.\n",
+        "Comparison: CT of ___. Lungs are clear. Technique: low dose. History: edema. Normal.",
+    ),
+    "recommendation in small letters ends it": (TITLE + " IMPRESSION: Nodule.\n Recommendation: CT.\n", "Nodule."),
+    "placeholders": (TITLE + " FINDINGS: None.\n IMPRESSION: No edema.\n", "No edema."),
+    "placeholders alone": (TITLE + " FINDINGS: nan\n IMPRESSION: XXXX.\n", ""),
+    "words like placeholders": (TITLE + " FINDINGS: None seen.\n IMPRESSION: Normal.\n", "None seen. Normal."),
+    "last paragraph is a placeholder": (TITLE + " The lungs are clear.\n\n ___\n", "The lungs are clear."),
+    "placeholder final gives way": (
+        "WET READ: 9:23 AM\n Effusion.\n" + RULE + TITLE + " IMPRESSION: None.\n",
+        "Effusion.",
+    ),
     "nothing": ("", ""),
     "title only": (TITLE, ""),
     "headers only": (TITLE + " FINDINGS:\n\n IMPRESSION:\n", ""),
@@ -128,6 +155,29 @@ CASES = {
 def test_reading(case: str) -> None:
     report, expected = CASES[case]
     assert reading(report) == expected
+
+
+@pytest.mark.parametrize(
+    ("report", "placeholder", "cut"),
+    [
+        (" FINDINGS: Clear.\n IMPRESSION: Normal.\n", False, False),
+        (" FINDINGS: nan\n IMPRESSION: Normal.\n", True, False),
+        (" FINDINGS: \n IMPRESSION: Normal.\n", False, False),
+        ("N/A", True, False),
+        (" \n", False, False),
+        (" COMPARISON: None.\n FINDINGS: Clear.\n", False, False),
+        (" FINDINGS: Clear.\n COMPARISON: A nodule in ___.\n IMPRESSION: Normal.\n", False, True),
+        ("Findings: Clear.\nTechnique: AP, with a nodule.\nImpression: Normal.\n", False, True),
+        (" IMPRESSION: Normal.\n HISTORY: Edema.\n", False, True),
+        (" FINDINGS: Clear.\n COMPARISON: None.\n IMPRESSION: Normal.\n", False, False),  # it says nothing
+        (" FINDINGS: Clear.\n Comparison: A nodule.\n IMPRESSION: Normal.\n", False, False),  # it is kept
+        (" FINDINGS: Clear.\n NOTIFICATION: Dr. ___ by telephone.\n", False, False),  # it always stands behind
+        (" CHEST RADIOGRAPH: Portable.\n COMPARISON: ___ 2.\n IMPRESSION: Normal.\n", False, False),  # a title
+        (" PA CHEST: The lungs are clear and normal.\n COMPARISON: A nodule.\n", False, True),
+    ],
+)
+def test_placeholders_and_sections_behind_the_reading_are_told(report: str, placeholder: bool, cut: bool) -> None:
+    assert read_report(TITLE + report)[1:] == (placeholder, cut)
 
 
 def test_parts_name_who_wrote_when() -> None:

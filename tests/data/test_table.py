@@ -89,7 +89,6 @@ BAD = {
     "label text": (COLUMNS, ["x", CANARY, "", "a", "", "", ""], "the value of label 'edema' is not 0 or 1", 4),
     "patient": (COLUMNS, ["x", "1", "", " ", "", "", ""], "the patient is blank", 4),
     "time": (COLUMNS, ["x", "1", "", "a", "", f"01.03.2024 {CANARY}", ""], "the time is not like", 4),
-    "class": (TableColumns("body", ("kind",)), ["x", "1", "", "a", "", "", ""], "'kind' is blank", 4),
     "cells": (COLUMNS, ["x", "1"], "has 2 cells", 4),
     "column": (TableColumns("Body", ("edema", "nodules")), ROWS[0], "Did you mean 'body' for 'Body'? Did you", None),
     "no labels": (TableColumns("body"), ROWS[0], "no label column is named", None),
@@ -119,8 +118,6 @@ def test_texts_as_classes_are_refused(tmp_path: Path) -> None:
 def test_missing_and_odd_files(tmp_path: Path) -> None:
     for path, says in (("", "needs a file"), (tmp_path / "none.csv", "is not there"), (tmp_path, "is not a file")):
         assert says in str(raises_quietly(lambda path=path: table.inputs(path)))
-    (tmp_path / "t.xlsx").touch()
-    assert "neither .csv" in str(raises_quietly(lambda: table.inputs(tmp_path / "t.xlsx")))
     (tmp_path / "t.parquet").write_bytes(b"PAR1" + CANARY.encode() * 50 + b"PAR1")
     assert "not a readable Parquet" in str(raises_quietly(lambda: read(tmp_path / "t.parquet", COLUMNS)))
     pq.write_table(pa.table({name: [f"{CANARY} {k}" for k in range(3000)] for name in HEADER}), tmp_path / "u.parquet")

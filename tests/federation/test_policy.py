@@ -48,6 +48,12 @@ def test_the_defaults_are_careful() -> None:
     assert read.witness == Path("~/.local/state/fedrad/witness").expanduser()
 
 
+def test_dashes_and_underscores_of_the_loaders_name_are_one() -> None:
+    """The labels that a hospital states go by the name: with another spelling they were CheXpert's."""
+    assert policy(data_name="ct_rate") == policy(data_name="ct-rate")
+    assert policy(data_name="ct_rate").labels == CT_RATE
+
+
 def test_a_proposal_is_clamped_to_the_cap() -> None:
     assert policy().terms(proposal(epsilon=8.0)).epsilon == 2.0
     assert policy().terms(proposal(epsilon=0.5)).epsilon == 0.5

@@ -1,0 +1,59 @@
+"""What a cell or a section of a report says, and when it says nothing. Every loader and ``fedrad predict`` ask here.
+
+A cell is missing if it is blank, or if nothing stands in it but a *placeholder*: a word or sign that some program or
+person left where there was no value. Case, white space and the punctuation around it do not count:
+
+| from | placeholders |
+|---|---|
+| programs | ``nan`` ``None`` ``null`` ``nil`` ``NA`` ``N/A`` ``<NA>`` ``NaT`` ``#N/A`` ``#REF!`` ``1.#QNAN`` |
+| people | ``Not given.`` ``not available`` ``not applicable`` ``none provided`` ``no report`` ``undefined`` |
+| de-identification | ``XXXX`` (three X or more), ``___`` |
+| signs alone | ``.`` ``-`` ``--`` ``?`` ``...`` |
+
+Only a whole cell or section is looked at. "None seen.", "Normal." and "Pneumothorax: none." are reports. The one
+exception is CT-RATE's own ``Not given.``: it is also dropped as the first or last sentence, since that is what joining
+a findings column and an impression column leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+PLACEHOLDER = "with a placeholder, such as 'nan' or 'Not given.', in place of text"
+"""How loaders count such reports."""
+
+# White space and punctuation, but no sign that may be a value: a class may be called "+" or "±".
+_MARKS = (
+    r"\s!-*,-/:-@\[-`{-~\u00a0-\u00a9\u00ab-\u00b0\u00b4-\u00b8\u00bb\u00bf"
+    r"\u200b-\u206f\u2012-\u2027\u3000-\u303f\ufe30-\ufe6f\uff01-\uff0a\uff0c-\uff0f\ufeff"
+)
+_NOTHING = re.compile(
+    rf"""[{_MARKS}]*(?:(?:
+        nan | nat | none | null | nil | n[{_MARKS}]{{0,2}}a | undefined | x{{3,}}
+      | 1\.\#(?:ind|qnan) | \#(?:value|ref|name|num|div/0)
+      | not[ ](?:given|available|applicable|provided|specified|recorded|reported|stated)
+      | none[ ](?:given|available|provided) | no[ ](?:report|text|data)
+    )(?:[{_MARKS}]+|$))*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_ENDS = re.compile(r"^(?:Not given\.\s+)+|(?<=[.!?])(?:\s+Not given\.)+$")
+
+
+def one_line(text: str) -> str:
+    """Text with every run of white space, line wraps included, as one blank."""
+    return " ".join(text.split())
+
+
+def said(text: str) -> str:
+    """A cell or section as one line; "" if it is missing."""
+    line = one_line(text)
+    if _NOTHING.fullmatch(line):
+        return ""
+    return _ENDS.sub("", line) if "Not given." in line else line
+
+
+def joined(sections: Iterable[str]) -> tuple[str, bool]:
+    """A report of several sections: (what they say, as one line, and whether one of them is a placeholder)."""
+    found = [(section, said(section)) for section in sections]
+    return " ".join(text for _, text in found if text), any(not text and cell.strip() for cell, text in found)

@@ -1,0 +1,181 @@
+"""The bytes of a file: unpacked and decoded by what they are, not by what the file is called.
+
+Read are plain and compressed text (gzip, bzip2, xz, zstd) in UTF-8, with a byte order mark or without, and in UTF-16
+or UTF-32 with one. Anything else that people give the name ``.csv`` is named in the error.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn, cast
+
+import pyarrow as pa
+
+from fedrad.errors import DataError
+
+UTF8_REMEDY: Final = (
+    "Save it again as UTF-8 (in a spreadsheet program: 'CSV UTF-8'), or convert it, e.g. from Latin-1: "
+    "iconv -f WINDOWS-1252 -t UTF-8."
+)
+_HEAD = 1 << 16
+_MOST_LAYERS = 3
+
+_PACKED: Final[tuple[tuple[bytes, Callable[[BinaryIO], object]], ...]] = (
+    (rb"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file, mode="rb")),
+    (rb"BZh[1-9]1AY&SY", bz2.BZ2File),
+    (rb"\xfd7zXZ\x00", lzma.LZMAFile),
+    (rb"\x28\xb5\x2f\xfd", lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")),
+)
+_SAVE = "Save or export it as 'CSV UTF-8'."
+_OTHERS: Final = (
+    (rb"PK\x03\x04(?s:.)*(?:\[Content_Types\]|xl/)", "an Excel workbook (or another Office file)", _SAVE),
+    (rb"PK\x03\x04(?s:.)*mimetypeapplication/vnd\.oasis", "an OpenDocument file", _SAVE),
+    (rb"PK(?:\x03\x04|\x05\x06)", "a zip archive", "Unpack it and name the file that was in it."),
+    (rb"\xd0\xcf\x11\xe0", "an old Excel workbook (.xls) or another Office file", _SAVE),
+    (rb"PAR1[^ -~]", "a Parquet file that is compressed again or cut off", "Copy it again, uncompressed."),
+    (rb"(?:ARROW1|FEA1)\x00", "an Arrow (Feather) file", "Save it as Parquet or CSV."),
+    (
+        rb"ORC[^ -~]|Obj\x01|\x89HDF|SQLite format 3\x00",
+        "a table of another format",
+        "Export it as Parquet or CSV.",
+    ),
+    (rb"%PDF-|\{\\rtf", "a document, not a table", _SAVE),
+    (rb"7z\xbc\xaf|Rar!\x1a", "an archive", "Unpack it and name the file that was in it."),
+    (rb"(?s:.){257}ustar", "a tar archive", "Unpack it and name the file that was in it."),
+    (rb"\x80[\x02-\x05](?s:.)", "a Python pickle", "Save it as Parquet or CSV; a pickle could run any program."),
+    (
+        rb"version https://git-lfs",
+        "a Git LFS pointer, not the file that it stands for",
+        "Get the file with: git lfs pull.",
+    ),
+    (rb"(?i:\s*<(?:!doctype|html|\?xml))", "a web page or XML, not a table", "Download the file again, logged in."),
+    (rb'\s*[\[{]\s*["{\[]', "JSON, not a table", "Convert it to CSV or Parquet."),
+)
+_MARKED: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[io.BufferedReader[Any]]:
+    """The bytes of a file, whatever it is compressed with.
+
+    Raises:
+        DataError: it can't be opened or unpacked, or is a known kind of file that is no text; raised in the body of the
+            ``with`` too, if that stumbles over the file.
+    """
+    problem, remedy = "", "Copy the file again and compare checksums."
+    try:
+        with path.open("rb") as raw:
+            layers: list[io.BufferedReader[Any]] = [io.BufferedReader(cast(io.RawIOBase, raw), _HEAD)]
+            for _ in range(_MOST_LAYERS):
+                head = layers[-1].peek(_HEAD)
+                unpack = next((unpack for magic, unpack in _PACKED if re.match(magic, head)), None)
+                if unpack is None:
+                    break
+                layers.append(io.BufferedReader(cast(io.RawIOBase, unpack(layers[-1])), _HEAD))
+            file = layers[-1]
+            for magic, name, advice in _OTHERS:
+                if re.match(magic, file.peek(_HEAD)):
+                    raise DataError(f"is {name}.", file=path, remedy=advice)
+            yield file
+    except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException):
+        problem = "is damaged: it can't be unpacked to its end."
+    except OSError as error:  # bz2, gzip and zstd raise it without a number
+        problem = "is damaged: it can't be unpacked to its end."
+        if error.errno is not None:
+            problem, remedy = f"can't be read ({error.strerror}).", "Check that it is there and may be read."
+    if problem:
+        raise DataError(problem, file=path, remedy=remedy)
+
+
+def lines(file: io.BufferedReader[Any], path: Path, row: Callable[[], int | None]) -> Iterator[str]:
+    """The lines of a text, ends included. A bare carriage return ends one only in a file that begins so.
+
+    Args:
+        row: says which row is being read, for the error.
+    Raises:
+        DataError: a byte is no text; names it and the row.
+    """
+    head = file.peek(_HEAD)
+    encoding = next((name for mark, name in _MARKED if head.startswith(mark)), "utf-8-sig")
+    first_end = re.search(r"\r+\n|\r|\n", head.decode(encoding, errors="ignore"))
+    newline = "\r" if first_end and first_end[0] == "\r" else "\n"
+    # Bytes that are no UTF-8 become lone surrogates, so that the row they are in is known when they are met.
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    broken = False
+    try:
+        with io.TextIOWrapper(file, encoding, errors, newline=newline) as text:
+            for line in text:
+                if "\0" in line:
+                    problem = "holds a zero byte: it is UTF-16 without a byte order mark, or no text."
+                    raise DataError(problem, file=path, row=row(), remedy=UTF8_REMEDY)
+                if not line.isascii() and errors != "strict" and not _is_text(line):
+                    _refuse_byte(path, row())
+                yield line
+    except UnicodeDecodeError:
+        broken = True
+    if broken:
+        raise DataError(f"is not the {encoding.upper()} that it begins as.", file=path, remedy=UTF8_REMEDY)
+
+
+def _is_text(line: str) -> bool:
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_byte(path: Path, row: int | None) -> NoReturn:
+    """Reads the file again to say which byte is the first that is not UTF-8."""
+    decoder, before = codecs.getincrementaldecoder("utf-8")(), 0
+    with unpacked(path) as file:
+        while chunk := file.read(_HEAD):
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                before += error.start - pending
+                break
+            before += len(chunk)
+    raise DataError(f"byte {before:,} is not UTF-8.", file=path, row=row, remedy=UTF8_REMEDY)
+
+
+def decode(data: bytes, file: object, remedy: str = UTF8_REMEDY) -> str:
+    """The text of a whole small file.
+
+    Raises:
+        DataError: it is none; names the byte.
+    """
+    encoding = next((name for mark, name in _MARKED if data.startswith(mark)), "utf-8-sig")
+    at, problem = data.find(b"\0") if encoding == "utf-8-sig" else -1, "is zero, which no text holds."
+    if at < 0:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            at, problem = error.start, f"is not {encoding.removesuffix('-sig').upper()}."
+        if encoding == "utf-8-sig" and data.startswith(codecs.BOM_UTF8):
+            at += len(codecs.BOM_UTF8)
+    raise DataError(f"byte {at:,} {problem}", file=file, remedy=remedy)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet; one that can't be opened is not."""
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            file.seek(-4, 2)
+            return file.read(4) == b"PAR1"
+    return False

@@ -1,0 +1,85 @@
+"""CSV, row by row.
+
+Cells are separated by commas, or by what Excel's own first line ``sep=;`` says. An error carries no cell, neither in
+its message nor as its cause: Python's own errors quote the line that they stumbled over, which may be a report.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from fedrad.data.columns import COMMAS, SEPARATORS
+from fedrad.data.content import lines, unpacked
+from fedrad.errors import DataError
+
+_LONGEST_CELL = 1 << 24
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
+_QUOTE_REMEDY = (
+    "Look at the quotation marks of this row and the one before: a cell that holds a comma, a quotation mark or a "
+    "line break must be quoted, and quotation marks inside it doubled."
+)
+
+# Python's limit is 131,072 characters, for the whole process. It is only raised: memory stays bounded where a quotation
+# mark is not closed.
+csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+
+
+def csv_header(path: Path) -> tuple[str, ...]:
+    """The column names.
+
+    Raises:
+        DataError: the file can't be read or is empty.
+    """
+    return tuple(name.strip() for name in next(_records(path))[1])
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows after the header.
+
+    A blank line is no row, unless the file has a single column: there it is how an empty cell is written.
+
+    Yields:
+        (row number from 1, all its cells).
+    Raises:
+        DataError: a row has another number of cells than the header, a quotation mark is not closed, it is no text, or
+            it can't be read.
+    """
+    records = _records(path)
+    width = len(next(records)[1])
+    for row, cells in records:
+        if not cells and width > 1:
+            continue  # a blank line, usually the last
+        cells = cells or [""]
+        if len(cells) != width:
+            message = f"has {len(cells)} cells where the header has {width}."
+            raise DataError(message, file=path, row=row, remedy=_QUOTE_REMEDY)
+        yield row, cells
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """As ``csv_rows``, with row 0 for the header."""
+    problem, remedy, row, first, separator = "", _QUOTE_REMEDY, 0, "", ","
+    with unpacked(path) as file:
+        text = lines(file, path, lambda: row or None)
+        try:
+            first = next(text, "")
+            if match := _SEPARATOR_LINE.fullmatch(first):
+                first, separator = next(text, ""), match[1]
+            for record in csv.reader(chain([first] if first else [], text), delimiter=separator, strict=True):
+                yield row, record
+                row += 1
+            if row == 0:
+                problem, remedy = "is empty.", "Copy the file again."
+        except csv.Error as error:
+            problem = "is not valid CSV."
+            if str(error).startswith("field larger"):
+                problem = f"has a cell of more than {_LONGEST_CELL:,} characters, or a quotation mark is not closed."
+            for other, called in SEPARATORS.items():
+                if row == 0 and f'"{other}"' in first:
+                    problem, remedy = f"is not valid CSV: its cells seem to be separated by {called}.", COMMAS
+    if problem:
+        raise DataError(problem, file=path, row=row or None, remedy=remedy)

@@ -1,0 +1,167 @@
+"""Parquet, batch by batch, with every cell as the text that it would be in a CSV file.
+
+What a column may hold depends on what it is read as (``Kind``). Types are judged before the first row is read: turning
+a list, a date or a decimal number into text would train on something that nobody wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedrad.errors import DataError
+
+Kind = Literal["text", "name", "label", "class", "time", "any"]
+"""What a column is read as: reports; identifiers; 0/1; class names; times; or whatever it is, to be shown as it is."""
+
+_ROWS_AT_ONCE = 1000
+_BUFFER = 1 << 20  # without one, or with pre_buffer, all of a row group is read at once
+_WHOLE_NUMBERS = "Save the column as text or whole numbers."
+_DECIMALS = " (Whole numbers become decimal ones where some are missing: fill those in first.)"
+_BYTES_REMEDY = "Write the column again as text, or as bytes in UTF-8."
+_REMEDIES: Final[dict[Kind, str]] = {
+    "text": "Name a column of text, or save this one as text.",
+    "name": _WHOLE_NUMBERS,
+    "label": "Save the column as 0 and 1.",
+    "class": _WHOLE_NUMBERS,
+    "time": "Save the column as dates, timestamps, or text like 2024-03-01.",
+}
+
+
+def parquet_header(path: Path) -> tuple[str, ...]:
+    """The column names.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    with _opened(path) as file:
+        return tuple(file.schema_arrow.names)
+
+
+def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tuple[int, list[str]]]:
+    """Some columns, row by row. Null and NaN are "" in every column but labels, where NaN is ``nan``: it is no blank.
+
+    Args:
+        columns: places in the header, and what each is read as.
+    Yields:
+        (row number from 1, cells in the order of ``columns``).
+    Raises:
+        DataError: a column has a type that it can't have, bytes are not UTF-8, or the file is damaged.
+    """
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        for place, kind in columns:
+            if not _may_be(schema.field(place).type, kind):
+                _refuse_type(path, file, schema.field(place), kind)
+        # By name, pyarrow would find the columns in another order, and those of one name all together.
+        whole = sorted(place for place, _ in columns) == list(range(len(schema.names)))
+        wanted = None if whole else list(dict.fromkeys(schema.names[place] for place, _ in columns))
+        batches, row, broken = file.iter_batches(_ROWS_AT_ONCE, columns=wanted), 1, False
+        while True:
+            try:
+                batch = next(batches, None)
+                values = [] if batch is None else [_values(batch, place, schema, whole) for place, _ in columns]
+            except (pa.ArrowException, OSError, ValueError):
+                broken = True
+            if broken:
+                raise DataError("is damaged.", file=path, row=row, remedy="Write the file again.")
+            if batch is None:
+                return
+            readers = [_reader(kind, schema.field(place), path) for place, kind in columns]
+            for cells in zip(*values, strict=True):
+                found = [read(cell, row) for read, cell in zip(readers, cells, strict=True)]
+                yield row, found
+                row += 1
+
+
+def _values(batch: pa.RecordBatch, place: int, schema: pa.Schema, whole: bool) -> list[Any]:
+    column = batch.column(place if whole else batch.schema.get_field_index(schema.names[place]))
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _may_be(kind_of: pa.DataType, kind: Kind) -> bool:
+    is_, type_ = pa.types, kind_of.value_type if pa.types.is_dictionary(kind_of) else kind_of
+    if kind == "any" or is_.is_null(type_) or _is_text(type_):
+        return True
+    whole = is_.is_integer(type_) or (is_.is_decimal(type_) and type_.scale == 0)
+    match kind:
+        case "name":
+            return bool(whole)
+        case "time":
+            return bool(whole or is_.is_date(type_) or is_.is_timestamp(type_))
+        case "label" | "class":
+            return bool(whole or is_.is_boolean(type_) or is_.is_floating(type_))
+    return False
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    is_ = pa.types
+    tests = (
+        is_.is_string, is_.is_large_string, is_.is_string_view,
+        is_.is_binary, is_.is_large_binary, is_.is_binary_view, is_.is_fixed_size_binary,
+    )  # fmt: skip
+    return any(test(type_) for test in tests)
+
+
+def _refuse_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) -> None:
+    what = {"text": "text", "name": "identifiers", "time": "times", "label": "0 and 1", "class": "class names"}[kind]
+    problem, remedy, row = f"column {field.name!r} holds {field.type}, not {what}.", _REMEDIES[kind], None
+    if kind == "name" and pa.types.is_floating(field.type):
+        # Most likely nobody wrote decimal numbers: some are missing, and that is what the user has to mend.
+        remedy += _DECIMALS
+        cells = (cell for batch in file.iter_batches(columns=[field.name]) for cell in batch.column(0).to_pylist())
+        row = next((row for row, cell in enumerate(cells, 1) if cell is None or cell != cell), None)
+        problem = f"column {field.name!r} is missing here, and holds {field.type}, not {what}." if row else problem
+    raise DataError(problem, file=path, row=row, remedy=remedy)
+
+
+def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str]:
+    """What turns a cell of this column into text, given its row."""
+
+    def read(cell: Any, row: int) -> str:
+        if cell is None:
+            return ""
+        if isinstance(cell, bytes):
+            cell = _decoded(cell, kind, field, path, row)
+        if isinstance(cell, str):
+            if "\0" in cell and kind != "any":
+                problem = f"column {field.name!r} holds a zero byte, as UTF-16 does."
+                raise DataError(problem, file=path, row=row, remedy=_BYTES_REMEDY)
+            return cell
+        if isinstance(cell, float):
+            if kind == "class" and cell not in (0.0, 1.0) and cell == cell:
+                problem = f"column {field.name!r} holds decimal numbers ({field.type}), not class names."
+                raise DataError(problem, file=path, row=row, remedy=_REMEDIES[kind] + _DECIMALS)
+            return "" if kind == "any" and cell != cell else str(cell)
+        if isinstance(cell, date | datetime):
+            return cell.isoformat()
+        return json.dumps(cell, default=str, ensure_ascii=False) if isinstance(cell, list | dict) else str(cell)
+
+    return read
+
+
+def _decoded(cell: bytes, kind: Kind, field: pa.Field, path: Path, row: int) -> str:
+    try:
+        # A fixed width is filled up with zero bytes.
+        return (cell.rstrip(b"\0") if pa.types.is_fixed_size_binary(field.type) else cell).decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = error.start
+    if kind == "any":
+        return cell.hex()
+    problem = f"byte {at:,} of column {field.name!r} is not UTF-8."
+    raise DataError(problem, file=path, row=row, remedy=_BYTES_REMEDY)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+    except (pa.ArrowException, OSError, ValueError):
+        pass
+    raise DataError("is not a readable Parquet file.", file=path, remedy="Write the file again.")

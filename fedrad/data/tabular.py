@@ -1,0 +1,50 @@
+"""A table in a file, CSV or Parquet: which of the two is told by its content. All loaders and ``fedrad predict``
+read through this.
+
+Every error names the file, the row or column, and the remedy. None carries a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fedrad.data.columns import check_columns
+from fedrad.data.content import is_parquet
+from fedrad.data.csv_file import csv_header, csv_rows
+from fedrad.data.parquet_file import Kind, parquet_header, parquet_rows
+
+
+def header_of(path: Path) -> tuple[str, ...]:
+    """The column names of a table.
+
+    Raises:
+        DataError: it can't be read, is empty, or is no table.
+    """
+    return parquet_header(path) if is_parquet(path) else csv_header(path)
+
+
+def rows_of(path: Path, columns: Sequence[tuple[str, Kind]]) -> Iterator[tuple[int, list[str]]]:
+    """The wanted columns of a table, one row at a time.
+
+    Args:
+        columns: names, and what each is read as; other columns are skipped.
+    Yields:
+        (row number from 1 for the first row after the header, cells in the order of ``columns``).
+    Raises:
+        DataError: a column is missing, there twice or of a type that it can't have, a cell is no text, or the file is
+            damaged.
+    """
+    places = check_columns(path, header_of(path), [name for name, _ in columns])
+    kinds = [(place, kind) for place, (_, kind) in zip(places, columns, strict=True)]
+    yield from cells_of(path, kinds)
+
+
+def cells_of(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tuple[int, list[str]]]:
+    """As ``rows_of``, with the columns by their places in the header."""
+    if is_parquet(path):
+        yield from parquet_rows(path, columns)
+        return
+    places = [place for place, _ in columns]
+    for row, cells in csv_rows(path):
+        yield row, [cells[place] for place in places]

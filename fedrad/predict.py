@@ -1,0 +1,198 @@
+"""``fedrad predict``: a table of reports in, the same rows with probabilities out, chunk by chunk.
+
+The file is read twice. The first pass finds whatever is wrong with it before anything is predicted; the second holds
+one chunk in memory, whatever the size of the file, and flushes each chunk before it reads the next, so that what was
+written stays when the process dies. An output file gets its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fedrad.config import read_flat
+from fedrad.data.cells import joined
+from fedrad.data.columns import check_columns
+from fedrad.data.parquet_file import Kind
+from fedrad.data.tabular import cells_of, header_of
+from fedrad.errors import DataError
+from fedrad.model.classifier import Classifier
+from fedrad.model.export import MANIFEST
+from fedrad.settings import Data
+
+_ROWS, _CHARACTERS = 512, 1 << 23  # of a chunk; sorting by length within one is nearly as good as over all
+_SECONDS = 30.0  # between two lines of progress where standard error is no terminal
+
+Rows = Iterator[tuple[int, list[str]]]
+Write = Callable[[list[list[str]]], None]
+
+
+def predict(run: Path, reports: Path, column: str | None, out: Path | None, device: str) -> None:
+    """Writes ``reports`` without the column of texts, and the probabilities of each label behind.
+
+    Columns of probabilities have the names of the labels. A column of the file with such a name becomes ``NAME
+    (input)``, so that no name stands for two things.
+
+    Args:
+        column: of the texts; None: the one that the run was trained on.
+        out: a file that is not there yet; None: standard output.
+    Raises:
+        ModelError: the run can't be used.
+        DataError: the file can't be read, or ``out`` not written.
+        BrokenPipeError: nobody reads standard output any more.
+    """
+    if out is not None:
+        _check_free(out)
+        _check_free(_partial(out))
+    classifier = Classifier.load(run, device=device)
+    column = column or _text_column(run)
+    header = header_of(reports)
+    (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")
+    kinds: list[tuple[int, Kind]] = [(k, "text" if k == place else "any") for k in range(len(header))]
+    count = _look_through(reports, kinds, place)
+    names = output_names([*header[:place], *header[place + 1 :]], classifier.labels)
+    with _output(out) as write, _progress(count, to_terminal=out is None and sys.stdout.isatty()) as tell:
+        write([names])
+        for rows in _chunks(cells_of(reports, kinds)):
+            texts = [joined([cells[place]])[0] for cells in rows]
+            found = iter(classifier.predict([text for text in texts if text]))
+            nothing = [""] * len(classifier.labels)
+            values = [[f"{value:.6f}" for value in next(found)] if text else nothing for text in texts]
+            write([[*cells[:place], *cells[place + 1 :], *row] for cells, row in zip(rows, values, strict=True)])
+            tell(len(rows))
+
+
+def output_names(columns: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The header of the output: the file's own columns, then the labels, and no name twice."""
+    taken, names = set(labels), []
+    for column in columns:
+        name, again = column, 1
+        while name in taken:
+            name, again = f"{column} (input{f' {again}' if again > 1 else ''})", again + 1
+        taken.add(name)
+        names.append(name)
+    return [*names, *labels]
+
+
+def _look_through(reports: Path, kinds: list[tuple[int, Kind]], place: int) -> int:
+    """How many rows there are, after a warning of those without text.
+
+    Raises:
+        DataError: something is wrong with a row.
+    """
+    count, blank, first = 0, 0, 0
+    for row, cells in cells_of(reports, kinds):
+        count += 1
+        if not joined([cells[place]])[0]:
+            blank, first = blank + 1, first or row
+    if blank:
+        print(
+            f"warning: {reports}: {blank:,} of {count:,} rows have no text (first: row {first}):"
+            " no probabilities for them.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return count
+
+
+def _chunks(rows: Rows) -> Iterator[list[list[str]]]:
+    chunk: list[list[str]] = []
+    size = 0
+    for _, cells in rows:
+        chunk.append(cells)
+        size += sum(map(len, cells))
+        if len(chunk) == _ROWS or size > _CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+@contextmanager
+def _output(out: Path | None) -> Iterator[Write]:
+    """What writes rows and flushes them. A file is called ``OUT.partial`` until all is written."""
+    try:
+        if out is None:
+            yield _writer(sys.stdout)
+            return
+        with _partial(out).open("x", newline="", encoding="utf-8") as file:
+            try:
+                yield _writer(file)
+                os.fsync(file.fileno())
+            except BaseException:
+                print(f"fedrad: what was predicted so far is in {_partial(out)}", file=sys.stderr, flush=True)
+                raise
+        _check_free(out)
+        _partial(out).rename(out)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DataError(f"can't be written: {error.strerror}.", file=out or "standard output") from None
+
+
+def _writer(file: TextIO) -> Write:
+    rows = csv.writer(file, lineterminator="\n")
+
+    def write(lines: list[list[str]]) -> None:
+        rows.writerows(lines)
+        file.flush()
+
+    return write
+
+
+@contextmanager
+def _progress(total: int, to_terminal: bool) -> Iterator[Callable[[int], None]]:
+    """What counts reports on standard error: a bar on a terminal, else a line now and then."""
+    console = Console(stderr=True)
+    if console.is_terminal and to_terminal:
+        yield lambda _: None  # the probabilities themselves run over the screen
+    elif console.is_terminal:
+        columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TextColumn("reports,"))
+        with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda count: bar.advance(task, count)
+    else:
+        yield _teller(total)
+
+
+def _teller(total: int) -> Callable[[int], None]:
+    start = said = time.monotonic()
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done, said
+        done += count
+        now = time.monotonic()
+        if now - said >= _SECONDS and done < total:
+            left = (now - start) / done * (total - done)
+            print(
+                f"predict: {done:,} of {total:,} reports, about {left / 60:.0f} min left", file=sys.stderr, flush=True
+            )
+            said = now
+
+    return tell
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise DataError("exists already; nothing is overwritten.", file=path, remedy="Move it, or name another file.")
+
+
+def _text_column(run: Path) -> str:
+    """The column that a run read its reports from; ``run`` is its directory or the adapter folder in it."""
+    file = (run.resolve().parent if (run / MANIFEST).is_file() else run) / "experiment.toml"
+    flat = read_flat(file) if file.is_file() else {}
+    return str(flat.get("data.text-column") or Data.text_column)
