@@ -428,7 +428,9 @@ def _unknown(key: str) -> str:
         or difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)
         or [names[close] for close in difflib.get_close_matches(name, names, n=1, cutoff=0.8)]
     )
-    return f"{key}: unknown key; " + (f"did you mean {guesses[0]}?" if guesses else "docs/configuration.md lists them")
+    return f"{key}: unknown key; " + (
+        f"did you mean {guesses[0]}?" if guesses else "`python -m fedrad.config` lists them"
+    )
 
 
 def _coerce(kind: Any, value: object) -> Any:

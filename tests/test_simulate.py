@@ -25,7 +25,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from fedrad import Classifier, centralized, flower_run, simulate
+from fedrad import Classifier, centralized, flower_run, in_process, simulate
 from fedrad.apps import app_folder
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, FederationError
@@ -68,7 +68,7 @@ def overrides(changes: Mapping[str, object]) -> list[str]:
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Experiment]]:
     """The runs that would have been started."""
     runs: list[tuple[Path, Experiment]] = []
-    monkeypatch.setattr(simulate, "run_in_process", lambda folder, exp, **options: runs.append((folder, exp)))
+    monkeypatch.setattr(in_process, "run_in_process", lambda folder, exp, **options: runs.append((folder, exp)))
     return runs
 
 
@@ -122,7 +122,7 @@ def test_all_in_one_process_unless_flower_is_asked_for(
     planned: list[tuple[Path, Experiment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flower: list[tuple[Path, Experiment]] = []
-    monkeypatch.setattr(simulate, "run_flower", lambda folder, exp, *, verbose: flower.append((folder, exp)))
+    monkeypatch.setattr(flower_run, "run_flower", lambda folder, exp, *, verbose: flower.append((folder, exp)))
 
     simulate.simulate("mimic", out=Path("/results"))
     assert (len(planned), len(flower)) == (1, 0)

@@ -10,7 +10,6 @@ from fedrad.config import Experiment
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.groups import patients_in_words
 from fedrad.training.metrics import Scores
-from fedrad.training.setup import shared_noise_terms
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,8 @@ def _only_sums(experiment: Experiment, result: Result) -> str:
     A patient with a report in each of two hospitals is in one sum twice, under one noise: the figures of the hospitals
     do not compose as those of independent mechanisms do, so no composed one is given.
     """
+    from fedrad.training.setup import shared_noise_terms  # here, so that `fedrad ledger` does without torch
+
     unit, delta = experiment.privacy.unit, result.delta
     terms = shared_noise_terms(experiment)
     words = (
