@@ -106,6 +106,11 @@ class Experiment:
         # The margin is for products such as 0.1 * 30, which is a little above 3.
         return max(1, math.ceil(self.sites.fraction * self.sites.count - 1e-9))
 
+    @property
+    def quorum(self) -> int:
+        """Valid replies that a round needs: ``sites.quorum``, or half of the hospitals that it asks, rounded up."""
+        return self.sites.quorum or (self.asked + 1) // 2
+
     def flat(self) -> Flat:
         """Every key with its value; tuples are joined by commas, as Flower's run configuration needs."""
         return {key: _plain(spec.type, self._value(spec)) for key, spec in _KEYS.items()}

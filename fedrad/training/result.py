@@ -31,6 +31,7 @@ class Result:
             run.
         charges: what each ledger's epsilon comes from, by site.
         delta: the largest that a ledger's epsilon was composed at.
+        missed: the rounds in which a hospital did not count, by site, of those who missed any.
     """
 
     scores: Scores
@@ -45,6 +46,7 @@ class Result:
     bytes_down: tuple[int, ...] = ()
     charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
     delta: float = field(kw_only=True)
+    missed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def epsilon_max(self) -> float:
