@@ -25,7 +25,7 @@ import psutil
 
 from fedrad.config import Experiment
 from fedrad.errors import FederationError
-from fedrad.report.chatter import Chatter
+from fedrad.report.chatter import is_chatter
 from fedrad.superlink import log_tail, start_superlink
 
 
@@ -80,7 +80,7 @@ def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _streamed(command: Sequence[str], environment: Mapping[str, str], verbose: bool) -> tuple[str | None, str]:
     """Runs ``flwr run``, prints its stream, and returns the run's id, if there was a run, and its last lines."""
-    chatter, run_id, last = Chatter(), None, list[str]()
+    run_id, last = None, list[str]()
     with subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
@@ -89,7 +89,7 @@ def _streamed(command: Sequence[str], environment: Mapping[str, str], verbose: b
                 if found := re.search(r"Successfully started run (\d+)", line):
                     run_id = found[1]
                 last = [*last[-4:], line.strip()]
-                if verbose or not chatter.drops(line):
+                if verbose or not is_chatter(line):
                     print(line, end="", flush=True)
         except BaseException:
             process.terminate()  # else leaving the block would wait for it

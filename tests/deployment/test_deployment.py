@@ -108,6 +108,7 @@ def test_a_federation_of_real_processes(loopback: Loopback) -> None:
     status, details, said = loopback.run(proposal(results, train__rounds=2), LIMIT)
 
     assert status == "finished:completed", f"{details}\n{said}\n{loopback.log('hospital-a')[-2000:]}"
+    assert len(re.findall(r"\[ROUND 1/2\]", said)) == 1  # every line of Flower's is streamed once
     result = json.loads((results / "result.json").read_text())
     assert sorted(result["epsilon"]) == sorted(CAPS)
     spent = {name: epsilon(folder, name) for name, folder in folders.items()}
