@@ -7,16 +7,18 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
-
-from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fedrad
 from fedrad.errors import ConfigError, place_of
 
-App = TypeVar("App", ServerApp, ClientApp)
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+
+App = TypeVar("App", "ServerApp", "ClientApp")
 
 
 def app_folder(app: str) -> Path:
@@ -25,13 +27,22 @@ def app_folder(app: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    shipped = Path(fedrad.__file__).resolve().parents[1] / "simulations"
+    shipped = shipped_apps()
     name = app.replace("-", "_")  # a package's name has no dash, but ct-rate is how the corpus is written elsewhere
     for candidate in (Path(app), shipped / app, shipped / name, Path.cwd() / "simulations" / app):
         if (candidate / "pyproject.toml").is_file():
             return candidate.resolve()
     known = sorted(p.parent.name for p in shipped.glob("*/pyproject.toml"))
-    raise ConfigError(f"{app}: no Flower app of that name or folder; there are {', '.join(known) or 'none here'}")
+    close = get_close_matches(app.replace("-", "_"), known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ConfigError(f"{app}: no Flower app of that name or folder; {hint}there are {', '.join(known) or 'none here'}")
+
+
+def shipped_apps() -> Path:
+    """The folder with the apps that come with fedrad: inside the package in a wheel, beside it in a checkout."""
+    package = Path(fedrad.__file__).resolve().parent
+    inside = package / "simulations"
+    return inside if inside.is_dir() else package.parent / "simulations"
 
 
 def app_defaults(folder: Path) -> dict[str, object]:
@@ -59,6 +70,9 @@ def load_apps(folder: Path) -> tuple[ServerApp, ClientApp]:
     Raises:
         ConfigError: one of them can't be loaded.
     """
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+
     components = _table(folder, "components")
     return (
         _load(folder, "serverapp", components.get("serverapp"), ServerApp),

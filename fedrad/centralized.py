@@ -5,12 +5,16 @@ python -m fedrad.centralized [CONFIG.toml] [--set dotted.key=value ...] [--out D
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before the imports below, which take seconds: help and a mistyped key need none of them.
+    from fedrad.cli import centralized_alone
+
+    centralized_alone()
+
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
 from fedrad.config import Experiment
@@ -147,12 +151,8 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     return result, directory
 
 
-def main(
-    config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
-    out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
-) -> None:
-    """Train on all reports in one place, with differential privacy."""
+def main(config: Path | None = None, set_: list[str] | None = None, out: Path | None = None) -> None:
+    """Trains as the command line says: a TOML file, ``section.key=value``, run directory."""
     console = Console()
     overrides = list(set_ or [])
     try:
@@ -167,10 +167,3 @@ def main(
         Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     console.print(final_table(experiment, result, directory))
-
-
-if __name__ == "__main__":
-    # Typer's own tracebacks print local variables, and those may hold reports (P27).
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()

@@ -15,24 +15,28 @@ import typer
 from rich.console import Console
 
 import fedrad
+from fedrad.apps import app_folder
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.settings import Model as ModelSettings
 
-# What the commands need is imported inside them: torch and transformers take seconds, and --help, a typo or the ledger
-# need neither.
+# What the commands need is imported inside them, once all that can be checked without it has been found in order: torch
+# and transformers take seconds. tests/test_cli.py holds which command imports what.
 
 # Typer's own tracebacks print local variables, and those may hold reports (P27).
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Federated, private LoRA fine-tuning on reports.",
-)
+_COMMON: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "suggest_commands": False,  # click does
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
 
+# What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]
 _Set = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value, as often as needed; keys: docs/configuration.md")
+    list[str] | None,
+    typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.config` lists the keys"),
 ]
 
 
@@ -53,24 +57,31 @@ def _options(
 
 @app.command()
 def centralized(
-    config: Annotated[
-        Path | None, typer.Argument(help="a TOML file, e.g. mine.toml; without one, the defaults")
-    ] = None,
+    config: Annotated[Path | None, typer.Argument()] = None,
     set_: _Set = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
 ) -> None:
-    """Train on all reports in one place, with differential privacy."""
+    """Train on all reports in one place, with differential privacy.
+
+    CONFIG is a TOML file, e.g. mine.toml; without one, the defaults.
+    """
     with _errors():
+        Experiment.load(config, list(set_ or []))
         from fedrad.centralized import main
 
         main(config, set_, out)
 
 
+def centralized_alone() -> None:
+    """``python -m fedrad.centralized``: that command by itself."""
+    alone = typer.Typer(**_COMMON)
+    alone.command()(centralized)
+    alone(prog_name="python -m fedrad.centralized")
+
+
 @app.command()
 def simulate(
-    name: Annotated[
-        str, typer.Argument(help="mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app")
-    ] = "mimic",
+    name: Annotated[str, typer.Argument()] = "mimic",
     config: Annotated[
         Path | None, typer.Option(help="a TOML file; its keys go before the app's, and --set before both")
     ] = None,
@@ -84,18 +95,31 @@ def simulate(
     ] = "inprocess",
     verbose: Annotated[bool, typer.Option("--verbose", help="show Flower's own log as well")] = False,
 ) -> None:
-    """Simulate a federation of hospitals with Flower; exits with 0 only if the run finished."""
+    """Simulate a federation of hospitals with Flower; exits with 0 only if the run finished.
+
+    NAME is mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app.
+    """
     with _errors():
         from fedrad.simulate import simulate as run
 
         run(name, list(set_ or []), out, config=config, grid=grid, verbose=verbose)
 
 
+@app.command("app")
+def app_(name: Annotated[str, typer.Argument()] = "mimic") -> None:
+    """Print the folder of a simulation app, for `flwr run` or to copy.
+
+    NAME is mimic, ct_rate or openi. For example: flwr run "$(fedrad app mimic)" --stream
+    """
+    with _errors():
+        print(app_folder(name))
+
+
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="run directory, e.g. runs/mine, or its adapter folder")],
-    reports: Annotated[Path, typer.Argument(help="CSV or Parquet with one report a row")],
-    output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="where to write; default: --out")] = None,
+    run: Annotated[Path, typer.Argument()],
+    reports: Annotated[Path, typer.Argument()],
+    output: Annotated[Path | None, typer.Argument(metavar="[OUT]")] = None,
     column: Annotated[
         str | None, typer.Option(help="the column with the text; default: the one that the run was trained on")
     ] = None,
@@ -103,6 +127,9 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
 ) -> None:
     """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
+
+    RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV or Parquet file with one report a
+    row; OUT is where to write, as --out.
 
     A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
     "NAME (input)". Rows are written as they are ready; a file is OUT.partial until it is whole.
@@ -121,18 +148,24 @@ def predict(
 
 @app.command()
 def ledger(
-    site_dir: Annotated[Path, typer.Argument(help="a hospital's state directory, or ledger/<site> of a run directory")],
+    site_dir: Annotated[Path, typer.Argument()],
     cap: Annotated[float | None, typer.Option(help="the hospital's epsilon cap, to see what is left")] = None,
     csv_: Annotated[Path | None, typer.Option("--csv", help="also write the charges to this new file")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
 ) -> None:
-    """What a hospital was charged, what that spent, and what is left. Reads only, also while the hospital trains."""
-    from fedrad.privacy.ledger_view import read_ledger
-    from fedrad.report import budget
+    """What a hospital was charged, what that spent, and what is left. Reads only, also while the hospital trains.
+
+    SITE_DIR is a hospital's state directory, or ledger/<site> of a run directory.
+    """
+    from fedrad.privacy.durable import ledger_file
 
     with _errors():
+        ledger_file(site_dir)
         if csv_ is not None and csv_.exists():
             raise _exists(csv_)
+        from fedrad.privacy.ledger_view import read_ledger
+        from fedrad.report import budget
+
         view = read_ledger(site_dir)
         curve, left = view.curve(), None if cap is None else view.left(cap)
         if csv_ is not None:
@@ -150,10 +183,13 @@ def ledger(
 
 @app.command()
 def model(
-    name: Annotated[str, typer.Argument(help="the embedded model's name, a hub id, or a folder")] = ModelSettings.name,
+    name: Annotated[str, typer.Argument()] = ModelSettings.name,
     revision: Annotated[str, typer.Option(help="commit of a hub id")] = "",
 ) -> None:
-    """What a base model is, and the fingerprint by which a hospital pins it (node-config model-sha256)."""
+    """What a base model is, and the fingerprint by which a hospital pins it (node-config model-sha256).
+
+    NAME is the embedded model's name, a hub id, or a folder.
+    """
     from fedrad.model.base import load_base
 
     with _errors():
@@ -166,7 +202,7 @@ def model(
 
 @app.command()
 def plan(
-    config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
+    config: Annotated[Path | None, typer.Argument()] = None,
     set_: _Set = None,
     reports: Annotated[
         int | None, typer.Option(help="size that each hospital declares (patients, if those are the unit)")
@@ -174,12 +210,18 @@ def plan(
     labels: Annotated[int | None, typer.Option(help="outputs of the head; default: those of data.name")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
 ) -> None:
-    """Before any training: what noise a configuration takes, how loud it is, and what to train instead."""
-    from fedrad.outlook import outlook_of
-    from fedrad.report import budget
+    """Before any training: what noise a configuration takes, how loud it is, and what to train instead.
+
+    CONFIG is a TOML file; without one, the defaults.
+    """
+    from fedrad.planned import check_told
 
     with _errors():
         experiment = Experiment.load(config, list(set_ or [])).resolve_paths(Path.cwd())
+        check_told(experiment, reports, labels)
+        from fedrad.outlook import outlook_of
+        from fedrad.report import budget
+
         outlook = outlook_of(experiment, declared=reports, labels=labels)
         if json_:
             _print_json(budget.outlook_json(outlook))

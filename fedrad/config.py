@@ -108,6 +108,11 @@ class Experiment:
         # The margin is for products such as 0.1 * 30, which is a little above 3.
         return max(1, math.ceil(self.sites.fraction * self.sites.count - 1e-9))
 
+    @property
+    def quorum(self) -> int:
+        """Valid replies that a round needs: ``sites.quorum``, or half of the hospitals that it asks, rounded up."""
+        return self.sites.quorum or (self.asked + 1) // 2
+
     def flat(self) -> Flat:
         """Every key with its value; tuples are joined by commas, as Flower's run configuration needs."""
         return {key: _plain(spec.type, self._value(spec)) for key, spec in _KEYS.items()}
@@ -445,7 +450,9 @@ def _unknown(key: str) -> str:
         or difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)
         or [names[close] for close in difflib.get_close_matches(name, names, n=1, cutoff=0.8)]
     )
-    return f"{key}: unknown key; " + (f"did you mean {guesses[0]}?" if guesses else "docs/configuration.md lists them")
+    return f"{key}: unknown key; " + (
+        f"did you mean {guesses[0]}?" if guesses else "`python -m fedrad.config` lists them"
+    )
 
 
 def _coerce(kind: Any, value: object) -> Any:

@@ -1,8 +1,8 @@
 """``flwr run`` with an honest exit status and nothing left running.
 
 ``flwr run`` exits 0 even when the run fails, and its local SuperLink outlives it with the environment and working
-directory of whoever started it first. Here every run has a Flower home and a port of its own, the run's status is asked
-for, and the processes that were started are ended by their pids.
+directory of whoever started it first. Here every run has a Flower home and a SuperLink of its own, the run's status is
+asked for, and the processes that were started are ended by their pids.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,11 +22,11 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
-import torch
 
 from fedrad.config import Experiment
 from fedrad.errors import FederationError
-from fedrad.report.chatter import Chatter
+from fedrad.report.chatter import is_chatter
+from fedrad.superlink import log_tail, start_superlink
 
 
 def run_flower(folder: Path, experiment: Experiment, *, verbose: bool = False) -> None:
@@ -36,7 +35,6 @@ def run_flower(folder: Path, experiment: Experiment, *, verbose: bool = False) -
     Raises:
         FederationError: the run did not complete.
     """
-    port = _free_port()
     with tempfile.TemporaryDirectory(prefix="fedrad-", ignore_cleanup_errors=True) as home, _sigterm_unwinds():
         # Flower resolves the app's modules in processes that the SuperLink starts: they must find this environment.
         environment = os.environ | {
@@ -45,21 +43,21 @@ def run_flower(folder: Path, experiment: Experiment, *, verbose: bool = False) -
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TMPDIR": home,
             "PYTHONUNBUFFERED": "1",
+            **_without_proxy(os.environ),
         }
         configuration = Path(home) / "run.toml"
         configuration.write_text(experiment.to_toml())
         command = [_FLWR, "run", str(folder), "--stream", "--run-config", str(configuration)]
         command += ["--federation-config", _federation(experiment)]
-        print("starting Flower ...", flush=True)
-        run_id, status, details = None, "never started", ""
+        run_id, status, details, port = None, "never started", "", 0
         try:
+            port = start_superlink(Path(home), environment)
             run_id, said = _streamed(command, environment, verbose)
             if run_id is None:
-                details = said
+                details = f"{said} {log_tail(Path(home))}"
             else:
                 status, details = _final_status(run_id, environment)
         finally:
@@ -73,9 +71,16 @@ def run_flower(folder: Path, experiment: Experiment, *, verbose: bool = False) -
 _FLWR = str(Path(sys.executable).parent / "flwr")
 
 
+def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Flower's processes talk to each other on loopback, over HTTP: none of that is for a proxy."""
+    given = (environment.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+    hosts = ",".join(filter(None, [*given, "127.0.0.1,localhost"]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
+
+
 def _streamed(command: Sequence[str], environment: Mapping[str, str], verbose: bool) -> tuple[str | None, str]:
     """Runs ``flwr run``, prints its stream, and returns the run's id, if there was a run, and its last lines."""
-    chatter, run_id, last = Chatter(), None, list[str]()
+    run_id, last = None, list[str]()
     with subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
@@ -84,7 +89,7 @@ def _streamed(command: Sequence[str], environment: Mapping[str, str], verbose: b
                 if found := re.search(r"Successfully started run (\d+)", line):
                     run_id = found[1]
                 last = [*last[-4:], line.strip()]
-                if verbose or not chatter.drops(line):
+                if verbose or not is_chatter(line):
                     print(line, end="", flush=True)
         except BaseException:
             process.terminate()  # else leaving the block would wait for it
@@ -107,6 +112,8 @@ def _federation(experiment: Experiment) -> str:
 
 def _gpu_share(processes: int) -> float:
     """So that all processes that the cores allow find room on the GPUs; 0 where there is no GPU to share."""
+    import torch  # seconds, and this process needs nothing else of it
+
     gpus = torch.cuda.device_count()
     return 1 / math.ceil(max(1, processes) / gpus) if gpus else 0.0
 
@@ -142,12 +149,6 @@ def _flower(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
             [_FLWR, *arguments], env=environment, text=True, capture_output=True, check=False, timeout=60
         ).stdout
     return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end_processes(home: str, port: int) -> None:

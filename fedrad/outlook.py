@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.errors import ConfigError, PlanError
+from fedrad.errors import PlanError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.shapes import shapes_of
+from fedrad.planned import check_told, labels_of
 from fedrad.privacy import accounting, planning
 from fedrad.privacy.central import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
@@ -81,12 +81,9 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     if experiment.privacy.unit == "hospital" and experiment.privacy.epsilon:
         raise _at_the_server(experiment)
     notes: list[str] = []
+    check_told(experiment, declared, labels)
     size = _declared(experiment, notes) if declared is None else declared
-    if size < 1:
-        raise ConfigError(f"--reports: a hospital declares 1 or more, not {size}")
-    outputs = _labels(experiment) if labels is None else labels
-    if outputs < 1:
-        raise ConfigError(f"--labels: a head has 1 or more, not {outputs}")
+    outputs = labels_of(experiment) if labels is None else labels
     plan = plan_for(experiment, size)
     lora, strategy = experiment.lora, experiment.strategy.name
     spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a, lora.freeze_b)
@@ -164,29 +161,12 @@ def _declared(experiment: Experiment, notes: list[str]) -> int:
     data = experiment.data
     if data.declared_size:
         return data.declared_size
-    if data.name != "synthetic" or experiment.privacy.unit != "report":
-        raise ConfigError(
-            f"--reports: say how many {experiment.privacy.unit}s a hospital declares; planning reads no data"
-        )
     size = declared_size(round(data.reports * (1 - data.test_fraction) / experiment.sites.count))
     notes.append(
         f"declared size {size}: about what each simulated hospital gets of {data.reports} generated reports; give a "
         "real one with --reports."
     )
     return size
-
-
-def _labels(experiment: Experiment) -> int:
-    data = experiment.data
-    match data.name:
-        case "ct-rate":
-            return len(CT_RATE)
-        case "table":
-            columns = [name for name in data.label_columns.split(",") if name.strip()]
-            if len(columns) < 2:
-                raise ConfigError("--labels: say how many classes the label column has; planning reads no data")
-            return len(columns)
-    return len(CHEXPERT)
 
 
 def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:

@@ -25,8 +25,7 @@ from fedrad.data.columns import check_columns
 from fedrad.data.parquet_file import Kind
 from fedrad.data.tabular import cells_of, header_of
 from fedrad.errors import DataError
-from fedrad.model.classifier import Classifier
-from fedrad.model.export import MANIFEST
+from fedrad.model.folder import MANIFEST, adapter_folder
 from fedrad.settings import Data
 
 _ROWS, _CHARACTERS = 512, 1 << 23  # of a chunk; sorting by length within one is nearly as good as over all
@@ -53,12 +52,15 @@ def predict(run: Path, reports: Path, column: str | None, out: Path | None, devi
     if out is not None:
         _check_free(out)
         _check_free(_partial(out))
-    classifier = Classifier.load(run, device=device)
+    adapter_folder(run)
     column = column or _text_column(run)
     header = header_of(reports)
     (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")
     kinds: list[tuple[int, Kind]] = [(k, "text" if k == place else "any") for k in range(len(header))]
     count = _look_through(reports, kinds, place)
+    from fedrad.model.classifier import Classifier  # torch takes seconds, and what is wrong so far needs none of it
+
+    classifier = Classifier.load(run, device=device)
     names = output_names([*header[:place], *header[place + 1 :]], classifier.labels)
     with _output(out) as write, _progress(count, to_terminal=out is None and sys.stdout.isatty()) as tell:
         write([names])

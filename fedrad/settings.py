@@ -97,7 +97,10 @@ class Sites:
     )
     alpha: float = _key(0.5, "concentration of the `dirichlet` label skew; smaller is more skewed", rule=POSITIVE)
     quorum: int = _key(
-        0, "valid replies that a round needs; 0 means all hospitals that are asked in it", rule=NOT_NEGATIVE
+        0,
+        "valid replies that a round needs; 0: half of the hospitals that it asks, rounded up. With secure aggregation "
+        "it must be stated",
+        rule=NOT_NEGATIVE,
     )
     fraction: float = _key(
         1.0,

@@ -1,4 +1,7 @@
-"""``fedrad simulate``: an app, a configuration and the caller's paths; then all in this process, or ``flwr run``."""
+"""``fedrad simulate``: an app, a configuration and the caller's paths; then all in this process, or ``flwr run``.
+
+torch and Flower take seconds to import, so they are imported once the configuration has been found in order.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,6 @@ from typing import Literal
 
 from fedrad.apps import app_defaults, app_folder
 from fedrad.config import Experiment, parse_overrides, read_flat
-from fedrad.federation.fused import FusedGrid
-from fedrad.federation.grid import InProcessGrid
-from fedrad.flower_run import run_flower
-from fedrad.in_process import run_in_process
 
 GridName = Literal["inprocess", "fused", "flower"]
 
@@ -53,6 +52,12 @@ def simulate(
         chosen = Path.cwd() / "runs" / f"{stamp}-{experiment.run.name or folder.name}"
         experiment = Experiment.from_flat({**experiment.flat(), "run.out": str(chosen)})
     if grid == "flower":
+        from fedrad.flower_run import run_flower
+
         run_flower(folder, experiment, verbose=verbose)
     else:
+        from fedrad.federation.fused import FusedGrid
+        from fedrad.federation.grid import InProcessGrid
+        from fedrad.in_process import run_in_process
+
         run_in_process(folder, experiment, grid=FusedGrid if grid == "fused" else InProcessGrid, verbose=verbose)

@@ -99,10 +99,12 @@ def simulated_nodes(number: int) -> list[dict[str, int]]:
     return [{"partition-id": index, "num-partitions": number} for index in range(number)]
 
 
-def federate(experiment: Experiment, nodes: int = 2, **options: Any) -> InProcessGrid:
+def federate(
+    experiment: Experiment, nodes: int = 2, grid: type[InProcessGrid] = InProcessGrid, **options: Any
+) -> InProcessGrid:
     """Runs the whole ServerApp on ``nodes`` simulated nodes; the grid remembers what passed."""
     config = experiment.flat()
-    federation = InProcessGrid(simulated_client.app, simulated_nodes(nodes), config, **options)
+    federation = grid(simulated_client.app, simulated_nodes(nodes), config, **options)
     server.app(federation, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(config)))
     return federation
 

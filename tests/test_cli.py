@@ -11,13 +11,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import numpy as np
 import pytest
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
 import fedrad
-from fedrad import centralized, cli, simulate
+from fedrad import centralized, cli, in_process, simulate
 from fedrad.config import Experiment
 from fedrad.data.report import warn
 from fedrad.errors import ConfigError, DataError, FederationError
@@ -226,7 +228,7 @@ def test_simulate_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_a_files_keys_go_before_the_apps_and_set_before_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ran: list[Experiment] = []
-    monkeypatch.setattr(simulate, "run_in_process", lambda folder, experiment, **options: ran.append(experiment))
+    monkeypatch.setattr(in_process, "run_in_process", lambda folder, experiment, **options: ran.append(experiment))
     mine = tmp_path / "mine.toml"
     mine.write_text("[train]\nrounds = 3\nbatch = 7\n[sites]\ncount = 2\n")
     assert call("simulate", "--config", mine, "--set", "train.batch=9", "--out", tmp_path / "run").exit_code == 0
@@ -248,21 +250,87 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.stderr == "fedrad: interrupted; nothing is finished. What was charged is in the ledgers.\n"
 
 
-def test_help_version_and_typos_do_not_wait_for_torch(tmp_path: Path) -> None:
-    script = "import sys; from fedrad.cli import app\ntry: app(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
-    for arguments in (["--help"], ["--version"], ["simulate", "--help"], ["simulate", "--nonsense"]):
-        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
-        assert done.stdout.splitlines()[-1] == "False", done.stderr
-    done = subprocess.run([sys.executable, "-m", "fedrad", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"fedrad {fedrad.__version__}\n"
-    # Control: a command that needs it does load it.
-    done = subprocess.run(
-        [sys.executable, "-c", script, "plan", "--set", "privacy.epsilon=-1"],
-        capture_output=True,
-        text=True,
-        check=False,
+# What commands import. Each takes a second or more; what is imported says so without a clock.
+HEAVY = ("datasets", "dp_accounting", "flwr", "numpy", "opacus", "peft", "pyarrow", "scipy", "torch", "transformers")
+MISTYPED = ("--set", "privacy.epsilom=1")
+
+
+def imported(module: str, *arguments: object) -> tuple[int, set[str], str]:
+    """Exit status of ``python -m module arguments``, which of the heavy packages it imported, and what it printed."""
+    script = (
+        "import atexit, runpy, sys; module = sys.argv.pop(1)\n"
+        "atexit.register(lambda: print('imported', *sys.modules))\n"
+        "runpy.run_module(module, run_name='__main__', alter_sys=True)"
     )
-    assert done.stdout.splitlines()[-1] == "True"
+    command = [sys.executable, "-c", script, module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said, _, modules = done.stdout.rpartition("imported ")
+    return done.returncode, set(HEAVY) & set(modules.split()), said + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--help"], 0, "simulate"),
+        (["-h"], 0, "simulate"),
+        (["--version"], 0, fedrad.__version__),
+        (["simulate", "-h"], 0, "--grid"),
+        (["simulate", "--nonsense"], 2, "No such option"),
+        (["simulat"], 2, "Did you mean 'simulate'?"),
+        (["simulate", "openy"], 2, "did you mean openi?"),
+        (["simulate", *MISTYPED], 2, "did you mean privacy.epsilon?"),
+        (["simulate", "--grid", "flower", *MISTYPED], 2, "did you mean privacy.epsilon?"),
+        (["centralized", *MISTYPED], 2, "did you mean privacy.epsilon?"),
+        (["plan", *MISTYPED], 2, "did you mean privacy.epsilon?"),
+        (["plan", "--reports", "0", "--labels", "0"], 2, "2 problems"),
+        (["plan", "--set", "data.name=openi", "--set", "data.path=/nowhere"], 2, "--reports: say how many"),
+        (["ledger", "/nowhere"], 5, "There is no folder /nowhere"),
+        (["predict", "/nowhere", "reports.csv"], 4, "/nowhere/adapter holds no complete adapter"),
+        (["app", "ct_rate"], 0, "simulations/ct_rate"),
+    ],
+)
+def test_help_and_mistakes_need_no_heavy_import(arguments: list[str], code: int, says: str) -> None:
+    ended, heavy, said = imported("fedrad", *arguments)
+    assert (ended, heavy) == (code, set()), said
+    assert says in " ".join(said.split())
+
+
+def test_centralized_alone_is_as_quick_to_tell(run: Path, tmp_path: Path) -> None:
+    for arguments, code in ((["-h"], 0), (MISTYPED, 2)):
+        ended, heavy, said = imported("fedrad.centralized", *arguments)
+        assert (ended, heavy) == (code, set()), said
+        assert "--set" in said or "did you mean privacy.epsilon?" in said
+    # A file that is not there is told before the model is loaded; the adapter is.
+    ended, heavy, said = imported("fedrad", "predict", run, tmp_path / "nowhere.csv")
+    assert (ended, heavy, "nowhere.csv" in said) == (3, set(), True)
+
+
+def test_a_ledger_is_shown_without_torch(site_dir: Path) -> None:
+    ended, heavy, said = imported("fedrad", "ledger", site_dir)
+    assert (ended, heavy) == (0, {"dp_accounting", "numpy", "scipy"}), said
+    # Control: a command that needs torch is seen to import it.
+    ended, heavy, said = imported("fedrad", "plan", "--set", "privacy.delta=0.5")
+    assert ended == 5
+    assert {"torch", "transformers"} <= heavy
+
+
+@pytest.mark.parametrize("command", ["centralized", "simulate", "app", "predict", "ledger", "model", "plan"])
+def test_every_argument_and_option_of_a_command_is_explained(command: str) -> None:
+    found = typer.main.get_command(cli.app).commands[command]  # type: ignore[attr-defined]
+    shown = call(command, "-h")
+    assert shown.exit_code == 0
+    for parameter in found.params:
+        if isinstance(parameter, click.Argument):
+            assert f"{parameter.name.upper()} is " in shown.output, parameter.name
+        else:
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("typed", ["simulat", "ledgr", "pln"])
+def test_a_mistyped_command_has_one_suggestion(typed: str) -> None:
+    shown = call(typed)
+    assert shown.exit_code == 2
+    assert shown.stderr.count("Did you mean") == 1
 
 
 @pytest.mark.parametrize(("error", "code"), [(FederationError("round 2: [odd]"), 6), (ConfigError("x: unknown"), 2)])
@@ -294,7 +362,7 @@ def test_all_configuration_errors_come_at_once_before_anything_starts(monkeypatc
     def started(*_: object, **__: object) -> None:
         raise AssertionError("a run was started")
 
-    monkeypatch.setattr(simulate, "run_in_process", started)
+    monkeypatch.setattr(in_process, "run_in_process", started)
 
     shown = call(
         "simulate", "mimic", "--set", "privacy.epsilom=1", "--set", "sites.count=0", "--set", "data.name=table"

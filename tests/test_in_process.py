@@ -151,7 +151,7 @@ def test_a_lost_quorum_ends_the_run_with_its_reason(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(hospital, "train_round", failing("site-001", DataError("a row of the table is gone")))
 
     with pytest.raises(QuorumLost, match=r"round 1: 2 of 3 .*site-001: data"):
-        run(tmp_path / "run")
+        run(tmp_path / "run", sites__quorum=3)
 
     assert not (tmp_path / "run" / "result.json").exists()
 

@@ -25,7 +25,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from fedrad import Classifier, centralized, flower_run, simulate
+from fedrad import Classifier, centralized, flower_run, in_process, simulate, superlink
 from fedrad.apps import app_folder
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, FederationError
@@ -68,7 +68,7 @@ def overrides(changes: Mapping[str, object]) -> list[str]:
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Experiment]]:
     """The runs that would have been started."""
     runs: list[tuple[Path, Experiment]] = []
-    monkeypatch.setattr(simulate, "run_in_process", lambda folder, exp, **options: runs.append((folder, exp)))
+    monkeypatch.setattr(in_process, "run_in_process", lambda folder, exp, **options: runs.append((folder, exp)))
     return runs
 
 
@@ -122,7 +122,7 @@ def test_all_in_one_process_unless_flower_is_asked_for(
     planned: list[tuple[Path, Experiment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flower: list[tuple[Path, Experiment]] = []
-    monkeypatch.setattr(simulate, "run_flower", lambda folder, exp, *, verbose: flower.append((folder, exp)))
+    monkeypatch.setattr(flower_run, "run_flower", lambda folder, exp, *, verbose: flower.append((folder, exp)))
 
     simulate.simulate("mimic", out=Path("/results"))
     assert (len(planned), len(flower)) == (1, 0)
@@ -157,15 +157,19 @@ def test_there_are_no_more_nodes_than_hospitals(sites: int, threads: int) -> Non
 
 @pytest.fixture
 def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ``flwr`` that does nothing and exits with 0; ``run`` prints ``run.txt``, ``list`` prints ``list.txt``."""
+    """A ``flwr`` that does nothing and exits with 0; ``run`` prints ``run.txt``, ``list`` prints ``list.txt``. Its
+    SuperLink answers and does nothing."""
+    write_superlink(tmp_path / "flower-superlink")
+    monkeypatch.setattr(superlink, "FLOWER_SUPERLINK", str(tmp_path / "flower-superlink"))
     fake = tmp_path / "flwr"
     fake.write_text(
         textwrap.dedent(f"""\
             #!{sys.executable}
-            import pathlib, sys
+            import json, os, pathlib, sys
             here = pathlib.Path({str(tmp_path)!r})
             with (here / "calls.txt").open("a") as calls:
                 print(*sys.argv[1:], file=calls)
+            (here / "environment.json").write_text(json.dumps(dict(os.environ)))
             file = here / f"{{sys.argv[1]}}.txt"
             print(file.read_text() if file.exists() else "", end="")
             """)
@@ -173,6 +177,30 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fake.chmod(0o700)
     monkeypatch.setattr(flower_run, "_FLWR", str(fake))
     return tmp_path
+
+
+def write_superlink(file: Path, before: str = "") -> None:
+    """A ``flower-superlink`` that answers on its port, once ``before`` has run."""
+    file.write_text(
+        textwrap.dedent("""\
+            import pathlib, sys
+            from http.server import BaseHTTPRequestHandler, HTTPServer
+
+            here = pathlib.Path(__file__).parent
+            with (here / "starts.txt").open("a") as starts:
+                print(*sys.argv[1:], file=starts)
+
+            class Health(BaseHTTPRequestHandler):
+                def do_GET(self):
+                    self.send_response(200 if self.path == "/health" else 404)
+                    self.end_headers()
+
+            """)
+        + before
+        + '\nHTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Health).serve_forever()\n'
+    )
+    file.write_text(f"#!{sys.executable}\n{file.read_text()}")
+    file.chmod(0o700)
 
 
 def status(folder: Path, status: str, details: str = "N/A") -> None:
@@ -203,6 +231,66 @@ def test_a_run_that_failed_is_an_error_with_its_reason_though_flwr_exits_with_0(
     status(flwr, outcome, "round 1: 1 of 3 hospitals")
 
     with pytest.raises(FederationError, match=rf"{outcome}.*round 1: 1 of 3 hospitals"):
+        simulate.simulate("mimic", grid="flower")
+
+
+@pytest.mark.parametrize("given", [{}, {"no_proxy": "intern.example", "NO_PROXY": "other.example"}])
+def test_nothing_on_loopback_goes_through_a_proxy(
+    flwr: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    """A proxy at a port where nobody listens: neither our question nor Flower's may go there."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"} | given).items():
+        monkeypatch.setenv(name, value)
+    (flwr / "run.txt").write_text(STARTED)
+    status(flwr, "finished:completed")
+
+    simulate.simulate("mimic", grid="flower")
+
+    environment = json.loads((flwr / "environment.json").read_text())
+    assert environment["no_proxy"] == environment["NO_PROXY"]
+    assert {"127.0.0.1", "localhost", *given.values()} == set(environment["no_proxy"].split(","))
+
+
+def test_a_superlink_that_ends_is_started_once_more_on_another_port(flwr: Path) -> None:
+    dies_once = 'if len((here / "starts.txt").read_text().splitlines()) < 2: sys.exit("no memory")'
+    write_superlink(flwr / "flower-superlink", dies_once)
+    (flwr / "run.txt").write_text(STARTED)
+    status(flwr, "finished:completed")
+
+    simulate.simulate("mimic", grid="flower")
+
+    starts = [line.split() for line in (flwr / "starts.txt").read_text().splitlines()]
+    ports = [start[start.index("--port") + 1] for start in starts]
+    assert len(set(ports)) == 2
+
+
+def test_one_that_ends_twice_is_an_error_with_the_end_of_its_log(flwr: Path) -> None:
+    write_superlink(flwr / "flower-superlink", 'print("x" * 9999); sys.exit("ImportError: no module ray")')
+    with pytest.raises(FederationError) as raised:
+        simulate.simulate("mimic", grid="flower")
+    said = str(raised.value)
+    assert "twice: it ended with exit code 1, then it ended with exit code 1" in said
+    assert said.endswith("ImportError: no module ray")
+    assert len((flwr / "starts.txt").read_text().splitlines()) == 2
+    assert not (flwr / "calls.txt").exists() or "run " not in (flwr / "calls.txt").read_text()
+
+
+def test_one_that_never_answers_is_given_more_time_and_then_ended(flwr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = superlink.PATIENCE
+    assert 15 < first < second  # longer than Flower's own
+    monkeypatch.setattr(superlink, "PATIENCE", (0.5, 1.0))
+    note = "(here / f\"{__import__('os').getpid()}.pid\").touch()"
+    write_superlink(flwr / "flower-superlink", f"{note}; import time; time.sleep(600)")
+    with pytest.raises(FederationError, match=r"did not answer within 0\.5 s, then it did not answer within 1 s"):
+        simulate.simulate("mimic", grid="flower")
+    assert not any(alive(int(file.stem)) for file in flwr.glob("*.pid"))
+
+
+def test_flower_that_is_not_installed_is_an_error(flwr: Path) -> None:
+    (flwr / "flower-superlink").unlink()
+    with pytest.raises(FederationError, match=r"can't be started.*Install flwr\[simulation\]"):
         simulate.simulate("mimic", grid="flower")
 
 
@@ -449,7 +537,7 @@ def test_sigterm_in_the_middle_ends_everything(caller: Caller) -> None:
 @pytest.mark.timeout(2 * LIMIT)
 def test_flwr_run_alone_refuses_a_relative_path(caller: Caller) -> None:
     """Its local SuperLink runs where it was first started, which may be anywhere."""
-    port, home = flower_run._free_port(), str(caller.folder / "home")
+    port, home = superlink.free_port(), str(caller.folder / "home")
     own = {"FLWR_HOME": home, "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port), "RAY_TMPDIR": "/tmp"}
     config = 'data.name="table" data.path="reports.csv" data.label-columns="edema,fracture"'
     try:

@@ -20,6 +20,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrad.config import Experiment
+from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, DataError, PolicyRefusal
 from fedrad.federation.answers import answer_hello, answer_secure, answer_training
 from fedrad.federation.delivery import PublicStore
@@ -91,6 +92,7 @@ def _timed(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
         return _round(experiment, request, policy)
 
 
+@warnings_as_lines()  # in the hospital's log; a simulation's server says for all of its hospitals what is odd
 def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")

@@ -73,7 +73,7 @@ def _key(digits: str, file: Path, name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m fedrad.federation.identity NEW-FILE")
     try:
         print(f"<site> {make_identity(Path(sys.argv[1]))}")

@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from torch import Tensor
 
 from fedrad.errors import FedradError, QuorumLost, RefusedReply
+from fedrad.federation.absence import ProcessDied, SiteFailed, SpentNothing, of_flower
 from fedrad.federation.arrays import to_arrays
 from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.delivery import Deliveries, nbytes
@@ -73,6 +74,7 @@ class Federation:
         weights: "uniform", "declared" or "inverse-variance".
         quorum: valid replies that a round needs.
         asked: hospitals that a round asks.
+        timeout: seconds that a hospital has which is asked once more.
     """
 
     run: str
@@ -86,6 +88,7 @@ class Federation:
     weights: str
     quorum: int
     asked: int
+    timeout: float = 900.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,12 @@ class Rounds(FlowerStrategy):
             knowing, so the mirror is only a lower bound for them until they answer again.
         state: all public tensors as of the last finished round.
         on_round: called after each round.
+        asks_again: whether a hospital whose process died is asked once more in the same round. If its steps were done,
+            it answers with what it has kept; otherwise it charges its ledger for them again, and where the plan
+            uses up its cap to the last step, it is out of budget in the last round instead of absent from this one.
     """
+
+    asks_again = True
 
     def __init__(
         self,
@@ -135,6 +143,8 @@ class Rounds(FlowerStrategy):
         self._deliveries = Deliveries()
         self._expected: dict[int, dict[str, Tensor]] = {}
         self._traffic = _Traffic()
+        self._grid: Grid
+        self._states: Mapping[int, Mapping[str, Tensor]] = {}
         # Under secure aggregation: what each hospital gets from the others, and who fell out before it was charged.
         self._inboxes: Mapping[str, Inbox] = {}
         self._fell_out: dict[str, str] = {}
@@ -152,6 +162,7 @@ class Rounds(FlowerStrategy):
         states = {rank: self.strategy.for_rank(self.state, rank, facts) for rank in {h.rank for h in asked}}
         self._expected = {rank: {name: state[name] for name in names} for rank, state in states.items()}
         self._traffic = _Traffic()
+        self._grid, self._states = grid, states
         questions = [self._question(hospital, server_round, states[hospital.rank]) for hospital in asked]
         # Flower writes the message's id into its metadata when it is sent; the answer names the id.
         self._asked = [(question.metadata, hospital) for question, hospital in zip(questions, asked, strict=True)]
@@ -206,23 +217,16 @@ class Rounds(FlowerStrategy):
         Raises:
             QuorumLost: fewer valid replies than the quorum.
         """
-        waiting = {metadata.message_id: hospital for metadata, hospital in self._asked}
-        valid: dict[str, Reply] = {}
-        absent = dict(self._fell_out)
-        unspent = set(absent)
-        for message in replies:
-            hospital = waiting.pop(message.metadata.reply_to_message_id, None)
-            if hospital is None:
-                log(WARNING, "round %s: node %s sent a reply that nobody waits for", server_round, _node(message))
-                continue
-            try:
-                valid[hospital.site] = self._accept(message, hospital, server_round)
-            except SpentNothing as failed:
-                absent[hospital.site] = str(failed)
-                unspent.add(hospital.site)
-            except (FedradError, SiteFailed) as error:
-                absent[hospital.site] = str(error)
-        absent |= {h.site: f"no reply within the time limit of round {server_round}" for h in waiting.values()}
+        valid, failed = self._sorted(replies, self._asked, server_round)
+        died = [hospital for _, hospital in self._asked if isinstance(failed.get(hospital.site), ProcessDied)]
+        if died and self.asks_again:
+            again, still = self._asked_again(died, failed, server_round)
+            valid |= again
+            failed = {site: error for site, error in failed.items() if site not in again} | still
+        # One that died may have charged its ledger, whatever it answers when it is asked again.
+        unspent = {site for site, error in failed.items() if isinstance(error, SpentNothing)}
+        unspent = (unspent - {hospital.site for hospital in died}) | self._fell_out.keys()
+        absent = self._fell_out | {site: str(error) for site, error in failed.items()}
         self.unconfirmed = (self.unconfirmed | (absent.keys() - unspent)) - valid.keys()
         absent |= dict.fromkeys(self._exhausted - absent.keys(), "its privacy budget is used up; it was not asked")
         counted = tuple(valid[site] for site in sorted(valid))
@@ -239,6 +243,37 @@ class Rounds(FlowerStrategy):
         self.state = self.aggregate(counted, server_round)
         self.on_round(outcome)
         return to_arrays(self.state), None
+
+    def _sorted(
+        self, replies: Iterable[Message], asked: Sequence[tuple[Metadata, Hospital]], server_round: int
+    ) -> tuple[dict[str, Reply], dict[str, Exception]]:
+        """The replies that count, and why the others don't, by site; who did not answer at all is among the others."""
+        waiting = {metadata.message_id: hospital for metadata, hospital in asked}
+        valid: dict[str, Reply] = {}
+        failed: dict[str, Exception] = {}
+        for message in replies:
+            hospital = waiting.pop(message.metadata.reply_to_message_id, None)
+            if hospital is None:
+                log(WARNING, "round %s: node %s sent a reply that nobody waits for", server_round, _node(message))
+                continue
+            try:
+                valid[hospital.site] = self._accept(message, hospital, server_round)
+            except (FedradError, SiteFailed) as error:
+                failed[hospital.site] = error
+        late = SiteFailed(f"no reply within the time limit of round {server_round}")
+        return valid, failed | {hospital.site: late for hospital in waiting.values()}
+
+    def _asked_again(
+        self, died: Sequence[Hospital], failed: Mapping[str, Exception], server_round: int
+    ) -> tuple[dict[str, Reply], dict[str, Exception]]:
+        """As ``_sorted``, of the same question put once more to hospitals whose process died."""
+        for hospital in died:
+            log(WARNING, "round %s: %s: %s; asked once more", server_round, hospital.site, failed[hospital.site])
+        questions = [self._question(hospital, server_round, self._states[hospital.rank]) for hospital in died]
+        asked = [(question.metadata, hospital) for question, hospital in zip(questions, died, strict=True)]
+        replies = list(self._grid.send_and_receive(questions, timeout=self.federation.timeout))
+        valid, still = self._sorted(replies, asked, server_round)
+        return valid, {site: SiteFailed(f"{failed[site]}; asked once more: {error}") for site, error in still.items()}
 
     def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
         """The next state from the replies that count, sorted by site."""
@@ -296,8 +331,7 @@ class Rounds(FlowerStrategy):
     def _answer(self, message: Message, hospital: Hospital, read: Callable[[RecordDict], A | Failure]) -> A:
         """What ``hospital`` says in answer to any question, if it is no failure."""
         if message.has_error():
-            # Flower's own errors (node gone, process crashed): their text may come from the hospital, so only the code.
-            raise SiteFailed(f"Flower error code {message.error.code} (the node or its process failed)")
+            raise of_flower(message.error)
         answer = read(message.content)
         # A node that fails before it could read the request can't name its site.
         named = answer.site == hospital.site or (isinstance(answer, Failure) and not answer.site)
@@ -319,14 +353,6 @@ class _Traffic:
 
     down: int = 0
     records: dict[tuple[str, str], ArrayRecord] = field(default_factory=dict)
-
-
-class SiteFailed(Exception):
-    """A site says, or Flower says of it, that it failed."""
-
-
-class SpentNothing(SiteFailed):
-    """It refused before it charged its ledger."""
 
 
 def _node(message: Message) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, FedradError, QuorumLost, RefusedReply
+from fedrad.federation.absence import SiteFailed
 from fedrad.federation.messages import (
     Body,
     Opening,
@@ -27,7 +28,7 @@ from fedrad.federation.messages import (
     read_stage_answer,
     stage_content,
 )
-from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds, SiteFailed
+from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.federation.secure_hospital import bound_run
 from fedrad.privacy.noise_share import own_noise_multiplier
 from fedrad.secure.fixed_point import DEFAULT_BOUND, decode, unflatten
@@ -66,6 +67,8 @@ class SecureRounds(Rounds):
         ConfigError: the strategy needs more than the mean of what was sent.
     """
 
+    asks_again = False  # a masked adapter leaves a hospital once
+
     def __init__(
         self,
         strategy: Strategy,
@@ -84,7 +87,6 @@ class SecureRounds(Rounds):
         self._averaging = strategy
         self._experiment = experiment
         self._noise_multiplier = noise_multiplier
-        self._grid: Grid
         self._setup: RoundSetup
         self._roster: Roster
         self._digest = ""

@@ -18,6 +18,7 @@ from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
+from fedrad.federation.actors import replace_dead_actors
 from fedrad.federation.arrays import to_arrays
 from fedrad.federation.central import SERVER, CentralRounds, central_plan
 from fedrad.federation.messages import Hello, labels_digest, read_hello
@@ -74,6 +75,7 @@ def main(grid: Grid, context: Context) -> None:
     elif corpus is None:
         raise ConfigError("data.name: none is for a server of real hospitals; simulated ones have no reports then")
     else:
+        replace_dead_actors()
         sizes = [
             declared_size(units_in(experiment, corpus.reports, rows)) for rows in hospital_shares(experiment, corpus)
         ]
@@ -113,8 +115,9 @@ def main(grid: Grid, context: Context) -> None:
         lora=setup.lora,
         seed=experiment.train.seed,
         weights=experiment.strategy.weights,
-        quorum=experiment.sites.quorum or experiment.asked,
+        quorum=experiment.quorum,
         asked=experiment.asked,
+        timeout=experiment.sites.timeout,
     )
     rounds = Rounds(strategy, federation, state, outcomes.append)
     if central is not None:
@@ -165,11 +168,21 @@ def main(grid: Grid, context: Context) -> None:
         charges=rounds.charges,
         # The server's own ledger, where the hospital is the unit, is at the run's delta.
         delta=max(h.delta for h in hospitals) if central is None else central.delta,
+        missed=_missed(outcomes),
     )
     finish(directory, experiment, exported(setup, strategy, rounds.state), result)
     # What the simulated hospitals had received: of no more use.
     shutil.rmtree(directory / "public", ignore_errors=True)
     console.print(final_table(experiment, result, directory))
+    for site, numbers in result.missed.items():
+        missing = f"{site} is missing from {len(numbers)} of {experiment.train.rounds} rounds"
+        console.print(f"note: {missing}: {', '.join(map(str, numbers))}", highlight=False)
+
+
+def _missed(outcomes: Sequence[RoundOutcome]) -> dict[str, tuple[int, ...]]:
+    """The rounds in which a hospital did not count, by site, of those who missed any."""
+    sites = sorted({site for outcome in outcomes for site in outcome.absent})
+    return {site: tuple(outcome.round for outcome in outcomes if site in outcome.absent) for site in sites}
 
 
 def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, ...]]:

@@ -15,7 +15,8 @@ from fedrad.errors import ModelError
 from fedrad.model.base import load_base
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier, build
-from fedrad.model.export import MANIFEST, import_peft
+from fedrad.model.export import import_peft
+from fedrad.model.folder import adapter_folder
 from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
 
@@ -52,8 +53,7 @@ class Classifier:
             ModelError: there is no complete adapter, the base model can't be loaded or is not the one that the adapter
                 was trained on, or the tensors do not fit.
         """
-        folder = Path(run_dir)
-        folder = folder if (folder / MANIFEST).is_file() else folder / "adapter"
+        folder = adapter_folder(run_dir)
         manifest, tensors = import_peft(folder)
         loaded = load_base(base or manifest.spec.name, "" if base else manifest.spec.revision)
         if loaded.sha256 != manifest.base_sha256:

@@ -26,9 +26,9 @@ from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import EMBEDDED, EMBEDDED_HUB_ID, EMBEDDED_PACKAGE, BaseModel
 from fedrad.model.card import render_card
 from fedrad.model.encoder import ModelSpec, ReportClassifier
+from fedrad.model.folder import MANIFEST, incomplete
 from fedrad.model.layers import take_apart
 
-MANIFEST = "fedrad.json"
 _FORMAT = 1
 
 
@@ -96,10 +96,7 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
         stored = load_file(directory / "adapter_model.safetensors")
         head = load_file(directory / "head.safetensors") if manifest.spec.pooling == "mean" else None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(
-            f"{directory} holds no complete adapter of fedrad's ({type(error).__name__}). Name a run directory, or its"
-            " folder adapter/, of a run that has finished."
-        ) from error
+        raise incomplete(directory, type(error).__name__) from error
     tensors: dict[str, Tensor] = {}
     for key, tensor in stored.items():
         name = key.removeprefix("base_model.model.")

@@ -4,8 +4,3 @@ This package stands on the ground floor: it knows neither reports nor Flower.
 """
 
 from __future__ import annotations
-
-from fedrad.privacy.accounting import Event, epsilon
-from fedrad.privacy.plan import PrivacyPlan
-
-__all__ = ["Event", "PrivacyPlan", "epsilon"]

@@ -58,3 +58,31 @@ def explained(directory: Path) -> Iterator[None]:
         raise LedgerTampered(f"The ledger in {directory} is damaged: {error}. Restore the newest copy.") from None
     except OSError as error:
         raise LedgerError(f"The ledger in {directory} can't be used: {error.strerror}.") from None
+
+
+def ledger_file(directory: Path) -> Path:
+    """The file with a site's ledger.
+
+    Raises:
+        LedgerError: there is none; says where some are.
+    """
+    file = directory.absolute() / "ledger.sqlite"
+    with explained(file.parent):
+        if not file.is_file():
+            raise LedgerError(_nothing_in(file.parent))
+    return file
+
+
+def _nothing_in(directory: Path) -> str:
+    if not directory.is_dir():
+        return f"There is no folder {directory}. Name the hospital's state directory."
+    below = sorted(
+        file.parent for file in [*directory.glob("*/ledger.sqlite"), *directory.glob("ledger/*/ledger.sqlite")]
+    )
+    if below:
+        others = f" (and {len(below) - 1} more)" if len(below) > 1 else ""
+        return f"There is no ledger in {directory}, but there are some below it: name one, such as {below[0]}{others}."
+    return (
+        f"There is no ledger in {directory} (no ledger.sqlite). Name a hospital's state directory, or the folder "
+        "ledger/<site> in a run directory."
+    )

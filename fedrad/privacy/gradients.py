@@ -11,12 +11,11 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import torch
-from opacus.grad_sample import GradSampleModule
-from opacus.grad_sample.linear import compute_linear_grad_sample
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedrad.errors import PreflightError
+from fedrad.privacy.opacus_parts import GradSampleModule, compute_linear_grad_sample
 
 Losses = Callable[[Tensor], Tensor]
 

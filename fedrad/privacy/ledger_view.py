@@ -13,7 +13,7 @@ from typing import Any
 from fedrad.errors import LedgerError
 from fedrad.privacy import accounting
 from fedrad.privacy.chain import Row, read_chain
-from fedrad.privacy.durable import explained
+from fedrad.privacy.durable import ledger_file
 from fedrad.privacy.planning import steps_left
 
 _PATIENCE = 5.0  # seconds; a charge takes milliseconds
@@ -110,10 +110,7 @@ def read_ledger(directory: Path) -> LedgerView:
         LedgerError: there is no ledger, or it can't be read now.
     """
     directory = Path(directory).absolute()
-    path = directory / "ledger.sqlite"
-    with explained(directory):
-        if not path.is_file():
-            raise LedgerError(_nothing_in(directory))
+    path = ledger_file(directory)
     try:
         with closing(sqlite3.connect(":memory:")) as copy:
             # Copied in one go, since a reader keeps the hospital from committing for as long as it reads.
@@ -138,18 +135,3 @@ def _explained(error: sqlite3.OperationalError) -> tuple[str, str]:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return "it is being written to", "Try again."
     return str(error), "Are you allowed to read it?"
-
-
-def _nothing_in(directory: Path) -> str:
-    if not directory.is_dir():
-        return f"There is no folder {directory}. Name the hospital's state directory."
-    below = sorted(
-        file.parent for file in [*directory.glob("*/ledger.sqlite"), *directory.glob("ledger/*/ledger.sqlite")]
-    )
-    if below:
-        others = f" (and {len(below) - 1} more)" if len(below) > 1 else ""
-        return f"There is no ledger in {directory}, but there are some below it: name one, such as {below[0]}{others}."
-    return (
-        f"There is no ledger in {directory} (no ledger.sqlite). Name a hospital's state directory, or the folder "
-        "ledger/<site> in a run directory."
-    )

@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
 from fedrad.privacy.noise import Stream
+from fedrad.privacy.opacus_parts import DPOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.units import UnitsOfStep, sum_by_unit
 

@@ -7,17 +7,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import ROUND_FLOOR, Context
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.table import Table
 from rich.text import Text
 
-from fedrad.outlook import Outlook
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.ledger_view import LedgerView, Left
 from fedrad.privacy.planning import BORDERLINE, RANKS, Choice, verdict
 from fedrad.report.terminal import show_epsilon
 from fedrad.training.result import rounded_up
+
+if TYPE_CHECKING:  # it needs torch, and a ledger does not
+    from fedrad.outlook import Outlook
 
 _COLUMNS = ("row", "time", "run", "round", "steps", "sampling_rate", "noise_multiplier", "done", "epsilon")
 _STYLES = {"fine": "green", "borderline": "yellow", "noise-dominated": "red"}

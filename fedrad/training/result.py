@@ -10,7 +10,6 @@ from fedrad.config import Experiment
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.groups import patients_in_words
 from fedrad.training.metrics import Scores
-from fedrad.training.setup import shared_noise_terms
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Result:
             run.
         charges: what each ledger's epsilon comes from, by site.
         delta: the largest that a ledger's epsilon was composed at.
+        missed: the rounds in which a hospital did not count, by site, of those who missed any.
     """
 
     scores: Scores | None
@@ -46,6 +46,7 @@ class Result:
     bytes_down: tuple[int, ...] = ()
     charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
     delta: float = field(kw_only=True)
+    missed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def epsilon_max(self) -> float:
@@ -113,6 +114,8 @@ def _only_sums(experiment: Experiment, result: Result) -> str:
     A patient with a report in each of two hospitals is in one sum twice, under one noise: the figures of the hospitals
     do not compose as those of independent mechanisms do, so no composed one is given.
     """
+    from fedrad.training.setup import shared_noise_terms  # here, so that `fedrad ledger` does without torch
+
     unit, delta = experiment.privacy.unit, result.delta
     terms = shared_noise_terms(experiment)
     words = (

@@ -84,6 +84,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "delta": result.delta,
         "unit": experiment.privacy.unit,
         "unconfirmed": list(result.unconfirmed),
+        "missed_rounds": {site: list(rounds) for site, rounds in result.missed.items()},
         "private": experiment.privacy.epsilon > 0,
         "noise": experiment.privacy.noise,
         "statement": statement,

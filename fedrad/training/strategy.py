@@ -14,14 +14,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import ClassVar
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError
+from fedrad.errors import ConfigError, place_of
 from fedrad.model.adapter import LoRASpec
 from fedrad.settings import Strategy as Settings
 
@@ -168,7 +169,7 @@ def strategy_of(experiment: Experiment) -> Strategy:
     found = {entry.name: entry for entry in entry_points(group="fedrad.strategies")}
     if name not in found:
         raise ConfigError(f"strategy.name: no strategy {name!r} is installed; there are {', '.join(sorted(found))}")
-    strategy = found[name].load()(experiment.strategy)
+    strategy = _loaded(found[name])(experiment.strategy)
     if not isinstance(strategy, Strategy):
         raise ConfigError(f"strategy.name: {name!r} is no fedrad.training.strategy.Strategy")
     problems = list(strategy.problems(experiment))
@@ -183,3 +184,27 @@ def strategy_of(experiment: Experiment) -> Strategy:
     if problems:
         raise ConfigError(problems)
     return strategy
+
+
+def _loaded(entry: EntryPoint) -> Any:
+    """What an entry point names.
+
+    Raises:
+        ConfigError: it can't be imported, or lies in a package that hides the one of this name that fedrad brings.
+    """
+    package = entry.module.partition(".")[0]
+    ours = package == "strategies" and entry.dist is not None and entry.dist.name == "fedrad"
+    try:
+        found = import_module(package)
+        if ours and vars(found).get("OF") != "fedrad":
+            raise ConfigError(
+                "strategy.name: Python finds another package 'strategies' than the one that comes with fedrad:"
+                f" {found.__file__}. If it lies in the working directory, rename it or start elsewhere; if it is"
+                " installed, uninstall it and install fedrad again."
+            )
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"strategy.name: {entry.name!r} ({entry.value}) can't be imported: {type(error).__name__} at"
+            f" {place_of(error)}"
+        ) from None

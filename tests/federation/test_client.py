@@ -115,6 +115,15 @@ def test_the_scan_of_the_log_would_find_a_text(
     assert CANARY.encode() not in wire_bytes(left)  # but even then it does not leave
 
 
+def test_oddities_of_a_hospitals_reports_are_lines_in_its_log(mercy: Mercy, capsys: pytest.CaptureFixture[str]) -> None:
+    with mercy.table.open("a") as table:
+        table.write(",quux-x,0,0\n")  # a report without text
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    said = [line for line in capsys.readouterr().err.splitlines() if "without" in line or "Warning" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"warning: {mercy.table}: 1 report ")
+
+
 def test_an_introduction_fails_as_quietly(
     mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
 from safetensors.torch import load_file
 
 from fedrad import centralized
@@ -188,10 +188,12 @@ def test_a_run_goes_on_without_a_failed_site_if_the_quorum_allows_and_says_so(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hospital, "train_round", failing("site-001", 1))
-    experiment = small(base, run__out=str(tmp_path / "run"), sites__quorum=2)
+    experiment = small(base, run__out=str(tmp_path / "run"))  # whose default is half of the hospitals, rounded up
     grid = federate(experiment)
     assert len(grid.trained) == 6  # asked again in round 2
     out = capsys.readouterr().out
+    assert "note: site-001 is missing from 1 of 2 rounds: 1" in out
+    assert result_of(tmp_path / "run")["missed_rounds"] == {"site-001": [1]}
     assert "site-001" in out
     assert "data" in out
     result = result_of(tmp_path / "run")
@@ -205,10 +207,61 @@ def test_without_the_quorum_the_run_fails_and_writes_no_result(
 ) -> None:
     monkeypatch.setattr(hospital, "train_round", failing("site-001", 2))
     with pytest.raises(QuorumLost, match=r"round 2: 2 of 3 .*site-001: data"):
-        federate(small(base, run__out=str(tmp_path / "run")))
+        federate(small(base, run__out=str(tmp_path / "run"), sites__quorum=3))
     assert not (tmp_path / "run" / "result.json").exists()
     assert not (tmp_path / "run" / "adapter").exists()
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()  # of round 1
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing catches it on its way."""
+
+
+class Mortal(InProcessGrid):
+    """A hospital's process may die where Flower's Ray worker would: then Flower answers for it."""
+
+    def answer(self, message: Message) -> Message:
+        try:
+            return super().answer(message)
+        except Killed:
+            reason = "<class 'ray.exceptions.OutOfMemoryError'>:<'the node is running low on memory'>"
+            return Message(Error(code=0, reason=reason), reply_to=message)
+
+
+@pytest.mark.parametrize("when", ["before it charged", "while it trained", "after it had answered"])
+def test_a_hospital_that_is_killed_once_does_not_end_the_run(
+    base: str,
+    three: tuple[Experiment, InProcessGrid, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    """Its plan uses up its budget exactly: what is charged twice in round 1 is missing in round 2, and never more."""
+    deaths: list[str] = []
+
+    def dies_once(at: Site, ledger: Ledger, request: Any, *rest: Any) -> Any:
+        if at.name != "site-001" or deaths:
+            return train_round(at, ledger, request, *rest)
+        deaths.append(at.name)
+        if when == "while it trained":
+            ledger.record_intent(run=request.run, round=request.round, plan=at.plan, steps=request.steps)
+        if when == "after it had answered":
+            train_round(at, ledger, request, *rest)
+        raise Killed
+
+    monkeypatch.setattr(hospital, "train_round", dies_once)
+    grid = federate(small(base, run__out=str(tmp_path / "run")), grid=Mortal)
+
+    result, plain = result_of(tmp_path / "run"), result_of(three[2])
+    assert deaths == ["site-001"]
+    assert len(grid.trained) == 7  # three hospitals, two rounds, and once more
+    assert result["unconfirmed"] == []
+    assert result["epsilon"] == plain["epsilon"]  # the cap, whatever happened
+    if when == "while it trained":
+        assert result["missed_rounds"] == {"site-001": [2]}
+    else:  # charged once: the second answer is the first, or what the first would have been
+        assert result["missed_rounds"] == {}
+        assert metrics_of(tmp_path / "run") == metrics_of(three[2])
 
 
 def test_a_dead_node_takes_its_sites_with_it(base: str, tmp_path: Path) -> None:

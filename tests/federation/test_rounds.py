@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrad.errors import FedradError, QuorumLost
+from fedrad.federation.actors import replace_dead_actors
 from fedrad.federation.arrays import from_arrays, to_arrays
 from fedrad.federation.delivery import PublicStore, nbytes
 from fedrad.federation.messages import Failure, Reply, Request, read_request, reply_content
@@ -407,6 +408,110 @@ def test_a_site_that_refused_before_it_charged_is_not_in_doubt(code: str) -> Non
     strategy, _ = made(quorum=2)
     run(strategy, Played({"site-001": failed(code)}))
     assert strategy.unconfirmed == frozenset()
+
+
+# A process that died
+
+OOM = Error(code=0, reason=f"<class 'ray.exceptions.OutOfMemoryError'>:<'1 worker(s) were killed {CANARY}'>")
+DEAD = Error(code=0, reason=f"<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly. {CANARY}'>")
+CRASHED = Error(code=8, reason="The ClientApp process has crashed.")
+
+
+def in_turn(*turns: Answer) -> Answer:
+    """The first answer to the first question, and so on."""
+    waiting = iter(turns)
+    return lambda request: next(waiting)(request)
+
+
+def dies(error: Error) -> Answer:
+    return lambda request: error
+
+
+@pytest.mark.parametrize("error", [OOM, DEAD, CRASHED], ids=["memory", "actor", "crash"])
+def test_a_hospital_whose_process_died_is_asked_once_more_and_counts(error: Error) -> None:
+    plain, _ = made()
+    run(plain, Played())
+    strategy, outcomes = made(quorum=3)
+    grid = Played({"site-001": in_turn(dies(error), answers)})
+    run(strategy, grid)
+    assert grid.asked == [sorted(NODES), ["site-001"]]
+    assert bits(strategy.state) == bits(plain.state)
+    assert outcomes[0].absent == {}
+    assert strategy.unconfirmed == frozenset()
+    assert outcomes[0].bytes_down == 4 * nbytes(STATE)  # what was sent twice has travelled twice
+
+
+@pytest.mark.parametrize(
+    ("error", "says"), [(OOM, "this machine ran out of memory"), (DEAD, "often for want of memory")]
+)
+def test_one_that_dies_twice_is_left_out_with_both_reasons(error: Error, says: str) -> None:
+    strategy, outcomes = made(quorum=2)
+    grid = Played({"site-001": dies(error)})
+    run(strategy, grid)
+    assert grid.asked == [sorted(NODES), ["site-001"]]  # twice, not for ever
+    said = outcomes[0].absent["site-001"]
+    assert says in said
+    assert "Flower error code 0" in said
+    assert said.count("asked once more") == 1
+    assert CANARY not in said
+    assert strategy.unconfirmed == {"site-001"}
+
+
+@pytest.mark.parametrize(
+    ("second", "says", "exhausted"),
+    [
+        (failed("budget-exhausted"), "its privacy budget is used up", True),
+        (failed("stopped"), "a person there must look", False),
+        (lambda request: None, "no reply within the time limit", False),
+    ],
+)
+def test_one_that_refuses_when_it_is_asked_again_may_have_charged(second: Answer, says: str, exhausted: bool) -> None:
+    """The same refusal as first answer is without a charge; after a death it is not known to be."""
+    strategy, outcomes = made(quorum=2, rounds=3)
+    grid = Played({"site-001": in_turn(dies(DEAD), second, answers)})
+    run(strategy, grid)
+    assert says in outcomes[0].absent["site-001"]
+    assert strategy.unconfirmed == {"site-001"}
+    run(strategy, grid)
+    assert strategy.unconfirmed == ({"site-001"} if exhausted else frozenset())
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 5])
+def test_what_would_only_fail_again_is_not_asked_again(code: int) -> None:
+    strategy, outcomes = made(quorum=2)
+    grid = Played({"site-001": lambda r: Error(code=code, reason="no")})
+    run(strategy, grid)
+    assert grid.asked == [sorted(NODES)]
+    assert f"Flower error code {code}" in outcomes[0].absent["site-001"]
+
+
+def test_flowers_pool_gets_a_new_actor_for_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the mend the dead actor comes back, which is how Flower 1.41 loses every later answer."""
+    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+    def pool() -> BasicActorPool:
+        made = object.__new__(BasicActorPool)
+        made.pool, made._future_to_actor, made.create_actor_fn = [], {"future": "actor"}, lambda: "new"
+        return made
+
+    def returned(error: Exception | None) -> list[object]:
+        given = pool()
+        try:
+            if error is not None:
+                raise error
+            given.add_actor_back_to_pool("future")
+        except Exception:  # as Flower's RayBackend.process_message
+            given.add_actor_back_to_pool("future")
+        assert given._future_to_actor == {}
+        return given.pool
+
+    original = BasicActorPool.add_actor_back_to_pool
+    assert returned(ActorDiedError()) == ["actor"]  # Flower's own fault is still there; else the mend can go
+    monkeypatch.setattr(BasicActorPool, "add_actor_back_to_pool", original)  # put back afterwards
+    replace_dead_actors()
+    assert returned(ActorDiedError()) == returned(OutOfMemoryError("")) == ["new"]
+    assert returned(None) == returned(ValueError("the ClientApp's own")) == ["actor"]
 
 
 # What travels down
