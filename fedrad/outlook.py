@@ -173,7 +173,10 @@ def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
     sites, strategy = experiment.sites, experiment.strategy.name
     notes = []
     if plan.expected_batch < experiment.train.batch:
-        notes.append(f"train.batch {experiment.train.batch} is more than a hospital has: every step takes all.")
+        notes.append(
+            f"train.batch {experiment.train.batch} is more than a hospital has: every step takes all. (A real"
+            " one takes the share of its max-sampling-rate at most, by default half, and plans for that.)"
+        )
     if experiment.asked < sites.count:
         notes.append(
             f"a round asks {experiment.asked} of {sites.count} hospitals; the noise is made for a hospital that is in "
