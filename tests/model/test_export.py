@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft.utils.hotswap import hotswap_adapter
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as PeftLinear
+from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
