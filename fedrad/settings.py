@@ -250,7 +250,7 @@ class Train:
     device: str = _key(
         "cpu",
         "where the model is: `cpu`, `cuda`, or `auto`: a GPU at each hospital where torch finds one. Data, noise and "
-        "ledgers stay with the processor. Tested without a GPU only: docs/performance.md",
+        "ledgers stay with the processor. Tested on a stand-in, never run on a GPU: docs/performance.md",
         choices=("cpu", "cuda", "auto"),
     )
     precision: str = _key(

@@ -181,6 +181,11 @@ def _card(manifest: Manifest, base: BaseModel, targets: list[str]) -> str:
         notes.append(
             "transformers reports the classifier's weights as missing from the base model; the adapter brings them."
         )
+        notes.append(
+            "The adapter holds the classifier in `modules_to_save`, as all adapters of sequence classifiers do in PEFT,"
+            " whose `hotswap_adapter` and `add_weighted_adapter` fail with those: load each adapter under a name of its"
+            " own (`model.load_adapter(folder, name)`) and change with `model.set_adapter(name)`."
+        )
     if not lora.targets:
         notes.append(f"Only the head was trained. PEFT needs a LoRA layer: the one on `{targets[0]}` is all zeros.")
     return render_card(

@@ -119,7 +119,7 @@ def test_oddities_of_a_hospitals_reports_are_lines_in_its_log(mercy: Mercy, caps
     with mercy.table.open("a") as table:
         table.write(",quux-x,0,0\n")  # a report without text
     assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
-    said = [line for line in capsys.readouterr().err.splitlines() if "without" in line or "Warning" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "arning" in line]
     assert len(said) == 1
     assert said[0].startswith(f"warning: {mercy.table}: 1 report ")
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as PeftLinear
+from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -91,6 +92,23 @@ def _hidden(names: dict[str, Any], pooling: str) -> torch.Tensor:
     with torch.no_grad():
         state: torch.Tensor = names["model"].base_model.model.base_model(**names["batch"]).last_hidden_state
     return state
+
+
+def test_what_the_readme_says_of_several_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT can neither swap nor mix adapters that bring a classifier. When it can, the README's line can go."""
+    base = tiny.base_of(tmp_path / "base", "bert")
+    folders = []
+    for name in ("one", "other"):
+        classifier = trained(base, ADAPTERS["query-value"], "cls")
+        folders.append(write(classifier, base, tmp_path / name / "adapter"))
+    assert "`hotswap_adapter` and `add_weighted_adapter` fail" in (folders[0] / "README.md").read_text()
+    model = run_readme(folders[0], monkeypatch)["model"]
+    model.load_adapter(folders[1], "other")
+    model.set_adapter("other")
+    with pytest.raises(ValueError, match="modules_to_save"):
+        model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "mean")
+    with pytest.raises(KeyError, match="classifier"):
+        hotswap_adapter(model, str(folders[1]), "default")
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
