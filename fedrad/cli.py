@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 import fedrad
-from fedrad.config import Experiment, read_flat
+from fedrad.config import Experiment, parse_overrides, read_flat
 from fedrad.errors import DataError, FedradError
 from fedrad.settings import Data
 from fedrad.settings import Model as ModelSettings
@@ -191,6 +191,10 @@ def plan(
         int | None, typer.Option(help="size that each hospital declares (patients, if those are the unit)")
     ] = None,
     labels: Annotated[int | None, typer.Option(help="outputs of the head; default: those of data.name")] = None,
+    hospitals: Annotated[
+        int | None,
+        typer.Option(help="how many there are (sites.count); 1 judges one place, as centralized training is"),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
 ) -> None:
     """Before any training: what noise a configuration takes, how loud it is, and what to train instead."""
@@ -198,13 +202,16 @@ def plan(
     from fedrad.report import budget
 
     with _errors():
-        experiment = Experiment.load(config, list(set_ or [])).resolve_paths(Path.cwd())
+        overrides = [*(set_ or []), *([] if hospitals is None else [f"sites.count={hospitals}"])]
+        experiment = Experiment.load(config, overrides).resolve_paths(Path.cwd())
+        said = {**({} if config is None else read_flat(config)), **parse_overrides(overrides)}
         outlook = outlook_of(experiment, declared=reports, labels=labels)
         if json_:
             _print_json(budget.outlook_json(outlook))
             return
         console = _wide()
-        console.print(budget.outlook_lines(outlook), markup=False, highlight=False, soft_wrap=True)
+        text = budget.outlook_lines(outlook, assumed="sites.count" not in said)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         if outlook.plan.private:
             console.print()
             console.print(budget.choices_table(outlook))

@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedrad.config import Experiment
+from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, DataError
 from fedrad.federation import simulated
 from fedrad.federation.delivery import PublicStore
@@ -122,6 +123,7 @@ def _simulated(context: Context) -> bool:
     return numbered and Path(sys.argv[0]).name != _SUPERNODE_PROCESS
 
 
+@warnings_as_lines()
 def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")

@@ -11,8 +11,6 @@ from pathlib import Path
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
-from safetensors.torch import save_file
-from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
@@ -24,13 +22,14 @@ from fedrad.federation.messages import Hello, read_hello
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.privacy.plan import declared_size
-from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line
+from fedrad.report.chatter import flower_says_once
+from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, show_notes
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
-from fedrad.training.evaluation import evaluate
+from fedrad.training.evaluation import Evaluation, compare, evaluate
+from fedrad.training.findings import Noise, after_training, notes_on_plan
 from fedrad.training.inputs import prepare
-from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
-from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
+from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used, write_checkpoint
 from fedrad.training.setup import (
     exported,
     local_plan_for,
@@ -42,7 +41,7 @@ from fedrad.training.setup import (
     units_in,
 )
 from fedrad.training.strategy import strategy_of
-from fedrad.training.warm_start import initial_state
+from fedrad.training.warm_start import initial_state, starts_warm
 
 app = ServerApp()
 
@@ -56,6 +55,7 @@ def main(grid: Grid, context: Context) -> None:
         FedradError: the run fails, loudly; Flower marks it as failed.
     """
     started = time.monotonic()
+    flower_says_once()
     experiment = _experiment(context)
     # Not a terminal of the user's: what is printed here reaches the user through `flwr run --stream`, as plain lines.
     console = Console(width=110, force_terminal=False)
@@ -96,6 +96,8 @@ def main(grid: Grid, context: Context) -> None:
         ),
         highlight=False,
     )
+    early = notes_on_plan(experiment, setup, strategy, Noise(list(plans.values()), experiment.asked), test)
+    show_notes(console, early)
     outcomes: list[RoundOutcome] = []
     federation = Federation(
         run=str(context.run_id),
@@ -116,14 +118,15 @@ def main(grid: Grid, context: Context) -> None:
     if experiment.privacy.secure_aggregation:
         sigma = max(plan.noise_multiplier for plan in plans.values()) if experiment.privacy.shared_noise else 0.0
         rounds = SecureRounds(strategy, federation, state, outcomes.append, experiment, sigma)
-    last_scores: list[Scores] = []
+    evaluations: list[Evaluation] = []  # the first is that of the start
+    asked_at = time.monotonic()
 
     def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:
         scores, last = None, experiment.train.rounds
         if round % experiment.train.evaluate_every == 0 or round == last:
             setup.classifier.load_state(rounds.state)
-            scores = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
-            last_scores[:] = [scores]
+            evaluations.append(evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label))
+            scores = evaluations[-1].scores
             append_metrics(
                 directory,
                 round=round,
@@ -132,9 +135,10 @@ def main(grid: Grid, context: Context) -> None:
                 epsilon=rounds.spent,
             )
         if round:
-            _checkpoint(directory, rounds.state, round)
+            write_checkpoint(directory, rounds.state, round)
         absent = outcomes[-1].absent if outcomes else {}
-        console.print(round_line(round, last, scores, rounds.spent, absent), highlight=False)
+        left = (time.monotonic() - asked_at) / round * (last - round) if round else None
+        console.print(round_line(round, last, scores, rounds.spent, absent, left), highlight=False)
         return None
 
     rounds.start(
@@ -144,8 +148,10 @@ def main(grid: Grid, context: Context) -> None:
         timeout=experiment.sites.timeout,
         evaluate_fn=evaluate_fn,
     )
+    comparison = compare(evaluations[0], evaluations[-1], test, single_label=corpus.single_label)
+    warm = starts_warm(experiment, corpus.names, single_label=corpus.single_label)
     result = Result(
-        scores=last_scores[0],
+        scores=evaluations[-1].scores,
         epsilon=dict(sorted(rounds.spent.items())),
         steps=experiment.train.rounds * experiment.train.local_steps,
         declared=declared,
@@ -158,11 +164,15 @@ def main(grid: Grid, context: Context) -> None:
         charges=rounds.charges,
         # The server's own ledger, where the hospital is the unit, is at the run's delta.
         delta=max(h.delta for h in hospitals) if central is None else central.delta,
+        comparison=comparison,
     )
+    late = after_training(experiment, result.scores, comparison, epsilon=result.epsilon_max, warm=warm)
+    result = replace(result, notes=early + late)
     finish(directory, experiment, exported(setup, strategy, rounds.state), result)
     # What the simulated hospitals had received: of no more use.
     shutil.rmtree(directory / "public", ignore_errors=True)
     console.print(final_table(experiment, result, directory))
+    show_notes(console, result.notes)
 
 
 def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, ...]]:
@@ -247,10 +257,3 @@ def _experiment(context: Context) -> Experiment:
             [f"{key}: give an absolute path; this process does not run where you called `flwr run`" for key in relative]
         )
     return experiment
-
-
-def _checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> None:
-    """The adapter after a round, so that a run that is cut short leaves its last one."""
-    partial = directory / "checkpoint.partial"
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata={"round": str(round)})
-    partial.replace(directory / "checkpoint.safetensors")

@@ -6,6 +6,7 @@ Shown are our own lines and warnings and errors, once each; Flower's progress no
 
 from __future__ import annotations
 
+import logging
 import re
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -30,6 +31,18 @@ _NOISE = re.compile(
     )
     + ")"
 )
+
+
+def flower_says_once() -> None:
+    """Opacus gives the root logger a handler when it is imported. Flower's records have a handler of their own, and
+    would be printed twice."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:  # not a subclass, which somebody wanted
+            handler.addFilter(_not_of_flower)
+
+
+def _not_of_flower(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] != "flwr"
 
 
 class Chatter:
