@@ -152,8 +152,9 @@ def _unknown(experiment: Experiment, names: Sequence[str], *, single_label: bool
     unknown = unknown_labels(tuple(names))
     if single_label or experiment.warm_start != "synthetic" or not unknown:
         return []
-    starts = "the run starts cold" if len(unknown) == len(names) else "it starts cold on them"
-    found = f"The warm start does not know {_listed(unknown)}, so {starts}."
+    these = "that label starts" if len(unknown) == 1 else "these labels start"
+    starts = "the run starts" if len(unknown) == len(names) else these
+    found = f"The warm start does not know {_listed(unknown)}, so {starts} cold."
     if experiment.data.name != "table":
         return [found]  # a published corpus's names are not the user's to change
     free = [label for label, place in zip(CHEXPERT, positions(CHEXPERT, names), strict=True) if place < 0]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from io import StringIO
+
 import pytest
 
-from fedrad.report.chatter import Chatter
+from fedrad.report.chatter import Chatter, flower_says_once
 
 
 def console(level: str, text: str) -> str:
@@ -76,6 +79,22 @@ def test_warnings_and_errors_are_shown_once(level: str, through: type[str]) -> N
 
     assert shown(*lines) == [first, second]
     assert shown(lines[1]) == [lines[1]]  # not a repetition: shown
+
+
+def test_the_root_logger_s_handler_leaves_flower_s_records_to_flower() -> None:
+    root, ours = logging.getLogger(), logging.StreamHandler(StringIO())
+    record = {
+        name: logging.LogRecord(name, logging.WARNING, "", 0, "", (), None) for name in ("flwr.x", "flwr", "flower")
+    }
+    root.addHandler(ours)
+    try:
+        assert all(ours.filter(each) for each in record.values())  # as Opacus leaves it
+        flower_says_once()
+        flower_says_once()
+        assert [name for name, each in record.items() if ours.filter(each)] == ["flower"]
+        assert len(ours.filters) == 1
+    finally:
+        root.removeHandler(ours)
 
 
 def test_an_error_of_several_lines_is_shown_once_and_what_follows_is_not_lost() -> None:
