@@ -118,6 +118,7 @@ def _train(
             noise={name: plan.noise_multiplier},
         ),
         highlight=False,
+        soft_wrap=True,
     )
     early = notes_on_plan(experiment, setup, strategy, Noise([plan], averaged=1), test)
     show_notes(console, early)

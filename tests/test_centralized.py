@@ -247,13 +247,12 @@ def test_start_prior_and_notes_are_in_the_result_and_on_the_screen(tmp_path: Pat
     table, out = tmp_path / "reports.csv", tmp_path / "out"
     table.write_text("text,effusion,oddity\n" + "".join(f"report {i},{i % 2},{i % 3 // 2}\n" for i in range(40)))
     changes = {"data__name": "table", "data__path": str(table), "data__label_columns": "effusion,oddity"}
-    outcome = command(
-        *set_all(experiment(privacy__epsilon=0.1, train__learning_rate=1e-9, **changes)), "--out", str(out)
-    )
+    still = {"privacy__epsilon": 1.0, "train__learning_rate": 1e-5, "lora__targets": []}
+    outcome = command(*set_all(experiment(**still, **changes)), "--out", str(out))
+    assert outcome.exit_code == 0, outcome.output
     figures = json.loads((out / "result.json").read_text())
     first, *_, last = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
-    assert outcome.exit_code == 0, outcome.output
     assert {key: first[key] for key in figures["before"]} == figures["before"]
     assert figures["before"]["weighted_f1"] == last["weighted_f1"] == figures["weighted_f1"]
     assert figures["decisions_changed"] == 0
@@ -265,8 +264,7 @@ def test_start_prior_and_notes_are_in_the_result_and_on_the_screen(tmp_path: Pat
     assert len(notes) == len(set(notes))
     for expected in (
         'If effusion is meant as "Pleural Effusion"',
-        "Noise-dominated",
-        "Too few positives",
+        "Too few positives to be learnt at this noise: oddity (",
         "Scores are of 8 reports only",
         "The private phase changed nothing",
     ):

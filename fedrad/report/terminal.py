@@ -163,7 +163,9 @@ class StepView:
             self._progress.update(self._task, completed=step, line=line)  # type: ignore[arg-type]
         elif step == self.total or step % max(1, self.total // 10) == 0:
             left = seconds / step * (self.total - step)
-            self.console.print(f"step {step}/{self.total}  {line}  {left:.0f} s left", highlight=False)
+            self.console.print(
+                f"step {step}/{self.total}  {line}  about {show_seconds(left)} left", highlight=False, soft_wrap=True
+            )
 
     def evaluated(self, scores: Scores) -> None:
         """A test score is known from now on."""
@@ -220,7 +222,7 @@ def progress_lines(console: Console, clock: Callable[[], float] = time.monotonic
             return
         shown.add((what, mark))
         seconds = clock() - started
-        left = f", about {show_seconds(seconds / done * (total - done))} left" if seconds and 0 < done < total else ""
+        left = f", about {show_seconds(seconds / done * (total - done))} left" if mark and done < total else ""
         console.print(f"{what}: {done}/{total}{left}", highlight=False)
 
     return progress

@@ -178,6 +178,8 @@ def _loud(experiment: Experiment, noise: Noise, trainable: int) -> list[str]:
 
 def _rare(noise: Noise, row: int, positives: Mapping[str, int], reports: int) -> list[str]:
     whole = noise.to_signal(row)
+    if whole >= DOMINATED:
+        return []  # of every label, which is what ``_loud`` says
     shares = {name: count / reports for name, count in positives.items() if count}
     rare = {name: noise_to_signal_of_label(share, whole) for name, share in shares.items()}
     rare = {name: rho for name, rho in rare.items() if rho >= DOMINATED}
