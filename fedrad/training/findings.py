@@ -186,7 +186,7 @@ def _rare(noise: Noise, row: int, positives: Mapping[str, int], reports: int) ->
     if not rare:
         return []
     each = [
-        f"{name} (about {shares[name] * noise.batch:.2g} in a step, noise / signal {rho:.2g})"
+        f"{name} (about {shares[name] * noise.batch:.2g} in a step, noise / signal {rho:.3g})"
         for name, rho in rare.items()
     ]
     needed = math.ceil(whole * noise.batch)
