@@ -198,7 +198,7 @@ def run(cell: Cell, path: str, overrides: tuple[str, ...]) -> dict[str, object]:
     state, spent, up, down = federate(experiment, ready, shares, start)
     ready.setup.classifier.load_state(state)
     held_out = part(ready.inputs, corpus.test)
-    scores = evaluate(ready.setup.classifier, held_out, corpus.names, single_label=corpus.single_label)
+    scores = evaluate(ready.setup.classifier, held_out, corpus.names, single_label=corpus.single_label).scores
     prevalence = ready.inputs.tokens.labels[corpus.train].mean(axis=0)
     decided = label_prior_decisions(np.asarray(prevalence, dtype=np.float64), len(held_out), single_label=False)
     prior = score(decided, held_out.tokens.labels, held_out.tokens.mask, corpus.names)

@@ -107,7 +107,7 @@ def _run(cells: list[Cell], arguments: argparse.Namespace) -> None:
         shards[sites] = [_part(everything, np.searchsorted(corpus.train, share)) for share in shares]
 
     def scored() -> dict[str, object]:
-        return evaluate(setup.classifier, test, corpus.names, single_label=False).as_dict()
+        return evaluate(setup.classifier, test, corpus.names, single_label=False).scores.as_dict()
 
     start = scored()
     prevalence = shards[min(shards)][0].tokens.labels.mean(axis=0)

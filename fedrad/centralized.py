@@ -13,9 +13,12 @@ if __name__ == "__main__":
 
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
@@ -25,16 +28,23 @@ from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.accounting import merged
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import declared_size
-from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines
-from fedrad.training.corpus import read_corpus, site_name
-from fedrad.training.evaluation import evaluate
+from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines, show_notes
+from fedrad.training.corpus import Corpus, read_corpus, site_name
+from fedrad.training.evaluation import Evaluation, compare, evaluate
+from fedrad.training.findings import Noise, after_training, notes_on_plan
 from fedrad.training.inputs import prepare
 from fedrad.training.local import Recipe, StepReport
-from fedrad.training.metrics import Scores
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.result import Result
-from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
-from fedrad.training.setup import exported, pin_arithmetic, plan_for, refuse_single_terms, set_up, units_in
+from fedrad.training.run_directory import (
+    CHECKPOINT,
+    append_metrics,
+    create_run_directory,
+    finish,
+    refuse_used,
+    write_checkpoint,
+)
+from fedrad.training.setup import Setup, exported, pin_arithmetic, plan_for, refuse_single_terms, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state, starts_warm
@@ -66,12 +76,27 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     refuse_single_terms(experiment, "one place has no hospitals")
     pin_arithmetic(experiment)
     refuse_used(experiment)
-    strategy = strategy_of(experiment)
+    strategy_of(experiment)  # an unknown one is refused before anything is read
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.names, corpus.single_label)
     console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
     state = initial_state(experiment, setup, progress_lines(console))
     directory = create_run_directory(experiment, Path.cwd())
+    with _telling_what_is_left(directory):
+        return _train(experiment, console, directory, corpus, setup, state, started), directory
+
+
+def _train(
+    experiment: Experiment,
+    console: Console,
+    directory: Path,
+    corpus: Corpus,
+    setup: Setup,
+    state: Mapping[str, Tensor],
+    started: float,
+) -> Result:
+    """The run from its directory on, with the model in its first state."""
+    strategy = strategy_of(experiment)
     train_tokens = tokenize(corpus.reports, corpus.train, setup.base.tokenizer, setup.max_length)
     test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
     test = prepare(setup.classifier, test_tokens, setup.pad_id)
@@ -97,29 +122,32 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
             noise={name: plan.noise_multiplier},
         ),
         highlight=False,
+        soft_wrap=True,
     )
+    early = notes_on_plan(experiment, setup, strategy, Noise([plan], averaged=1), test)
+    show_notes(console, early)
     check_before_first_step(setup, recipe, plan)
     cap = experiment.privacy.epsilon if plan.private else float("inf")
     view = StepView(console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
 
-    def score(round: int, step: int, spent: float) -> Scores:
-        scores = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
-        append_metrics(directory, round=round, step=step, scores=scores, epsilon={name: spent})
-        view.evaluated(scores)
-        return scores
+    def score(round: int, step: int, spent: float) -> Evaluation:
+        evaluation = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
+        append_metrics(directory, round=round, step=step, scores=evaluation.scores, epsilon={name: spent})
+        view.evaluated(evaluation.scores)
+        return evaluation
 
     with (
         Ledger.open(site.directory, site=name, cap=cap, delta=experiment.privacy.delta, witness=None) as ledger,
         view.showing(),
     ):
-        scores = score(0, 0, 0.0)
+        start = last = score(0, 0, 0.0)
         rounds, steps = experiment.train.rounds, experiment.train.local_steps
         for round in range(1, rounds + 1):
             # The whole round is charged when it starts, so this is what its steps have spent.
             charged = composed_epsilon([plan.event(round * steps)], experiment.privacy.delta)
 
             def show(report: StepReport, spent: float = charged) -> None:
-                view.step(report.step, epsilon=spent, signal_to_noise=report.signal_to_noise, reports=report.reports)
+                view.step(report.step, epsilon=spent, noise_to_signal=report.noise_to_signal, reports=report.reports)
 
             request = RoundRequest.of(
                 strategy,
@@ -133,11 +161,13 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
             adapter |= train_round(site, ledger, request, adapter, show)
             if round % experiment.train.evaluate_every == 0 or round == rounds:
                 setup.classifier.load_state({**state, **adapter})
-                scores = score(round, round * steps, charged)
+                last = score(round, round * steps, charged)
+            write_checkpoint(directory, {**state, **adapter}, round)
         charges = merged(ledger.events())
         spent = composed_epsilon(charges, experiment.privacy.delta)
+    comparison = compare(start, last, test, single_label=corpus.single_label)
     result = Result(
-        scores=scores,
+        scores=last.scores,
         epsilon={name: spent},
         steps=recipe.total_steps,
         declared={name: plan.declared_size},
@@ -146,9 +176,27 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         seconds=time.monotonic() - started,
         charges={name: charges},
         delta=experiment.privacy.delta,
+        comparison=comparison,
+        notes=early + after_training(experiment, last.scores, comparison, epsilon=spent, warm=warm),
     )
     finish(directory, experiment, exported(setup, strategy, {**state, **adapter}), result)
-    return result, directory
+    return result
+
+
+@contextmanager
+def _telling_what_is_left(directory: Path) -> Iterator[None]:
+    """Notes on a Ctrl-C what it leaves behind; ``main`` prints it."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if (directory / "result.json").exists():
+            raise
+        left = f"The adapter after the last whole round is in {CHECKPOINT}. " * (directory / CHECKPOINT).exists()
+        interrupt.add_note(
+            f"The run is not finished and can't be resumed: {directory} has no adapter/ and no result.json. {left}"
+            "What was charged is in ledger/, the scores so far in metrics.jsonl."
+        )
+        raise
 
 
 def main(config: Path | None = None, set_: list[str] | None = None, out: Path | None = None) -> None:
@@ -166,4 +214,11 @@ def main(config: Path | None = None, set_: list[str] | None = None, out: Path | 
     except FedradError as error:
         Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt as interrupt:
+        left = getattr(interrupt, "__notes__", ["No step was taken: nothing was charged or written."])
+        Console(stderr=True).print(
+            "fedrad: interrupted.", *left, style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(130)
     console.print(final_table(experiment, result, directory))
+    show_notes(console, result.notes)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import fedrad
 from fedrad.apps import app_folder
-from fedrad.config import Experiment
+from fedrad.config import Experiment, parse_overrides, read_flat
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.settings import Model as ModelSettings
 
@@ -208,6 +208,10 @@ def plan(
         int | None, typer.Option(help="size that each hospital declares (patients, if those are the unit)")
     ] = None,
     labels: Annotated[int | None, typer.Option(help="outputs of the head; default: those of data.name")] = None,
+    hospitals: Annotated[
+        int | None,
+        typer.Option(help="how many there are (sites.count); 1 judges one place, as centralized training is"),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
 ) -> None:
     """Before any training: what noise a configuration takes, how loud it is, and what to train instead.
@@ -217,17 +221,20 @@ def plan(
     from fedrad.planned import check_told
 
     with _errors():
-        experiment = Experiment.load(config, list(set_ or [])).resolve_paths(Path.cwd())
+        overrides = [*(set_ or []), *([] if hospitals is None else [f"sites.count={hospitals}"])]
+        experiment = Experiment.load(config, overrides).resolve_paths(Path.cwd())
         check_told(experiment, reports, labels)
         from fedrad.outlook import outlook_of
         from fedrad.report import budget
 
+        said = {**({} if config is None else read_flat(config)), **parse_overrides(overrides)}
         outlook = outlook_of(experiment, declared=reports, labels=labels)
         if json_:
             _print_json(budget.outlook_json(outlook))
             return
         console = _wide()
-        console.print(budget.outlook_lines(outlook), markup=False, highlight=False, soft_wrap=True)
+        text = budget.outlook_lines(outlook, assumed="sites.count" not in said)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         if outlook.plan.private:
             console.print()
             console.print(budget.choices_table(outlook))

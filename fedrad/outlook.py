@@ -32,6 +32,7 @@ class Outlook:
         rdp: the same by Renyi DP, an independent upper bound.
         hospitals: those that a round asks.
         present: the configured strategy and rank, with rho of these very steps.
+        alone: its rho if there were a single hospital, as in centralized training.
         formula: its rho by the planning formula, which large batches come to; 0 without privacy.
         formula_shared: the same if the hospitals shared one hospital's noise under secure aggregation.
         offered: what could be trained instead.
@@ -45,6 +46,7 @@ class Outlook:
     rdp: float
     hospitals: int
     present: Choice
+    alone: float
     formula: float
     formula_shared: float
     offered: tuple[Choice, ...]
@@ -105,6 +107,7 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         rdp=accounting.rdp_epsilon([plan.event(plan.steps)], plan.delta),
         hospitals=experiment.asked,
         present=Choice(strategy, lora.rank if trainable > head else 0, trainable, rho(trainable)),
+        alone=_rho_of_steps(plan, 1, trainable),
         formula=_formula(plan, trainable, experiment.asked),
         formula_shared=_formula(plan, trainable, experiment.asked, shared=True),
         offered=offered,

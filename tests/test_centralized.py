@@ -7,6 +7,7 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon
 from fedrad.training import run_directory
 from fedrad.training.run_directory import Result
+from fedrad.training.site import train_round
 from tests import small
 
 TEXTS = ["No acute effusion.", "Large left pleural effusion, edema.", ""]
@@ -62,6 +64,7 @@ def test_the_run_directory_holds_what_is_promised(run: tuple[Result, Path, str])
     assert {path.name for path in directory.iterdir()} == {
         "experiment.toml",
         "metrics.jsonl",
+        "checkpoint.safetensors",
         "result.json",
         "adapter",
         "ledger",
@@ -237,6 +240,79 @@ def test_a_run_that_fails_half_way_leaves_no_result(tmp_path: Path, monkeypatch:
 
     assert outcome.exit_code != 0
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_start_prior_and_notes_are_in_the_result_and_on_the_screen(tmp_path: Path) -> None:
+    """A table of forty reports, with labels that nobody told the generator, at an epsilon that moves nothing."""
+    table, out = tmp_path / "reports.csv", tmp_path / "out"
+    table.write_text("text,effusion,oddity\n" + "".join(f"report {i},{i % 2},{i % 3 // 2}\n" for i in range(40)))
+    changes = {"data__name": "table", "data__path": str(table), "data__label_columns": "effusion,oddity"}
+    still = {"privacy__epsilon": 1.0, "train__learning_rate": 1e-5, "lora__targets": []}
+    outcome = command(*set_all(experiment(**still, **changes)), "--out", str(out))
+    assert outcome.exit_code == 0, outcome.output
+    figures = json.loads((out / "result.json").read_text())
+    first, *_, last = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+    assert {key: first[key] for key in figures["before"]} == figures["before"]
+    assert figures["before"]["weighted_f1"] == last["weighted_f1"] == figures["weighted_f1"]
+    assert figures["decisions_changed"] == 0
+    positives = figures["positives"]
+    assert sum(positives.values()) > 0
+    for label, count in positives.items():
+        assert figures["label_prior"]["per_label"][label] == pytest.approx(2 * count / (count + 8), abs=1e-6)
+    notes = figures["notes"]
+    assert len(notes) == len(set(notes))
+    for expected in (
+        'If effusion is meant as "Pleural Effusion"',
+        "Too few positives to be learnt at this noise: oddity (",
+        "Scores are of 8 reports only",
+        "The private phase changed nothing",
+    ):
+        assert sum(expected in note for note in notes) == 1, expected
+    shown = outcome.output.splitlines()
+    assert all(f"note: {note}" in shown for note in notes)
+    charged = next(k for k, line in enumerate(shown) if line.startswith("step "))
+    assert sum("effusion is meant as" in line for line in shown[:charged]) == 1  # before anything is spent
+    assert "label prior (reads no text)" in outcome.output
+
+
+def test_ctrl_c_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+
+    def interrupted(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        if answers:
+            raise KeyboardInterrupt
+        answers.append(train_round(*args, **kwargs))
+        return answers[0]
+
+    monkeypatch.setattr(centralized, "train_round", interrupted)
+    out = tmp_path / "out"
+    outcome = command(*set_all(experiment()), "--out", str(out))
+
+    assert outcome.exit_code == 130
+    assert "interrupted" in outcome.stderr
+    assert f"{out} has no adapter/ and no result.json" in outcome.stderr
+    assert "checkpoint.safetensors" in outcome.stderr
+    assert {path.name for path in out.iterdir()} == {
+        "experiment.toml",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "ledger",
+    }
+    kept = load_file(out / "checkpoint.safetensors")
+    assert small.same({name: kept[name] for name in answers[0]}, answers[0])
+
+
+def test_ctrl_c_before_the_run_directory_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(centralized, "initial_state", interrupted)
+    outcome = command(*set_all(experiment()), "--out", str(tmp_path / "out"))
+
+    assert outcome.exit_code == 130
+    assert "nothing was charged or written" in outcome.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("terms", [{"sites__deltas": "1e-9,1e-9"}, {"sites__epsilons": "1,2", "sites__ranks": "2,2"}])

@@ -463,6 +463,18 @@ def test_plan_reads_a_file_and_prints_json(tmp_path: Path) -> None:
     assert read["present"]["trainable"] == 2 * 4 * (384 + 384) + 5 * 385
 
 
+def test_plan_says_when_it_assumes_a_number_of_hospitals(tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text("[sites]\ncount = 3\n")
+    first = [
+        call("plan", *arguments, "--reports", 3000).stdout.splitlines()[0]
+        for arguments in ([], ["--set", "sites.count=4"], [config], ["--hospitals", 1], [config, "--hospitals", 2])
+    ]
+
+    assert first[0].startswith("hospitals: 4 ASSUMED, the default of sites.count")
+    assert first[1:] == [f"hospitals: {count} in each round" for count in (4, 3, 1, 2)]
+
+
 def test_plan_without_privacy_has_no_table() -> None:
     shown = call("plan", "--set", "privacy.epsilon=0")
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
-from safetensors.torch import save_file
-from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
@@ -25,13 +23,13 @@ from fedrad.federation.messages import Hello, labels_digest, read_hello
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.privacy.plan import declared_size
-from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, test_set_lines
+from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, show_notes, test_set_lines
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_labels
-from fedrad.training.evaluation import evaluate
+from fedrad.training.evaluation import Evaluation, compare, evaluate
+from fedrad.training.findings import Noise, after_training, notes_on_plan
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
-from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
+from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used, write_checkpoint
 from fedrad.training.setup import (
     Setup,
     exported,
@@ -44,7 +42,7 @@ from fedrad.training.setup import (
     units_in,
 )
 from fedrad.training.strategy import strategy_of
-from fedrad.training.warm_start import initial_state
+from fedrad.training.warm_start import initial_state, starts_warm
 
 app = ServerApp()
 
@@ -104,6 +102,8 @@ def main(grid: Grid, context: Context) -> None:
         ),
         highlight=False,
     )
+    early = notes_on_plan(experiment, setup, strategy, Noise(list(plans.values()), experiment.asked), test)
+    show_notes(console, early)
     outcomes: list[RoundOutcome] = []
     federation = Federation(
         run=str(context.run_id),
@@ -125,15 +125,16 @@ def main(grid: Grid, context: Context) -> None:
     if experiment.privacy.secure_aggregation:
         sigma = max(plan.noise_multiplier for plan in plans.values()) if experiment.privacy.shared_noise else 0.0
         rounds = SecureRounds(strategy, federation, state, outcomes.append, experiment, sigma)
-    last_scores: list[Scores | None] = []
+    evaluations: list[Evaluation] = []  # the first is that of the start
+    asked_at = time.monotonic()
 
     def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:
         scores, last = None, experiment.train.rounds
         if round % experiment.train.evaluate_every == 0 or round == last:
             setup.classifier.load_state(rounds.state)
             if test is not None:
-                scores = evaluate(setup.classifier, test, names, single_label=single_label)
-            last_scores[:] = [scores]
+                evaluations.append(evaluate(setup.classifier, test, names, single_label=single_label))
+                scores = evaluations[-1].scores
             append_metrics(
                 directory,
                 round=round,
@@ -142,9 +143,10 @@ def main(grid: Grid, context: Context) -> None:
                 epsilon=rounds.spent,
             )
         if round:
-            _checkpoint(directory, rounds.state, round)
+            write_checkpoint(directory, rounds.state, round)
         absent = outcomes[-1].absent if outcomes else {}
-        console.print(round_line(round, last, scores, rounds.spent, absent), highlight=False)
+        left = (time.monotonic() - asked_at) / round * (last - round) if round else None
+        console.print(round_line(round, last, scores, rounds.spent, absent, left), highlight=False)
         return None
 
     rounds.start(
@@ -154,8 +156,11 @@ def main(grid: Grid, context: Context) -> None:
         timeout=experiment.sites.timeout,
         evaluate_fn=evaluate_fn,
     )
+    comparison = None
+    if test is not None:
+        comparison = compare(evaluations[0], evaluations[-1], test, single_label=single_label)
     result = Result(
-        scores=last_scores[0],
+        scores=evaluations[-1].scores if evaluations else None,
         epsilon=dict(sorted(rounds.spent.items())),
         steps=experiment.train.rounds * experiment.train.local_steps,
         declared=declared,
@@ -169,20 +174,31 @@ def main(grid: Grid, context: Context) -> None:
         # The server's own ledger, where the hospital is the unit, is at the run's delta.
         delta=max(h.delta for h in hospitals) if central is None else central.delta,
         missed=_missed(outcomes),
+        comparison=comparison,
     )
+    late = _notes_on_rounds(result.missed, experiment.train.rounds)
+    if result.scores is not None and comparison is not None:
+        warm = starts_warm(experiment, names, single_label=single_label)
+        late += after_training(experiment, result.scores, comparison, epsilon=result.epsilon_max, warm=warm)
+    result = replace(result, notes=early + late)
     finish(directory, experiment, exported(setup, strategy, rounds.state), result)
     # What the simulated hospitals had received: of no more use.
     shutil.rmtree(directory / "public", ignore_errors=True)
     console.print(final_table(experiment, result, directory))
-    for site, numbers in result.missed.items():
-        missing = f"{site} is missing from {len(numbers)} of {experiment.train.rounds} rounds"
-        console.print(f"note: {missing}: {', '.join(map(str, numbers))}", highlight=False)
+    show_notes(console, result.notes)
 
 
 def _missed(outcomes: Sequence[RoundOutcome]) -> dict[str, tuple[int, ...]]:
     """The rounds in which a hospital did not count, by site, of those who missed any."""
     sites = sorted({site for outcome in outcomes for site in outcome.absent})
     return {site: tuple(outcome.round for outcome in outcomes if site in outcome.absent) for site in sites}
+
+
+def _notes_on_rounds(missed: Mapping[str, tuple[int, ...]], rounds: int) -> tuple[str, ...]:
+    return tuple(
+        f"{site} is missing from {len(numbers)} of {rounds} rounds: {', '.join(map(str, numbers))}"
+        for site, numbers in missed.items()
+    )
 
 
 def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, ...]]:
@@ -288,10 +304,3 @@ def _experiment(context: Context) -> Experiment:
             [f"{key}: give an absolute path; this process does not run where you called `flwr run`" for key in relative]
         )
     return experiment
-
-
-def _checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> None:
-    """The adapter after a round, so that a run that is cut short leaves its last one."""
-    partial = directory / "checkpoint.partial"
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata={"round": str(round)})
-    partial.replace(directory / "checkpoint.safetensors")

@@ -84,6 +84,24 @@ def noise_to_signal_of_steps(
     return noise_multiplier * math.sqrt(trainable) / (batch * math.sqrt(steps * hospitals))
 
 
+def noise_to_signal_of_label(share: float, whole: float) -> float:
+    """rho of one label among several: infinite for a label without a positive.
+
+    A step holds q n_pos = B n_pos / N positives of a label on average. They move the label's own row of the head, d_l
+    numbers, by q n_pos C at most, under noise of standard deviation sigma C in each. Over T steps and m hospitals
+
+        rho_l = sigma sqrt(d_l) / (q n_pos sqrt(T m)) = rho(d_l) / share,    share = n_pos / N.
+
+    It is a best case, unlike rho of the whole: every positive has a gradient of full clip norm, all of it for this
+    label. At rho_l >= ``DOMINATED`` even that is no louder than the noise.
+
+    Args:
+        share: of the reports that are positive, from public text or a declared figure, in [0, 1].
+        whole: rho(d_l) by ``noise_to_signal_of_steps`` for the numbers of the label's row.
+    """
+    return whole / share if share > 0 else math.inf
+
+
 def noise_per_step(noise_multiplier: float, clip: float, batch: int) -> float:
     """Standard deviation of the noise in each coordinate of the averaged gradient."""
     return noise_multiplier * clip / batch

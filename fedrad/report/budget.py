@@ -140,10 +140,20 @@ def write_ledger_csv(view: LedgerView, curve: Sequence[float], file: TextIO) -> 
 # A plan
 
 
-def outlook_lines(outlook: Outlook) -> str:
-    """What the configured run comes to."""
+def outlook_lines(outlook: Outlook, *, assumed: bool = False) -> str:
+    """What the configured run comes to.
+
+    Args:
+        assumed: nobody said how many hospitals there are.
+    """
     plan, present = outlook.plan, outlook.present
     lines = [
+        f"hospitals: {outlook.hospitals}"
+        + (
+            " ASSUMED, the default of sites.count; say --hospitals, with 1 for one place"
+            if assumed
+            else " in each round"
+        ),
         f"size: {plan.declared_size} declared {plan.unit}s in each of {_many(outlook.hospitals, 'hospital')}",
         f"steps: {plan.steps}, expected batch {plan.expected_batch}, sampling rate q = {plan.sampling_rate:.5g}",
         f"trained: {_named(present)}, {present.trainable:,} numbers",
@@ -160,6 +170,7 @@ def outlook_lines(outlook: Outlook) -> str:
         f" {outlook.formula:.3g}",
     ]
     if outlook.hospitals > 1:
+        lines.append(f"                {outlook.alone:.3g} ({verdict(outlook.alone)}) for a single hospital alone")
         lines.append(
             f"                {outlook.formula_shared:.3g} if hospitals shared their noise under secure aggregation,"
             " which takes one noisy step a round"
@@ -238,6 +249,7 @@ def outlook_json(outlook: Outlook) -> dict[str, Any]:
         "noise_per_step": outlook.noise_per_step,
         "hospitals": outlook.hospitals,
         "present": asdict(outlook.present),
+        "rho_single_hospital": outlook.alone,
         "verdict": outlook.verdict,
         "rho_formula": outlook.formula,
         "rho_formula_shared_noise": outlook.formula_shared,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from fedrad.config import Experiment
+from fedrad.report.scores import label_table, score_table
 from fedrad.training.metrics import Scores
 from fedrad.training.result import Result, rounded_up
+
+# Of a round; more of them are told in one line.
+_HOSPITALS_SHOWN = 12
 
 
 def show_epsilon(value: float) -> str:
@@ -90,22 +95,15 @@ def test_set_lines(experiment: Experiment, labels: Sequence[str], reports: int) 
     )
 
 
-def final_table(experiment: Experiment, result: Result, directory: object) -> Table:
-    """The table that a run ends with."""
-    table = Table(title=f"fedrad: {experiment.data.name}", show_header=False, min_width=60)
+def final_table(experiment: Experiment, result: Result, directory: object) -> RenderableType:
+    """What a run ends with: its scores beside the label prior's and the start's, label by label, then all else."""
+    table = Table(show_header=False, min_width=60)
     table.add_column(style="bold")
     table.add_column()
-    scores = result.scores
-    if scores is None:
-        table.add_row("F1", "not evaluated: the server had no test set")
-    else:
-        table.add_row("weighted F1", f"{scores.weighted_f1:.4f}")
-        table.add_row("micro F1", f"{scores.micro_f1:.4f}")
-        table.add_row("macro F1", f"{scores.macro_f1:.4f}")
-    for site, value in list(result.epsilon.items())[:12]:
+    for site, value in list(result.epsilon.items())[:_HOSPITALS_SHOWN]:
         table.add_row(f"epsilon {site}", show_epsilon(value))
-    if len(result.epsilon) > 12:
-        table.add_row("", f"... {len(result.epsilon) - 12} more in result.json")
+    if len(result.epsilon) > _HOSPITALS_SHOWN:
+        table.add_row("", f"... {len(result.epsilon) - _HOSPITALS_SHOWN} more in result.json")
     table.add_row("epsilon, maximum", show_epsilon(result.epsilon_max))
     if result.unconfirmed:
         table.add_row("not confirmed", f"at least that for {', '.join(result.unconfirmed)}: an answer was lost")
@@ -123,7 +121,18 @@ def final_table(experiment: Experiment, result: Result, directory: object) -> Ta
         table.add_row("bytes of tensors, all sites", f"{up} up ({show_bytes(up)}), {down} down ({show_bytes(down)})")
     table.add_row("seconds", f"{result.seconds:.1f}")
     table.add_row("run directory", Text(str(directory)))  # not markup: a path may hold brackets
-    return table
+    compared = result.comparison
+    labels: list[RenderableType] = []
+    if result.scores is not None and compared is not None:
+        labels = [label_table(result.scores, compared), Text()]
+    title = Text(f"\nfedrad: {experiment.data.name}", style="italic")
+    return Group(title, score_table(result), Text(), *labels, table)
+
+
+def show_notes(console: Console, notes: Iterable[str]) -> None:
+    """What ``training.findings`` has to say, a line each."""
+    for note in notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass
@@ -159,46 +168,78 @@ class StepView:
             yield self
         self._progress = None
 
-    def step(self, step: int, *, epsilon: float, signal_to_noise: float, reports: int) -> None:
+    def step(self, step: int, *, epsilon: float, noise_to_signal: float, reports: int) -> None:
         """One more step is done."""
         self.reports += reports
         seconds = max(time.monotonic() - self.started, 1e-9)
         spent = f"epsilon {show_epsilon(epsilon)} of {self.budget:g}" if self.private else "not private"
-        ratio = f"  signal/noise {signal_to_noise:.2f}" if self.private else ""
+        ratio = f"  noise / signal {_ratio(noise_to_signal)}" if self.private else ""
         f1 = f"  test F1 {self.test_f1:.3f}" if self.test_f1 is not None else ""
         line = f"{spent}{ratio}{f1}  {self.reports / seconds:.0f} reports/s"
         if self._progress is not None:
             self._progress.update(self._task, completed=step, line=line)  # type: ignore[arg-type]
         elif step == self.total or step % max(1, self.total // 10) == 0:
             left = seconds / step * (self.total - step)
-            self.console.print(f"step {step}/{self.total}  {line}  {left:.0f} s left", highlight=False)
+            self.console.print(
+                f"step {step}/{self.total}  {line}  about {show_seconds(left)} left", highlight=False, soft_wrap=True
+            )
 
     def evaluated(self, scores: Scores) -> None:
         """A test score is known from now on."""
         self.test_f1 = scores.weighted_f1
 
 
+def _ratio(value: float) -> str:
+    """Beyond 10 times the noise, a step's own estimate of its signal is itself noise."""
+    return f"{value:.2f}" if value <= 10 else "over 10"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration that is itself an estimate."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
 def round_line(
-    round: int, rounds: int, scores: Scores | None, booked: Mapping[str, float], absent: Mapping[str, str]
+    round: int,
+    rounds: int,
+    scores: Scores | None,
+    booked: Mapping[str, float],
+    absent: Mapping[str, str],
+    left: float | None = None,
 ) -> str:
-    """One federation round, and a row for each hospital."""
+    """One federation round, and a row for each hospital, or one for all of them where they are many.
+
+    Args:
+        left: seconds that the remaining rounds will take, if that is known.
+    """
     f1 = "" if scores is None else f"  test weighted F1 {scores.weighted_f1:.4f}"
-    lines = [f"round {round}/{rounds}{f1}"]
-    lines += [
-        f"  {site:<12} epsilon {show_epsilon(value)}" for site, value in sorted(booked.items()) if site not in absent
-    ]
-    lines += [f"  {site:<12} did not count: {why}" for site, why in sorted(absent.items())]
+    time_left = "" if left is None or round == rounds else f"  about {show_seconds(left)} left"
+    lines = [f"round {round}/{rounds}{f1}{time_left}"]
+    present = {site: value for site, value in sorted(booked.items()) if site not in absent}
+    if len(present) > _HOSPITALS_SHOWN:
+        least, most = show_epsilon(min(present.values())), show_epsilon(max(present.values()))
+        lines.append(f"  {len(present)} hospitals, epsilon {most if least == most else f'{least} to {most}'}")
+    else:
+        lines += [f"  {site:<12} epsilon {show_epsilon(value)}" for site, value in present.items()]
+    away = sorted(absent.items())
+    lines += [f"  {site:<12} did not count: {why}" for site, why in away[:_HOSPITALS_SHOWN]]
+    if len(away) > _HOSPITALS_SHOWN:
+        lines.append(f"  ... and {len(away) - _HOSPITALS_SHOWN} more did not count")
     return "\n".join(lines)
 
 
-def progress_lines(console: Console) -> Callable[[str, int, int], None]:
-    """For work before the first step: a line at a quarter, half, three quarters and the end of each task."""
+def progress_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, int], None]:
+    """For work before the first step: a line as each task begins, soon after with an estimate, and at each quarter."""
     shown: set[tuple[str, int]] = set()
+    began: dict[str, float] = {}
 
     def progress(what: str, done: int, total: int) -> None:
-        quarter = 4 * done // max(1, total)
-        if quarter and (what, quarter) not in shown:
-            shown.add((what, quarter))
-            console.print(f"{what}: {done}/{total}", highlight=False)
+        started, mark = began.setdefault(what, clock()), bisect((0.05, 0.25, 0.5, 0.75, 1), done / max(1, total))
+        if (what, mark) in shown:
+            return
+        shown.add((what, mark))
+        seconds = clock() - started
+        left = f", about {show_seconds(seconds / done * (total - done))} left" if mark and done < total else ""
+        console.print(f"{what}: {done}/{total}{left}", highlight=False)
 
     return progress

@@ -8,6 +8,7 @@ R rounds of K steps are the same computation as R*K steps in one go, bit for bit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -113,12 +114,12 @@ class StepReport:
 
     Attributes:
         step: steps done in this run, this one included.
-        signal_to_noise: of the noised update, as ``PrivateOptimizer`` estimates it from public quantities.
+        noise_to_signal: of the noised update, from ``PrivateOptimizer.snr``; infinite where no signal is left.
         reports: how many reports this step used.
     """
 
     step: int
-    signal_to_noise: float
+    noise_to_signal: float
     reports: int
 
 
@@ -170,7 +171,7 @@ def run_steps(
                         value = parameter.detach().to(torch.float64)
                         total[name] = total[name] + value if name in total else value
                 if on_step is not None:
-                    on_step(StepReport(step + 1, optimizer.snr, reports))
+                    on_step(StepReport(step + 1, 1 / optimizer.snr if optimizer.snr else math.inf, reports))
         moments |= _moments(optimizer, active)
     return replace(
         state,

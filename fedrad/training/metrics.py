@@ -7,20 +7,28 @@ sent away.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrad.data.batches import Tokenized
+
 
 @dataclass(frozen=True)
 class Scores:
-    """F1 of a test set. A label without a positive counts 0 in macro F1 and has no weight in weighted F1."""
+    """F1 of a test set. A label without a positive counts 0 in macro F1 and has no weight in weighted F1.
+
+    Attributes:
+        per_label: F1 of each label.
+        positives: reports of the test set in which each label is positive.
+    """
 
     weighted_f1: float
     micro_f1: float
     macro_f1: float
     per_label: dict[str, float]
+    positives: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -36,6 +44,24 @@ def scores_as_dict(scores: Scores | None) -> dict[str, object]:
     if scores is None:
         return {"weighted_f1": None, "micro_f1": None, "macro_f1": None, "per_label": {}}
     return scores.as_dict()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the final scores are to be read beside. All of it comes from the test set, nothing from a training report.
+
+    Attributes:
+        before: scores of the start, warm or cold, before the first noisy step.
+        prior: scores of the label-prior predictor, which reads no text: every label is positive, or every report is of
+            the test set's most frequent class.
+        reports: reports in the test set.
+        changed: decisions, of a label for a report, in which the result differs from the start.
+    """
+
+    before: Scores
+    prior: Scores
+    reports: int
+    changed: int
 
 
 def decide(probabilities: NDArray[np.float32], *, single_label: bool) -> NDArray[np.bool_]:
@@ -70,7 +96,14 @@ def score(
         micro_f1=float(_ratio(2 * tp.sum(), (2 * tp + fp + fn).sum())),
         macro_f1=float(f1.mean()) if len(f1) else 0.0,
         per_label={name: round(float(value), 6) for name, value in zip(names, f1, strict=True)},
+        positives={name: int(count) for name, count in zip(names, support, strict=True)},
     )
+
+
+def positives_in(tokens: Tokenized, names: Sequence[str]) -> dict[str, int]:
+    """How many reports are positive for each label, masked ones left out."""
+    counts = ((tokens.labels > 0.5) & (tokens.mask > 0)).sum(axis=0)
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
 def label_prior_decisions(prevalence: NDArray[np.float64], rows: int, *, single_label: bool) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Context
 from fedrad.config import Experiment
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.groups import patients_in_words
-from fedrad.training.metrics import Scores
+from fedrad.training.metrics import Comparison, Scores
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Result:
         charges: what each ledger's epsilon comes from, by site.
         delta: the largest that a ledger's epsilon was composed at.
         missed: the rounds in which a hospital did not count, by site, of those who missed any.
+        comparison: the start and the label prior, on the same test set.
+        notes: what the user should know about these figures, a sentence each (``training.findings``).
     """
 
     scores: Scores | None
@@ -47,6 +49,8 @@ class Result:
     charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
     delta: float = field(kw_only=True)
     missed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def epsilon_max(self) -> float:

@@ -1,4 +1,5 @@
-"""The run directory that other programs rely on: experiment.toml, metrics.jsonl, result.json, adapter/, ledger/."""
+"""The run directory that other programs rely on: experiment.toml, metrics.jsonl, checkpoint.safetensors, result.json,
+adapter/, ledger/."""
 
 from __future__ import annotations
 
@@ -12,6 +13,9 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.model.export import export_peft
@@ -19,6 +23,7 @@ from fedrad.training.metrics import Scores, scores_as_dict
 from fedrad.training.result import Result, privacy_statement
 from fedrad.training.setup import Setup
 
+CHECKPOINT = "checkpoint.safetensors"
 _VERSIONS = ("fedrad", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "datasets", "numpy")
 
 
@@ -76,9 +81,15 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         max_length=setup.max_length,
         privacy_statement=statement,
     )
+    compared = result.comparison
     figures = {
         **scores_as_dict(result.scores),
         "evaluated": result.scores is not None,
+        "before": None if compared is None else compared.before.as_dict(),
+        "label_prior": None if compared is None else compared.prior.as_dict(),
+        "positives": {} if result.scores is None else dict(result.scores.positives),
+        "decisions_changed": None if compared is None else compared.changed,
+        "notes": list(result.notes),
         "epsilon": _finite(result.epsilon),
         "epsilon_max": _finite({"": result.epsilon_max})[""],
         "delta": result.delta,
@@ -97,6 +108,13 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
     }
     write_atomically(directory / "result.json", json.dumps(figures, indent=2) + "\n")
+
+
+def write_checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> None:
+    """The state after a round, so that a run that is cut short leaves its last one."""
+    partial = directory / "checkpoint.partial"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata={"round": str(round)})
+    partial.replace(directory / CHECKPOINT)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ import fedrad
 from fedrad.cache import fedrad_cache_dir
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized, collate, tokenize
+from fedrad.data.label_names import positions
 from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_names
@@ -40,6 +41,7 @@ from fedrad.training.setup import Setup
 _SEED_OFFSET = 7_000_000
 _CENTRING_REPORTS = 1000
 _BATCH = 32
+_WARM = "warm start"
 _HEAD_ONLY_RATE = 5.0
 # Settings of other sections that the result depends on, if only by rounding.
 _ALSO_DECIDE = ("train.seed", "train.threads", "data.max-length")
@@ -48,8 +50,12 @@ Progress = Callable[[str, int, int], None]
 
 def starts_warm(experiment: Experiment, names: tuple[str, ...], *, single_label: bool) -> bool:
     """Whether a run with these labels starts from an adapter that generated reports have trained."""
-    known = {name.lower() for name in CHEXPERT}
-    return experiment.warm_start == "synthetic" and not single_label and any(name.lower() in known for name in names)
+    return experiment.warm_start == "synthetic" and not single_label and len(unknown_labels(names)) < len(names)
+
+
+def unknown_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """The labels that generated reports teach nothing about; the generator knows those of CheXpert."""
+    return tuple(name for name, place in zip(names, positions(names, CHEXPERT), strict=True) if place < 0)
 
 
 def initial_state(
@@ -65,7 +71,10 @@ def initial_state(
     if experiment.train.warm_start == "synthetic" and not starts_warm(
         experiment, setup.names, single_label=setup.single_label
     ):
-        raise ConfigError("train.warm-start: the generator knows none of these labels; set train.warm-start=none")
+        raise ConfigError(
+            "train.warm-start: the generator knows none of these labels; set train.warm-start=none, or give the label"
+            f" columns the names of the findings that it knows: {', '.join(CHEXPERT)}"
+        )
     path = fedrad_cache_dir() / "warm" / f"{_key(experiment, setup)}.safetensors"
     if path.exists():
         with suppress(SafetensorError, OSError, ModelError):  # a damaged file is made anew
@@ -152,9 +161,8 @@ def _onto_labels(
     tokens: Tokenized, known: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[Tokenized, NDArray[np.bool_]]:
     """The generated labels in the order of ``names``; those that the generator does not know are masked out."""
-    position = {name.lower(): column for column, name in enumerate(known)}
-    columns = [position.get(name.lower(), -1) for name in names]
-    shared = np.array([column >= 0 for column in columns])
+    columns = np.array(positions(names, known), dtype=np.int64)
+    shared = columns >= 0
     labels = np.where(shared, tokens.labels[:, columns], 0.0).astype(np.float32)
     mask = np.broadcast_to(shared.astype(np.float32), labels.shape).copy()
     return Tokenized(tokens.ids, tokens.offsets, labels, mask), shared
@@ -178,7 +186,7 @@ def _centre(setup: Setup, tokens: Tokenized, progress: Progress) -> None:
         ids, attention = batch.ids.to(setup.classifier.device), batch.attention.to(setup.classifier.device)
         pooled[indices] = setup.classifier.pooled(ids, attention).cpu().numpy()
         done += len(indices)
-        progress("centring", done, len(rows))
+        progress("reading generated reports to centre the features", done, len(rows))
     mean = pooled.mean(axis=0)
     spread = float(np.sqrt(((pooled - mean) ** 2).sum(axis=1).mean()))
     setup.classifier.set_centring(torch.from_numpy(mean), FEATURE_NORM / spread)
@@ -198,7 +206,9 @@ def _log_odds(tokens: Tokenized, shared: NDArray[np.bool_]) -> Tensor:
 def _train(setup: Setup, tokens: Tokenized, experiment: Experiment, progress: Progress) -> None:
     """Plain Adam on generated reports. Not private, and does not have to be."""
     classifier, train = setup.classifier, experiment.train
-    inputs = prepare(classifier, tokens, setup.pad_id, lambda d, n: progress("reading", d, n))
+    inputs = prepare(
+        classifier, tokens, setup.pad_id, lambda d, n: progress(f"{_WARM}: reading generated reports", d, n)
+    )
     parameters, micro_tokens = classifier.adapter(), classifier.kernels.micro_tokens
     # The head alone is a convex problem and takes larger steps.
     rate = train.warm_learning_rate * (_HEAD_ONLY_RATE if classifier.head_only else 1.0)
@@ -220,5 +230,5 @@ def _train(setup: Setup, tokens: Tokenized, experiment: Experiment, progress: Pr
             optimizer.step()
             schedule.step()
             step += 1
-            progress("warm start", step, steps)
+            progress(f"{_WARM}: training on them, at no privacy cost", step, steps)
     optimizer.zero_grad(set_to_none=True)

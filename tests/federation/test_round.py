@@ -96,6 +96,19 @@ def test_the_run_directory_holds_what_it_should(three: tuple[Experiment, InProce
     assert Classifier.load(out).predict(["edema", "no edema"]).shape == (2, 14)
 
 
+def test_the_result_stands_beside_the_start_and_the_label_prior(
+    three: tuple[Experiment, InProcessGrid, Path],
+) -> None:
+    _, _, out = three
+    figures, rounds = result_of(out), metrics_of(out)
+
+    assert figures["before"] == {key: rounds[0][key] for key in figures["before"]}
+    assert figures["label_prior"]["weighted_f1"] > 0
+    assert set(figures["positives"]) == set(figures["per_label"])
+    assert all(count <= figures["reports"]["test"] for count in figures["positives"].values())
+    assert any(note.startswith("Scores are of 18 reports only") for note in figures["notes"])
+
+
 def test_epsilon_is_met_from_below_and_is_what_the_ledgers_say(three: tuple[Experiment, InProcessGrid, Path]) -> None:
     _, _, out = three
     result, lines = result_of(out), metrics_of(out)

@@ -153,6 +153,16 @@ def test_a_plan_names_its_figures() -> None:
     assert "warning" not in said.lower()
 
 
+def test_a_plan_says_first_for_how_many_hospitals_it_is_and_whether_that_was_assumed() -> None:
+    several, single = outlook(), outlook(sites__count=1)
+
+    assert budget.outlook_lines(several).splitlines()[0] == "hospitals: 4 in each round"
+    assert budget.outlook_lines(several, assumed=True).splitlines()[0].startswith("hospitals: 4 ASSUMED")
+    assert several.alone == single.present.rho == pytest.approx(2 * several.present.rho)
+    assert f"{single.present.rho:.3g} ({single.verdict}) for a single hospital alone" in budget.outlook_lines(several)
+    assert "alone" not in budget.outlook_lines(single)
+
+
 def test_no_figure_of_a_plan_is_called_epsilon_but_the_accountants() -> None:
     """mu and rho are for planning; neither is a privacy claim."""
     said = budget.outlook_lines(outlook())

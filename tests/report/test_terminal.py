@@ -17,6 +17,7 @@ from fedrad.report.terminal import (
     round_line,
     show_bytes,
     show_epsilon,
+    show_notes,
 )
 from tests import small
 
@@ -124,6 +125,24 @@ def test_a_round_has_a_row_for_each_hospital() -> None:
     ]
 
 
+def test_many_hospitals_are_one_line_of_a_round() -> None:
+    booked = {f"site-{k:03d}": 1 + k / 100 for k in range(100)}
+    absent = dict.fromkeys(list(booked)[:20], "policy")
+    lines = round_line(2, 5, None, booked, absent, left=61.0).splitlines()
+
+    assert lines[:2] == ["round 2/5  about 61 s left", "  80 hospitals, epsilon 1.2 to 1.99"]
+    assert len(lines) == 2 + 12 + 1
+    assert lines[-1] == "  ... and 8 more did not count"
+    assert "left" not in round_line(5, 5, None, booked, {}, left=0.0)
+
+
+def test_notes_are_a_line_each_whatever_is_in_them() -> None:
+    out = console()
+    show_notes(out, ["take [bold]more[/]" + " reports" * 30, "second"])
+
+    assert shown(out).splitlines() == ["note: take [bold]more[/]" + " reports" * 30, "note: second"]
+
+
 def table(epsilon: dict[str, float], directory: str = "/runs/1", **changes: object) -> str:
     out = console()
     out.print(final_table(small.experiment(**changes), small.result(epsilon), directory))
@@ -160,7 +179,7 @@ def walk(view: StepView, steps: int) -> None:
         for step in range(1, steps + 1):
             if step == steps // 2:
                 view.evaluated(small.result({}).scores)
-            view.step(step, epsilon=0.1 * step, signal_to_noise=0.5, reports=10)
+            view.step(step, epsilon=0.1 * step, noise_to_signal=0.5, reports=10)
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
@@ -170,7 +189,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
 
     assert "\x1b" not in shown(out)
     assert len(lines) == 10
-    assert lines[0].startswith("step 4/40  epsilon 0.4 of 8  signal/noise 0.50  ")
+    assert lines[0].startswith("step 4/40  epsilon 0.4 of 8  noise / signal 0.50  ")
     assert "test F1" not in lines[0]
     assert "test F1 0.750" in lines[-1]
     assert lines[-1].startswith("step 40/40  ")
@@ -201,20 +220,30 @@ def test_without_privacy_no_budget_is_shown(terminal: bool) -> None:
     walk(StepView(out, 4, 0.0, private=False), 4)
 
     assert "not private" in shown(out)
-    assert "signal/noise" not in shown(out)
+    assert "noise / signal" not in shown(out)
 
 
-def test_progress_says_each_quarter_once() -> None:
-    out = console()
-    progress = progress_lines(out)
-    for done in range(101):
+def test_progress_says_what_it_is_and_how_long_it_will_take() -> None:
+    out, now = console(), [0.0]
+    progress = progress_lines(out, clock=lambda: now[0])
+    for done in range(1, 101):
+        now[0] = 2.0 * done
         progress("reading", done, 100)
     progress("centring", 1, 1)
 
     assert shown(out).splitlines() == [
-        "reading: 25/100",
-        "reading: 50/100",
-        "reading: 75/100",
+        "reading: 1/100",
+        "reading: 5/100, about 3 min left",
+        "reading: 25/100, about 2 min left",
+        "reading: 50/100, about 98 s left",
+        "reading: 75/100, about 49 s left",
         "reading: 100/100",
         "centring: 1/1",
     ]
+
+
+def test_a_step_whose_signal_is_lost_in_noise_says_no_more_than_that() -> None:
+    out = console()
+    StepView(out, 1, 8.0, private=True).step(1, epsilon=1.0, noise_to_signal=float("inf"), reports=10)
+
+    assert "noise / signal over 10" in shown(out)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fedrad.data.batches import collate
-from fedrad.training.evaluation import evaluate, probabilities
+from fedrad.training.evaluation import Evaluation, compare, evaluate, probabilities
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.metrics import decide, score
+from fedrad.training.metrics import decide, label_prior_decisions, score
 from fedrad.training.setup import set_up
 from tests import small
 from tests.model import tiny
@@ -52,7 +52,25 @@ def test_scores_are_of_these_probabilities(single_label: bool) -> None:
     found = probabilities(inputs.classifier, inputs, single_label=single_label)
     expected = score(decide(found, single_label=single_label), inputs.tokens.labels, inputs.tokens.mask, small.LABELS)
 
-    assert evaluate(inputs.classifier, inputs, small.LABELS, single_label=single_label) == expected
+    found_scores = evaluate(inputs.classifier, inputs, small.LABELS, single_label=single_label).scores
+    assert found_scores == expected
+
+
+@pytest.mark.parametrize("single_label", [False, True])
+def test_the_start_and_the_prior_stand_beside_the_result(single_label: bool) -> None:
+    inputs = inputs_of(single_label)
+    labels, mask = inputs.tokens.labels, inputs.tokens.mask
+    start = evaluate(inputs.classifier, inputs, small.LABELS, single_label=single_label)
+    other = ~start.decisions if not single_label else np.roll(start.decisions, 1, axis=1)
+    compared = compare(
+        start, Evaluation(score(other, labels, mask, small.LABELS), other), inputs, single_label=single_label
+    )
+    prior = label_prior_decisions(labels.mean(axis=0, dtype=np.float64), len(labels), single_label=single_label)
+
+    assert compared.before == start.scores
+    assert compared.prior == score(prior, labels, mask, small.LABELS)
+    assert compared.changed == (start.decisions != other).sum() > 0
+    assert compare(start, start, inputs, single_label=single_label).changed == 0
 
 
 def test_evaluating_changes_nothing() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from fedrad.training.metrics import decide, label_prior_decisions, score
+from fedrad.data.batches import Tokenized
+from fedrad.training.metrics import decide, label_prior_decisions, positives_in, score
 
 Case = tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]
 
@@ -71,6 +72,16 @@ def test_what_is_under_the_mask_changes_nothing(case: Case, seed: int) -> None:
     guess = np.where(mask > 0, decided, generator.random(labels.shape) < 0.5)
 
     assert score(decided, labels, mask, names(case)) == score(guess, other, mask, names(case))
+
+
+@given(case=cases(masked=True))
+def test_positives_are_counted_where_they_are_not_masked(case: Case) -> None:
+    decided, labels, mask = case
+    tokens = Tokenized(np.zeros(0, np.int32), np.zeros(len(labels) + 1, np.int64), labels, mask)
+    counted = [int((labels[:, k] * mask[:, k]).sum()) for k in range(labels.shape[1])]
+
+    assert list(score(decided, labels, mask, names(case)).positives.values()) == counted
+    assert list(positives_in(tokens, names(case)).values()) == counted
 
 
 def test_the_mask_is_felt() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.training import run_directory as module
+from fedrad.training.metrics import Comparison
 from fedrad.training.result import privacy_statement, rounded_up
 from fedrad.training.run_directory import (
     append_metrics,
@@ -114,6 +115,28 @@ def test_the_result_has_the_promised_figures(tmp_path: Path) -> None:
     assert (figures["steps"], figures["seconds"]) == (6, 1.5)
     assert figures["reports"] == {"declared": {"site-000": 40, "site-001": 40}, "test": 12}
     assert {"fedrad", "torch", "python"} <= set(figures["versions"])  # type: ignore[call-overload]
+
+
+def test_the_result_stands_beside_what_it_is_compared_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = small.result(PRIVATE)
+    before, prior = replace(plain.scores, weighted_f1=0.5), replace(plain.scores, weighted_f1=0.25)
+    scores = replace(plain.scores, positives={"Edema": 3})
+    compared = replace(
+        plain, scores=scores, comparison=Comparison(before, prior, reports=12, changed=7), notes=("Take more.",)
+    )
+    monkeypatch.setattr(small, "result", lambda epsilon: compared)
+    _, figures = finished(tmp_path / "compared", PRIVATE)
+
+    assert figures["before"] == before.as_dict()
+    assert figures["label_prior"] == prior.as_dict()
+    assert (figures["positives"], figures["decisions_changed"]) == ({"Edema": 3}, 7)
+    assert figures["notes"] == ["Take more."]
+
+
+def test_a_result_that_was_compared_with_nothing_says_so(tmp_path: Path) -> None:
+    _, figures = finished(tmp_path, PRIVATE)
+
+    assert [figures[key] for key in ("before", "label_prior", "decisions_changed", "notes")] == [None, None, None, []]
 
 
 def test_an_infinite_epsilon_is_null(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.errors import ConfigError
 from fedrad.training import warm_start
 from fedrad.training.setup import Setup, set_up
-from fedrad.training.warm_start import initial_state
+from fedrad.training.warm_start import initial_state, starts_warm, unknown_labels
 from tests import small
 
 WARM = {"train__warm_start": "synthetic", "train__micro_tokens": 4096}
@@ -186,7 +186,7 @@ def test_fewer_reports_than_a_batch_still_warm() -> None:
 def test_labels_that_the_generator_does_not_know_are_masked() -> None:
     labels = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.float32)
     tokens = Tokenized(np.arange(3, dtype=np.int32), np.arange(4), labels, np.ones_like(labels))
-    onto, shared = warm_start._onto_labels(tokens, ("Edema", "Fracture"), ("fracture", "Unheard of", "Edema"))
+    onto, shared = warm_start._onto_labels(tokens, ("Edema", "Fracture"), ("FRACTURE_", "Unheard of", "edema"))
 
     assert shared.tolist() == [True, False, True]
     assert onto.labels.tolist() == [[0, 0, 1], [1, 0, 0], [1, 0, 1]]
@@ -219,6 +219,14 @@ def test_features_are_centred_and_scaled_by_finite_numbers() -> None:
     assert (torch.isfinite(cold["scale"]) & (cold["scale"] > 0)).all()
     assert not raw["centre"].any()
     assert (raw["scale"] == 1).all()
+
+
+def test_a_label_is_known_however_it_is_written() -> None:
+    exp = small.experiment(**WARM, **TABLE)
+
+    assert starts_warm(exp, ("pleural_effusion", "x"), single_label=False)
+    assert not starts_warm(exp, ("effusion", "x"), single_label=False)
+    assert unknown_labels(("pleural-effusion", "effusion", "EDEMA")) == ("effusion",)
 
 
 # Where the generator can't help

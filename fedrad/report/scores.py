@@ -1,0 +1,54 @@
+"""The scores of a run beside what they are to be compared with: the label prior and the start."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fedrad.training.metrics import Comparison, Scores
+from fedrad.training.result import Result
+
+_LABELS = 30
+_WIDEST = 36
+
+
+def score_table(result: Result) -> RenderableType:
+    """Weighted, micro and macro F1 of the label prior, of the start and of the result."""
+    if result.scores is None:
+        return Text("F1: not evaluated; the server had no test set", style="bold")
+    table = Table(box=None, header_style="bold")
+    table.add_column("")
+    for name in ("weighted F1", "micro F1", "macro F1"):
+        table.add_column(name, justify="right")
+    if result.comparison is not None:
+        table.add_row("label prior (reads no text)", *_three(result.comparison.prior))
+        table.add_row("before training", *_three(result.comparison.before))
+    table.add_row(Text("after training", style="bold"), *_three(result.scores))
+    return table
+
+
+def label_table(scores: Scores, comparison: Comparison) -> Table:
+    """A line for each label, those with most positives if there are too many."""
+    table = Table(
+        title=f"F1 by label, on {comparison.reports:,} evaluated reports",
+        box=None,
+        header_style="bold",
+        title_justify="left",
+    )
+    table.add_column("label", max_width=_WIDEST, no_wrap=True, overflow="ellipsis")
+    for name in ("positives", "label prior", "before", "after"):
+        table.add_column(name, justify="right")
+    names = list(scores.per_label)
+    shown = set(sorted(names, key=lambda name: -scores.positives.get(name, 0))[:_LABELS])
+    for name in names:
+        if name in shown:
+            f1 = (each.per_label[name] for each in (comparison.prior, comparison.before, scores))
+            table.add_row(Text(name), str(scores.positives.get(name, 0)), *(f"{value:.3f}" for value in f1))
+    if len(names) > len(shown):
+        table.add_row(f"... {len(names) - len(shown)} more in result.json")
+    return table
+
+
+def _three(scores: Scores) -> list[str]:
+    return [f"{value:.4f}" for value in (scores.weighted_f1, scores.micro_f1, scores.macro_f1)]
