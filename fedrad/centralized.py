@@ -18,7 +18,6 @@ from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, FedradError
 from fedrad.privacy.accounting import epsilon as composed_epsilon
-from fedrad.privacy.accounting import merged
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines
@@ -124,17 +123,16 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
             if round % experiment.train.evaluate_every == 0 or round == rounds:
                 setup.classifier.load_state({**state, **adapter})
                 scores = score(round, round * steps, charged)
-        charges = merged(ledger.events())
-        spent = composed_epsilon(charges, experiment.privacy.delta)
+        account = ledger.account()
     result = Result(
         scores=scores,
-        epsilon={name: spent},
+        epsilon={name: account.epsilon(experiment.privacy.delta)},
         steps=recipe.total_steps,
         declared={name: plan.declared_size},
         sizes_stated=experiment.data.declared_size > 0,
         test_reports=len(corpus.test),
         seconds=time.monotonic() - started,
-        charges={name: charges},
+        charges={name: account},
         delta=experiment.privacy.delta,
     )
     finish(directory, experiment, exported(setup, strategy, {**state, **adapter}), result)

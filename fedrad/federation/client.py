@@ -137,7 +137,12 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
     plan = plan_for(own, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
     with Ledger.open(
-        directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
+        directory,
+        site=policy.site,
+        cap=policy.epsilon_cap,
+        delta=policy.delta,
+        witness=policy.witness,
+        mechanism=policy.mechanism,
     ) as ledger:
         refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
         masking = masking_of(experiment, request, Memory(directory, durable=True), plan)

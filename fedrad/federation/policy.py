@@ -13,6 +13,7 @@ from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.model.base import EMBEDDED, load_base
+from fedrad.privacy.accounting import SMALLEST_NOISE
 from fedrad.training.setup import Terms
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
@@ -43,6 +44,9 @@ class HospitalPolicy:
             proposal is taken. They share a pass, so a server's choice would ask by memory who has many.
         device: where the model runs, "cpu", "cuda" or "auto"; the server's proposal counts for nothing.
         batch: its own expected batch; 0: what the server proposes.
+        noise_multiplier: with ``batch``, the noise multiplier of every step of every run, instead of the least noise
+            that meets the proposed epsilon. The ledger then takes no other steps, and counts them without the filter
+            for plans that the server chooses one after another. 0: the proposal decides.
         rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
         min_quorum: its adapter may only leave in sums of so many hospitals or more, under secure aggregation; 0: in
             clear as well, and where it is summed, in sums of more than half of those that are asked.
@@ -71,6 +75,7 @@ class HospitalPolicy:
     reports_per_patient: int = 8
     device: str = "cpu"
     batch: int = 0
+    noise_multiplier: float = 0.0
     rank: int = 0
     min_quorum: int = 0
     allow_shared_noise: bool = False
@@ -129,6 +134,13 @@ class HospitalPolicy:
             case "table" if self.label_columns:
                 return _names(self.label_columns)
         return CHEXPERT
+
+    @property
+    def mechanism(self) -> tuple[float, float] | None:
+        """Sampling rate and noise multiplier of every step, where both are fixed."""
+        if not self.noise_multiplier:
+            return None
+        return min(self.batch, self.declared_size) / self.declared_size, self.noise_multiplier
 
     def own(self, experiment: Experiment) -> Experiment:
         """The experiment as it runs here: on this hospital's reports, read in its own way, whatever was proposed.
@@ -227,11 +239,14 @@ class HospitalPolicy:
             raise PolicyRefusal(
                 "shared noise needs the same step size everywhere; this hospital has a batch of its own"
             )
+        if privacy.shared_noise and self.noise_multiplier:
+            raise PolicyRefusal("shared noise needs the same noise everywhere; this hospital has a noise-multiplier")
         return Terms(
             epsilon=min(privacy.epsilon, self.epsilon_cap),
             delta=privacy.delta,
             batch=self.batch or experiment.train.batch,
             rank=self.rank or experiment.lora.rank,
+            noise_multiplier=self.noise_multiplier,
         )
 
 
@@ -250,6 +265,11 @@ def _out_of_range(values: Mapping[str, object]) -> list[str]:
         number = values.get(key, 0)
         if isinstance(number, int) and number < 0:
             problems.append(f"node-config {key.replace('_', '-')}: must be 0 or more")
+    noise = values.get("noise_multiplier", 0.0)
+    if isinstance(noise, float) and not (math.isfinite(noise) and (noise == 0 or noise >= SMALLEST_NOISE)):
+        problems.append(f"node-config noise-multiplier: must be 0 (not fixed), or at least {SMALLEST_NOISE} and finite")
+    elif noise and not values.get("batch"):
+        problems.append("node-config noise-multiplier: goes with batch, which fixes the sampling rate")
     if bool(values.get("identity_key")) != bool(values.get("peers")):
         problems.append("node-config identity-key: goes with peers; give both or neither")
     needed, optional = ("data_path", "state_dir"), ("identity_key", "peers")

@@ -80,6 +80,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "epsilon": _finite(result.epsilon),
         "epsilon_max": _finite({"": result.epsilon_max})[""],
         "delta": result.delta,
+        "accounting": {site: account.words for site, account in result.charges.items()},
         "unit": experiment.privacy.unit,
         "unconfirmed": list(result.unconfirmed),
         "private": experiment.privacy.epsilon > 0,
