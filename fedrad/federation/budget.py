@@ -52,8 +52,8 @@ class BudgetMirror:
         if not math.isclose(reply.epsilon, composed, rel_tol=_TOLERANCE):
             raise RefusedReply(
                 f"{reply.site} reports epsilon {reply.epsilon:g}, but its charges compose to {composed:g} at delta"
-                f" {delta:g} ({reply.account.words}). Its version of fedrad or of the accountant differs; ask the hospital"
-                " before going on."
+                f" {delta:g} ({reply.account.words}). Its version of fedrad or of the accountant differs; ask the"
+                " hospital before going on."
             )
         booked, charges = {**self.booked, reply.site: reply.epsilon}, {**self.charges, reply.site: reply.account}
         if reply.site not in self.booked:

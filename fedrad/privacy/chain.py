@@ -19,7 +19,7 @@ from fedrad.privacy.accounting import Event
 from fedrad.privacy.filter import Charge, Founding
 
 VERSION = 2
-# Version 1 had no filter. Any order that was not chosen by results will do: this one, as if its cap had been 1.
+# Version 1 had no filter and kept no cap. Any that was not chosen by results will do.
 _CAP_OF_VERSION_1 = 1.0
 
 
@@ -142,9 +142,10 @@ def parsed(body: str, done: bool) -> tuple[str, Row]:
 
 def _founding(facts: dict[str, Any]) -> Founding:
     if facts["version"] == 1:
-        return Founding.of(_CAP_OF_VERSION_1, float(facts["delta"]))
+        return Founding(_CAP_OF_VERSION_1, float(facts["delta"]))
     mechanism = facts["mechanism"]
-    return Founding(int(facts["order"]), None if mechanism is None else (float(mechanism[0]), float(mechanism[1])))
+    fixed = None if mechanism is None else (float(mechanism[0]), float(mechanism[1]))
+    return Founding(float(facts["cap"]), float(facts["delta"]), fixed)
 
 
 def canonical(value: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ Guarantee:
     3. Anything else. All charges are counted by a Renyi filter (Feldman and Zrnic, arXiv 2008.11193; Lecuyer, arXiv
        2103.01379; Whitehouse et al., arXiv 2203.05481) over several orders at once. Let L be the privacy loss of all
        steps so far under two neighbouring shards, and S(a) the sum of the steps' Renyi divergences at order a, which
-       adding and removing a unit both stay below. For weights w_a >= 0 of sum 1, fixed at the founding,
+       adding and removing a unit both stay below. For weights w_a > 0 of sum 1, fixed before the first step (by the
+       founding facts and the first plan),
            M = sum over a of w_a exp((a - 1) (L - S(a)))
        is a nonnegative supermartingale that starts at 1, however the next step is chosen: given the past, the choice
        is fixed, and its own factor has mean at most 1. So E M <= 1 at every stopping time (Ville; Doob). Write c_a =
@@ -114,18 +115,24 @@ class Founding:
     """What a ledger fixes before its first charge.
 
     Attributes:
-        order: of `ORDERS`; has most of the filter's weight.
+        cap: the epsilon cap at that time, to which the filter's order is fitted. A later one may be another.
+        delta: what epsilon is stated at.
         mechanism: (sampling rate, noise multiplier) of every step, where the hospital's policy fixes them.
     """
 
-    order: int
+    cap: float
+    delta: float
     mechanism: tuple[float, float] | None = None
 
-    @staticmethod
-    def of(cap: float, delta: float, mechanism: tuple[float, float] | None = None) -> Founding:
-        """For a ledger with this cap: the order at which Gaussian noise comes closest to it."""
-        noise = (cap - (_LOG_CONSTANTS - math.log(delta)) / (ORDERS - 1)) / ORDERS  # largest 1 / (2 sigma^2)
-        return Founding(int(ORDERS[np.argmax(noise)]), mechanism)
+    def order(self, first: Event) -> int:
+        """The order that gets most of the filter's weight: at which most steps of the first kind fit under the cap.
+
+        It is known before the first step is taken, so no result can have chosen it.
+        """
+        room = np.maximum(self.cap - (_LOG_CONSTANTS - math.log(self.delta)) / (ORDERS - 1), 0.0)
+        of_step = np.maximum(rdp_of_step(first.sampling_rate, first.noise_multiplier), 1e-300)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return int(ORDERS[np.argmax(np.nan_to_num(room / of_step, nan=0.0))])
 
     def account(self, charges: Sequence[Charge]) -> Account:
         """The charges of one ledger, oldest first, with the rule that counts them."""
@@ -135,18 +142,18 @@ class Founding:
         kinds = {(event.sampling_rate, event.noise_multiplier, planned) for event, planned in charges}
         if len(kinds) <= 1 and all(event.steps <= charges[0].planned for event in events):
             return Account(events, PLAN)
-        return Account(events, FILTER, self.order)
+        return Account(events, FILTER, self.order(charges[0].event))
 
-    def needed(self, charges: Sequence[Charge], delta: float) -> float:
+    def needed(self, charges: Sequence[Charge]) -> float:
         """The smallest cap under which these charges, oldest first, may be taken."""
         account = self.account(charges)
-        spent = account.epsilon(delta)
-        return spent if account.rule != FILTER else max(spent, self.first_plan(charges, delta))
+        spent = account.epsilon(self.delta)
+        return spent if account.rule != FILTER else max(spent, self.first_plan(charges))
 
-    def first_plan(self, charges: Sequence[Charge], delta: float) -> float:
+    def first_plan(self, charges: Sequence[Charge]) -> float:
         """The filter's reading of the first charge's plan in full: the smallest cap that leaves room for another."""
         first, planned = charges[0]
-        return Account((first._replace(steps=planned),), FILTER, self.order).epsilon(delta)
+        return Account((first._replace(steps=planned),), FILTER, self.order(first)).epsilon(self.delta)
 
 
 def composed_epsilon(accounts: Sequence[Account], delta: float) -> float:
@@ -186,7 +193,7 @@ def order_weights(order: int) -> Floats:
     """w_a at each of `ORDERS`, of sum 1: 0.9 at the first that is at least ``order``, the rest by the inverse square of
     the distance from it in the list.
 
-    Other orders matter where the steps are unlike a Gaussian, or the cap was changed after the founding.
+    Other orders matter where later steps are unlike the first, or the cap was changed after the founding.
     """
     distance = np.abs(np.arange(len(ORDERS)) - int(np.searchsorted(ORDERS, order))).astype(np.float64)
     centre = distance == 0

@@ -38,7 +38,7 @@ from fedrad.privacy.filter import FILTER, Account, Charge, Founding
 from fedrad.privacy.ledger_file import LedgerFile, found
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.planning import steps_left
-from fedrad.privacy.witness import Witness, agree, read_witness, witness_file, write_witness
+from fedrad.privacy.witness import Witness, is_behind, read_witness, witness_file, write_witness
 
 _fields = lru_cache(maxsize=256)(asdict)  # of a plan, to be read only; a simulation's hospitals follow a few
 
@@ -55,7 +55,7 @@ class Ledger:
         self._path, self._database = self._file.path, self._file.database
         self._version = -1
         self._delta = 0.0
-        self._founding = Founding.of(cap, 1.0)
+        self._founding = Founding(cap, 1.0)
         self._genesis = ""
         self._rows: list[Row] = []
         self._hashes: list[str] = []
@@ -78,7 +78,7 @@ class Ledger:
             directory: the site's state directory (made 0700).
             site: the site's name; it names the witness.
             cap: the epsilon that the site never exceeds; ``math.inf`` only for simulations.
-                The order of the filter is chosen for the cap at the founding; another cap later costs some epsilon.
+                The filter's order is fitted to the cap at the founding; another cap later costs some epsilon.
             delta: the delta that epsilon is stated at. Fixed when the ledger is founded.
             witness: a folder outside ``directory`` (and outside its backups) that remembers the ledger's length.
             durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
@@ -110,8 +110,8 @@ class Ledger:
                         f"(it was in {seen.directory}). A new folder is no new budget."
                     )
                 with explained(directory):
-                    founding = Founding.of(cap, delta, mechanism)
-                    found(directory, site=site, delta=delta, founding=founding, durable=durable)
+                    founding = Founding(float(cap), float(delta), mechanism)
+                    found(directory, site=site, founding=founding, durable=durable)
             with explained(directory):
                 ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock, durable=durable)
         except BaseException:
@@ -218,7 +218,7 @@ class Ledger:
             raise BudgetExhausted(self._why_exhausted(plan, steps))
 
     def _needed(self, plan: PrivacyPlan, steps: int) -> float:
-        return self._founding.needed([*self.charges(), Charge(plan.event(steps), plan.steps)], self._delta)
+        return self._founding.needed([*self.charges(), Charge(plan.event(steps), plan.steps)])
 
     def _why_exhausted(self, plan: PrivacyPlan, steps: int) -> str:
         charges, before = self.charges(), self.account()
@@ -228,7 +228,7 @@ class Ledger:
             f" {self._delta}; {before.words}); {steps} more steps would make it {after.epsilon(self._delta):.6g}"
             f" ({after.words}). There is room for {self.remaining_steps(plan)} steps."
         )
-        if charges and after.rule == FILTER and (first := self._founding.first_plan(charges, self._delta)) > self._cap:
+        if charges and after.rule == FILTER and (first := self._founding.first_plan(charges)) > self._cap:
             said += (
                 f" The first plan fills the cap by itself: in full, its {charges[0].planned} steps have epsilon"
                 f" {first:.6g} by the filter, so no other plan may follow it under this cap."
@@ -328,8 +328,8 @@ class Ledger:
 
     def _agree_with_witness(self) -> None:
         """The witness must tell of this very ledger."""
-        if self._witness is not None:
-            agree(self._witness, self._as_witnessed(), self._hashes)
+        if self._witness is not None and is_behind(self._witness, self._as_witnessed(), self._hashes):
+            self._testify()
 
     def _as_witnessed(self) -> Witness:
         return Witness(self._site, str(self._directory), len(self._rows), self._head())

@@ -120,7 +120,7 @@ class LedgerFile:
             return False
 
 
-def found(directory: Path, *, site: str, delta: float, founding: Founding, durable: bool) -> None:
+def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> None:
     """Writes a new, empty ledger: complete under another name first, so that a half-made one never has the real name.
 
     Args:
@@ -133,8 +133,8 @@ def found(directory: Path, *, site: str, delta: float, founding: Founding, durab
     facts = {
         "version": VERSION,
         "site": site,
-        "delta": delta,
-        "order": founding.order,
+        "delta": founding.delta,
+        "cap": founding.cap,
         "mechanism": founding.mechanism,
         # Tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
         "nonce": secrets.token_hex(16),

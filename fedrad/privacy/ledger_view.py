@@ -89,7 +89,7 @@ class LedgerView:
 
         def fits(steps: int) -> bool:
             more = [charges[-1]._replace(event=charges[-1].event._replace(steps=steps))]
-            return self.founding.needed([*charges, *more], self.delta) <= cap
+            return self.founding.needed([*charges, *more]) <= cap
 
         return Left(cap, max(cap - self.epsilon, 0.0), steps_left(fits) if charges else None)
 

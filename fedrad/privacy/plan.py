@@ -106,7 +106,7 @@ class PrivacyPlan:
         With ``epsilon=0`` the plan is not private: no noise, and ``clip`` is unused and may be infinite.
 
         Raises:
-            PlanError: with all problems at once; also where no noise multiplier, or not the given one, meets the target.
+            PlanError: with all problems at once; also where no noise multiplier, or not that one, meets the target.
         """
         planned: dict[str, Any] = {
             "unit": unit,

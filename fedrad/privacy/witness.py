@@ -78,8 +78,8 @@ def write_witness(folder: Path, witness: Witness) -> None:
         raise LedgerError(f"The ledger's witness {path} can't be written ({error.strerror}).") from None
 
 
-def agree(folder: Path, mine: Witness, hashes: Sequence[str]) -> None:
-    """Compares a ledger with its witness. It may lag by one row (a crash between the two writes), and then catches up.
+def is_behind(folder: Path, mine: Witness, hashes: Sequence[str]) -> bool:
+    """Whether a ledger's witness has to be written again. It may lag by one row (a crash between the two writes).
 
     Args:
         mine: what the witness should say.
@@ -105,6 +105,4 @@ def agree(folder: Path, mine: Witness, hashes: Sequence[str]) -> None:
             f"The ledger in {mine.directory} and its witness {path} tell different stories. Restore both from the "
             "newest backup."
         )
-    elif seen == mine:
-        return
-    write_witness(folder, mine)
+    return seen != mine

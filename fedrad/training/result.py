@@ -129,8 +129,9 @@ def _only_sums(experiment: Experiment, result: Result) -> str:
         f", adding or removing one {unit}, against everyone who sees of the hospitals' adapters only sums over"
         f" {terms.quorum} or more; a single adapter had less noise. {terms.statement[0].upper()}{terms.statement[1:]}."
         " A hospital knows its own share, so one that looks at the sum for itself is on that side too. This rests on"
-        f" the other hospitals having added theirs, and falls with secure aggregation."
-        f"{_accounted(result)} The figure is the largest over {len(result.epsilon)} hospitals and says nothing of a patient with reports in two of them."
+        f" the other hospitals having added theirs, and falls with secure aggregation.{_accounted(result)}"
+        f" The figure is the largest over {len(result.epsilon)} hospitals and says nothing of a patient with reports in"
+        " two of them."
     )
     if result.charges:
         words += f" {patients_in_words(unit, list(result.charges.values()), delta, pairs=False)}"

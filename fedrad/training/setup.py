@@ -173,8 +173,8 @@ def plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) 
         terms: the site's own; default: those of the run.
 
     Raises:
-        PlanError: no noise multiplier meets the budget, or the site's own does not; the plan contradicts itself; or the unit is the hospital,
-            which is the server's to plan (``central.hospital_plan``).
+        PlanError: no noise multiplier meets the budget, or the site's own does not; the plan contradicts itself; or the
+            unit is the hospital, which is the server's to plan (``central.hospital_plan``).
     """
     privacy, train = experiment.privacy, experiment.train
     if privacy.unit == "hospital":

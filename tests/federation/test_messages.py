@@ -77,6 +77,8 @@ def test_a_real_reply_holds_the_closed_list_and_nothing_else(mercy: Mercy, answe
         "rates",
         "noise-multipliers",
         "steps",
+        "rule",
+        "order",
     }
     trainable = {name for name in mercy.state if name not in ("centre", "scale")}
     assert set(answer.array_records["adapter"]) == trainable

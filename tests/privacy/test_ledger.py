@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
-from fedrad.privacy import chain, durable, ledger, witness
+from fedrad.privacy import chain, durable, ledger, ledger_file, witness
 from fedrad.privacy.accounting import epsilon
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
@@ -92,7 +92,7 @@ def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(ledger, "sync_folder", synced.append)
+    monkeypatch.setattr(ledger_file, "sync_folder", synced.append)
 
     def founded(name: str, **options: bool) -> tuple[int, str, bool]:
         with Ledger.open(tmp_path / name, site="a", cap=1.0, delta=1e-5, **options) as book:
