@@ -170,6 +170,7 @@ def composed_epsilon(accounts: Sequence[Account], delta: float) -> float:
     orders = [max(round(account.order / smaller), 2) for account in accounts if account.rule == FILTER]
     if not orders:
         return accounting.epsilon(events, delta)
+    accounting.epsilon([], delta)  # checks delta
     steps = (e.steps * rdp_of_step(e.sampling_rate, e.noise_multiplier) for e in events if e.steps > 0)
     return reading(sum(steps, np.zeros(len(ORDERS))), delta, orders)
 
