@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.errors import ConfigError, PolicyRefusal
+from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import EMBEDDED, load_base
 from fedrad.training.setup import plan_for
@@ -253,3 +253,33 @@ def test_device_and_reports_of_a_patient_are_not_the_servers_to_raise() -> None:
     assert (own.train.device, own.privacy.reports_per_patient) == ("cpu", 8)
     fewer = Experiment.from_flat({"privacy.reports-per-patient": 2})
     assert policy(label_columns="a,b", device="auto").own(fewer).privacy.reports_per_patient == 2
+
+
+def test_a_hospital_that_fixes_its_noise_plans_with_it_whatever_is_proposed() -> None:
+    read, asked = policy(batch=120, noise_multiplier=3.0), proposal(epsilon=1.9)
+    plan = plan_for(asked, 1200, read.terms(asked))
+
+    assert (plan.sampling_rate, plan.noise_multiplier) == read.mechanism == (0.1, 3.0)
+    assert policy(batch=120).mechanism is None
+    with pytest.raises(PlanError, match=r"spends epsilon .* more than the target 0\.01: .*fewer steps"):
+        plan_for(asked, 1200, read.terms(proposal(epsilon=0.01)))
+    shared = Experiment.from_flat(
+        {
+            "privacy.secure-aggregation": True,
+            "privacy.shared-noise": True,
+            "sites.quorum": 3,
+            "train.batch": 120,
+            "train.local-steps": 1,
+            "train.momentum": 0.0,
+            "train.average": 0.0,
+            "train.learning-rate": 0.5,
+        }
+    )
+    with pytest.raises(PolicyRefusal, match="has a noise-multiplier"):
+        policy(batch=120, noise_multiplier=3.0, allow_shared_noise=True).terms(shared)
+
+
+def test_fixed_noise_needs_a_fixed_batch_and_a_sensible_figure() -> None:
+    assert "goes with batch" in problems(NODE | {"noise-multiplier": 2.0})[0]
+    for value in (-1.0, 0.001, float("inf"), float("nan")):
+        assert "noise-multiplier: must be" in problems(NODE | {"noise-multiplier": value, "batch": 64})[0]

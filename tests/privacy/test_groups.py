@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
@@ -13,8 +14,8 @@ from scipy import stats
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import groups
 from fedrad.privacy.accounting import Event, epsilon
-from fedrad.privacy.filter import Account
-from fedrad.privacy.groups import group_epsilon, patients_in_words, two_hospitals_epsilon
+from fedrad.privacy.filter import FILTER, Account, Founding, composed_epsilon, rdp_of_step
+from fedrad.privacy.groups import account_epsilon, group_epsilon, patients_in_words, two_hospitals_epsilon
 from fedrad.privacy.plan import PrivacyPlan
 
 # dp_accounting 0.6.0, MixtureOfGaussiansDpEvent, delta 1e-5.
@@ -178,3 +179,27 @@ def test_the_weakest_hospital_is_looked_at_however_many_there_are(weak_rate: flo
     ledgers = [weak, *([(0.03, 4.0 + i, 10)] for i in range(13))]
     said = patients_in_words("report", accounts(*ledgers), 1e-5, (2,))
     assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= group_epsilon(weak, 1e-5, 2)
+
+
+@pytest.mark.parametrize(("rate", "sigma"), [(0.0853, 2.0), (0.3, 8.8), (1.0, 3.0)])
+def test_divergences_of_a_group_of_one_are_those_of_a_step(rate: float, sigma: float) -> None:
+    """At orders that do not reach into the tails, which are taken off delta instead."""
+    found, lost = groups._Step(rate, sigma, 1).divergences()
+    np.testing.assert_allclose(found[:6], rdp_of_step(rate, sigma)[:6], rtol=1e-3)
+    assert 0 < lost < 1e-20
+
+
+def test_groups_in_a_ledger_with_several_plans_are_counted_by_the_filter() -> None:
+    event = Event(0.05, 4.0, 100)
+    order = Founding(1.0, 1e-5).order(event)
+    several, one = Account((event,), FILTER, order), Account((event,))
+    figures = [account_epsilon(several, 1e-5, k) for k in (1, 2, 5)]
+
+    assert figures[0] == several.epsilon(1e-5)
+    for k, figure in zip((1, 2, 5), figures, strict=True):
+        pld = group_epsilon([event], 1e-5, k)
+        assert account_epsilon(one, 1e-5, k) == pld < figure < 2 * pld
+    said = patients_in_words("report", [several, one], 1e-5, (2,))
+    assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= figures[1]
+    both = composed_epsilon([several, one], 1e-5)
+    assert float(said.split("whichever they are, has epsilon ")[1].rstrip(".")) >= both

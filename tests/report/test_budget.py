@@ -76,6 +76,16 @@ def test_what_is_spent_is_rounded_up_and_what_is_left_down() -> None:
     assert "2 charges, 20 noisy steps" in said
 
 
+def test_the_rule_behind_the_figure_is_named() -> None:
+    other = replace(PLAN, steps=39)
+    one, two = view(row(1), row(2)), view(row(1), row(2, plan=other))
+    assert "counted by: pld: one fixed plan" in budget.ledger_lines(one, None)
+    assert "counted by: renyi filter: " in budget.ledger_lines(two, None)
+    assert budget.ledger_json(two, two.curve(), None)["accounting"].startswith("renyi filter")
+    assert two.curve()[0] == one.curve()[0]
+    assert two.curve()[1] == two.epsilon > one.epsilon
+
+
 def test_without_a_cap_it_says_so() -> None:
     assert "left: not known" in budget.ledger_lines(view(row(1)), None)
     assert "--cap" in budget.ledger_lines(view(row(1)), None)
