@@ -25,7 +25,6 @@ from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, FedradError
 from fedrad.privacy.accounting import epsilon as composed_epsilon
-from fedrad.privacy.accounting import merged
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines, show_notes
@@ -163,8 +162,8 @@ def _train(
                 setup.classifier.load_state({**state, **adapter})
                 last = score(round, round * steps, charged)
             write_checkpoint(directory, {**state, **adapter}, round)
-        charges = merged(ledger.events())
-        spent = composed_epsilon(charges, experiment.privacy.delta)
+        account = ledger.account()
+        spent = account.epsilon(experiment.privacy.delta)
     comparison = compare(start, last, test, single_label=corpus.single_label)
     result = Result(
         scores=last.scores,
@@ -174,7 +173,7 @@ def _train(
         sizes_stated=experiment.data.declared_size > 0,
         test_reports=len(corpus.test),
         seconds=time.monotonic() - started,
-        charges={name: charges},
+        charges={name: account},
         delta=experiment.privacy.delta,
         comparison=comparison,
         notes=early + after_training(experiment, last.scores, comparison, epsilon=spent, warm=warm),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from fedrad.errors import RefusedReply
 from fedrad.federation.messages import Reply
-from fedrad.privacy.accounting import Event, epsilon, step_counts
+from fedrad.privacy.accounting import step_counts
+from fedrad.privacy.filter import FILTER, Account
 
 # Two machines' accountants may differ in a last digit.
 _TOLERANCE = 1e-6
@@ -20,7 +21,7 @@ class BudgetMirror:
 
     Attributes:
         booked: epsilon by site.
-        charges: the charges that it comes from, by site.
+        charges: what it comes from, by site: the charges, and the rule that counts them.
 
     Guarantee: none of its own. For a report of hospital i the guarantee is hospital i's (epsilon_i, delta_i), because
     the other hospitals' releases are functions of public values and of other reports (parallel composition). The figure
@@ -28,29 +29,33 @@ class BudgetMirror:
     """
 
     booked: Mapping[str, float] = field(default_factory=dict)
-    charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
+    charges: Mapping[str, Account] = field(default_factory=dict)
 
     def book(self, reply: Reply, delta: float) -> BudgetMirror:
         """The mirror after a reply of a site whose budget is stated at ``delta``.
 
         Raises:
-            RefusedReply: the site reports less than it did before, in total or of any kind of step, or an epsilon that
-                its own charges do not compose to.
+            RefusedReply: the site reports less than it did before, in total or of any kind of step, went back from the
+                filter to a rule that costs less, or reports an epsilon that its own charges do not compose to.
         """
-        before = self.booked.get(reply.site, 0.0)
-        steps, earlier = step_counts(reply.events), step_counts(self.charges.get(reply.site, ()))
-        if math.isnan(reply.epsilon) or reply.epsilon < before or any(steps[kind] < n for kind, n in earlier.items()):
+        before, known = self.booked.get(reply.site, 0.0), self.charges.get(reply.site, Account(()))
+        steps, earlier = step_counts(reply.events), step_counts(known.events)
+        shrunk = reply.epsilon < before or any(steps[kind] < n for kind, n in earlier.items())
+        if known.rule == FILTER:  # once more than one plan was followed, that is so for ever
+            shrunk |= (reply.rule, reply.order) != (known.rule, known.order)
+        if math.isnan(reply.epsilon) or shrunk:
             raise RefusedReply(
                 f"{reply.site} reports epsilon {reply.epsilon:g} after {before:g}; a budget never shrinks: its ledger"
                 " was replaced or its state lost. Ask the hospital before going on."
             )
-        composed = epsilon(reply.events, delta)
+        composed = reply.account.epsilon(delta)
         if not math.isclose(reply.epsilon, composed, rel_tol=_TOLERANCE):
             raise RefusedReply(
                 f"{reply.site} reports epsilon {reply.epsilon:g}, but its charges compose to {composed:g} at delta"
-                f" {delta:g}. Its version of fedrad or of the accountant differs; ask the hospital before going on."
+                f" {delta:g} ({reply.account.words}). Its version of fedrad or of the accountant differs; ask the"
+                " hospital before going on."
             )
-        booked, charges = {**self.booked, reply.site: reply.epsilon}, {**self.charges, reply.site: reply.events}
+        booked, charges = {**self.booked, reply.site: reply.epsilon}, {**self.charges, reply.site: reply.account}
         if reply.site not in self.booked:
             # Sorted, so that what is written does not tell in which order the replies arrived.
             booked, charges = dict(sorted(booked.items())), dict(sorted(charges.items()))

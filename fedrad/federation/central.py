@@ -17,8 +17,8 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.federation.messages import Reply, check_adapter
 from fedrad.federation.rounds import Federation, RoundOutcome, Rounds
-from fedrad.privacy.accounting import Event, merged
 from fedrad.privacy.central import hospital_plan, noised_mean, update_of
+from fedrad.privacy.filter import Account
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.noise import stream
 from fedrad.privacy.plan import PrivacyPlan
@@ -73,7 +73,7 @@ class CentralRounds(Rounds):
         self._plan = plan
         self._directory = ledger
         self._spent: dict[str, float] = {}
-        self._charges: dict[str, tuple[Event, ...]] = {}
+        self._charges: dict[str, Account] = {}
 
     def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
         rank = self.federation.lora.rank
@@ -86,8 +86,8 @@ class CentralRounds(Rounds):
             randomness = stream(self._plan.noise, self.federation.seed, SERVER, server_round, "noise")
             update = noised_mean(updates, sent, self._plan, randomness)
             ledger.mark_done(charge)
-            self._charges = {SERVER: merged(ledger.events())}
-            self._spent = {SERVER: ledger.epsilon()}
+            account = ledger.account()
+            self._charges, self._spent = {SERVER: account}, {SERVER: account.epsilon(delta)}
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
         return self._averaging.after_mean(self.state, mean, self.facts(server_round))
 
@@ -110,5 +110,5 @@ class CentralRounds(Rounds):
         return self._spent
 
     @property
-    def charges(self) -> Mapping[str, tuple[Event, ...]]:
+    def charges(self) -> Mapping[str, Account]:
         return self._charges

@@ -108,7 +108,12 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
     plan = plan_for(own, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
     with Ledger.open(
-        directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
+        directory,
+        site=policy.site,
+        cap=policy.epsilon_cap,
+        delta=policy.delta,
+        witness=policy.witness,
+        mechanism=policy.mechanism,
     ) as ledger:
         refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
         masking = masking_of(experiment, request, Memory(directory, durable=True), plan)

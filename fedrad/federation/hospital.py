@@ -21,8 +21,6 @@ from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
 from fedrad.federation.secure_hospital import Masking
 from fedrad.model.residual import is_residual
-from fedrad.privacy.accounting import epsilon as composed_epsilon
-from fedrad.privacy.accounting import merged
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.corpus import Corpus
@@ -154,7 +152,7 @@ def reply_of(
     """
     if plan.shared is not None and not masked:
         raise PrivacyError("An adapter with only a share of the noise must leave masked.")
-    events = merged(ledger.events())
+    account = ledger.account()
     return Reply(
         site=request.site,
         round=request.round,
@@ -162,9 +160,11 @@ def reply_of(
         declared_weight=plan.declared_size,
         plan_id=plan.id,
         noise=plan.own_noise_multiplier * plan.clip / plan.divisor if plan.private else 0.0,
-        epsilon=float(composed_epsilon(events, delta)),
-        events=events,
+        epsilon=account.epsilon(delta),
+        events=account.events,
         masked=masked,
+        rule=account.rule,
+        order=account.order,
     )
 
 

@@ -1,11 +1,11 @@
 """The closed list of what may leave a hospital, and what a server may ask. Nothing else writes or reads Flower records.
 
 What leaves (decision 5): the adapter's tensors, the site's name, the round, the declared weight, the plan's id, the
-standard deviation of its noise, the epsilon booked and the charges it comes from (sampling rate, noise multiplier and
-steps: public by the plan); or, instead of an adapter, an error's code. Under secure aggregation the adapter leaves
-under masks, and beside it, stage by stage, public keys, sealed shares, signatures and revealed shares. No loss, score,
-gradient norm, label count, exact number of reports or exception text. Both ends check: a field that is not on the list
-is refused, whatever it holds.
+standard deviation of its noise, the epsilon booked, the charges it comes from (sampling rate, noise multiplier and
+steps: public by the plan) and the rule that counts them; or, instead of an adapter, an error's code. Under secure
+aggregation the adapter leaves under masks, and beside it, stage by stage, public keys, sealed shares, signatures and
+revealed shares. No loss, score, gradient norm, label count, exact number of reports or exception text. Both ends check:
+a field that is not on the list is refused, whatever it holds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fedrad.errors import FederationError, RefusedReply, SecureAggregationRefusa
 from fedrad.federation.arrays import finite, from_arrays, to_arrays
 from fedrad.federation.delivery import Delivery, nbytes
 from fedrad.privacy.accounting import Event
+from fedrad.privacy.filter import FILTER, ORDERS, PLAN, RULES, Account
 from fedrad.secure.messages import (
     Confirmation,
     Inbox,
@@ -54,6 +55,8 @@ REPLY_FIELDS: dict[str, type] = {
     "rates": list,
     "noise-multipliers": list,
     "steps": list,
+    "rule": str,
+    "order": int,
 }
 FAILURE_FIELDS: dict[str, type] = {"site": str, "round": int, "code": str}
 HELLO_FIELDS: dict[str, type] = {"site": str, "simulated": bool, "declared-weight": int, "rank": int, "labels": str}
@@ -121,6 +124,7 @@ class Reply:
         noise: standard deviation of its noise in one step's mean gradient: noise multiplier * clip / divisor.
         epsilon: of everything in the site's ledger, at the run's delta.
         events: everything in the site's ledger, as the accountant sees it.
+        rule, order: how the ledger counts them, as in `filter.Account`.
         masked: instead of the adapter, the same in fixed point under masks, numbers x 8 bytes, little-endian.
     """
 
@@ -133,6 +137,13 @@ class Reply:
     epsilon: float
     events: tuple[Event, ...]
     masked: bytes = b""
+    rule: str = PLAN
+    order: int = 0
+
+    @property
+    def account(self) -> Account:
+        """What ``epsilon`` is computed from."""
+        return Account(self.events, self.rule, self.order)
 
     @property
     def nbytes(self) -> int:
@@ -291,6 +302,8 @@ def reply_content(answer: Reply | Failure) -> RecordDict:
                     "rates": [event.sampling_rate for event in answer.events],
                     "noise-multipliers": [event.noise_multiplier for event in answer.events],
                     "steps": [event.steps for event in answer.events],
+                    "rule": answer.rule,
+                    "order": answer.order,
                 }
             ),
         }
@@ -311,6 +324,8 @@ def read_reply(content: RecordDict) -> Reply | Failure:
             f"the reply holds the records {sorted(names)}; only adapter (or masked) and reply may leave a hospital"
         )
     fields = _checked(content, "reply", REPLY_FIELDS)
+    if fields["rule"] not in RULES or fields["order"] not in (ORDERS if fields["rule"] == FILTER else (0,)):
+        raise RefusedReply("the rule that counts the charges in a hospital's message is unknown")
     return Reply(
         site=fields["site"],
         round=fields["round"],
@@ -321,6 +336,8 @@ def read_reply(content: RecordDict) -> Reply | Failure:
         epsilon=fields["epsilon"],
         events=_events(fields),
         masked=_masked(content) if "masked" in names else b"",
+        rule=fields["rule"],
+        order=fields["order"],
     )
 
 

@@ -50,6 +50,9 @@ class HospitalPolicy:
             proposal is taken. They share a pass, so a server's choice would ask by memory who has many.
         device: where the model runs, "cpu", "cuda" or "auto"; the server's proposal counts for nothing.
         batch: its own expected batch; 0: what the server proposes.
+        noise_multiplier: with ``batch``, the noise multiplier of every step of every run, instead of the least noise
+            that meets the proposed epsilon. The ledger then takes no other steps, and counts them without the filter
+            for plans that the server chooses one after another. 0: the proposal decides.
         rank: of its LoRA matrices, under a strategy that can mix ranks; 0: what the server proposes.
         min_quorum: its adapter may only leave in sums of so many hospitals or more, under secure aggregation; 0: in
             clear as well, and where it is summed, in sums of more than half of those that are asked.
@@ -87,6 +90,7 @@ class HospitalPolicy:
     reports_per_patient: int = 8
     device: str = "cpu"
     batch: int = 0
+    noise_multiplier: float = 0.0
     rank: int = 0
     min_quorum: int = 0
     min_colluders: int = 0
@@ -146,6 +150,13 @@ class HospitalPolicy:
             case "table" if self.label_columns:
                 return names_in(self.label_columns)
         return CHEXPERT
+
+    @property
+    def mechanism(self) -> tuple[float, float] | None:
+        """Sampling rate and noise multiplier of every step, where both are fixed."""
+        if not self.noise_multiplier:
+            return None
+        return self._batch(self.batch) / self.declared_size, self.noise_multiplier
 
     def own(self, experiment: Experiment) -> Experiment:
         """The experiment as it runs here: on this hospital's reports, read in its own way, whatever was proposed.
@@ -251,18 +262,25 @@ class HospitalPolicy:
                 f"the server proposes {experiment.train.local_steps} steps a round (train.local-steps); this hospital"
                 f" takes {self.max_local_steps} at most (node-config max-local-steps)"
             )
-        batch = min(self.batch or experiment.train.batch, max(1, int(self.max_sampling_rate * self.declared_size)))
+        batch = self._batch(self.batch or experiment.train.batch)
         if privacy.shared_noise and batch != experiment.train.batch:
             raise PolicyRefusal(
                 f"shared noise needs the same step size everywhere; this hospital's batch is {batch} (node-config"
                 f" batch, max-sampling-rate), the server proposes {experiment.train.batch}"
             )
+        if privacy.shared_noise and self.noise_multiplier:
+            raise PolicyRefusal("shared noise needs the same noise everywhere; this hospital has a noise-multiplier")
         return Terms(
             epsilon=min(privacy.epsilon, self.epsilon_cap),
             delta=privacy.delta,
             batch=batch,
             rank=self.rank or experiment.lora.rank,
+            noise_multiplier=self.noise_multiplier,
         )
+
+    def _batch(self, wanted: int) -> int:
+        """The expected batch, cut down to the largest sampling rate."""
+        return min(wanted, max(1, int(self.max_sampling_rate * self.declared_size)))
 
     def padding(self, setup: Setup, plan: PrivacyPlan) -> Padding | None:
         """The work that a round does whatever the shard holds; None: as much as there is."""

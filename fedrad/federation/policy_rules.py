@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedrad.model.base import EMBEDDED
+from fedrad.privacy.accounting import SMALLEST_NOISE
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 
@@ -47,6 +48,11 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
         if isinstance(number, int) and number < 0:
             problems.append(f"node-config {key.replace('_', '-')}: must be 0 or more")
     problems += _unsummable(values)
+    noise = values.get("noise_multiplier", 0.0)
+    if isinstance(noise, float) and not (math.isfinite(noise) and (noise == 0 or noise >= SMALLEST_NOISE)):
+        problems.append(f"node-config noise-multiplier: must be 0 (not fixed), or at least {SMALLEST_NOISE} and finite")
+    elif noise and not values.get("batch"):
+        problems.append("node-config noise-multiplier: goes with batch, which fixes the sampling rate")
     if bool(values.get("identity_key")) != bool(values.get("peers")):
         problems.append("node-config identity-key: goes with peers; give both or neither")
     needed, optional = ("data_path", "state_dir"), ("identity_key", "peers")

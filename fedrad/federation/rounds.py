@@ -25,7 +25,7 @@ from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.delivery import Deliveries, nbytes
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter, read_reply, request_content
 from fedrad.model.adapter import LoRASpec
-from fedrad.privacy.accounting import Event
+from fedrad.privacy.filter import Account
 from fedrad.secure.messages import Inbox
 from fedrad.training.strategy import Contribution, Round, Strategy
 
@@ -290,7 +290,7 @@ class Rounds(FlowerStrategy):
         return self.budget.booked
 
     @property
-    def charges(self) -> Mapping[str, tuple[Event, ...]]:
+    def charges(self) -> Mapping[str, Account]:
         """What ``spent`` comes from."""
         return self.budget.charges
 
@@ -371,7 +371,7 @@ _HINTS = {
     "data": "its reports can't be read",
     "config": "its node configuration is wrong",
     "model": "its model does not fit the adapter that was sent",
-    "plan": "no noise multiplier meets the budget there",
+    "plan": "no noise multiplier meets the budget there, or its policy's own is too small for so many steps",
     "preflight": "its pre-flight check failed",
     "state-missing": "it lacks what the server built on; the next round sends it everything",
 }

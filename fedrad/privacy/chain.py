@@ -1,6 +1,7 @@
 """What a ledger's file says: the founding facts, and a chain of charges in which each one names the hash of the last.
 
-Reading and checking only. ``ledger.py`` writes the chain, ``ledger_view.py`` shows it, and both read it here.
+Reading and checking only. ``ledger_file.py`` writes the facts and ``ledger.py`` the charges, ``ledger_view.py`` shows
+them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedrad.errors import LedgerTampered
+from fedrad.errors import LedgerError, LedgerTampered
 from fedrad.privacy.accounting import Event
+from fedrad.privacy.filter import Charge, Founding
+
+VERSION = 2
+# Version 1 had no filter and kept no cap. Any that was not chosen by results will do.
+_CAP_OF_VERSION_1 = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Row:
         event: the same for the accountant.
         time: when it was written, UTC.
         done: whether the steps were all taken; informational, charged anyway.
+        planned: how many steps the plan has in all.
     """
 
     seq: int
@@ -40,6 +47,12 @@ class Row:
     event: Event
     time: str
     done: bool
+    planned: int
+
+    @property
+    def charge(self) -> Charge:
+        """For the rule that counts the ledger."""
+        return Charge(self.event, self.planned)
 
     @property
     def unit(self) -> str:
@@ -54,6 +67,7 @@ class Chain:
     Attributes:
         site: whose it is.
         delta: what epsilon is stated at.
+        founding: by which rule the charges are counted.
         genesis: hash of the founding facts, which the first charge names.
         rows: all charges, oldest first.
         hashes: theirs.
@@ -61,6 +75,7 @@ class Chain:
 
     site: str
     delta: float
+    founding: Founding
     genesis: str
     rows: tuple[Row, ...]
     hashes: tuple[str, ...]
@@ -74,17 +89,21 @@ def read_chain(database: sqlite3.Connection, path: Path) -> Chain:
 
     Raises:
         LedgerTampered: something was changed or removed.
+        LedgerError: a later version of fedrad made it.
     """
     remedy = f"Restore the newest {path} from a backup; don't edit it."
     try:
         if database.execute("PRAGMA integrity_check").fetchone() != ("ok",):
             raise LedgerTampered(f"{path} is damaged. {remedy}")
-        (founding,) = database.execute("SELECT facts FROM meta").fetchall()
+        ((text,),) = database.execute("SELECT facts FROM meta").fetchall()
         stored = database.execute("SELECT seq, body, hash FROM intent ORDER BY seq").fetchall()
         done = {seq for (seq,) in database.execute("SELECT seq FROM done")}
-        facts = json.loads(founding[0])
+        facts = json.loads(text)
+        if facts["version"] not in (1, VERSION):
+            raise LedgerError(f"{path} was founded by another version of fedrad ({facts['version']}); update this one.")
         site, delta = str(facts["site"]), float(facts["delta"])
-        genesis = head = sha256(founding[0])
+        founding = _founding(facts)
+        genesis = head = sha256(text)
         rows, hashes = [], []
         for expected, (seq, body, hashed) in enumerate(stored, start=1):
             previous, row = parsed(body, seq in done)
@@ -95,7 +114,7 @@ def read_chain(database: sqlite3.Connection, path: Path) -> Chain:
             hashes.append(hashed)
     except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise LedgerTampered(f"{path} can't be read as a ledger ({type(error).__name__}). {remedy}") from None
-    return Chain(site, delta, genesis, tuple(rows), tuple(hashes))
+    return Chain(site, delta, founding, genesis, tuple(rows), tuple(hashes))
 
 
 # A hospital's charges are read again in every round. Their text is compared with its hash each time; what it means is a
@@ -117,7 +136,16 @@ def parsed(body: str, done: bool) -> tuple[str, Row]:
         event=event,
         time=content["time"],
         done=done,
+        planned=int(plan["steps"]),
     )
+
+
+def _founding(facts: dict[str, Any]) -> Founding:
+    if facts["version"] == 1:
+        return Founding(_CAP_OF_VERSION_1, float(facts["delta"]))
+    mechanism = facts["mechanism"]
+    fixed = None if mechanism is None else (float(mechanism[0]), float(mechanism[1]))
+    return Founding(float(facts["cap"]), float(facts["delta"]), fixed)
 
 
 def canonical(value: dict[str, Any]) -> str:

@@ -7,6 +7,9 @@ Guarantee:
     norms. So a step is dominated by the Gaussian mechanism whose sensitivity is j with that probability (mixture of
     Gaussians, arXiv 2407.07737), which is discretised pessimistically (connect the dots, arXiv 2207.04380), then
     composed.
+    Where the filter counts the ledger (``filter.FILTER``), `account_epsilon` takes the Renyi divergences of the same
+    discretised losses, so it is as valid against plans that were chosen one after another: a step is a post-processing
+    of its dominating pair (Blackwell), infinite losses aside, whose chance is taken off delta.
     It is far below what group privacy says of any mechanism, k epsilon at a delta that grows by exp((k - 1) epsilon).
 
     It does not make report-level training patient-level: nobody bounds k. `PrivacyPlan` with ``unit="patient"`` does
@@ -24,12 +27,14 @@ from itertools import combinations
 
 import numpy as np
 from dp_accounting.pld import pld_pmf
+from dp_accounting.pld.pld_pmf import PLDPmf
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import accounting
+from fedrad.privacy.filter import FILTER, ORDERS, Account, composed_epsilon, reading
 
 Floats = NDArray[np.float64]
 Steps = tuple[float, float, int]
@@ -39,10 +44,13 @@ _TAIL = math.exp(-50) / 2
 # As in `accounting`: the grid is a power of ten, no wider than a thousandth of the result, and no finer than 1e-6.
 _WIDEST_GRID, _FINEST_GRID = -2, -6
 _MOST_POINTS = 2e6
+_MOST_ATOMS = 1e4  # of one step's losses, where only their moments are needed
 
 
 def group_epsilon(events: Iterable[Steps], delta: float, k: int) -> float:
     """The epsilon of k reports in one shard together, at this delta, where the events count reports.
+
+    By PLD, for steps that were fixed in advance; `account_epsilon` takes the ledger's own rule.
 
     Args:
         events: (sampling rate, noise multiplier, steps), as for ``accounting.epsilon``.
@@ -70,8 +78,33 @@ def group_epsilon(events: Iterable[Steps], delta: float, k: int) -> float:
     return _group_epsilon(merged, float(delta), k, one) if merged else 0.0
 
 
+def account_epsilon(account: Account, delta: float, k: int) -> float:
+    """`group_epsilon` of a whole ledger, by the rule that counts it.
+
+    Raises: as ``group_epsilon``.
+    """
+    if account.rule != FILTER:
+        return group_epsilon(account.events, delta, k)
+    one = account.epsilon(delta)
+    if k == 1 or one == math.inf:
+        return one
+    divergences, infinite = np.zeros(len(ORDERS)), 0.0
+    for rate, sigma, steps in account.events:
+        if rate > 0 and steps > 0:
+            of_step, lost = _Step(rate, sigma, k).divergences()
+            divergences, infinite = divergences + steps * of_step, infinite + steps * lost
+    # A group's losses are up to k times as large, so smaller orders suit it. The weights are as fixed as the order is.
+    value = reading(divergences, delta - infinite, [max(account.order // k, 2)])
+    if value < 0.999 * one:
+        raise PrivacyError(f"{k} reports can't have a smaller epsilon ({value}) than one ({one}); trust neither.")
+    return value
+
+
 def two_hospitals_epsilon(events: Iterable[Steps], others: Iterable[Steps], delta: float) -> float:
     """The epsilon of somebody who is a unit (a report, or a patient) at each of two hospitals: both ledgers composed.
+
+    By PLD, so both plans must have been fixed before either began, as those of one run are.
+    ``filter.composed_epsilon`` also takes ledgers with several plans.
 
     Raises:
         PlanError: a value is outside its range.
@@ -85,7 +118,7 @@ _MOST_LEDGERS = 12
 
 def patients_in_words(
     unit: str,
-    ledgers: Sequence[Sequence[Steps]],
+    ledgers: Sequence[Account],
     delta: float,
     counts: Sequence[int] = (2, 5, 10),
     *,
@@ -99,7 +132,7 @@ def patients_in_words(
 
     Args:
         unit: the plans' unit, "report" or "patient".
-        ledgers: the events of each hospital.
+        ledgers: what each hospital was charged for, and by which rule it counts.
         delta: for all figures.
         counts: for how many reports of a patient to say it, if the unit is the report.
         pairs: also say what somebody at two hospitals has.
@@ -109,27 +142,27 @@ def patients_in_words(
     """
     if unit not in ("report", "patient"):
         raise PlanError(f'There is nothing to say about patients where the unit is "{unit}".')
-    distinct = sorted({tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers})
-    ones = {events: accounting.epsilon(events, delta) for events in distinct}
+    distinct = sorted(set(ledgers))
+    ones = {account: account.epsilon(delta) for account in distinct}
     whose, two = "hospital", "two hospitals, whichever they are,"
     if len(distinct) > _MOST_LEDGERS:
         half = _MOST_LEDGERS // 2
-        weakest = sorted(distinct, key=lambda events: ones[events])[-half:]
-        often = sorted(distinct, key=lambda events: (max(rate for rate, _, _ in events), ones[events]))[-half:]
+        weakest = sorted(distinct, key=lambda account: ones[account])[-half:]
+        often = sorted(distinct, key=lambda a: (max((e.sampling_rate for e in a.events), default=0.0), ones[a]))[-half:]
         distinct = sorted({*weakest, *often})
         whose = f"hospital among the {half} kinds with the largest epsilons and the {half} that sample most often"
         two = f"two of these kinds of hospitals ({len(distinct)} of {len(ones)})"
     if unit == "patient":
         said = "A patient counts once at a hospital, however many reports they have there."
     else:
-        worst = {k: max((group_epsilon(events, delta, k) for events in distinct), default=0.0) for k in counts}
+        worst = {k: max((account_epsilon(account, delta, k) for account in distinct), default=0.0) for k in counts}
         each = ", ".join(f"{k} reports have {_in_words(value)}" for k, value in worst.items())
         where = f"a {whose}" if len(distinct) < 2 else f"one {whose}, whichever it is,"
         said = f"It protects one report; a patient's reports at {where} have less together: at delta {delta:g}, {each}."
     if pairs and len(ledgers) > 1:
-        kinds = Counter(tuple(sorted((rate, noise, steps) for rate, noise, steps in events)) for events in ledgers)
-        twice = [(events, events) for events in distinct if kinds[events] > 1]
-        both = max(two_hospitals_epsilon(*pair, delta) for pair in [*combinations(distinct, 2), *twice])
+        kinds = Counter(ledgers)
+        twice = [(account, account) for account in distinct if kinds[account] > 1]
+        both = max(composed_epsilon(pair, delta) for pair in [*combinations(distinct, 2), *twice])
         somebody = "Somebody with a report" if unit == "report" else "Somebody who is a patient"
         said += f" {somebody} at each of {two} has {_in_words(both)}."
     return said
@@ -192,7 +225,22 @@ class _Step:
 
     def losses(self, exponent: int) -> PrivacyLossDistribution:
         """Pessimistic on the grid 10^exponent, for removing and for adding the group."""
-        width = 10.0**exponent
+        return PrivacyLossDistribution(*self._masses(10.0**exponent))
+
+    def divergences(self) -> tuple[Floats, float]:
+        """Renyi divergences at each of ``ORDERS``, of the larger direction, without infinite losses; their chance."""
+        both, infinite = [], 0.0
+        for pmf in self._masses(self.largest_loss / _MOST_ATOMS):
+            dense = pmf.to_dense_pmf()
+            masses, lost = dense._probs, dense._infinity_mass
+            losses = (dense._lower_loss + np.arange(len(masses))) * dense._discretization
+            with np.errstate(divide="ignore"):
+                logs = np.log(masses)
+            both.append([special.logsumexp(logs + (order - 1) * losses) for order in ORDERS] / (ORDERS - 1))
+            infinite = max(infinite, float(lost))
+        return np.maximum(both[0], both[1]), infinite
+
+    def _masses(self, width: float) -> list[PLDPmf]:
         both = []
         for (low, high), hockey_stick in ((self._removal, self._removed), (self._addition, self._added)):
             first, last = math.floor(low / width), math.ceil(high / width)
@@ -200,7 +248,7 @@ class _Step:
             deltas = np.clip(hockey_stick(epsilons), 0.0, 1.0)
             falling = np.maximum.accumulate(deltas[::-1])[::-1]  # rounding must not make them rise
             both.append(pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(width, first, last, falling))
-        return PrivacyLossDistribution(*both)
+        return both
 
     def _removed(self, epsilons: Floats) -> Floats:
         """P(g > epsilon with the group) - exp(epsilon) P(g > epsilon without)."""

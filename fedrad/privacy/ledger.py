@@ -3,7 +3,8 @@ alone.
 
 Guarantee:
     When `Ledger.record_intent` returns, the charge survives a kill and a power cut (as far as the disk honours fsync),
-    and the epsilon of all charges together, this one included, is at most the site's cap at the ledger's delta. So
+    and all charges together, this one included, are within the site's cap at the ledger's delta, also where each plan
+    was chosen after seeing what came of the last (`filter` has the rules, the theorem and its assumptions). So
     whatever is killed whenever, the ledger never holds fewer steps than were taken; a retried round is charged again.
     One process at a time: the lock is the kernel's, so a killed process frees it. Nothing lowers a charge.
 
@@ -21,10 +22,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,21 +29,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
+from fedrad.errors import BudgetExhausted, LedgerError, LedgerTampered, PlanError
 from fedrad.privacy import accounting, chain
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.chain import Row
-from fedrad.privacy.durable import explained, locked, private_folder, sync_folder
+from fedrad.privacy.durable import explained, locked, private_folder
+from fedrad.privacy.filter import FILTER, Account, Charge, Founding
+from fedrad.privacy.ledger_file import LedgerFile, found
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.privacy.witness import Witness, read_witness, witness_file, write_witness
+from fedrad.privacy.planning import steps_left
+from fedrad.privacy.witness import Witness, is_behind, read_witness, witness_file, write_witness
 
-_VERSION = 1
 _fields = lru_cache(maxsize=256)(asdict)  # of a plan, to be read only; a simulation's hospitals follow a few
-_SCHEMA = """
-CREATE TABLE meta (facts TEXT NOT NULL);
-CREATE TABLE intent (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
-CREATE TABLE done (seq INTEGER PRIMARY KEY, time TEXT NOT NULL);
-"""
 
 
 class Ledger:
@@ -57,18 +51,11 @@ class Ledger:
     ) -> None:
         self._directory, self._site, self._cap, self._witness = directory, site, cap, witness
         self.durable = durable
-        self._lock = lock
-        self._pid = os.getpid()
-        self._path, self._lock_path = directory / "ledger.sqlite", directory / "ledger.lock"
-        # Between `pause` and `resume` another thread may come by; `_lock` lets in one at a time.
-        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=durable)
-        self._inode = self._path.stat().st_ino
-        # EXTRA also syncs the folder after the rollback journal is gone, which is the moment a transaction counts.
-        # Where nothing is synced, making and removing that file takes most of a charge's time: it stays, emptied.
-        self._database.execute(f"PRAGMA journal_mode = {'DELETE' if durable else 'TRUNCATE'}")
-        self._database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
+        self._file = LedgerFile(directory, lock=lock, durable=durable)
+        self._path, self._database = self._file.path, self._file.database
         self._version = -1
         self._delta = 0.0
+        self._founding = Founding(cap, 1.0)
         self._genesis = ""
         self._rows: list[Row] = []
         self._hashes: list[str] = []
@@ -83,6 +70,7 @@ class Ledger:
         delta: float,
         witness: Path | None = None,
         durable: bool = True,
+        mechanism: tuple[float, float] | None = None,
     ) -> Ledger:
         """Opens the site's ledger, or founds it where there has been none, and checks all of it.
 
@@ -90,14 +78,17 @@ class Ledger:
             directory: the site's state directory (made 0700).
             site: the site's name; it names the witness.
             cap: the epsilon that the site never exceeds; ``math.inf`` only for simulations.
+                The filter's order is fitted to the cap at the founding; another cap later costs some epsilon.
             delta: the delta that epsilon is stated at. Fixed when the ledger is founded.
             witness: a folder outside ``directory`` (and outside its backups) that remembers the ledger's length.
             durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
+            mechanism: (sampling rate, noise multiplier) that every step must have. Fixed when the ledger is founded,
+                also for later calls that don't name it.
 
         Raises:
             LedgerBusy: another process has it open.
             LedgerTampered: rows, or the whole file, were changed or removed.
-            LedgerError: it can't be written, or it was founded for another site or delta.
+            LedgerError: it can't be written, or it was founded for another site, delta or mechanism.
         """
         if not cap >= 0:
             raise LedgerError(f"The epsilon cap must be 0 or more, not {cap}.")
@@ -119,7 +110,8 @@ class Ledger:
                         f"(it was in {seen.directory}). A new folder is no new budget."
                     )
                 with explained(directory):
-                    _found(directory, site=site, delta=delta, durable=durable)
+                    founding = Founding(float(cap), float(delta), mechanism)
+                    found(directory, site=site, founding=founding, durable=durable)
             with explained(directory):
                 ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock, durable=durable)
         except BaseException:
@@ -131,6 +123,12 @@ class Ledger:
                 raise LedgerError(
                     f"The ledger in {directory} states epsilon at delta {ledger._delta}, and that is fixed. "
                     f"Set the site's delta back to {ledger._delta} instead of {delta}."
+                )
+            if mechanism is not None and ledger._founding.mechanism != mechanism:
+                raise LedgerError(
+                    f"The ledger in {directory} was founded {_mechanism_in_words(ledger._founding.mechanism)}, and that"
+                    f" is fixed; the site now asks for one {_mechanism_in_words(mechanism)}. Set batch, declared-size"
+                    " and noise-multiplier back to what they were."
                 )
             ledger._agree_with_witness()
         except BaseException:
@@ -186,7 +184,7 @@ class Ledger:
             }
         )
         hashed = chain.sha256(body)
-        with self._writing():
+        with self._file.writing():
             stored = self._database.execute("SELECT count(*), max(seq) FROM intent").fetchone()
             last = self._database.execute("SELECT hash FROM intent WHERE seq = ?", (seq - 1,)).fetchone()
             if stored[0] != seq - 1 or (last is not None and last[0] != self._head()):
@@ -210,18 +208,38 @@ class Ledger:
                 f"The ledger in {self._directory} counts by {self._rows[-1].unit}, and this plan by {plan.unit}: no"
                 " epsilon is true of both. Keep one privacy.unit for all runs of a site."
             )
-        spent = accounting.epsilon([*self.events(), plan.event(steps)], self._delta)
-        if spent > self._cap:
-            raise BudgetExhausted(
-                f"Site {self._site!r} has spent epsilon {self.epsilon():.6g} of {self._cap:.6g} (delta {self._delta}); "
-                f"{steps} more steps would make it {spent:.6g}. There is room for {self.remaining_steps(plan)} steps."
+        fixed, kind = self._founding.mechanism, (plan.sampling_rate, plan.noise_multiplier)
+        if fixed is not None and kind != fixed:
+            raise LedgerError(
+                f"The ledger in {self._directory} was founded {_mechanism_in_words(fixed)}; this plan is one"
+                f" {_mechanism_in_words(kind)}."
             )
+        if self._needed(plan, steps) > self._cap:
+            raise BudgetExhausted(self._why_exhausted(plan, steps))
+
+    def _needed(self, plan: PrivacyPlan, steps: int) -> float:
+        return self._founding.needed([*self.charges(), Charge(plan.event(steps), plan.steps)])
+
+    def _why_exhausted(self, plan: PrivacyPlan, steps: int) -> str:
+        charges, before = self.charges(), self.account()
+        after = self._founding.account([*charges, Charge(plan.event(steps), plan.steps)])
+        said = (
+            f"Site {self._site!r} has spent epsilon {before.epsilon(self._delta):.6g} of {self._cap:.6g} (delta"
+            f" {self._delta}; {before.words}); {steps} more steps would make it {after.epsilon(self._delta):.6g}"
+            f" ({after.words}). There is room for {self.remaining_steps(plan)} steps."
+        )
+        if charges and after.rule == FILTER and (first := self._founding.first_plan(charges)) > self._cap:
+            said += (
+                f" The first plan fills the cap by itself: in full, its {charges[0].planned} steps have epsilon"
+                f" {first:.6g} by the filter, so no other plan may follow it under this cap."
+            )
+        return said
 
     def mark_done(self, seq: int) -> None:
         """Notes that a charge's steps were all taken. It changes no charge."""
         if not 1 <= seq <= len(self._rows):
             raise LedgerError(f"There is no charge {seq} in {self._path}.")
-        with self._writing():
+        with self._file.writing():
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._database.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (seq, now))
 
@@ -235,20 +253,21 @@ class Ledger:
         """All charges for the accountant, one each."""
         return [row.event for row in self._rows]
 
+    def charges(self) -> list[Charge]:
+        """All charges with the number of steps that their plans have."""
+        return [row.charge for row in self._rows]
+
+    def account(self) -> Account:
+        """All charges, and the rule that counts them."""
+        return self._founding.account(self.charges())
+
     def epsilon(self) -> float:
         """What all charges together have spent at the ledger's delta."""
-        return accounting.epsilon(self.events(), self._delta)
+        return self.account().epsilon(self._delta)
 
     def remaining_steps(self, plan: PrivacyPlan) -> int:
         """How many more steps of this plan the cap has room for, at most ``plan.steps``."""
-        fits, too_many = 0, plan.steps + 1
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            if accounting.epsilon([*self.events(), plan.event(middle)], self._delta) <= self._cap:
-                fits = middle
-            else:
-                too_many = middle
-        return fits
+        return steps_left(lambda steps: steps == 0 or self._needed(plan, steps) <= self._cap, plan.steps)
 
     def verify(self) -> None:
         """Reads the whole ledger again and checks SQLite's pages, the founding facts and the chain.
@@ -256,19 +275,16 @@ class Ledger:
         Raises:
             LedgerTampered: something was changed or removed.
         """
-        self._version = self._data_version()
-        found = chain.read_chain(self._database, self._path)
-        if found.site != self._site:
-            raise LedgerError(f"{self._path} is the ledger of site {found.site!r}, not of {self._site!r}.")
-        self._delta, self._genesis = found.delta, found.genesis
-        self._rows, self._hashes = list(found.rows), list(found.hashes)
+        self._version = self._file.version()
+        read = chain.read_chain(self._database, self._path)
+        if read.site != self._site:
+            raise LedgerError(f"{self._path} is the ledger of site {read.site!r}, not of {self._site!r}.")
+        self._delta, self._founding, self._genesis = read.delta, read.founding, read.genesis
+        self._rows, self._hashes = list(read.rows), list(read.hashes)
 
     def close(self) -> None:
         """Closes the file and frees the lock."""
-        self._database.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._file.close()
 
     def pause(self) -> None:
         """Frees the lock, so that any process may open the ledger, and keeps the file open for `resume`.
@@ -278,10 +294,7 @@ class Ledger:
         Raises:
             LedgerError: it is durable: a real hospital's is checked whenever it is opened.
         """
-        if self.durable:
-            raise LedgerError(f"{self._path} is durable: close it instead.")
-        os.close(self._lock)
-        self._lock = -1
+        self._file.pause()
 
     def resume(self, *, site: str, cap: float, delta: float) -> bool:
         """Takes the lock again, after `pause`.
@@ -293,16 +306,10 @@ class Ledger:
         Raises:
             LedgerBusy: another process has it open.
         """
-        if os.getpid() != self._pid or (site, delta) != (self._site, self._delta) or not self._path.exists():
+        if (site, delta) != (self._site, self._delta):
             return False
         self._cap = float(cap)
-        with explained(self._directory):
-            self._lock = locked(self._directory)
-            return self._is_same_file() and self._data_version() == self._version
-
-    def _data_version(self) -> int:
-        """A number that changes with every commit by another connection."""
-        return int(self._database.execute("PRAGMA data_version").fetchone()[0])
+        return self._file.resume(self._version)
 
     def __enter__(self) -> Self:
         return self
@@ -317,86 +324,18 @@ class Ledger:
 
     def _testify(self) -> None:
         if self._witness is not None:
-            write_witness(self._witness, Witness(self._site, str(self._directory), len(self._rows), self._head()))
+            write_witness(self._witness, self._as_witnessed())
 
     def _agree_with_witness(self) -> None:
-        """The witness must tell of this very ledger; it may lag by one row (a crash between the two writes)."""
-        if self._witness is None:
-            return
-        seen = read_witness(self._witness, self._site)
-        path, count = witness_file(self._witness, self._site), len(self._rows)
-        if seen is None:
-            if count > 0:
-                raise LedgerTampered(
-                    f"The ledger in {self._directory} has {count} charges, but its witness {path} is missing. Restore "
-                    "the witness; or, if you vouch that this is the newest copy of the ledger, call Ledger.adopt."
-                )
-        elif seen.count > count:
-            raise LedgerTampered(
-                f"The ledger in {self._directory} has {count} charges, but {seen.count} are on record ({path}): it is "
-                "an older copy. Restore the newest one."
-            )
-        elif seen.count < count - 1 or (seen.count > 0 and self._hashes[seen.count - 1] != seen.head):
-            raise LedgerTampered(
-                f"The ledger in {self._directory} and its witness {path} tell different stories. Restore both from the "
-                "newest backup."
-            )
-        elif seen == Witness(self._site, str(self._directory), count, self._head()):
-            return
-        self._testify()
+        """The witness must tell of this very ledger."""
+        if self._witness is not None and is_behind(self._witness, self._as_witnessed(), self._hashes):
+            self._testify()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction on the very file that was opened, by the very process that opened it."""
-        if os.getpid() != self._pid:
-            raise LedgerBusy(f"{self._path} was opened by another process; open it in the one that trains.")
-        if self._lock < 0:
-            raise LedgerError(f"{self._path} is closed.")
-        with explained(self._directory):
-            self._same_file()
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-            self._same_file()
-
-    def _same_file(self) -> None:
-        if not self._is_same_file():
-            raise LedgerTampered(f"{self._path} or its lock was removed or replaced while it was open. Restore it.")
-
-    def _is_same_file(self) -> bool:
-        try:
-            same = os.stat(self._path).st_ino == self._inode
-            return same and os.stat(self._lock_path).st_ino == os.fstat(self._lock).st_ino
-        except FileNotFoundError:
-            return False
+    def _as_witnessed(self) -> Witness:
+        return Witness(self._site, str(self._directory), len(self._rows), self._head())
 
 
-def _synchronous(durable: bool) -> str:
-    """SQLite's name for it. OFF still writes the rollback journal first, so a killed process leaves a whole ledger."""
-    return "EXTRA" if durable else "OFF"
-
-
-def _found(directory: Path, *, site: str, delta: float, durable: bool) -> None:
-    """A new, empty ledger: complete under another name first, so that a half-made one never has the real name."""
-    partial = directory / "ledger.partial"
-    for leftover in (partial, directory / "ledger.partial-journal"):
-        leftover.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    # The nonce tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
-    facts = chain.canonical({"version": _VERSION, "site": site, "delta": delta, "nonce": secrets.token_hex(16)})
-    database = sqlite3.connect(partial, isolation_level=None)
-    try:
-        database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
-        database.executescript(_SCHEMA)
-        database.execute("INSERT INTO meta VALUES (?)", (facts,))
-    finally:
-        database.close()
-    partial.rename(directory / "ledger.sqlite")
-    if durable:
-        sync_folder(directory)
-        sync_folder(directory.parent)
+def _mechanism_in_words(mechanism: tuple[float, float] | None) -> str:
+    if mechanism is None:
+        return "for steps of any kind"
+    return f"for steps of sampling rate {mechanism[0]:g} and noise multiplier {mechanism[1]:g} only"

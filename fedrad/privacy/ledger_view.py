@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrad.errors import LedgerError
-from fedrad.privacy import accounting
 from fedrad.privacy.chain import Row, read_chain
 from fedrad.privacy.durable import ledger_file
+from fedrad.privacy.filter import Account, Founding
 from fedrad.privacy.planning import steps_left
 
 _PATIENCE = 5.0  # seconds; a charge takes milliseconds
@@ -26,17 +26,24 @@ class LedgerView:
     Attributes:
         site: whose ledger it is.
         delta: what epsilon is stated at.
+        founding: by which rule its charges are counted.
         rows: all charges, oldest first.
     """
 
     site: str
     delta: float
+    founding: Founding
     rows: tuple[Row, ...]
+
+    @property
+    def account(self) -> Account:
+        """All charges, and the rule that counts them."""
+        return self.founding.account([row.charge for row in self.rows])
 
     @property
     def epsilon(self) -> float:
         """What all charges together have spent; ``math.inf`` if steps without noise are among them."""
-        return accounting.epsilon([row.event for row in self.rows], self.delta)
+        return self.account.epsilon(self.delta)
 
     @property
     def steps(self) -> int:
@@ -69,17 +76,22 @@ class LedgerView:
         return any(plan.get("shared") is not None for plan in self.plans)
 
     def curve(self) -> tuple[float, ...]:
-        """Epsilon after each charge: all up to it composed, which is less than the sum of their epsilons."""
-        events = [row.event for row in self.rows]
-        return tuple(accounting.epsilon(events[:count], self.delta) for count in range(1, len(events) + 1))
+        """Epsilon after each charge: all up to it together, by the rule for them."""
+        charges = [row.charge for row in self.rows]
+        accounts = (self.founding.account(charges[:count]) for count in range(1, len(charges) + 1))
+        return tuple(account.epsilon(self.delta) for account in accounts)
 
     def left(self, cap: float) -> Left:
         """What a cap leaves. The ledger does not hold the cap, which is the hospital's policy."""
         if not (math.isfinite(cap) and cap >= 0):
             raise LedgerError(f"The epsilon cap must be finite and 0 or more, not {cap}.")
-        events = [row.event for row in self.rows]
-        steps = steps_left(events, events[-1], self.delta, cap) if events else None
-        return Left(cap, max(cap - self.epsilon, 0.0), steps)
+        charges = [row.charge for row in self.rows]
+
+        def fits(steps: int) -> bool:
+            more = [charges[-1]._replace(event=charges[-1].event._replace(steps=steps))]
+            return self.founding.needed([*charges, *more]) <= cap
+
+        return Left(cap, max(cap - self.epsilon, 0.0), steps_left(fits) if charges else None)
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class Left:
     Attributes:
         cap: the epsilon that is not to be exceeded.
         epsilon: the cap less what is spent. Epsilons don't add up: several rounds may fit whose own sum is above it.
-        steps: how many more steps as last charged fit; None if there was no charge to go by.
+        steps: how many more steps of the plan last charged fit; None if there was no charge to go by.
     """
 
     cap: float
@@ -124,7 +136,7 @@ def read_ledger(directory: Path) -> LedgerView:
         raise LedgerError(f"The ledger in {directory} can't be read now: {why}. {remedy}") from None
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path} is no ledger, or it is damaged: {error}. Restore the newest copy.") from None
-    return LedgerView(chain.site, chain.delta, chain.rows)
+    return LedgerView(chain.site, chain.delta, chain.founding, chain.rows)
 
 
 def _explained(error: sqlite3.OperationalError) -> tuple[str, str]:

@@ -83,7 +83,7 @@ class PrivacyPlan:
             if spent > self.epsilon:
                 raise PlanError(
                     f"Noise multiplier {self.noise_multiplier} spends epsilon {spent:.6g} in {self.steps} steps, more "
-                    f"than the target {self.epsilon}: use PrivacyPlan.calibrate."
+                    f"than the target {self.epsilon}: use PrivacyPlan.calibrate, or plan fewer steps."
                 )
 
     @classmethod
@@ -99,13 +99,14 @@ class PrivacyPlan:
         unit: str = "report",
         noise: str = "system",
         reports_per_patient: int = 1,
+        noise_multiplier: float = 0.0,
     ) -> PrivacyPlan:
-        """The plan with the least noise that meets epsilon at delta for all the steps.
+        """The plan with the least noise that meets epsilon at delta for all the steps, or with ``noise_multiplier``.
 
         With ``epsilon=0`` the plan is not private: no noise, and ``clip`` is unused and may be infinite.
 
         Raises:
-            PlanError: with all problems at once; also where no noise multiplier meets the target.
+            PlanError: with all problems at once; also where no noise multiplier, or not that one, meets the target.
         """
         planned: dict[str, Any] = {
             "unit": unit,
@@ -122,7 +123,7 @@ class PrivacyPlan:
         }
         _refuse(_problems(**planned))
         if epsilon:
-            planned["noise_multiplier"] = accounting.smallest_noise_multiplier(
+            planned["noise_multiplier"] = noise_multiplier or accounting.smallest_noise_multiplier(
                 float(epsilon), float(delta), expected_batch / declared_size, steps
             )
         return cls(**planned)

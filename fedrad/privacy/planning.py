@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from scipy import optimize, stats
 
 from fedrad.errors import PlanError
-from fedrad.privacy import accounting
-from fedrad.privacy.accounting import Event
 
 # Below the first the noise is a nuisance, above the second it is most of what is trained.
 BORDERLINE, DOMINATED = 0.3, 1.0
@@ -190,19 +188,13 @@ def richest(offered: Sequence[Choice], threshold: float = BORDERLINE) -> Choice:
     return min(offered, key=lambda choice: choice.trainable)
 
 
-def steps_left(events: Sequence[Event], step: Event, delta: float, cap: float, at_most: int = _MOST_STEPS) -> int:
-    """How many more steps fit under a cap, by the accountant of record.
+def steps_left(fits: Callable[[int], bool], at_most: int = _MOST_STEPS) -> int:
+    """How many more steps there is room for.
 
     Args:
-        events: all that was charged.
-        step: what one more costs; its own number of steps is not used.
-        cap: epsilon of everything together, not exceeded.
+        fits: whether so many do; if some number does, so does every smaller one.
         at_most: where the search ends.
     """
-
-    def fits(count: int) -> bool:
-        return accounting.epsilon([*events, step._replace(steps=count)], delta) <= cap
-
     if not fits(0):
         return 0
     low, high = 0, 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,3 +76,33 @@ def write_witness(folder: Path, witness: Witness) -> None:
         sync_folder(folder)
     except OSError as error:
         raise LedgerError(f"The ledger's witness {path} can't be written ({error.strerror}).") from None
+
+
+def is_behind(folder: Path, mine: Witness, hashes: Sequence[str]) -> bool:
+    """Whether a ledger's witness has to be written again. It may lag by one row (a crash between the two writes).
+
+    Args:
+        mine: what the witness should say.
+        hashes: of the ledger's rows.
+
+    Raises:
+        LedgerTampered: the witness tells of another ledger, or of a longer one; or there is none, but there are rows.
+    """
+    seen, path = read_witness(folder, mine.site), witness_file(folder, mine.site)
+    if seen is None:
+        if mine.count > 0:
+            raise LedgerTampered(
+                f"The ledger in {mine.directory} has {mine.count} charges, but its witness {path} is missing. Restore "
+                "the witness; or, if you vouch that this is the newest copy of the ledger, call Ledger.adopt."
+            )
+    elif seen.count > mine.count:
+        raise LedgerTampered(
+            f"The ledger in {mine.directory} has {mine.count} charges, but {seen.count} are on record ({path}): it is "
+            "an older copy. Restore the newest one."
+        )
+    elif seen.count < mine.count - 1 or (seen.count > 0 and hashes[seen.count - 1] != seen.head):
+        raise LedgerTampered(
+            f"The ledger in {mine.directory} and its witness {path} tell different stories. Restore both from the "
+            "newest backup."
+        )
+    return seen != mine

@@ -63,13 +63,14 @@ def curve_plot(curve: Sequence[float], *, width: int = 50, lines: int = 15) -> s
 
 def ledger_lines(view: LedgerView, left: Left | None) -> str:
     """What it all comes to."""
-    plans = len(view.plans)
-    spent = view.epsilon
+    plans, account = len(view.plans), view.account
+    spent = account.epsilon(view.delta)
     lines = [
         f"charged: {_many(len(view.rows), 'charge')}, {_many(view.steps, 'noisy step')}, all of them"
         " counted, done or not",
         f"spent: epsilon {show_epsilon(spent)} at delta {rounded_up(view.delta)}"
         + (f" (unit: {', '.join(printable(unit) for unit in view.units)})" if view.rows else ""),
+        f"counted by: {account.words}",
         _left_line(view, left),
         f"trials: {_many(len(view.runs), 'run')} with {_many(plans, 'different plan')}."
         + (" They add up, whatever their names: trying settings out spends budget." if len(view.runs) > 1 else ""),
@@ -112,6 +113,7 @@ def ledger_json(view: LedgerView, curve: Sequence[float], left: Left | None) -> 
         "delta": view.delta,
         "epsilon": _finite(view.epsilon),
         "private": math.isfinite(view.epsilon),
+        "accounting": view.account.words,
         "seeded": view.seeded,
         "units": list(view.units),
         "steps": view.steps,

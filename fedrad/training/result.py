@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
 
 from fedrad.config import Experiment
-from fedrad.privacy.accounting import Event
+from fedrad.privacy.filter import FILTER, Account
 from fedrad.privacy.groups import patients_in_words
 from fedrad.training.metrics import Comparison, Scores
 
@@ -29,7 +29,7 @@ class Result:
         unconfirmed: sites whose last answer was lost: their ledgers may hold more than ``epsilon`` says.
         bytes_up, bytes_down: of the tensors that travelled, round by round, all sites together; none for a centralized
             run.
-        charges: what each ledger's epsilon comes from, by site.
+        charges: what each ledger's epsilon comes from, by site: its charges, and the rule that counts them.
         delta: the largest that a ledger's epsilon was composed at.
         missed: the rounds in which a hospital did not count, by site, of those who missed any.
         comparison: the start and the label prior, on the same test set.
@@ -46,7 +46,7 @@ class Result:
     unconfirmed: tuple[str, ...] = ()
     bytes_up: tuple[int, ...] = ()
     bytes_down: tuple[int, ...] = ()
-    charges: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
+    charges: Mapping[str, Account] = field(default_factory=dict)
     delta: float = field(kw_only=True)
     missed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     comparison: Comparison | None = None
@@ -87,10 +87,19 @@ def privacy_statement(experiment: Experiment, result: Result, backbone: str = "f
     return guarantee
 
 
-_ACCOUNTED = (
-    " Accounted with privacy loss distributions (pessimistic estimate); Gaussian noise in floating point. Covers the"
-    " training reports, not the test reports behind the scores."
-)
+def _accounted(result: Result) -> str:
+    """How the figure was computed, and what it covers."""
+    filtered = any(account.rule == FILTER for account in result.charges.values())
+    how = (
+        " Accounted with a Renyi filter where a ledger holds plans that were chosen one after another, and elsewhere"
+        " with privacy loss distributions"
+        if filtered
+        else " Accounted with privacy loss distributions"
+    )
+    return (
+        f"{how} (pessimistic estimate); Gaussian noise in floating point. Covers the training reports, not the test"
+        " reports behind the scores."
+    )
 
 
 def _local(experiment: Experiment, result: Result) -> str:
@@ -99,7 +108,8 @@ def _local(experiment: Experiment, result: Result) -> str:
     figure = f"{unit}-level ({rounded_up(result.epsilon_max)}, {rounded_up(delta)})-differential privacy"
     if experiment.privacy.shared_noise:
         return figure + _only_sums(experiment, result)
-    words = f"{figure}, adding or removing one {unit}, against everyone who sees every message of the run.{_ACCOUNTED}"
+    words = f"{figure}, adding or removing one {unit}, against everyone who sees every message of the run."
+    words += _accounted(result)
     if len(result.epsilon) > 1:
         total = sum(result.epsilon.values())
         words += (
@@ -126,8 +136,9 @@ def _only_sums(experiment: Experiment, result: Result) -> str:
         f", adding or removing one {unit}, against everyone who sees of the hospitals' adapters only sums over"
         f" {terms.quorum} or more; a single adapter had less noise. {terms.statement[0].upper()}{terms.statement[1:]}."
         " A hospital knows its own share, so one that looks at the sum for itself is on that side too. This rests on"
-        f" the other hospitals having added theirs, and falls with secure aggregation.{_ACCOUNTED} The figure is the"
-        f" largest over {len(result.epsilon)} hospitals and says nothing of a patient with reports in two of them."
+        f" the other hospitals having added theirs, and falls with secure aggregation.{_accounted(result)}"
+        f" The figure is the largest over {len(result.epsilon)} hospitals and says nothing of a patient with reports in"
+        " two of them."
     )
     if result.charges:
         words += f" {patients_in_words(unit, list(result.charges.values()), delta, pairs=False)}"
@@ -149,8 +160,8 @@ def _central(experiment: Experiment, result: Result) -> str:
     return (
         f"hospital-level ({rounded_up(result.epsilon_max)}, {rounded_up(result.delta)})-differential privacy, adding or"
         " removing one hospital with all its reports, against everyone BUT THE SERVER: it received every hospital's"
-        f" update without noise, and is trusted to have noised what it published and to forget the rest.{_ACCOUNTED}"
-        " Who took part is not hidden, and nothing is gained from drawing hospitals by lot."
+        f" update without noise, and is trusted to have noised what it published and to forget the rest."
+        f"{_accounted(result)} Who took part is not hidden, and nothing is gained from drawing hospitals by lot."
     )
 
 

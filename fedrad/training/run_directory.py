@@ -93,6 +93,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "epsilon": _finite(result.epsilon),
         "epsilon_max": _finite({"": result.epsilon_max})[""],
         "delta": result.delta,
+        "accounting": {site: account.words for site, account in result.charges.items()},
         "unit": experiment.privacy.unit,
         "unconfirmed": list(result.unconfirmed),
         "missed_rounds": {site: list(rounds) for site, rounds in result.missed.items()},

@@ -57,12 +57,14 @@ class Terms:
         epsilon, delta: its budget for the run; epsilon 0 means not private.
         batch: its expected batch, in privacy units.
         rank: of its LoRA matrices.
+        noise_multiplier: of every step; 0: the least with which the run meets ``epsilon``.
     """
 
     epsilon: float
     delta: float
     batch: int
     rank: int
+    noise_multiplier: float = 0.0
 
 
 def terms_of(experiment: Experiment, index: int = -1) -> Terms:
@@ -171,8 +173,8 @@ def plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) 
         terms: the site's own; default: those of the run.
 
     Raises:
-        PlanError: no noise multiplier meets the budget, or the plan contradicts itself; or the unit is the hospital,
-            which is the server's to plan (``central.hospital_plan``).
+        PlanError: no noise multiplier meets the budget, or the site's own does not; the plan contradicts itself; or the
+            unit is the hospital, which is the server's to plan (``central.hospital_plan``).
     """
     privacy, train = experiment.privacy, experiment.train
     if privacy.unit == "hospital":
@@ -188,6 +190,7 @@ def plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) 
         privacy.noise,
         privacy.unit,
         privacy.reports_per_patient if privacy.unit == "patient" else 1,
+        terms.noise_multiplier,
     )
 
 
@@ -271,6 +274,7 @@ def _calibrated(
     noise: str,
     unit: str,
     reports_per_patient: int,
+    noise_multiplier: float = 0.0,
 ) -> PrivacyPlan:
     # Calibration takes a bisection; the sites of a simulation mostly share one plan.
     return PrivacyPlan.calibrate(
@@ -283,4 +287,5 @@ def _calibrated(
         unit=unit,
         noise=noise,
         reports_per_patient=reports_per_patient,
+        noise_multiplier=noise_multiplier,
     )

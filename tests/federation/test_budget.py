@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from fedrad.errors import RefusedReply
 from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.messages import Reply
 from fedrad.privacy.accounting import Event, epsilon, merged
+from fedrad.privacy.filter import FILTER, Account
 
 DELTA = 1e-5
 
@@ -74,6 +76,24 @@ def test_booking_leaves_the_old_mirror_as_it_was() -> None:
 def test_the_order_of_arrival_leaves_no_trace() -> None:
     mirror = BudgetMirror().book(said("mercy", steps(1)), DELTA).book(said("grace", steps(2)), DELTA)
     assert list(mirror.booked) == list(mirror.charges) == ["grace", "mercy"]
+
+
+def test_the_mirror_counts_as_the_ledger_does_and_never_goes_back_from_the_filter() -> None:
+    events = (steps(5), steps(9, 4.0))
+    pld, account = said("mercy", *events), Account(events, FILTER, 18)
+    filtered = replace(pld, rule=FILTER, order=18, epsilon=account.epsilon(DELTA))
+    assert filtered.epsilon > pld.epsilon
+
+    mirror = BudgetMirror().book(pld, DELTA).book(filtered, DELTA)
+    assert (mirror.booked, mirror.charges) == ({"mercy": filtered.epsilon}, {"mercy": account})
+    with pytest.raises(RefusedReply, match="renyi filter: 2 kinds of steps"):
+        mirror.book(replace(filtered, epsilon=1.01 * filtered.epsilon), DELTA)
+    many = (steps(500), steps(9, 4.0))
+    with pytest.raises(RefusedReply, match="never shrinks"):
+        mirror.book(said("mercy", *many), DELTA)
+    wider = Account(many, FILTER, 10).epsilon(DELTA)
+    with pytest.raises(RefusedReply, match="never shrinks"):
+        mirror.book(replace(filtered, events=many, order=10, epsilon=wider), DELTA)
 
 
 def test_charges_of_one_kind_travel_as_one() -> None:

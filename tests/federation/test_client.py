@@ -16,6 +16,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
 from fedrad.federation import client, hospital, simulated, simulated_client
+from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import (
     Failure,
@@ -31,6 +32,8 @@ from fedrad.federation.messages import (
 )
 from fedrad.federation.secure_rounds import STAGE
 from fedrad.model.base import EMBEDDED, load_base
+from fedrad.privacy.accounting import epsilon as composed_epsilon
+from fedrad.privacy.filter import FILTER, MECHANISM, PLAN
 from fedrad.privacy.ledger import Ledger
 from fedrad.secure.messages import UnmaskRequest
 from fedrad.training import local, site_state
@@ -470,3 +473,29 @@ def test_a_simulations_app_refuses_a_hospitals_node(
     assert isinstance(answer, Failure)
     assert answer.code == "policy"
     assert not (mercy.folder / "chosen by the server").exists()
+
+
+def test_a_second_run_that_the_server_chose_is_counted_by_the_filter_and_the_server_agrees(mercy: Mercy) -> None:
+    mirror = BudgetMirror()
+    for run, epsilon, rule in (("7", 1.0, PLAN), ("8", 0.5, FILTER)):
+        reply = read_reply(mercy.ask(mercy.request(run=run), **{"privacy.epsilon": epsilon}))
+        assert isinstance(reply, Reply)
+        assert reply.rule == rule
+        mirror = mirror.book(reply, 1e-5)
+    with ledger(mercy) as opened:
+        assert mirror.charges == {"mercy": opened.account()}
+        assert mirror.booked == {"mercy": opened.epsilon()}
+        assert opened.epsilon() > composed_epsilon(opened.events(), 1e-5)
+
+
+def test_a_hospital_with_fixed_noise_answers_every_run_with_it(mercy: Mercy) -> None:
+    mercy.node |= {"batch": 8, "noise-multiplier": 4.0}
+    for run, epsilon in (("7", 1.0), ("8", 3.0)):
+        reply = read_reply(mercy.ask(mercy.request(run=run), **{"privacy.epsilon": epsilon}))
+        assert isinstance(reply, Reply)
+        assert reply.rule == MECHANISM
+        assert {(e.sampling_rate, e.noise_multiplier) for e in reply.events} == {(8 / 40, 4.0)}
+    assert code(mercy.ask(mercy.request(run="9"), **{"privacy.epsilon": 1e-3})) == "plan"
+    del mercy.node["noise-multiplier"]  # the ledger knows better than a policy that was changed
+    assert code(mercy.ask(mercy.request(run="9"))) == "ledger"
+    assert len(spent(mercy)) == 2

@@ -32,6 +32,7 @@ from fedrad.federation.messages import (
     to_arrays,
 )
 from fedrad.privacy.accounting import Event
+from fedrad.privacy.filter import FILTER, MECHANISM, PLAN, Account
 from tests.grid import CANARY, LABELS, Mercy, forget, over_the_wire, posted, wire_bytes
 
 REPORTS = 37
@@ -77,6 +78,8 @@ def test_a_real_reply_holds_the_closed_list_and_nothing_else(mercy: Mercy, answe
         "rates",
         "noise-multipliers",
         "steps",
+        "rule",
+        "order",
     }
     trainable = {name for name in mercy.state if name not in ("centre", "scale")}
     assert set(answer.array_records["adapter"]) == trainable
@@ -210,6 +213,19 @@ def test_the_server_refuses_charges_that_are_none(field: str, value: list[object
     content["reply"] = ConfigRecord({**fields, field: value})  # type: ignore[dict-item]
     with pytest.raises(RefusedReply, match="charges"):
         read_reply(content)
+
+
+@pytest.mark.parametrize(("rule", "order"), [(PLAN, 0), (MECHANISM, 0), (FILTER, 18)])
+def test_the_rule_that_counts_the_charges_travels(rule: str, order: int) -> None:
+    read = read_reply(reply_content(replace(REPLY, rule=rule, order=order)))
+    assert isinstance(read, Reply)
+    assert read.account == Account(REPLY.events, rule, order)
+
+
+@pytest.mark.parametrize(("rule", "order"), [("none", 0), (PLAN, 18), (FILTER, 0), (FILTER, 19), (FILTER, -2)])
+def test_the_server_refuses_a_rule_that_is_none(rule: str, order: int) -> None:
+    with pytest.raises(RefusedReply, match="rule that counts"):
+        read_reply(reply_content(replace(REPLY, rule=rule, order=order)))
 
 
 @pytest.mark.parametrize("stype", ["numpy.ndarray", "torch.pickle"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.errors import ConfigError, PolicyRefusal
+from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import EMBEDDED, load_base
 from fedrad.training.setup import plan_for
@@ -358,3 +358,33 @@ def test_passes_are_padded_by_default_and_only_where_every_report_has_its_own() 
     ):
         (problem,) = problems(NODE | wrong)
         assert problem.startswith(f"node-config {key}: ")
+
+
+def test_a_hospital_that_fixes_its_noise_plans_with_it_whatever_is_proposed() -> None:
+    read, asked = policy(batch=120, noise_multiplier=3.0), proposal(epsilon=1.9)
+    plan = plan_for(asked, 1200, read.terms(asked))
+
+    assert (plan.sampling_rate, plan.noise_multiplier) == read.mechanism == (0.1, 3.0)
+    assert policy(batch=120).mechanism is None
+    with pytest.raises(PlanError, match=r"spends epsilon .* more than the target 0\.01: .*fewer steps"):
+        plan_for(asked, 1200, read.terms(proposal(epsilon=0.01)))
+    shared = Experiment.from_flat(
+        {
+            "privacy.secure-aggregation": True,
+            "privacy.shared-noise": True,
+            "sites.quorum": 3,
+            "train.batch": 120,
+            "train.local-steps": 1,
+            "train.momentum": 0.0,
+            "train.average": 0.0,
+            "train.learning-rate": 0.5,
+        }
+    )
+    with pytest.raises(PolicyRefusal, match="has a noise-multiplier"):
+        policy(batch=120, noise_multiplier=3.0, allow_shared_noise=True).terms(shared)
+
+
+def test_fixed_noise_needs_a_fixed_batch_and_a_sensible_figure() -> None:
+    assert "goes with batch" in problems(NODE | {"noise-multiplier": 2.0})[0]
+    for value in (-1.0, 0.001, float("inf"), float("nan")):
+        assert "noise-multiplier: must be" in problems(NODE | {"noise-multiplier": value, "batch": 64})[0]

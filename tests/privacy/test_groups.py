@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
@@ -12,8 +13,9 @@ from scipy import stats
 
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import groups
-from fedrad.privacy.accounting import epsilon
-from fedrad.privacy.groups import group_epsilon, patients_in_words, two_hospitals_epsilon
+from fedrad.privacy.accounting import Event, epsilon
+from fedrad.privacy.filter import FILTER, Account, Founding, composed_epsilon, rdp_of_step
+from fedrad.privacy.groups import account_epsilon, group_epsilon, patients_in_words, two_hospitals_epsilon
 from fedrad.privacy.plan import PrivacyPlan
 
 # dp_accounting 0.6.0, MixtureOfGaussiansDpEvent, delta 1e-5.
@@ -106,6 +108,11 @@ def test_a_group_that_costs_less_than_one_report_is_not_believed(monkeypatch: py
         group_epsilon([(0.0201, 1.6, 1000)], 1e-5, 2)
 
 
+def accounts(*ledgers: list[tuple[float, float, int]]) -> list[Account]:
+    """Of hospitals with one plan each."""
+    return [Account(tuple(Event(*each) for each in ledger)) for ledger in ledgers]
+
+
 def test_two_hospitals() -> None:
     one, other = [(0.02, 1.6, 1000)], [(0.05, 2.0, 500)]
     assert two_hospitals_epsilon(one, one, 1e-5) == pytest.approx(2.60797, rel=1e-4)
@@ -116,7 +123,7 @@ def test_two_hospitals() -> None:
 
 def test_the_words() -> None:
     small, large = [(0.02, 4.0, 100)], [(0.05, 4.0, 100)]
-    report = patients_in_words("report", [small, large, small], 1e-5, (2, 3))
+    report = patients_in_words("report", accounts(small, large, small), 1e-5, (2, 3))
     for k in (2, 3):
         figure = float(report.split(f"{k} reports have epsilon ")[1].split(" ")[0].rstrip(",."))
         exact = group_epsilon(large, 1e-5, k)
@@ -124,15 +131,15 @@ def test_the_words() -> None:
     figure = float(report.split("whichever they are, has epsilon ")[1].rstrip("."))
     assert figure >= two_hospitals_epsilon(small, large, 1e-5)
     # Two hospitals may have the same ledger.
-    twins = patients_in_words("report", [large, large], 1e-5, (2,))
+    twins = patients_in_words("report", accounts(large, large), 1e-5, (2,))
     assert float(twins.split("has epsilon ")[1].rstrip(".")) >= two_hospitals_epsilon(large, large, 1e-5)
-    assert "two hospitals" not in patients_in_words("report", [small, large], 1e-5, (2,), pairs=False)
-    patient = patients_in_words("patient", [small], 1e-5)
+    assert "two hospitals" not in patients_in_words("report", accounts(small, large), 1e-5, (2,), pairs=False)
+    patient = patients_in_words("patient", accounts(small), 1e-5)
     assert "however many" in patient
     assert "epsilon" not in patient
-    assert "2 reports have no guarantee" in patients_in_words("report", [[(0.5, 0.0, 1)]], 1e-5, (2,))
+    assert "2 reports have no guarantee" in patients_in_words("report", accounts([(0.5, 0.0, 1)]), 1e-5, (2,))
     with pytest.raises(PlanError, match="nothing to say"):
-        patients_in_words("hospital", [small], 1e-5)
+        patients_in_words("hospital", accounts(small), 1e-5)
 
 
 def test_the_figure_is_the_worst_hospitals_even_where_single_reports_have_the_same_epsilon() -> None:
@@ -149,16 +156,17 @@ def test_the_figure_is_the_worst_hospitals_even_where_single_reports_have_the_sa
     tens = [group_epsilon(events, 1e-5, 10) for events in ledgers]
     assert ones[0] == pytest.approx(ones[1], rel=1e-3)
     assert max(tens) > 1.4 * min(tens)  # control: it matters which one is told
-    said = patients_in_words("report", ledgers, 1e-5, (10,))
+    said = patients_in_words("report", accounts(*ledgers), 1e-5, (10,))
     assert float(said.split("10 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= max(tens)
 
 
 def test_of_very_many_hospitals_it_says_which_were_looked_at() -> None:
     ledgers = [[(0.001 * (i + 1), 4.0, 5)] for i in range(14)]
-    said = patients_in_words("report", ledgers, 1e-5, (2,))
+    said = patients_in_words("report", accounts(*ledgers), 1e-5, (2,))
     assert "one hospital among the 6 kinds with the largest epsilons and the 6 that sample most often" in said
     assert "two of these kinds of hospitals" in said
-    assert "Somebody who is a patient at each of two of these kinds" in patients_in_words("patient", ledgers, 1e-5)
+    patients = patients_in_words("patient", accounts(*ledgers), 1e-5)
+    assert "Somebody who is a patient at each of two of these kinds" in patients
     assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= group_epsilon(
         ledgers[-1], 1e-5, 2
     )
@@ -169,5 +177,29 @@ def test_the_weakest_hospital_is_looked_at_however_many_there_are(weak_rate: flo
     """At the same rate as all others, or at a lower one."""
     weak = [(weak_rate, 0.7, 10)]
     ledgers = [weak, *([(0.03, 4.0 + i, 10)] for i in range(13))]
-    said = patients_in_words("report", ledgers, 1e-5, (2,))
+    said = patients_in_words("report", accounts(*ledgers), 1e-5, (2,))
     assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= group_epsilon(weak, 1e-5, 2)
+
+
+@pytest.mark.parametrize(("rate", "sigma"), [(0.0853, 2.0), (0.3, 8.8), (1.0, 3.0)])
+def test_divergences_of_a_group_of_one_are_those_of_a_step(rate: float, sigma: float) -> None:
+    """At orders that do not reach into the tails, which are taken off delta instead."""
+    found, lost = groups._Step(rate, sigma, 1).divergences()
+    np.testing.assert_allclose(found[:6], rdp_of_step(rate, sigma)[:6], rtol=1e-3)
+    assert 0 < lost < 1e-20
+
+
+def test_groups_in_a_ledger_with_several_plans_are_counted_by_the_filter() -> None:
+    event = Event(0.05, 4.0, 100)
+    order = Founding(1.0, 1e-5).order(event)
+    several, one = Account((event,), FILTER, order), Account((event,))
+    figures = [account_epsilon(several, 1e-5, k) for k in (1, 2, 5)]
+
+    assert figures[0] == several.epsilon(1e-5)
+    for k, figure in zip((1, 2, 5), figures, strict=True):
+        pld = group_epsilon([event], 1e-5, k)
+        assert account_epsilon(one, 1e-5, k) == pld < figure < 2 * pld
+    said = patients_in_words("report", [several, one], 1e-5, (2,))
+    assert float(said.split("2 reports have epsilon ")[1].split(" ")[0].rstrip(".")) >= figures[1]
+    both = composed_epsilon([several, one], 1e-5)
+    assert float(said.split("whichever they are, has epsilon ")[1].rstrip(".")) >= both

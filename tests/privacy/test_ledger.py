@@ -19,8 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
-from fedrad.privacy import chain, durable, ledger, witness
+from fedrad.privacy import chain, durable, ledger, ledger_file, witness
 from fedrad.privacy.accounting import epsilon
+from fedrad.privacy.filter import FILTER, MECHANISM, Account, Founding
+from fedrad.privacy.filter import PLAN as PLAN_RULE
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.witness import read_witness, witness_file
@@ -92,7 +94,7 @@ def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(ledger, "sync_folder", synced.append)
+    monkeypatch.setattr(ledger_file, "sync_folder", synced.append)
 
     def founded(name: str, **options: bool) -> tuple[int, str, bool]:
         with Ledger.open(tmp_path / name, site="a", cap=1.0, delta=1e-5, **options) as book:
@@ -162,6 +164,70 @@ def test_the_cap_is_never_exceeded(tmp_path: Path, rounds: list[tuple[int, float
             assert book.epsilon() <= cap
     with Ledger.open(state, site="a", cap=cap, delta=1e-5) as book:
         assert book.epsilon() <= cap
+
+
+def test_a_second_plan_is_counted_by_the_filter_from_the_first_step_on(place: tuple[Path, Path]) -> None:
+    other = replace(PLAN, noise_multiplier=2 * PLAN.noise_multiplier, steps=100)
+    with opened(place, cap=3.0) as book:
+        book.record_intent(run="r", round=1, plan=PLAN, steps=20)
+        assert book.account() == Account((PLAN.event(20),), PLAN_RULE)
+        assert book.epsilon() == epsilon([PLAN.event(20)], 1e-5)
+        book.record_intent(run="s", round=1, plan=other, steps=5)
+        spent, account = book.epsilon(), book.account()
+        assert account.rule == FILTER
+        assert spent > epsilon([PLAN.event(20), other.event(5)], 1e-5)
+    with opened(place, cap=3.0) as book:  # read back from the disk
+        assert (book.epsilon(), book.account()) == (spent, account)
+    with opened(place, cap=8.0) as book:  # the order stays as it was founded
+        assert (book.epsilon(), book.account()) == (spent, account)
+
+
+def test_a_first_plan_that_fills_the_cap_keeps_others_out_until_the_cap_is_raised(place: tuple[Path, Path]) -> None:
+    other = replace(PLAN, noise_multiplier=10 * PLAN.noise_multiplier)
+    with opened(place, cap=1.0) as book:
+        book.record_intent(run="r", round=1, plan=PLAN, steps=1)
+        assert book.remaining_steps(other) == 0
+        with pytest.raises(BudgetExhausted, match="first plan fills the cap by itself: in full, its 20 steps"):
+            book.record_intent(run="s", round=1, plan=other, steps=1)
+        assert book.remaining_steps(PLAN) == 19
+        book.record_intent(run="r", round=2, plan=PLAN, steps=1)
+    with opened(place, cap=1.3) as book:
+        book.record_intent(run="s", round=1, plan=other, steps=1)
+
+
+def test_a_fixed_mechanism_takes_no_other_steps_and_any_number_of_runs(place: tuple[Path, Path]) -> None:
+    state, other = place[0], replace(PLAN, noise_multiplier=2 * PLAN.noise_multiplier)
+    mechanism = (PLAN.sampling_rate, PLAN.noise_multiplier)
+    with Ledger.open(state, site="a", cap=1.0, delta=1e-5, mechanism=mechanism) as book:
+        for run in "rst":
+            book.record_intent(run=run, round=1, plan=replace(PLAN, steps=len(book.rows()) + 5), steps=5)
+        assert book.account() == Account((PLAN.event(15),), MECHANISM)
+        assert book.epsilon() == epsilon([PLAN.event(15)], 1e-5)
+        with pytest.raises(LedgerError, match=r"noise multiplier .* only; this plan is one"):
+            book.record_intent(run="u", round=1, plan=other, steps=1)
+    with Ledger.open(state, site="a", cap=1.0, delta=1e-5) as book, pytest.raises(LedgerError, match="only; this plan"):
+        book.record_intent(run="u", round=1, plan=other, steps=1)  # also for who does not know of it
+    with pytest.raises(LedgerError, match=r"founded for steps of sampling rate 0\.1 .*that is fixed"):
+        Ledger.open(state, site="a", cap=1.0, delta=1e-5, mechanism=(0.1, 99.0))
+    with Ledger.open(place[1], site="b", cap=1.0, delta=1e-5):
+        pass
+    with pytest.raises(LedgerError, match="founded for steps of any kind"):
+        Ledger.open(place[1], site="b", cap=1.0, delta=1e-5, mechanism=mechanism)
+
+
+def test_a_ledger_of_version_1_is_read_as_if_its_cap_had_been_1(place: tuple[Path, Path]) -> None:
+    state = place[0]
+    with Ledger.open(state, site="a", cap=8.0, delta=1e-5):
+        pass
+    edit(place, """UPDATE meta SET facts = '{"delta":1e-05,"nonce":"0","site":"a","version":1}'""")
+    with Ledger.open(state, site="a", cap=8.0, delta=1e-5) as book:
+        book.record_intent(run="r", round=1, plan=PLAN, steps=1)
+        assert book.epsilon() == epsilon([PLAN.event(1)], 1e-5)
+        book.record_intent(run="s", round=1, plan=replace(PLAN, steps=19), steps=1)
+        assert book.account().order == Founding(1.0, 1e-5).order(PLAN.event(1))
+    edit(place, """UPDATE meta SET facts = '{"delta":1e-05,"nonce":"0","site":"a","version":3}'""")
+    with pytest.raises(LedgerError, match="another version of fedrad"):
+        Ledger.open(state, site="a", cap=8.0, delta=1e-5)
 
 
 def test_a_retried_round_is_charged_again(place: tuple[Path, Path]) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from fedrad.outlook import Outlook
 from fedrad.privacy.chain import Row
+from fedrad.privacy.filter import Founding
 from fedrad.privacy.ledger_view import LedgerView
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.planning import Choice
@@ -23,14 +24,15 @@ from tests.test_outlook import outlook
 DELTA = 1e-5
 PLAN = PrivacyPlan.calibrate(epsilon=1.0, delta=DELTA, declared_size=1000, expected_batch=100, steps=40, clip=1.0)
 FREE = PrivacyPlan.calibrate(epsilon=0.0, delta=DELTA, declared_size=1000, expected_batch=100, steps=40, clip=1.0)
+_TIME = "2026-11-25T12:00:00+00:00"
 
 
 def row(seq: int, run: str = "r", plan: PrivacyPlan = PLAN, steps: int = 10) -> Row:
-    return Row(seq, run, seq, steps, plan.to_json(), plan.event(steps), "2026-11-25T12:00:00+00:00", seq % 2 == 1)
+    return Row(seq, run, seq, steps, plan.to_json(), plan.event(steps), _TIME, seq % 2 == 1, plan.steps)
 
 
 def view(*rows: Row) -> LedgerView:
-    return LedgerView("st. mary", DELTA, rows)
+    return LedgerView("st. mary", DELTA, Founding(8.0, DELTA), rows)
 
 
 def drawn(table: Table) -> str:
@@ -72,6 +74,16 @@ def test_what_is_spent_is_rounded_up_and_what_is_left_down() -> None:
     assert f"{ledger.left(3.0).steps} more steps as last charged" in said
     assert "(unit: report)" in said
     assert "2 charges, 20 noisy steps" in said
+
+
+def test_the_rule_behind_the_figure_is_named() -> None:
+    other = replace(PLAN, steps=39)
+    one, two = view(row(1), row(2)), view(row(1), row(2, plan=other))
+    assert "counted by: pld: one fixed plan" in budget.ledger_lines(one, None)
+    assert "counted by: renyi filter: " in budget.ledger_lines(two, None)
+    assert budget.ledger_json(two, two.curve(), None)["accounting"].startswith("renyi filter")
+    assert two.curve()[0] == one.curve()[0]
+    assert two.curve()[1] == two.epsilon > one.epsilon
 
 
 def test_without_a_cap_it_says_so() -> None:
