@@ -12,10 +12,13 @@ from torch import Tensor
 
 from fedrad.data.batches import collate
 from fedrad.errors import ConfigError
+from fedrad.model import classifier as classifier_module
+from fedrad.model.base import BaseModel
 from fedrad.model.buckets import micro_batches
 from fedrad.model.classifier import Classifier
 from fedrad.model.encoder import build
 from fedrad.model.export import export_peft
+from fedrad.model.kernels import Kernels
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.training.local import learning_rate, run_steps, torch_optimizer
@@ -96,10 +99,19 @@ def test_training_arrives_near_where_float32_does() -> None:
     assert {tensor.dtype for tensor in ends[1].moments.values()} == {torch.float32}
 
 
-def test_predictions_are_made_in_the_precision_of_training(tmp_path: Path) -> None:
+def test_predictions_are_made_in_the_precision_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernels of training: which ones prediction would choose, and their last bits, are the machine's matter."""
     here = ready("bfloat16")
+    asked: list[str] = []
+
+    def kernels_of_training(base: BaseModel, precision: str, device: str) -> Kernels:
+        asked.append(precision)
+        return here.setup.classifier.kernels
+
+    monkeypatch.setattr(classifier_module, "kernels_for", kernels_of_training)
     export_peft(here.setup.classifier, here.setup.base, tmp_path / "adapter", max_length=40, privacy_statement="none")
     loaded = Classifier.load(tmp_path)
+    assert asked == ["bfloat16"]
     assert loaded.model.spec.backbone == "bfloat16"
     batch = collate(here.inputs.tokens, np.arange(8), here.setup.pad_id)
     exact = build(
@@ -108,7 +120,7 @@ def test_predictions_are_made_in_the_precision_of_training(tmp_path: Path) -> No
     exact.load_state(here.setup.classifier.state())
     with torch.no_grad():
         trained = here.setup.classifier(batch.ids, batch.attention)
-        torch.testing.assert_close(loaded.model(batch.ids, batch.attention), trained, atol=1e-5, rtol=1e-5)
+        assert torch.equal(loaded.model(batch.ids, batch.attention), trained)
         # Control: the same adapter on the base model in float32 gives other numbers.
         assert float((exact(batch.ids, batch.attention) - trained).abs().max()) > 1e-4
 
