@@ -2,8 +2,8 @@
 
 A kernel is free to add the terms of a product in any order, to choose that order by the number of rows, and, under
 ``torch.set_float32_matmul_precision("medium")``, to round the factors to bfloat16 (Intel's AMX does). No test may rest
-on one of these choices. ``pytest --processor NAME`` runs any test under one of ``PROCESSORS``, backward passes included;
-a test that needs a certain behaviour enters the mode itself.
+on one of these choices. ``pytest --processor NAME`` runs any test under one of ``PROCESSORS``, backward passes
+included; a test that needs a certain behaviour enters the mode itself.
 """
 
 from __future__ import annotations

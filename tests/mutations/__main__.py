@@ -1,8 +1,8 @@
 """``python -m tests.mutations``: breaks fedrad on purpose, and sees whether the tests notice.
 
-    python -m tests.mutations                all mutations; exit 0 only if every one is caught
-    python -m tests.mutations NAME ...       these
-    python -m tests.mutations --check        only whether every patch applies and every named test exists
+python -m tests.mutations                all mutations; exit 0 only if every one is caught
+python -m tests.mutations NAME ...       these
+python -m tests.mutations --check        only whether every patch applies and every named test exists
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def applied(mutation: Mutation, tree: Path, *, only_check: bool = False) -> None
     Raises:
         Broken: the patch does not fit, or leaves something that is no Python.
     """
-    command = ["git", "apply", "-C1", "--recount", "--whitespace=nowarn", *["--check"] * only_check, str(mutation.file)]
+    command = ["git", "apply", "-C1", "--whitespace=nowarn", *["--check"] * only_check, str(mutation.file)]
     # Not as a part of a repository that may lie around the tree.
     outside = os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
     done = subprocess.run(command, cwd=tree, env=outside, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """Reports that share a forward pass can touch each other by rounding, which hostile weights make as large as they like;
-one report in a pass is touched by no other. Whether and how rows of a product touch each other is the processor's matter,
-so the controls bring one where they do."""
+one report in a pass is touched by no other. Whether and how rows of a product touch each other is the processor's
+matter, so the controls bring one where they do."""
 
 from __future__ import annotations
 
