@@ -305,8 +305,8 @@ def test_where_there_is_nobody_to_sum_with(base: str, tmp_path: Path) -> None:
 def test_the_noise_of_the_sum_is_the_central_one_and_no_share_is(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quorum: int, colluders: int
 ) -> None:
-    """Also of the smallest sum, less the colluders in it. At this epsilon the noise is so large that what moved the head
-    is noise."""
+    """Also of the smallest sum, less the colluders in it. At this epsilon the noise is so large that all that moved the
+    head is noise."""
     left: dict[str, Tensor] = {}
     original = Masking.mask
 
