@@ -27,14 +27,14 @@ _PRODUCTS: dict[Any, tuple[int, int]] = {
 
 
 class Products(TorchDispatchMode):
-    """Every float32 product of two matrices, or of two stacks of matrices, is done by ``product``."""
+    """Every float32 or bfloat16 product of two matrices, or of two stacks of matrices, is done by ``product``."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         ordinary = partial(func, **(kwargs or {}))
         places = _PRODUCTS.get(func)
-        if places is None or args[places[0]].dtype != torch.float32:
+        if places is None or args[places[0]].dtype not in (torch.float32, torch.bfloat16):
             return ordinary(*args)
         return self.product(ordinary, args, places)
 
@@ -49,7 +49,8 @@ class Bfloat16UnderMedium(Products):
     def product(self, ordinary: Callable[..., Tensor], args: tuple[Tensor, ...], factors: tuple[int, int]) -> Tensor:
         if torch.get_float32_matmul_precision() != "medium":
             return ordinary(*args)
-        return ordinary(*(arg.bfloat16().float() if place in factors else arg for place, arg in enumerate(args)))
+        rounded = [arg.bfloat16().to(arg.dtype) if place in factors else arg for place, arg in enumerate(args)]
+        return ordinary(*rounded)
 
 
 class CoupledRows(Products):
@@ -69,7 +70,7 @@ class Exact(Products):
     """Float64 inside, rounded once: the last bits of all rows are others than the processor's own."""
 
     def product(self, ordinary: Callable[..., Tensor], args: tuple[Tensor, ...], factors: tuple[int, int]) -> Tensor:
-        return ordinary(*(arg.double() for arg in args)).float()
+        return ordinary(*(arg.double() for arg in args)).to(args[factors[0]].dtype)
 
 
 PROCESSORS: dict[str, type[Products]] = {

@@ -82,7 +82,7 @@ def test_both_models_are_the_same_model(model: str) -> None:
     assert sorted(tensors) == list(ours.adapter())
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        torch.testing.assert_close(ours(ids, torch.ones_like(ids)), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours(ids, torch.ones_like(ids)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_engine_takes_a_step_or_says_why_not() -> None:

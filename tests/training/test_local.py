@@ -75,7 +75,7 @@ def test_the_start_is_the_given_adapter_and_not_what_the_model_held() -> None:
 def test_micro_batches_change_nothing_but_rounding(micro_tokens: int) -> None:
     reference = trained(small.experiment())
 
-    assert small.distance(reference.adapter, trained(small.experiment(train__micro_tokens=micro_tokens)).adapter) < 1e-6
+    assert small.distance(reference.adapter, trained(small.experiment(train__micro_tokens=micro_tokens)).adapter) < 1e-5
 
 
 def test_both_gradient_engines_agree() -> None:
