@@ -8,6 +8,7 @@ python -m tests.mutations --check        only whether every patch applies and ev
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from tests.mutations.run import Broken, check, mutations, run
@@ -25,6 +26,9 @@ def main() -> None:
             problems = check(found)
             print("\n".join([*problems, f"{len(found)} mutations, {len(problems)} problems"]))
             sys.exit(1 if problems else 0)
+        # As tests/conftest.py has it; in force before the process from which test runs are forked imports anything.
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "FLWR_TELEMETRY_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
         sys.exit(1 if run(found, options.jobs) else 0)
     except Broken as broken:
         sys.exit(f"mutations: {broken}")

@@ -13,6 +13,7 @@ and goes on as a unified diff. It is applied to a copy of the tree, never to the
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PATCHES = Path(__file__).parent / "patches"
@@ -150,18 +153,15 @@ def outcomes(tree: Path, tests: Sequence[str], *, stop_at_first: bool) -> dict[s
     Raises:
         Broken: they could not be collected.
     """
-    report = tree.parent / "report.xml"
+    report, output = tree.parent / "report.xml", tree.parent / "output.txt"
     options = ["-q", "-p", "no:cacheprovider", f"--timeout={SECONDS}", f"--junitxml={report}"]
     options += [f"--basetemp={tree.parent / 'temporary'}", *["-x"] * stop_at_first]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    # Before everything else on the path: an installed fedrad may be this very checkout.
-    environment = {**os.environ, **threads, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    for inherited in [name for name in environment if name.startswith("PYTEST_")]:
-        del environment[inherited]
-    command = [sys.executable, "-m", "pytest", *options, *tests]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1) or not report.is_file():
-        raise Broken(f"pytest ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-600:]}")
+    child = _FORKS.Process(target=pytest_in, args=(tree, [*options, *tests], output))
+    child.start()
+    child.join()
+    if child.exitcode not in (0, 1) or not report.is_file():
+        said = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
+        raise Broken(f"pytest ended with {child.exitcode}: {said.strip()[-600:]}")
     found: dict[str, list[tuple[str, str]]] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
@@ -171,6 +171,32 @@ def outcomes(tree: Path, tests: Sequence[str], *, stop_at_first: bool) -> dict[s
             found.setdefault(key, []).append(verdict)
     report.unlink()
     return found
+
+
+# Half of what a test run takes is importing torch and Flower: done once, in a process from which each run is forked.
+# Nothing of fedrad's own may be among it.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["torch", "transformers", "peft", "opacus", "dp_accounting", "flwr.app", "datasets", "pytest"]
+)
+
+
+def pytest_in(tree: Path, arguments: list[str], output: Path) -> None:
+    """Ends this process, which was forked for it, with pytest's exit code."""
+    with output.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.chdir(tree)
+    # First on the path, for the child's own children too: the installed fedrad may be this very checkout.
+    sys.path[:] = [str(tree), *(place for place in sys.path if place not in ("", str(ROOT)))]
+    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in [name for name in sys.modules if name.partition(".")[0] in COPIED]:
+        del sys.modules[name]
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        del os.environ[name]
+    code = int(pytest.main(arguments))
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def unmutated(tests: Sequence[str]) -> list[str]:
