@@ -40,9 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--processor", choices=sorted(PROCESSORS), help="round matrix products as another processor does")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Only within the test's own process and thread."""
+    """Only within the tests' own process and thread."""
     if name := request.config.getoption("--processor"):
         with PROCESSORS[name]():
             yield
