@@ -1,6 +1,6 @@
 # fedrad: `make run` and `make test` are all that a fresh machine needs (Python 3.11 or newer).
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint docs bench clean
+.PHONY: help setup run test lint mutations docs bench clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -14,6 +14,7 @@ help:
 	@echo "make test   set up if needed, then lint, type-check and test"
 	@echo "make setup  only make $(VENV) with the pinned packages"
 	@echo "make lint   ruff and mypy"
+	@echo "make mutations  break each guarantee on purpose and see that its test notices (ARGS='NAME ...' for some)"
 	@echo "make docs   regenerate docs/configuration.md"
 	@echo "make bench  what docs/performance.md promises, measured here (ARGS='--openi DIR' for real report lengths)"
 	@echo "make clean  remove $(VENV) and caches; runs/ stays"
@@ -44,6 +45,9 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@echo "fedrad: checking types (mypy) ..."
 	@$(BIN)/mypy
+
+mutations: $(STAMP)
+	@$(BIN)/python -m tests.mutations --jobs $(JOBS) $(ARGS)
 
 docs: $(STAMP)
 	@$(BIN)/python -m fedrad.config > docs/configuration.md

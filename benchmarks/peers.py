@@ -63,6 +63,9 @@ class Peer(Protocol):
     def name(self) -> str: ...
 
     @property
+    def precision(self) -> Precision: ...
+
+    @property
     def bfloat16(self) -> bool:
         """Whether it computes in bfloat16, so that its sums are rounded."""
         ...

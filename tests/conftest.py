@@ -16,9 +16,13 @@ os.environ |= {
     "COLUMNS": "120",  # width of rich's output
 }
 
+from collections.abc import Iterator  # noqa: E402
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from tests.processors import PROCESSORS  # noqa: E402
 
 torch.set_num_threads(1)
 # A deadline for each example would be a test of the machine's speed.
@@ -30,3 +34,17 @@ settings.load_profile("fedrad")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache of corpora."""
     monkeypatch.setenv("FEDRAD_CACHE", str(tmp_path_factory.getbasetemp() / "fedrad-cache"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--processor", choices=sorted(PROCESSORS), help="round matrix products as another processor does")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Only within the tests' own process and thread."""
+    if name := request.config.getoption("--processor"):
+        with PROCESSORS[name]():
+            yield
+    else:
+        yield

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.check import Verdict, relative_error, verdicts
+from benchmarks.check import TOLERANCE, Verdict, relative_error, tolerance, verdicts
 from benchmarks.goals import Goal, line
 from benchmarks.measure import Ratio
 from benchmarks.peers import BASELINE, PEERS, PRIVATE
 from benchmarks.problems import SHAPES, Problem, Workload, library, random_reports, stock
 from benchmarks.step import Row, race, show
 from fedrad.model.kernels import Kernels
+from tests.processors import Bfloat16UnderMedium
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
@@ -30,6 +33,21 @@ def test_private_engines_agree(model: str, adapted: str) -> None:
     assert found["fedrad, same kernels"].agrees
     assert found["opacus hooks"].agrees
     assert found["opacus ghost"].agrees or "tying" in found["opacus ghost"].reason
+
+
+def test_an_engine_is_allowed_what_its_products_leave_on_this_processor() -> None:
+    """Under "medium" some processors round the factors to bfloat16. That is no mistake of an engine."""
+    medium, exact = PEERS["opacus hooks, medium"], PEERS["opacus hooks"]
+    with Bfloat16UnderMedium():
+        rounded, same, control = verdicts(Problem("tiny-bert"), [medium, exact, replace(BASELINE, precision="medium")])
+
+    assert rounded.error is not None
+    assert rounded.error > TOLERANCE  # it would not agree as a float32 engine
+    assert rounded.agrees
+    assert same.agrees
+    assert same.tolerance == TOLERANCE
+    assert control.wrong  # an engine that does not clip is noticed all the same
+    assert tolerance(medium, "cpu") < 0.1
 
 
 def test_an_engine_that_does_not_clip_is_noticed() -> None:
@@ -64,7 +82,7 @@ def test_both_models_are_the_same_model(model: str) -> None:
     assert sorted(tensors) == list(ours.adapter())
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        torch.testing.assert_close(ours(ids, torch.ones_like(ids)), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours(ids, torch.ones_like(ids)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_engine_takes_a_step_or_says_why_not() -> None:

@@ -313,10 +313,12 @@ def test_where_there_is_nobody_to_sum_with(base: str, tmp_path: Path) -> None:
 # Shared noise
 
 
+@pytest.mark.parametrize(("quorum", "colluders"), [(3, 0), (4, 1)])
 def test_the_noise_of_the_sum_is_the_central_one_and_no_share_is(
-    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quorum: int, colluders: int
 ) -> None:
-    """At this epsilon the noise is so large that what moved the head is noise."""
+    """Also of the smallest sum, less the colluders in it. At this epsilon the noise is so large that all that moved the
+    head is noise."""
     left: dict[str, Tensor] = {}
     original = Masking.mask
 
@@ -326,7 +328,8 @@ def test_the_noise_of_the_sum_is_the_central_one_and_no_share_is(
 
     monkeypatch.setattr(Masking, "mask", watched)
     small_budget = SHARED | {"privacy__epsilon": 0.1, "privacy__delta": 1e-4, "train__rounds": 1}
-    experiment = five(base, tmp_path / "run", **small_budget)
+    experiment = five(base, tmp_path / "run", **small_budget, sites__quorum=quorum, privacy__colluders=colluders)
+    certain = quorum - colluders
     _, state, result = run(experiment)
     row = read_ledger(tmp_path / "run" / "ledger" / "site-000").rows[0]
     central = row.event.noise_multiplier
@@ -334,12 +337,12 @@ def test_the_noise_of_the_sum_is_the_central_one_and_no_share_is(
     entries = state["head.weight"].numel()  # it starts at zero
     close = 4 / math.sqrt(2 * entries)
     summed = float((5 * state["head.weight"].double() / step).std())
-    assert summed == pytest.approx(central * math.sqrt(5 / 3), rel=close)
-    smallest = torch.stack([left[site] for site in SITES[:3]]).sum(0)
+    assert summed == pytest.approx(central * math.sqrt(5 / certain), rel=close)
+    smallest = torch.stack([left[site] for site in SITES[:certain]]).sum(0)
     assert float((smallest / step).std()) == pytest.approx(central, rel=close)
     for site in SITES:
         share = float((left[site] / step).std())
-        assert share == pytest.approx(central / math.sqrt(3), rel=close)
+        assert share == pytest.approx(central / math.sqrt(certain), rel=close)
         assert share != pytest.approx(central, rel=close)
     assert "a single adapter had less noise" in result["statement"]
     assert "against everyone who sees every message" not in result["statement"]
@@ -366,6 +369,9 @@ def test_a_share_of_noise_can_not_be_had_by_itself(base: str, tmp_path: Path) ->
     assert shared.own_noise_multiplier == pytest.approx(plan.noise_multiplier / math.sqrt(3))
     assert shared.event(2) == plan.event(2)
     assert shared.id != plan.id
+    colluding = five(base, tmp_path / "run", **SHARED, sites__quorum=4, privacy__colluders=1)
+    own = shared_plan(colluding, plan, plan.noise_multiplier).own_noise_multiplier
+    assert own == pytest.approx(plan.noise_multiplier / math.sqrt(3))  # what colluders add is known to the attacker
     with pytest.raises(PlanError, match="more than the target"):
         shared_plan(experiment, plan, plan.noise_multiplier / math.sqrt(3))
     with pytest.raises(PlanError, match=r"below train\.batch"):
@@ -727,6 +733,15 @@ def test_no_stage_is_answered_twice(one: One) -> None:
     assert code(one.open()) == "secure-aggregation"
 
 
+def test_a_hospital_reveals_no_share_for_a_sum_of_too_few(one: One) -> None:
+    """Whatever the server names as survivors. The quorum is two here; a sum of one is the hospital's own adapter."""
+    inbox = one.share()
+    assert isinstance(read_reply(one.train(inbox)), Reply)
+    assert code(one.stage(UnmaskRequest(("ava",), {}))) == "secure-aggregation"
+    revealed = read_stage_answer(one.stage(UnmaskRequest(("ava", "bea"), {})), Unmasking)  # control
+    assert isinstance(revealed, Unmasking)
+
+
 def test_a_masked_round_is_not_answered_in_clear_afterwards(one: One) -> None:
     """The server says that there is no secure aggregation any more and asks for the round again."""
     inbox = one.share()
@@ -748,6 +763,7 @@ def test_terms_that_are_not_those_of_the_configuration_are_refused(one: One) -> 
         replace(setup, run="7"),
         replace(setup, round=2),
         replace(setup, threshold=3),
+        replace(setup, threshold=3, colluders=1),
         replace(setup, bound=0.37),  # a threshold of the server's choice
         replace(setup, bound=2 * DEFAULT_BOUND),
         replace(setup, run=bound_run("7", one.experiment, 0.0, "0" * 64)),  # another state than is named beside it

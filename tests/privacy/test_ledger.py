@@ -349,10 +349,22 @@ def replace_by_new(place: tuple[Path, Path]) -> None:
             book.record_intent(run="r", round=number, plan=PLAN, steps=1)
 
 
+def forge(place: tuple[Path, Path]) -> None:
+    """A charge that was lowered and hashed anew: only the charge after it tells."""
+    database = sqlite3.connect(place[0] / "ledger.sqlite")
+    with database:
+        (body,) = database.execute("SELECT body FROM intent WHERE seq = 2").fetchone()
+        lower = body.replace('"steps":2', '"steps":1')
+        assert lower != body
+        database.execute("UPDATE intent SET body = ?, hash = ? WHERE seq = 2", (lower, chain.sha256(lower)))
+    database.close()
+
+
 STEPS_2_TO_1 = "replace(body, '\"steps\":2', '\"steps\":1')"
 MORE_NOISE = "replace(body, 'noise_multiplier\":', 'noise_multiplier\":9')"
 TAMPERING: dict[str, Callable[[tuple[Path, Path]], None]] = {
     "row edited": lambda p: edit(p, f"UPDATE intent SET body = {STEPS_2_TO_1} WHERE seq = 2"),
+    "row forged": forge,
     "noise edited": lambda p: edit(p, f"UPDATE intent SET body = {MORE_NOISE}"),
     "hash edited": lambda p: edit(p, "UPDATE intent SET hash = 'f' WHERE seq = 5"),
     "middle row removed": lambda p: edit(p, "DELETE FROM intent WHERE seq = 2"),

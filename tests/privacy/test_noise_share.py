@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from fedrad.errors import PlanError
 from fedrad.privacy.accounting import epsilon
+from fedrad.privacy.noise import Stream
 from fedrad.privacy.noise_share import SharedNoiseTerms, central_noise_multiplier, own_noise_multiplier
+from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.local import Recipe, torch_optimizer
 
 RATE, STEPS, DELTA = 0.02, 1000, 1e-5
 SOUND: dict[str, Any] = {
@@ -53,11 +59,22 @@ def test_the_worst_sum_still_has_the_noise_that_is_charged(quorum: int, colluder
     assert spent(central_noise_multiplier(own, quorum - colluders - 1)) > 1.05 * spent(1.6)
 
 
-def test_the_sum_of_the_shares_has_the_central_deviation() -> None:
-    own, rng = own_noise_multiplier(1.6, terms()), np.random.default_rng(0)
-    total = rng.normal(0, own, (4, 200_000)).sum(axis=0)
+@pytest.mark.parametrize(("quorum", "colluders"), [(4, 0), (5, 2)])
+def test_the_steps_of_the_certain_hospitals_have_the_central_deviation_together(quorum: int, colluders: int) -> None:
+    """As hospitals really step, here without any gradient: as many as are certain, and one fewer as a control."""
+    shared = terms(quorum=quorum, colluders=colluders, step_scales=(0.01,) * quorum)
+    plan = PrivacyPlan("report", "add-or-remove-one", 400, 8, 0.5, 1.6, 1, 8.0, 1e-5, "system", shared=shared)
+    sent = [noise_of_a_step(plan) for _ in range(quorum - colluders)]
 
-    assert total.std() == pytest.approx(1.6, rel=0.01)
+    assert float(torch.stack(sent).sum(0).std()) == pytest.approx(1.6 * 0.5 / 8, rel=0.01)
+    assert float(torch.stack(sent[1:]).sum(0).std()) < 0.95 * 1.6 * 0.5 / 8
+
+
+def noise_of_a_step(plan: PrivacyPlan) -> Tensor:
+    """How far one hospital's step without a report moves its parameters."""
+    weight = nn.Parameter(torch.zeros(100_000))
+    PrivateOptimizer(torch.optim.SGD([("w", weight)], lr=1.0), plan).step_noisy(Stream.system())
+    return weight.detach().double()
 
 
 def test_colluders_cost_noise() -> None:
@@ -99,17 +116,24 @@ def test_unequal_steps_would_leave_one_hospital_with_too_little() -> None:
     assert spent(effective) > spent(1.6)
 
 
-def test_adam_breaks_the_sum() -> None:
-    """Why adam is refused: noise that cancels in the sum of gradients stays in the sum of Adam's first steps."""
-    gradients = np.array([[3.0, -1.0], [1.0, 1.0]])  # two hospitals, two draws of their noise with the same sums...
-    others = np.array([[2.0, -0.5], [2.0, 0.5]])
+@pytest.mark.parametrize(("optimizer", "keeps_the_sum"), [("momentum", True), ("adam", False)])
+def test_adam_breaks_the_sum(optimizer: Literal["momentum", "adam"], keeps_the_sum: bool) -> None:
+    """Why adam is refused: noise that cancels in the sum of gradients stays in the sum of Adam's steps."""
+    draws = ([[3.0, -1.0], [1.0, 1.0]], [[2.0, -0.5], [2.0, 0.5]])  # of two hospitals; both have the same sums
+    moved = [sum(second_step(optimizer, torch.tensor(own)) for own in draw) for draw in draws]
 
-    assert np.array_equal(gradients.sum(axis=0), others.sum(axis=0))
-    assert not np.array_equal(first_adam_steps(gradients), first_adam_steps(others))
+    assert torch.allclose(*moved, atol=1e-6) == keeps_the_sum
 
 
-def first_adam_steps(gradients: np.ndarray) -> np.ndarray:
-    return (gradients / (np.abs(gradients) + 1.0)).sum(axis=0)
+def second_step(optimizer: Literal["momentum", "adam"], noised: Tensor) -> Tensor:
+    """Where fedrad's optimizer for hospitals is after a step by all ones, and one by this. (Adam's first is a sign.)"""
+    recipe = Recipe(optimizer, 0.25, 0.0, 0.0, "leaf", 0, 2, single_label=False)
+    weight = nn.Parameter(torch.zeros(2))
+    steps = torch_optimizer({"head.weight": weight}, recipe, 0.25)
+    for gradient in (torch.ones(2), noised):
+        weight.grad = gradient
+        steps.step()
+    return weight.detach()
 
 
 def test_the_statement_says_on_what_it_rests() -> None:

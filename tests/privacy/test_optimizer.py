@@ -76,13 +76,19 @@ class SameNoiseAgain(PrivateOptimizer):
 
 
 class RealBatchDivisor(PrivateOptimizer):
-    def accumulate(self, grads) -> None:
+    def accumulate(self, grads, units=None) -> None:
         self._real = len(next(iter(grads.values())))
-        super().accumulate(grads)
+        super().accumulate(grads, units)
 
     def scale_grad(self) -> None:
         for p in self.params:
             p.grad /= self._real
+
+
+class RealUnitsDivisor(PrivateOptimizer):
+    def scale_grad(self) -> None:
+        for p in self.params:
+            p.grad /= len(self._units._added) or self.plan.divisor
 
 
 def make(
@@ -273,21 +279,26 @@ def test_an_empty_batch_takes_a_noisy_step() -> None:
     assert not an_empty_batch_is_noised(NoNoise)
 
 
-def divisor_is_public(kind: Kind) -> bool:
-    """Neighbouring shards of 100 and 101 reports, all in the batch: the added zero gradient must change no bit."""
+def divisor_is_public(kind: Kind, units: bool) -> bool:
+    """Neighbouring shards of 100 and 101 reports, all in the batch: the added zero gradient must change no bit.
+
+    With ``units``, it is also said whose the gradients are, as the training loop does.
+    """
     updates = []
     for n in (100, 101):
         batch = {name: torch.cat((g, torch.zeros_like(g[:1]))) if n == 101 else g for name, g in gradients(100).items()}
         named, optimizer = make(kind)
-        optimizer.accumulate(batch)
+        optimizer.accumulate(batch, np.arange(n) if units else None)
         optimizer.step_noisy(Stream.seeded(0))
         updates.append(torch.cat([p.detach().flatten() for p in named.values()]))
     return torch.allclose(updates[0], updates[1], rtol=1e-6)
 
 
-def test_the_divisor_is_public() -> None:
-    assert divisor_is_public(PrivateOptimizer)
-    assert not divisor_is_public(RealBatchDivisor)
+@pytest.mark.parametrize("units", [False, True])
+def test_the_divisor_is_public(units: bool) -> None:
+    assert divisor_is_public(PrivateOptimizer, units)
+    assert not divisor_is_public(RealBatchDivisor, units)
+    assert divisor_is_public(RealUnitsDivisor, units) == (not units)  # this one is seen only where units are given
 
 
 def test_a_step_is_sum_plus_noise_over_divisor() -> None:

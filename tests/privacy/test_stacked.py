@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
@@ -63,9 +65,10 @@ def test_noise_has_the_variance_of_each_hospital_s_plan() -> None:
     assert (correlation - torch.eye(3)).abs().max() < 0.03
 
 
-def test_the_divisor_is_the_plan_s_whatever_the_batch() -> None:
+@pytest.mark.parametrize("units", [None, np.array([7, 8, 9])])
+def test_the_divisor_is_the_plan_s_whatever_the_batch(units: NDArray[np.int64] | None) -> None:
     optimizer, weight = optimizer_of([SILENT, replace(SILENT, expected_batch=4)], 2)
-    optimizer.accumulate({"w": torch.ones(3, 2)}, torch.tensor([0, 0, 1]))
+    optimizer.accumulate({"w": torch.ones(3, 2)}, torch.tensor([0, 0, 1]), units)
     optimizer.step_noisy(streams(2))
     torch.testing.assert_close(-weight.detach(), torch.tensor([[2 / 8, 2 / 8], [1 / 4, 1 / 4]]))
 

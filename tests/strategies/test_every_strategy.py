@@ -196,13 +196,12 @@ def test_averaging_strategies_know_the_mean_only(name: str, case: Case) -> None:
         assert not same
 
 
-@every
+# Refactor rewrites the resting A after the round.
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if not name.startswith("refactor")])
 @few
 @given(cases(), st.integers(1, 3))
 def test_what_rests_in_a_round_keeps_every_bit(name: str, case: Case, number: int) -> None:
     strategy = STRATEGIES[name]
-    if name in ("refactor", "refactor at 1/2"):
-        return  # they rewrite the resting A after the round
     state = first_state(case, strategy)
     names = trainable(state, case.round(strategy).lora)
     sent = strategy.sent(names, number)

@@ -12,7 +12,7 @@ from fedrad.model.adapter import LoRASpec
 from fedrad.training.strategy import Contribution, Round, Strategy
 from strategies.factors import Product, combined, norm
 from strategies.residual import lora_of, residual_of
-from tests.strategies.rounds import STRATEGIES
+from tests.strategies.rounds import STRATEGIES, trainable
 
 WIDTH, RANK, HOSPITALS, NOISE, DRAWS = 768, 8, 8, 0.02, 6
 LORA = LoRASpec(RANK, float(RANK), ("x",))  # alpha / rank = 1
@@ -64,8 +64,11 @@ B_ALONE = ("x.lora_B", "head.bias")
 def test_exact_aggregation_keeps_n_times_more_of_the_quadratic_noise(
     name: str, trained: Sequence[str], theory: float, figure: float
 ) -> None:
-    measured = energy(STRATEGIES[name], trained)
+    strategy = STRATEGIES[name]
+    measured = energy(strategy, trained)
 
+    # What the strategy has the hospitals train, and so add noise to, in a first round.
+    assert strategy.sent(trainable(start(), strategy.shape(LORA)), 1) == set(trained)
     assert theory == pytest.approx(figure, abs=0.0005)
     # the linear part alone has a relative standard deviation of sqrt(2 / 6144) a draw
     assert measured == pytest.approx(theory, rel=0.03)

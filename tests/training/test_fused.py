@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from fedrad.data.batches import Tokenized
 from fedrad.errors import PrivacyError
 from fedrad.model.encoder import ReportClassifier
+from fedrad.privacy.noise import Stream
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.stacked import StackedPrivateOptimizer
+from fedrad.training import fused
 from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState, run_steps
@@ -170,6 +175,33 @@ def test_a_report_touches_its_own_hospital_only() -> None:
     assert not small.same(before[0].adapter, after[0].adapter)
     assert small.same(before[1].adapter, after[1].adapter)
     assert small.same(before[2].adapter, after[2].adapter)
+
+
+def test_the_sample_of_every_step_is_the_poisson_sample_of_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the definition, as in test_local.py: comparing the two loops would not see a fault that both have."""
+    classifier, steps, sizes = classifier_of(), 8, (30, 20, 0)
+    found: list[list[int]] = [[]]
+
+    class Watched(StackedPrivateOptimizer):
+        def accumulate(self, grads: Mapping[str, Tensor], hospital: Tensor, units: Any = None) -> None:
+            found[-1] += hospital.tolist()
+            super().accumulate(grads, hospital, units)
+
+        def step_noisy(self, streams: Sequence[Stream]) -> None:
+            found.append([])
+            super().step_noisy(streams)
+
+    monkeypatch.setattr(fused, "StackedPrivateOptimizer", Watched)
+    shards = [small.tokens(n, seed=n) for n in sizes]
+    plans = [plan_of(8.0, 1.0, max(n, 3), 9) for n in sizes]
+    members = members_of(shards, plans, [state_of(classifier, i) for i in range(len(sizes))])
+    recipe = Recipe.of(RECIPE, single_label=False)
+    run_steps_together(prepare(classifier, joined(shards), 0), members, recipe, steps)
+    for i, (member, n) in enumerate(zip(members, sizes, strict=True)):
+        streams = [Stream.seeded(recipe.seed, member.site, step, "sample") for step in range(steps)]
+        drawn = [int((one.uniform(n) < member.plan.sampling_rate).sum()) for one in streams]
+        assert [step.count(i) for step in found[:-1]] == drawn
+        assert n == 0 or len(set(drawn)) > 2  # control: samples of a fixed size would all be alike
 
 
 def test_a_hospital_without_reports_takes_noisy_steps() -> None:

@@ -105,7 +105,7 @@ def test_micro_batches_change_nothing_but_rounding(micro_tokens: int) -> None:
         run(small.ready(experiment(train__micro_tokens=tokens, train__batch=6), reports, 12)).adapter
         for tokens in (128, micro_tokens)
     ]
-    assert small.distance(*ends) < 1e-6
+    assert small.distance(*ends) < 1e-5
 
 
 def test_with_one_report_each_patients_are_reports_to_the_bit() -> None:

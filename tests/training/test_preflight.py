@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedrad.data import load
 from fedrad.data.synthetic import generate
 from fedrad.errors import PreflightError
 from fedrad.model.adapter import LoRALinear
 from fedrad.training import preflight
+from fedrad.training.corpus import read_corpus
 from fedrad.training.local import Recipe, torch_optimizer
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import Setup, plan_for, set_up
@@ -76,7 +78,10 @@ def test_it_reads_generated_text_only(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = fresh()
     seen: list[Tensor] = []
     setup.classifier.prefix.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    monkeypatch.setattr("fedrad.data.load.load_corpus", lambda *args, **kwargs: pytest.fail("a corpus was read"))
+    # Under whatever name a module has imported load_corpus, this is the first thing that it asks for.
+    monkeypatch.setattr(load, "_inputs", lambda *args: pytest.fail("a corpus was read"))
+    with pytest.raises(pytest.fail.Exception, match="a corpus was read"):
+        read_corpus(small.experiment())  # control
     check(setup)
     texts = [row["text"] for row in islice(generate(8, seed=0), 8)]
     expected = setup.base.tokenizer(texts, truncation=True, max_length=40, padding=True, return_tensors="pt")
