@@ -196,9 +196,9 @@ def test_negative_control_composed_plds_are_no_filter(cap: float) -> None:
 
     fixed = [bench.adaptive_delta(first, [second], cap) for second in allowed]
     assert bench.adaptive_delta(first, allowed, cap) > 1.8 * DELTA
-    # One second plan, taken or not by what was seen, already gains; taken in any case, it is what the accountant says.
+    # It is the choice that gains: with one second plan, even if it may also be left out, there is none.
     assert max(accounting.epsilon([first, second], DELTA) for second in allowed) <= cap
-    assert max(fixed) < bench.adaptive_delta(first, allowed, cap)
+    assert max(fixed) <= DELTA
 
 
 @cache
