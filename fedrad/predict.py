@@ -28,7 +28,9 @@ from fedrad.errors import DataError
 from fedrad.model.folder import MANIFEST, adapter_folder
 from fedrad.settings import Data
 
-_ROWS, _CHARACTERS = 512, 1 << 23  # of a chunk; sorting by length within one is nearly as good as over all
+# Of a chunk: sorting by length within one is nearly as good as over all. The first ones are smaller, to show at once
+# that something comes.
+_FIRST_ROWS, _ROWS, _CHARACTERS = 32, 512, 1 << 23
 _SECONDS = 30.0  # between two lines of progress where standard error is no terminal
 
 Rows = Iterator[tuple[int, list[str]]]
@@ -108,13 +110,13 @@ def _look_through(reports: Path, kinds: list[tuple[int, Kind]], place: int) -> i
 
 def _chunks(rows: Rows) -> Iterator[list[list[str]]]:
     chunk: list[list[str]] = []
-    size = 0
+    size, most = 0, min(_FIRST_ROWS, _ROWS)
     for _, cells in rows:
         chunk.append(cells)
         size += sum(map(len, cells))
-        if len(chunk) == _ROWS or size > _CHARACTERS:
+        if len(chunk) == most or size > _CHARACTERS:
             yield chunk
-            chunk, size = [], 0
+            chunk, size, most = [], 0, min(2 * most, _ROWS)
     if chunk:
         yield chunk
 

@@ -165,6 +165,13 @@ def test_rows_keep_their_order_over_chunks(
     assert small_chunks == [16, 16, 8]
 
 
+def test_the_first_chunks_are_small() -> None:
+    """So the first rows come at once."""
+    rows = [(k, ["x"]) for k in range(2000)]
+    assert [len(chunk) for chunk in predict._chunks(iter(rows))] == [32, 64, 128, 256, 512, 512, 496]
+    assert [cells for chunk in predict._chunks(iter(rows)) for cells in chunk] == [cells for _, cells in rows]
+
+
 def test_long_texts_make_smaller_chunks(
     run: Path, tmp_path: Path, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,13 @@ def _is_text(type_: pa.DataType) -> bool:
 
 
 def _refuse_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) -> None:
-    what = {"text": "text", "name": "identifiers", "time": "times", "label": "0 and 1", "class": "class names"}[kind]
+    what = {
+        "text": "text",
+        "name": "identifiers (of patients, sites or reports)",
+        "time": "times",
+        "label": "0 and 1",
+        "class": "class names",
+    }[kind]
     problem, remedy, row = f"column {field.name!r} holds {field.type}, not {what}.", _REMEDIES[kind], None
     if kind == "name" and pa.types.is_floating(field.type):
         # Most likely nobody wrote decimal numbers: some are missing, and that is what the user has to mend.

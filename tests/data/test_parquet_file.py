@@ -98,7 +98,9 @@ def test_nor_an_identifier(tmp_path: Path, type_: str) -> None:
 def test_whole_numbers_are_identifiers(tmp_path: Path) -> None:
     for cells in (pa.array([12, None]), pa.array([12, None], pa.uint8()), pa.array([Decimal(12), None])):
         assert read(tmp_path / "t.parquet", "name", c=cells, n=[1, 2]) == ["12", ""]
-    assert "double, not identifiers" in str(raises_quietly(lambda: read(tmp_path / "t.parquet", "name", c=[12.0])))
+    assert "double, not identifiers (of patients" in str(
+        raises_quietly(lambda: read(tmp_path / "t.parquet", "name", c=[12.0]))
+    )
 
 
 @pytest.mark.parametrize("kind", ["text", "name", "class", "label", "time"])
