@@ -179,10 +179,9 @@ class StepView:
         if self._progress is not None:
             self._progress.update(self._task, completed=step, line=line)  # type: ignore[arg-type]
         elif step == self.total or step % max(1, self.total // 10) == 0:
-            left = seconds / step * (self.total - step)
-            self.console.print(
-                f"step {step}/{self.total}  {line}  about {show_seconds(left)} left", highlight=False, soft_wrap=True
-            )
+            left = show_seconds(seconds / step * (self.total - step))
+            text = f"step {step}/{self.total}  {line}" + ("" if step == self.total else f"  about {left} left")
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def evaluated(self, scores: Scores) -> None:
         """A test score is known from now on."""

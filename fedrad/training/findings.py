@@ -24,6 +24,8 @@ from fedrad.training.warm_start import unknown_labels
 
 # F1 of fewer reports moves by several points with a single decision.
 _FEW_REPORTS = 30
+# With fewer changed decisions even a sign test of changes that are all right does not reach 5%.
+_WITHIN_CHANCE = 5
 _LISTED = 6
 
 
@@ -131,6 +133,11 @@ def after_training(
         found.append(
             f"{phase} gained nothing: weighted F1 went from {before:.4f} before training to {scores.weighted_f1:.4f}."
             f" {spent}{remedy}"
+        )
+    elif comparison.changed < _WITHIN_CHANCE:
+        found.append(
+            f"{phase} hardly changed anything: {comparison.changed} of the decisions on the {comparison.reports}"
+            f" evaluated reports differ from the start, which may be chance. {remedy}"
         )
     if scores.weighted_f1 <= prior and any(scores.positives.values()):
         found.append(

@@ -106,7 +106,8 @@ def test_the_result_stands_beside_the_start_and_the_label_prior(
     assert figures["label_prior"]["weighted_f1"] > 0
     assert set(figures["positives"]) == set(figures["per_label"])
     assert all(count <= figures["reports"]["test"] for count in figures["positives"].values())
-    assert any(note.startswith("Scores are of 18 reports only") for note in figures["notes"])
+    noisy = ("Noise-dominated", "Too few positives")  # four steps on ninety reports
+    assert any(note.startswith(noisy) for note in figures["notes"])
 
 
 def test_epsilon_is_met_from_below_and_is_what_the_ledgers_say(three: tuple[Experiment, InProcessGrid, Path]) -> None:

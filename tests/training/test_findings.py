@@ -231,6 +231,14 @@ def test_a_phase_that_gained_nothing_says_so(after: float) -> None:
     )
 
 
+@pytest.mark.parametrize("changed", [1, 4, 5])
+def test_a_gain_of_a_few_decisions_is_called_chance(changed: int) -> None:
+    notes = late(0.4, 0.45, changed=changed)
+
+    assert (notes == ()) == (changed == 5)
+    assert all(f"hardly changed anything: {changed} of the decisions on the 80" in note for note in notes)
+
+
 @pytest.mark.parametrize("prior", [0.6, 0.7])
 def test_a_result_no_better_than_the_prior_is_called_useless(prior: float) -> None:
     (note,) = late(0.4, 0.6, prior)
