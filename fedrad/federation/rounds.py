@@ -223,9 +223,7 @@ class Rounds(FlowerStrategy):
             again, still = self._asked_again(died, failed, server_round)
             valid |= again
             failed = {site: error for site, error in failed.items() if site not in again} | still
-        # One that died may have charged its ledger, whatever it answers when it is asked again.
-        unspent = {site for site, error in failed.items() if isinstance(error, SpentNothing)}
-        unspent = (unspent - {hospital.site for hospital in died}) | self._fell_out.keys()
+        unspent = {site for site, error in failed.items() if isinstance(error, SpentNothing)} | self._fell_out.keys()
         absent = self._fell_out | {site: str(error) for site, error in failed.items()}
         self.unconfirmed = (self.unconfirmed | (absent.keys() - unspent)) - valid.keys()
         absent |= dict.fromkeys(self._exhausted - absent.keys(), "its privacy budget is used up; it was not asked")
@@ -266,7 +264,10 @@ class Rounds(FlowerStrategy):
     def _asked_again(
         self, died: Sequence[Hospital], failed: Mapping[str, Exception], server_round: int
     ) -> tuple[dict[str, Reply], dict[str, Exception]]:
-        """As ``_sorted``, of the same question put once more to hospitals whose process died."""
+        """As ``_sorted``, of the same question put once more to hospitals whose process died.
+
+        None of them is taken to have ``SpentNothing``, whatever it answers: it may have charged its ledger before.
+        """
         for hospital in died:
             log(WARNING, "round %s: %s: %s; asked once more", server_round, hospital.site, failed[hospital.site])
         questions = [self._question(hospital, server_round, self._states[hospital.rank]) for hospital in died]
