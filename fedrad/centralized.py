@@ -14,7 +14,9 @@ if __name__ == "__main__":
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from fedrad.config import Experiment
@@ -145,8 +147,12 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     return result, directory
 
 
-def main(config: Path | None = None, set_: list[str] | None = None, out: Path | None = None) -> None:
-    """Trains as the command line says: a TOML file, ``section.key=value``, run directory."""
+def main(
+    config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+) -> None:
+    """Train on all reports in one place, with differential privacy."""
     console = Console()
     overrides = list(set_ or [])
     try:
