@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from torch import Tensor
 
@@ -198,8 +200,12 @@ def _telling_what_is_left(directory: Path) -> Iterator[None]:
         raise
 
 
-def main(config: Path | None = None, set_: list[str] | None = None, out: Path | None = None) -> None:
-    """Trains as the command line says: a TOML file, ``section.key=value``, run directory."""
+def main(
+    config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+) -> None:
+    """Train on all reports in one place, with differential privacy."""
     console = Console()
     overrides = list(set_ or [])
     try:
