@@ -194,9 +194,7 @@ def pytest_in(tree: Path, arguments: list[str], output: Path) -> None:
         del sys.modules[name]
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]
-    code = int(pytest.main(arguments))
-    sys.stdout.flush()
-    os._exit(code)
+    sys.exit(int(pytest.main(arguments)))
 
 
 def unmutated(tests: Sequence[str]) -> list[str]:
