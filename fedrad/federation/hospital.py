@@ -95,13 +95,15 @@ def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
     )
 
 
-def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundRequest:
-    """The round that is asked for, as the site sees it.
+@lru_cache(maxsize=64)
+def settings_of(experiment: Experiment, rounds: int, rank: int, names: tuple[str, ...]) -> str:
+    """Digest of everything in the request and the configuration but the round's number, the state that is sent and who
+    else is asked: a new key of the configuration is bound to the run as soon as there is one."""
+    return hashlib.sha256(json.dumps([experiment.digest(), rounds, rank, names]).encode()).hexdigest()
 
-    Its settings are everything in the request and the configuration but the round's number, the state that is sent and
-    who else is asked: a new key of the configuration is bound to the run as soon as there is one.
-    """
-    bound = [experiment.digest(), request.rounds, setup.lora.rank, list(setup.names)]
+
+def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundRequest:
+    """The round that is asked for, as the site sees it."""
     return RoundRequest.of(
         strategy_of_run(experiment),
         setup.classifier.adapter().keys(),
@@ -109,7 +111,7 @@ def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundReq
         round=request.round,
         steps=experiment.train.local_steps,
         last=request.round == request.rounds,
-        settings=hashlib.sha256(json.dumps(bound).encode()).hexdigest(),
+        settings=settings_of(experiment, request.rounds, setup.lora.rank, setup.names),
     )
 
 
