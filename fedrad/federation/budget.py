@@ -12,6 +12,8 @@ from fedrad.privacy.accounting import Event, epsilon, step_counts
 
 # Two machines' accountants may differ in a last digit.
 _TOLERANCE = 1e-6
+# More steps may be composed on a finer grid, whose figure is less pessimistic: the steps are what can't shrink.
+_FINER_GRID = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class BudgetMirror:
         """
         before = self.booked.get(reply.site, 0.0)
         steps, earlier = step_counts(reply.events), step_counts(self.charges.get(reply.site, ()))
-        if math.isnan(reply.epsilon) or reply.epsilon < before or any(steps[kind] < n for kind, n in earlier.items()):
+        if (
+            math.isnan(reply.epsilon)
+            or reply.epsilon < before * (1 - _FINER_GRID)
+            or any(steps[kind] < n for kind, n in earlier.items())
+        ):
             raise RefusedReply(
                 f"{reply.site} reports epsilon {reply.epsilon:g} after {before:g}; a budget never shrinks: its ledger"
                 " was replaced or its state lost. Ask the hospital before going on."
