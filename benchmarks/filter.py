@@ -14,7 +14,7 @@ import numpy as np
 from dp_accounting.pld.pld_pmf import PLDPmf
 from numpy.typing import NDArray
 
-from fedrad.privacy import accounting
+from fedrad.privacy import accounting, calibration
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.composition import NoisyStep
 from fedrad.privacy.filter import Charge, Founding
@@ -43,7 +43,7 @@ def filtered(cap: float) -> Needed:
 
 def admissible(before: Sequence[Event], kind: tuple[float, int], cap: float, needed: Needed) -> Event:
     """The plan of this kind with the least noise (within 0.1%) that may still follow."""
-    low, high = accounting.SMALLEST_NOISE, 1.0
+    low, high = calibration.SMALLEST_NOISE, 1.0
     while needed([*before, Event(kind[0], high, kind[1])]) > cap:
         low, high = high, 2 * high
     while high > 1.001 * low:
@@ -85,7 +85,7 @@ def _arrays(pmf: PLDPmf) -> tuple[Floats, Floats, float]:
 def adversary(cap: float, needed: Needed) -> float:
     """delta of the review's adversary against this rule: the first run takes 0.8 of the cap by PLD."""
     rate, steps = FIRST
-    noise = accounting.smallest_noise_multiplier(0.8 * cap, DELTA, rate, steps)
+    noise = calibration.smallest_noise_multiplier(0.8 * cap, DELTA, rate, steps)
     first = Event(rate, noise, steps)
     return adaptive_delta(first, [admissible([first], kind, cap, needed) for kind in SECONDS], cap)
 
@@ -93,7 +93,7 @@ def adversary(cap: float, needed: Needed) -> float:
 def split(epsilon: float, rate: float, steps: int, plans: int) -> float:
     """What the ledger shows where ``steps`` that would cost ``epsilon`` as one plan are so many plans (all of one kind,
     each planned by itself), in a ledger with just that cap."""
-    noise = accounting.smallest_noise_multiplier(epsilon, DELTA, rate, steps)
+    noise = calibration.smallest_noise_multiplier(epsilon, DELTA, rate, steps)
     charges = [Charge(Event(rate, noise, len(part)), len(part)) for part in np.array_split(np.arange(steps), plans)]
     return Founding(epsilon, DELTA).account(charges).epsilon(DELTA)
 

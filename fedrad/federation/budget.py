@@ -13,6 +13,8 @@ from fedrad.privacy.filter import FILTER, Account
 
 # Two machines' accountants may differ in a last digit.
 _TOLERANCE = 1e-6
+# More steps may be composed on a finer grid, whose figure is less pessimistic: the steps are what can't shrink.
+_FINER_GRID = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class BudgetMirror:
         """
         before, known = self.booked.get(reply.site, 0.0), self.charges.get(reply.site, Account(()))
         steps, earlier = step_counts(reply.events), step_counts(known.events)
-        shrunk = reply.epsilon < before or any(steps[kind] < n for kind, n in earlier.items())
+        shrunk = reply.epsilon < before * (1 - _FINER_GRID) or any(steps[kind] < n for kind, n in earlier.items())
         if known.rule == FILTER:  # once more than one plan was followed, that is so for ever
             shrunk |= (reply.rule, reply.order) != (known.rule, known.order)
         if math.isnan(reply.epsilon) or shrunk:

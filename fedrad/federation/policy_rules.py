@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedrad.model.base import EMBEDDED
-from fedrad.privacy.accounting import SMALLEST_NOISE
+from fedrad.privacy.calibration import SMALLEST_NOISE
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 

@@ -1,27 +1,28 @@
 """What a sequence of noisy steps costs: epsilon by privacy loss distributions (PLD), with RDP as a cross-check.
 
 Guarantee:
-    ``epsilon(events, delta)`` is an upper bound: a mechanism that took these Poisson-sampled Gaussian steps,
-    adaptively and with every intermediate result published, is (epsilon, delta)-differentially private when one unit
-    is added or removed. It rests on dp_accounting's pessimistic connect-the-dots discretisation (Doroshenko et al.,
-    arXiv 2207.04380) and on its floating-point convolutions, whose error is far below the smallest delta that is
-    accepted here.
+    ``epsilon(events, delta)`` is an upper bound: a mechanism that took these Poisson-sampled Gaussian steps, as planned
+    before the first of them and with every intermediate result published, is (epsilon, delta)-differentially private
+    when one unit is added or removed. Grids are pessimistic, and what floating point may lose is bounded and added:
+    `losses` and `composition` say how.
 
-The CLT approximation (Gaussian DP) under-reports subsampled steps, by 5x in places. It only starts the search here.
+    Up to 1,000 steps the grid is a thousandth of the figure or finer, which adds less than 1e-3 of it. With more steps
+    it is made so fine that it adds about 1e-5 of the figure, and where it would have more than 2^21 points, as fine as
+    these allow: a part in 1,000 at 1e6 steps in every case of tests/privacy/test_extremes.py, and possibly several
+    times the true epsilon at 1e9. That many points keep a figure below 500 MB and a few seconds. Beyond what a grid can
+    hold, the figure is the smallest of the bounds that remain: RDP's, or that of steps without sampling.
+
+The CLT approximation (Gaussian DP) under-reports subsampled steps, by 5x in places. It only starts the search in
+`calibration`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from functools import lru_cache, reduce
-from importlib.metadata import version
+from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,20 +30,28 @@ from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import special
 
-from fedrad.cache import fedrad_cache_dir
 from fedrad.errors import PlanError, PrivacyError
-from fedrad.privacy import composition
-from fedrad.privacy.composition import NoisyStep
+from fedrad.privacy.composition import Figure, compose
+from fedrad.privacy.losses import NoisyStep, loss_range
 
-# Below this the rounding of the Fourier transforms is no longer negligible beside delta.
+# Each step counts 1e-22 as certain loss: however many there are, that is far below this.
 SMALLEST_DELTA = 1e-9
-# The search for a noise multiplier never looks below this; such a plan meets its target with room to spare.
-SMALLEST_NOISE = 0.05
-_LARGEST_NOISE = 1e8
-# Grid widths are powers of ten: exponents of the usual and of the finest one.
-_USUAL_GRID, _FINEST_GRID = -4, -6
+# More noise, and rarer sampling, are charged like these.
+LARGEST_NOISE, _SMALLEST_RATE = 1e8, 1e-15
+_MOST_STEPS = 10**12
+# No distribution has more points than this on its grid: what bounds memory (some 100 bytes a point while composing).
+_MOST_POINTS = 2**21
+# Grids are powers of ten, and of 10^(1/3) for many steps; this is three times their exponents.
+_TOO_WIDE, _WIDEST_GRID, _USUAL_GRID, _FINEST_GRID, _FINEST_OF_MANY = 7, 0, -12, -18, -30
+_MANY_STEPS = 1000
+# The share of epsilon that the grid may add to it with many steps, and the epsilon below which that isn't asked for.
+_EXCESS, _SMALL = 1e-5, 1e-5
+# Below this noise multiplier, sampling is disregarded or RDP taken: a grid fine enough would have too many points.
+_SMALLEST_ON_GRID = 1e-3
+# More than a Renyi divergence of one step is off by rounding.
+_RDP_ROUNDING = 1e-12
 # Whole orders have a closed form; fractional ones near 1 do not always converge. Orders above 1024 overflow a binomial
 # in scipy, and orders above 64 are needed for epsilon below 0.1.
 _RDP_ORDERS = [*range(2, 41), 48, 64, 96, 128, 192, 256, 512, 1024]
@@ -64,14 +73,14 @@ def epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> float:
         delta: between 1e-9 and 1, exclusive.
 
     Returns:
-        0.0 for no steps (or a sampling rate of 0), ``math.inf`` where steps took no noise, otherwise the PLD figure on
-        a grid no wider than a thousandth of it (down to a width of 1e-6).
+        0.0 for no steps (or a sampling rate of 0) and where the unit is in none of them with probability 1 - delta,
+        ``math.inf`` where steps took no noise or no finite figure can be certified, otherwise the PLD figure.
 
     Raises:
         PlanError: a value is outside its range.
         PrivacyError: PLD and RDP contradict each other, so neither can be trusted.
     """
-    _check_delta(delta)
+    check_delta(delta)
     return _epsilon(_merge(events), float(delta))
 
 
@@ -90,126 +99,11 @@ def step_counts(events: Iterable[Event]) -> Counter[tuple[float, float]]:
 
 def rdp_epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> float:
     """The same by Renyi DP (Mironov et al., arXiv 1908.10530): an independent, looser upper bound."""
-    _check_delta(delta)
+    check_delta(delta)
     return _rdp(_merge(events), float(delta))
 
 
-@lru_cache(maxsize=256)
-def smallest_noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The smallest noise multiplier with which ``steps`` steps spend at most ``epsilon``, from above.
-
-    It is within 1e-4 (relative) of the smallest, never below 0.05, and rounded up to six significant digits. What was
-    found before is kept in the cache folder (a simulation of a hundred hospitals needs dozens, a second each) and is
-    used only if it still meets the target. So
-    `epsilon` of the result is at most the target: the same function checks it.
-
-    Raises:
-        PlanError: a value is outside its range, or no multiplier meets the target.
-    """
-    _check_delta(delta)
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise PlanError(f"A target epsilon must be positive and finite, not {epsilon}.")
-    if not 0 < sampling_rate <= 1 or steps < 1:
-        raise PlanError(f"Nothing to calibrate: sampling rate {sampling_rate}, {steps} steps.")
-    target = epsilon * (1 - 1e-9)  # so that another machine's last digit can't refuse the last step
-    kept = _kept_noise(target, delta, sampling_rate, steps)
-    if kept.is_file():
-        with suppress(OSError, ValueError):
-            before = float(kept.read_text())
-            if SMALLEST_NOISE <= before <= _LARGEST_NOISE and _spent(before, delta, sampling_rate, steps) <= target:
-                return before
-    found = _search(target, delta, sampling_rate, steps)
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = kept.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(repr(found))
-        partial.replace(kept)
-    return found
-
-
-def _kept_noise(target: float, delta: float, sampling_rate: float, steps: int) -> Path:
-    """Where a result is kept. Its name holds everything that decides it, the text of this code included."""
-    facts = [repr(target), repr(delta), repr(sampling_rate), steps, version("dp-accounting"), _source()]
-    name = hashlib.sha256("|".join(map(str, facts)).encode()).hexdigest()[:24]
-    return fedrad_cache_dir() / "noise" / f"{name}.txt"
-
-
-@lru_cache(maxsize=1)
-def _source() -> str:
-    text = Path(__file__).read_bytes() + Path(composition.__file__).read_bytes()
-    return hashlib.sha256(text).hexdigest()
-
-
-def _search(target: float, delta: float, sampling_rate: float, steps: int) -> float:
-    good = _round_up(_coarse_root(target, delta, sampling_rate, steps))
-    spent = _spent(good, delta, sampling_rate, steps)
-    while spent > target:
-        if good > _LARGEST_NOISE:
-            raise PlanError(
-                f"No noise multiplier meets epsilon {target:g} at delta {delta} in {steps} steps: raise epsilon, or"
-                " take fewer steps."
-            )
-        good = _round_up(good * max(spent / target, 1.0001))
-        spent = _spent(good, delta, sampling_rate, steps)
-    # `good` is within the target and often a little too large, because the coarse grid is the more pessimistic one.
-    # Close in on the edge with a secant in the logarithms until the largest refused multiplier is within 1e-4 of the
-    # one accepted.
-    bad, slope = 0.0, 1.0
-    while good > SMALLEST_NOISE and good > bad * (1 + 1e-4):
-        trial = _round_up(good * (max(spent, target / 4) / target) ** (1 / slope) * (1 - 5e-5))
-        if not bad < trial < good:
-            trial = _round_up(math.sqrt(bad * good) if bad else good / 1.01)
-        trial_spent = _spent(trial, delta, sampling_rate, steps)
-        if spent > 0 and trial_spent != spent:
-            slope = min(max(math.log(trial_spent / spent) / math.log(good / trial), 0.5), 5.0)
-        if trial_spent <= target:
-            good, spent = trial, trial_spent
-        else:
-            bad = trial
-    return good
-
-
-def _spent(sigma: float, delta: float, rate: float, steps: int) -> float:
-    return epsilon([Event(rate, sigma, steps)], delta)
-
-
-def _round_up(sigma: float) -> float:
-    digits = 5 - math.floor(math.log10(sigma))
-    return max(math.ceil(sigma * 10.0**digits) / 10.0**digits, SMALLEST_NOISE)
-
-
-def _coarse_root(target: float, delta: float, rate: float, steps: int) -> float:
-    """About the right noise multiplier: the root on a tenfold coarser, cheaper grid, searched from the CLT's."""
-    if -math.expm1(steps * math.log1p(-min(rate, 1 - 1e-12))) <= delta:
-        return SMALLEST_NOISE  # a report is likelier than 1 - delta never to be sampled
-    exponent = max(min(_grid(target / 1000) + 1, _USUAL_GRID + 1), _grid(target / 5000))
-
-    def excess(log_sigma: float) -> float:
-        events = _merge([Event(rate, math.exp(log_sigma), steps)])
-        value = _pld(events, delta, max(exponent, _narrowest(events)))
-        return math.log(max(value, 1e-12) / target)
-
-    def missing(mu: float) -> float:  # Gaussian DP: delta of (mu, epsilon), Dong et al., arXiv 1905.02383
-        spent = stats.norm.cdf(mu / 2 - target / mu) - math.exp(target + stats.norm.logcdf(-mu / 2 - target / mu))
-        return float(spent - delta)
-
-    mu = float(optimize.brentq(missing, 1e-9, 10 + 2 * math.sqrt(target) + target))
-    guess = 1 / math.sqrt(math.log1p((mu / rate) ** 2 / steps))
-    smallest, largest = math.log(SMALLEST_NOISE), math.log(_LARGEST_NOISE)
-    low = high = min(max(math.log(guess), smallest), largest)
-    width = 0.05
-    while excess(high) > 0:
-        low, high, width = high, high + width, 2 * width
-        if high > largest:
-            return _LARGEST_NOISE
-    while low == high or excess(low) <= 0:
-        if low == smallest:
-            return SMALLEST_NOISE
-        high, low, width = low, max(low - width, smallest), 2 * width
-    return math.exp(float(optimize.brentq(excess, low, high, xtol=5e-6)) + 5e-6)
-
-
-def _check_delta(delta: float) -> None:
+def check_delta(delta: float) -> None:
     if not SMALLEST_DELTA <= delta < 1:
         raise PlanError(f"delta must be at least {SMALLEST_DELTA} and below 1, not {delta}.")
 
@@ -222,10 +116,10 @@ def _merge(events: Iterable[tuple[float, float, int]]) -> tuple[Event, ...]:
             raise PlanError(f"A sampling rate must be between 0 and 1, not {rate}.")
         if not sigma >= 0:
             raise PlanError(f"A noise multiplier must be 0 or more, not {sigma}.")
-        if steps < 0 or steps != int(steps):
-            raise PlanError(f"The number of steps must be a whole number, 0 or more, not {steps}.")
+        if not 0 <= steps <= _MOST_STEPS or steps != int(steps):
+            raise PlanError(f"The number of steps must be a whole number between 0 and {_MOST_STEPS}, not {steps}.")
         if rate > 0 and steps > 0 and sigma != math.inf:
-            kept.append(Event(float(rate), float(sigma), int(steps)))
+            kept.append(Event(max(float(rate), _SMALLEST_RATE), min(float(sigma), LARGEST_NOISE), int(steps)))
     merged = [
         Event(rate, sigma, sum(e.steps for e in group))
         for (rate, sigma), group in groupby(sorted(kept), key=lambda e: (e.sampling_rate, e.noise_multiplier))
@@ -234,74 +128,132 @@ def _merge(events: Iterable[tuple[float, float, int]]) -> tuple[Event, ...]:
     full = [e for e in merged if e.sampling_rate == 1 and e.noise_multiplier > 0]
     rest = [e for e in merged if e not in full]
     if full:
-        rest.append(Event(1.0, 1 / math.sqrt(math.fsum(e.steps / e.noise_multiplier**2 for e in full)), 1))
+        squares = math.fsum(e.steps / e.noise_multiplier / e.noise_multiplier for e in full)
+        rest.append(Event(1.0, 1 / math.sqrt(squares), 1))
     return tuple(rest)
 
 
 @lru_cache(maxsize=4096)
 def _epsilon(events: tuple[Event, ...], delta: float) -> float:
-    if not events:
-        return 0.0
     if any(e.noise_multiplier == 0 for e in events):
         return math.inf
-    ceiling = _rdp(events, delta)
-    narrowest = _narrowest(events)
-    # Large epsilons get by with a wider grid (5 to 50: 1e-3): the figure grows by less than 1e-4 of itself, and stays
-    # a bound.
-    exponent = max(_USUAL_GRID, narrowest, _grid(ceiling / 5000))
-    while True:
-        value = _pld(events, delta, exponent)
-        agrees = value <= 1.001 * ceiling + 10 * 10.0**exponent
-        if agrees and 1000 * 10.0**exponent <= value:
-            return value
-        if exponent <= max(_FINEST_GRID, narrowest) or 1e4 * 10.0**exponent <= value:
-            break  # a finer grid would change nothing that matters
-        exponent = max(min(exponent - 1, _grid(value / 1000)), _FINEST_GRID, narrowest)
-    if not agrees:
-        raise PrivacyError(
-            f"The accountants disagree (PLD {value}, RDP {ceiling}), so no epsilon can be certified for {events}."
-        )
-    return value
+    if _never_sampled(events, delta):
+        return 0.0
+    best = ceiling = _quick_bound(events, delta)
+    if any(e.noise_multiplier < _SMALLEST_ON_GRID for e in events):
+        return best
+    steps = sum(e.steps for e in events)
+    many = steps > _MANY_STEPS
+    room = _narrowest(_reach(events), many)
+    # Large epsilons get by with a wider grid (5 to 50: 1e-3): the figure grows by less than 1e-4 of itself.
+    third = max(_USUAL_GRID, room, min(_grid(best / 5000, many), _WIDEST_GRID))
+    while third <= _TOO_WIDE:
+        value, span, order = _pld(events, delta, third)
+        best = min(best, value)
+        figure = max(best, _SMALL) if many else best
+        width = min(figure / 1000, math.sqrt(12 * _EXCESS * figure / (steps * order)) if many else math.inf)
+        fine = min(max(_grid(width, many), _FINEST_OF_MANY if many else _FINEST_GRID), _WIDEST_GRID)
+        if fine >= third and 1.001 * ceiling + 10 * _width(third) < value < math.inf:
+            raise PrivacyError(
+                f"The accountants disagree (PLD {value}, RDP {ceiling}), so no epsilon can be certified for {events}."
+            )
+        room = max(room, _narrowest(span, many))
+        following = max(fine, room)
+        if following == third or (following > third and value < math.inf):
+            break
+        third = following
+    return best
 
 
-def _grid(width: float) -> int:
-    """The exponent of the widest grid (a power of ten) that is not wider than this."""
-    return math.floor(math.log10(max(width, 10.0**_FINEST_GRID)) + 1e-12)
+def _never_sampled(events: tuple[Event, ...], delta: float) -> bool:
+    """Whether the unit is in no step at all with a probability of 1 - delta or more: then epsilon is 0."""
+    if any(e.sampling_rate == 1 for e in events):
+        return False
+    return -math.expm1(math.fsum(e.steps * math.log1p(-e.sampling_rate) for e in events)) <= delta * (1 - 1e-9)
 
 
-def _narrowest(events: Sequence[Event]) -> int:
-    """The finest grid that memory allows: no more than a few million points for the largest loss of a single step."""
-    loss = max(0.5 / e.noise_multiplier**2 + 9 / e.noise_multiplier for e in events)
-    return math.ceil(math.log10(loss / 1e6)) if loss > 100 else _FINEST_GRID
+def quick_bound(events: Iterable[tuple[float, float, int]], delta: float) -> float:
+    """An upper bound that is quickly had: by RDP, or as if every step sampled every unit."""
+    return _quick_bound(_merge(events), delta)
 
 
-def _step(rate: float, sigma: float, exponent: int) -> NoisyStep:
-    """Kept: hospitals ask for the same step in every round. A fine grid takes tens of MB, the usual one about two."""
-    return (_usual_step if exponent >= _USUAL_GRID else _fine_step)(rate, sigma, 10.0**exponent)
+def _quick_bound(events: tuple[Event, ...], delta: float) -> float:
+    return min(_converted(events, delta, _RDP_ROUNDING), _unsampled(events, delta))
 
 
-_usual_step = lru_cache(maxsize=64)(NoisyStep.of)
-_fine_step = lru_cache(maxsize=8)(NoisyStep.of)
+def _unsampled(events: tuple[Event, ...], delta: float) -> float:
+    """As if every step sampled every unit: P(N(mu) > y) alone is delta at the loss mu^2 / 2 + mu z."""
+    mu = math.sqrt(math.fsum(e.steps / e.noise_multiplier / e.noise_multiplier for e in events)) * (1 + 1e-12)
+    figure = mu * (mu / 2 - float(special.ndtri(delta)))
+    return max(figure, 0.0) if mu < 1e150 else math.inf
 
 
-def _pld(events: Sequence[Event], delta: float, exponent: int) -> float:
-    groups = (_step(e.sampling_rate, e.noise_multiplier, exponent).composed(e.steps) for e in events)
-    return reduce(lambda one, other: one.then(other), groups).epsilon(delta)
+def _reach(events: Sequence[Event]) -> float:
+    """The widest range of losses of a single step."""
+    ranges = [loss_range(e.sampling_rate, e.noise_multiplier) for e in events]
+    return max(high - low for low, high in ranges)
 
 
-@lru_cache(maxsize=4096)
+def coarse_bound(event: Event, delta: float, width: float) -> float:
+    """An upper bound on a grid of about this width, which is quicker: to start a search with."""
+    events, many = _merge([event]), event.steps > _MANY_STEPS
+    third = max(_grid(width, many), _narrowest(_reach(events), many), _FINEST_OF_MANY if many else _FINEST_GRID + 3)
+    if third > _TOO_WIDE:
+        return quick_bound([event], delta)
+    return min(_pld(events, delta, third).epsilon, quick_bound([event], delta))
+
+
+def _width(third: int) -> float:
+    return float(10.0 ** (third / 3))
+
+
+def _grid(width: float, many: bool) -> int:
+    """The widest grid that is not wider than this; whole decades unless there are many steps."""
+    decades = math.log10(max(width, 1e-300)) + 1e-12
+    return math.floor(3 * decades) if many else 3 * math.floor(decades)
+
+
+def _narrowest(range_of_losses: float, many: bool) -> int:
+    """The finest grid on which the losses are no more points than there is room for."""
+    decades = math.log10(range_of_losses / (0.98 * _MOST_POINTS))
+    return math.ceil(3 * decades) if many else 3 * math.ceil(decades)
+
+
+def _step(rate: float, sigma: float, third: int) -> NoisyStep:
+    """Kept: hospitals ask for the same step in every round. Few of the large ones: each may take 32 MB."""
+    low, high = loss_range(rate, sigma)
+    return (_small_step if high - low <= 1e5 * _width(third) else _large_step)(rate, sigma, _width(third))
+
+
+_small_step = lru_cache(maxsize=64)(NoisyStep.of)
+_large_step = lru_cache(maxsize=3)(NoisyStep.of)
+
+
+def _pld(events: Sequence[Event], delta: float, third: int) -> Figure:
+    parts = [(_step(e.sampling_rate, e.noise_multiplier, third), e.steps) for e in events]
+    return compose(parts, _width(third), delta, _MOST_POINTS)
+
+
 def _rdp(events: tuple[Event, ...], delta: float) -> float:
+    return _converted(events, delta, 0.0)
+
+
+def _converted(events: tuple[Event, ...], delta: float, rounding: float) -> float:
     if not events:
         return 0.0
     if any(e.noise_multiplier == 0 for e in events):
         return math.inf
-    total = sum((steps * _rdp_of_one(rate, sigma) for rate, sigma, steps in events), np.zeros(len(_RDP_ORDERS)))
+    total = np.zeros(len(_RDP_ORDERS))
+    for rate, sigma, steps in events:
+        total += steps * (_rdp_of_one(rate, sigma) + rounding)
     return float(compute_epsilon(_RDP_ORDERS, total, delta)[0])
 
 
 @lru_cache(maxsize=1024)
 def _rdp_of_one(rate: float, sigma: float) -> NDArray[np.float64]:
     """The divergence of one step at each order. Steps add up; what one costs takes a while to find."""
+    if sigma < 1e-100:
+        return np.full(len(_RDP_ORDERS), math.inf)
     accountant = RdpAccountant(_RDP_ORDERS)
     accountant.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma)))
     divergences: NDArray[np.float64] = accountant._rdp  # it has no public name

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fedrad.errors import PlanError
-from fedrad.privacy import accounting
+from fedrad.privacy import accounting, calibration
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.noise_share import SharedNoiseTerms, own_noise_multiplier
 
@@ -123,7 +123,7 @@ class PrivacyPlan:
         }
         _refuse(_problems(**planned))
         if epsilon:
-            planned["noise_multiplier"] = noise_multiplier or accounting.smallest_noise_multiplier(
+            planned["noise_multiplier"] = noise_multiplier or calibration.smallest_noise_multiplier(
                 float(epsilon), float(delta), expected_batch / declared_size, steps
             )
         return cls(**planned)

@@ -98,3 +98,13 @@ def test_the_mirror_counts_as_the_ledger_does_and_never_goes_back_from_the_filte
 
 def test_charges_of_one_kind_travel_as_one() -> None:
     assert merged([steps(2), steps(1, 3.0), steps(4)]) == (Event(0.1, 2.0, 6), Event(0.1, 3.0, 1))
+
+
+def test_more_steps_on_a_finer_grid_are_no_smaller_budget() -> None:
+    """The grid changes after 1,000 steps, and adds less to the figure than before."""
+    wide, fine = (said("mercy", Event(0.02, 19.5, count)) for count in (1000, 1001))
+    assert wide.epsilon * (1 - 1e-3) < fine.epsilon < wide.epsilon
+    mirror = BudgetMirror().book(wide, DELTA).book(fine, DELTA)
+    assert mirror.booked == {"mercy": fine.epsilon}
+    with pytest.raises(RefusedReply, match="never shrinks"):
+        mirror.book(wide, DELTA)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from benchmarks import filter as bench
 from fedrad.errors import PlanError
-from fedrad.privacy import accounting
+from fedrad.privacy import accounting, calibration
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.filter import (
     FILTER,
@@ -114,7 +114,7 @@ def test_near_the_cap_the_filter_costs_about_an_eighth_however_many_plans_there_
     assert one <= 1.0
     assert 1.05 < three == twenty < 1.125
     # The price of choosing the order after the fact is small beside that of Renyi divergences themselves.
-    noise = accounting.smallest_noise_multiplier(1.0, DELTA, 256 / 3000, 200)
+    noise = calibration.smallest_noise_multiplier(1.0, DELTA, 256 / 3000, 200)
     assert three < 1.02 * accounting.rdp_epsilon([(256 / 3000, noise, 200)], DELTA)
 
 
@@ -204,7 +204,7 @@ def test_negative_control_composed_plds_are_no_filter(cap: float) -> None:
 @cache
 def _calibrated(epsilon: float) -> tuple[float, float, int]:
     rate, steps = bench.FIRST
-    return rate, accounting.smallest_noise_multiplier(epsilon, DELTA, rate, steps), steps
+    return rate, calibration.smallest_noise_multiplier(epsilon, DELTA, rate, steps), steps
 
 
 # The theorem, exactly, on mechanisms with two outcomes

@@ -11,7 +11,8 @@ from scipy import stats
 
 from fedrad.errors import PlanError
 from fedrad.privacy import accounting, planning
-from fedrad.privacy.accounting import Event, smallest_noise_multiplier
+from fedrad.privacy.accounting import Event
+from fedrad.privacy.calibration import smallest_noise_multiplier
 from fedrad.privacy.planning import (
     BORDERLINE,
     DOMINATED,
