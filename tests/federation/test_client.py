@@ -391,3 +391,16 @@ def test_a_supernodes_process_is_never_a_simulated_hospital(monkeypatch: pytest.
     assert read_hello(introduced(numbered)).simulated
     monkeypatch.setattr("sys.argv", ["/usr/bin/flwr-clientapp", "--token", "x"])
     assert read_reply(introduced(numbered)) == Failure("", 0, "config")
+
+
+def test_a_hospital_s_log_shows_what_is_odd_in_its_reports_as_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mercy = Mercy(tmp_path)
+    table = mercy.table.read_text()
+    mercy.table.write_text(table + table.splitlines()[1] + "\n")  # a report twice
+    assert not isinstance(read_reply(mercy.ask(mercy.request())), Failure)
+
+    log = capsys.readouterr().err
+    assert f"warning: {mercy.table}: 1 report with the same text as another of the same patient" in log
+    assert "DataWarning" not in log
