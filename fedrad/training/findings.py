@@ -136,8 +136,8 @@ def after_training(
         )
     elif comparison.changed < _WITHIN_CHANCE:
         found.append(
-            f"{phase} hardly changed anything: {comparison.changed} of the decisions on the {comparison.reports}"
-            f" evaluated reports differ from the start, which may be chance. {remedy}"
+            f"{phase} hardly changed anything, which may be chance: decisions on the {comparison.reports} evaluated"
+            f" reports that differ from the start: {comparison.changed}. {remedy}"
         )
     if scores.weighted_f1 <= prior and any(scores.positives.values()):
         found.append(
