@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
+from fedrad.model.export import export_peft
 from fedrad.model.kernels import on_cpu
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
@@ -32,6 +33,14 @@ DELTA = 1e-3
 def model_folder() -> str:
     """A BERT of three layers, width 32, 48 positions."""
     return tiny.save(Path(mkdtemp(prefix="fedrad-tiny-")) / "model", "bert")
+
+
+def untrained_run(directory: Path) -> Path:
+    """A run directory with an adapter that was never trained, but whose probabilities depend on the text."""
+    setup = set_up(experiment(), LABELS, single_label=False)
+    tiny.randomise(setup.classifier)
+    export_peft(setup.classifier, setup.base, directory / "adapter", max_length=40, privacy_statement="none")
+    return directory
 
 
 def experiment(**changes: object) -> Experiment:

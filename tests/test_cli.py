@@ -24,9 +24,8 @@ from fedrad.config import Experiment
 from fedrad.data.report import warn
 from fedrad.errors import ConfigError, DataError, FederationError
 from fedrad.federation import server
-from fedrad.model.export import export_peft
 from fedrad.training.corpus import Corpus
-from fedrad.training.setup import plan_for, set_up
+from fedrad.training.setup import plan_for
 from tests import small
 from tests.model import tiny
 
@@ -40,12 +39,7 @@ def call(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory with an adapter that was never trained."""
-    directory = tmp_path_factory.mktemp("run")
-    setup = set_up(small.experiment(), small.LABELS, single_label=False)
-    tiny.randomise(setup.classifier)
-    export_peft(setup.classifier, setup.base, directory / "adapter", max_length=40, privacy_statement="none")
-    return directory
+    return small.untrained_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

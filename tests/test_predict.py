@@ -22,10 +22,7 @@ from typer.testing import CliRunner
 from fedrad import cli, predict
 from fedrad.errors import DataError
 from fedrad.model.classifier import Classifier
-from fedrad.model.export import export_peft
-from fedrad.training.setup import set_up
 from tests import small
-from tests.model import tiny
 
 SECRET = "zyzzyva"
 TEXTS = [f"{'No ' if k % 3 else ''}{'large ' * (k % 7)}effusion in segment {k}." for k in range(40)]
@@ -34,12 +31,7 @@ BLANK = [""] * len(small.LABELS)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory with an adapter that was never trained."""
-    directory = tmp_path_factory.mktemp("run")
-    setup = set_up(small.experiment(), small.LABELS, single_label=False)
-    tiny.randomise(setup.classifier)
-    export_peft(setup.classifier, setup.base, directory / "adapter", max_length=40, privacy_statement="none")
-    return directory
+    return small.untrained_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
