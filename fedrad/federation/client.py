@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message
@@ -39,6 +40,7 @@ from fedrad.federation.messages import (
 )
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Masking, Memory, answer_stage, masking_of
+from fedrad.privacy.bindings import bind, check_path
 from fedrad.privacy.ledger import Ledger
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
@@ -136,8 +138,15 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
     store.keep(request.state.digest, state)
     plan = plan_for(own, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
+    bound: Any = {"site": policy.site, "path": Path(policy.data_path), "shares_with": policy.shares_with}
+    check_path(policy.witness, **bound)
     with Ledger.open(
-        directory, site=policy.site, cap=policy.epsilon_cap, delta=policy.delta, witness=policy.witness
+        directory,
+        site=policy.site,
+        cap=policy.epsilon_cap,
+        delta=policy.delta,
+        witness=policy.witness,
+        shares_with=policy.shares_with,
     ) as ledger:
         refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
         masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
@@ -155,6 +164,7 @@ def _hospital_round(experiment: Experiment, request: Request, policy: HospitalPo
                     file=policy.data_path,
                     remedy="Correct label-columns; a column of class names needs all of them in classes.",
                 )
+            bind(policy.witness, directory=directory, texts=corpus.reports["text"], **bound)
             # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
             inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own)
             site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)

@@ -83,6 +83,7 @@ class Ledger:
         delta: float,
         witness: Path | None = None,
         durable: bool = True,
+        shares_with: tuple[str, ...] = (),
     ) -> Ledger:
         """Opens the site's ledger, or founds it where there has been none, and checks all of it.
 
@@ -93,6 +94,7 @@ class Ledger:
             delta: the delta that epsilon is stated at. Fixed when the ledger is founded.
             witness: a folder outside ``directory`` (and outside its backups) that remembers the ledger's length.
             durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
+            shares_with: sites whose ledgers may be on the same reports (`bindings`): noted when a ledger is founded.
 
         Raises:
             LedgerBusy: another process has it open.
@@ -119,7 +121,7 @@ class Ledger:
                         f"(it was in {seen.directory}). A new folder is no new budget."
                     )
                 with explained(directory):
-                    _found(directory, site=site, delta=delta, durable=durable)
+                    _found(directory, site=site, delta=delta, durable=durable, shares_with=shares_with)
             with explained(directory):
                 ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock, durable=durable)
         except BaseException:
@@ -381,19 +383,21 @@ def _synchronous(durable: bool) -> str:
     return "EXTRA" if durable else "OFF"
 
 
-def _found(directory: Path, *, site: str, delta: float, durable: bool) -> None:
+def _found(directory: Path, *, site: str, delta: float, durable: bool, shares_with: tuple[str, ...]) -> None:
     """A new, empty ledger: complete under another name first, so that a half-made one never has the real name."""
     partial = directory / "ledger.partial"
     for leftover in (partial, directory / "ledger.partial-journal"):
         leftover.unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     # The nonce tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
-    facts = chain.canonical({"version": _VERSION, "site": site, "delta": delta, "nonce": secrets.token_hex(16)})
+    facts: dict[str, object] = {"version": _VERSION, "site": site, "delta": delta, "nonce": secrets.token_hex(16)}
+    if shares_with:
+        facts["shares-reports-with"] = list(shares_with)
     database = sqlite3.connect(partial, isolation_level=None)
     try:
         database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
         database.executescript(_SCHEMA)
-        database.execute("INSERT INTO meta VALUES (?)", (facts,))
+        database.execute("INSERT INTO meta VALUES (?)", (chain.canonical(facts),))
     finally:
         database.close()
     partial.rename(directory / "ledger.sqlite")
