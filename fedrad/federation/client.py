@@ -30,6 +30,7 @@ from fedrad.federation.latch import latched, refuse_if_closed
 from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, labels_digest
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Memory, answer_stage, masking_of
+from fedrad.privacy.bindings import bind, check_path
 from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.passes import most_units
 from fedrad.training.corpus import read_corpus
@@ -107,6 +108,8 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
     store.keep(request.state.digest, state)
     plan = plan_for(own, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
+    reports = Path(policy.data_path)
+    check_path(policy.witness, site=policy.site, path=reports, shares_with=policy.shares_with)
     with Ledger.open(
         directory,
         site=policy.site,
@@ -114,6 +117,7 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
         delta=policy.delta,
         witness=policy.witness,
         mechanism=policy.mechanism,
+        shares_with=policy.shares_with,
     ) as ledger:
         refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
         masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
@@ -131,6 +135,14 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
                     file=policy.data_path,
                     remedy="Correct label-columns; a column of class names needs all of them in classes.",
                 )
+            bind(
+                policy.witness,
+                site=policy.site,
+                path=reports,
+                shares_with=policy.shares_with,
+                directory=directory,
+                texts=corpus.reports["text"],
+            )
             # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
             padding = policy.padding(setup, plan)
             inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, padding)

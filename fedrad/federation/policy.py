@@ -35,6 +35,8 @@ class HospitalPolicy:
         unit: what this hospital promises to protect, "report" or "patient"; a server that proposes another is refused.
         declared_size: the shard's declared number of these units, a public statement that sets the sampling rate.
         witness_dir: a folder, absolute and outside ``state_dir``, that remembers how far the ledger had come.
+        shares_reports_with: other sites, commas between, whose ledgers may be on the same reports (``bindings``): their
+            budgets and this one add up.
         allow_seeded: accept noise that the server could regenerate. For tests with made-up reports only.
         allow_bfloat16: accept rounding by which reports change each other's gradients; docs/privacy.md has how far.
         isolate_reports: one report (or patient) in a forward pass, so that no other report touches its gradient even by
@@ -79,6 +81,7 @@ class HospitalPolicy:
     unit: str = "report"
     delta: float = 1e-5
     witness_dir: str = DEFAULT_WITNESS
+    shares_reports_with: str = ""
     allow_seeded: bool = False
     allow_bfloat16: bool = False
     isolate_reports: bool = True
@@ -138,6 +141,10 @@ class HospitalPolicy:
     @property
     def witness(self) -> Path:
         return Path(self.witness_dir).expanduser()
+
+    @property
+    def shares_with(self) -> tuple[str, ...]:
+        return names_in(self.shares_reports_with)
 
     @property
     def labels(self) -> tuple[str, ...]:

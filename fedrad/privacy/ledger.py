@@ -71,6 +71,7 @@ class Ledger:
         witness: Path | None = None,
         durable: bool = True,
         mechanism: tuple[float, float] | None = None,
+        shares_with: tuple[str, ...] = (),
     ) -> Ledger:
         """Opens the site's ledger, or founds it where there has been none, and checks all of it.
 
@@ -84,6 +85,7 @@ class Ledger:
             durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
             mechanism: (sampling rate, noise multiplier) that every step must have. Fixed when the ledger is founded,
                 also for later calls that don't name it.
+            shares_with: sites whose ledgers may be on the same reports (`bindings`): noted when a ledger is founded.
 
         Raises:
             LedgerBusy: another process has it open.
@@ -111,7 +113,7 @@ class Ledger:
                     )
                 with explained(directory):
                     founding = Founding(float(cap), float(delta), mechanism)
-                    found(directory, site=site, founding=founding, durable=durable)
+                    found(directory, site=site, founding=founding, durable=durable, shares_with=shares_with)
             with explained(directory):
                 ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock, durable=durable)
         except BaseException:

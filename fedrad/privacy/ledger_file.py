@@ -120,17 +120,18 @@ class LedgerFile:
             return False
 
 
-def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> None:
+def found(directory: Path, *, site: str, founding: Founding, durable: bool, shares_with: tuple[str, ...] = ()) -> None:
     """Writes a new, empty ledger: complete under another name first, so that a half-made one never has the real name.
 
     Args:
         directory: the site's state directory, locked by the caller.
+        shares_with: other sites whose ledgers may be on the same reports, by a person's consent.
     """
     partial = directory / "ledger.partial"
     for leftover in (partial, directory / "ledger.partial-journal"):
         leftover.unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    facts = {
+    facts: dict[str, object] = {
         "version": VERSION,
         "site": site,
         "delta": founding.delta,
@@ -139,6 +140,8 @@ def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> N
         # Tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
         "nonce": secrets.token_hex(16),
     }
+    if shares_with:
+        facts["shares-reports-with"] = list(shares_with)
     database = sqlite3.connect(partial, isolation_level=None)
     try:
         database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")

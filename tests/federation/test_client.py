@@ -499,3 +499,35 @@ def test_a_hospital_with_fixed_noise_answers_every_run_with_it(mercy: Mercy) -> 
     del mercy.node["noise-multiplier"]  # the ledger knows better than a policy that was changed
     assert code(mercy.ask(mercy.request(run="9"))) == "ledger"
     assert len(spent(mercy)) == 2
+
+
+def test_a_new_site_on_the_same_reports_is_no_new_budget(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Once by the path, before a report is read; once by the texts, in a copy that was exported anew."""
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    renamed = {**mercy.node, "site": "grace", "state-dir": str(mercy.folder / "grace")}
+    mercy.node = renamed
+    with monkeypatch.context() as watched:
+        watched.setattr(client, "read_corpus", never)
+        assert code(mercy.ask(mercy.request(site="grace"))) == "ledger"
+    assert not Path(renamed["state-dir"], "ledger.sqlite").exists()
+
+    copy = mercy.folder / "copy.csv"
+    header, *rows = mercy.table.read_text().splitlines()
+    copy.write_text("\n".join([header, *(row.upper() for row in reversed(rows))]))
+    mercy.node = {**renamed, "data-path": str(copy)}
+    assert code(mercy.ask(mercy.request(site="grace"))) == "ledger"
+    said = capfd.readouterr().err
+    assert said.count("of site 'mercy', whose ledger is in") == 2
+    assert CANARY not in said
+    with Ledger.open(Path(renamed["state-dir"]), site="grace", cap=4.0, delta=1e-5) as opened:
+        assert opened.rows() == []  # refused before it was charged
+    assert not Path(renamed["state-dir"], "stopped").exists()
+
+    mercy.node = {**mercy.node, "state-dir": str(mercy.folder / "agreed"), "shares-reports-with": "mercy"}
+    assert isinstance(read_reply(mercy.ask(mercy.request(site="grace"))), Reply)
+    # Where a site named its reports once, it goes on under its name, wherever they move.
+    moved = mercy.table.rename(mercy.folder / "moved.csv")
+    mercy.node = {**renamed, "site": "mercy", "state-dir": str(mercy.folder / "state"), "data-path": str(moved)}
+    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
