@@ -43,6 +43,7 @@ class Recipe:
         learning_rate: 0 lets ``automatic_learning_rate`` choose.
         sites: hospitals whose adapters are averaged; 1 if the training is centralized.
         warm: whether the run starts from a warmed adapter.
+        restarts: the momentum starts anew after so many steps, since nothing is kept of a masked round; 0: never.
     """
 
     optimizer: Literal["momentum", "adam"]
@@ -55,6 +56,7 @@ class Recipe:
     single_label: bool
     sites: int = 1
     warm: bool = False
+    restarts: int = 0
 
     @staticmethod
     def of(experiment: Experiment, *, single_label: bool, sites: int = 1, warm: bool = False) -> Recipe:
@@ -70,7 +72,17 @@ class Recipe:
             single_label=single_label,
             sites=sites,
             warm=warm,
+            restarts=train.local_steps if experiment.privacy.secure_aggregation else 0,
         )
+
+    @property
+    def built_up(self) -> float:
+        """How far momentum gets between restarts, of what it comes to without: root mean square of 1 - momentum^j over
+        the steps j = 1, ..., ``restarts``."""
+        if not self.restarts or self.optimizer != "momentum":
+            return 1.0
+        steps = np.arange(1, self.restarts + 1)
+        return float(np.sqrt(np.mean((1 - self.momentum**steps) ** 2)))
 
     @property
     def averages_from(self) -> int:
@@ -255,6 +267,9 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: float
       power. (Balancing a drift of lr * T against noise of lr^2 * s^2 * T * d gives the second power; on public reports
       that still trained good adapters away between epsilon 1 and 3.)
 
+    Both are for momentum that has built up. Where it starts anew in every round, steps are shorter, and the rate is
+    larger by that factor.
+
     Without privacy there is neither noise nor clipping, and the rate is a plain constant.
 
     Args:
@@ -264,8 +279,10 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: float
         return RATE_WITHOUT_PRIVACY
     noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5)
     if recipe.warm:
-        return min(LARGEST_RATE, WARM_RATE * (WARM_NOISE / (noise * dimensions**0.5)) ** 3)
-    return min(LARGEST_RATE, COLD_WALK * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5))
+        rate = WARM_RATE * (WARM_NOISE / (noise * dimensions**0.5)) ** 3
+    else:
+        rate = COLD_WALK * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5)
+    return min(LARGEST_RATE, rate) / recipe.built_up
 
 
 def learning_rate(parameters: Mapping[str, Tensor], recipe: Recipe, plan: PrivacyPlan) -> float:

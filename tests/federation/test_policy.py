@@ -331,12 +331,13 @@ def test_a_batch_that_is_cut_down_can_not_share_noise() -> None:
         "sites.quorum": 3,
         "privacy.secure-aggregation": True,
         "privacy.shared-noise": True,
+        "privacy.colluders": 1,
         "train.local-steps": 1,
         "train.average": 0.0,
         "train.momentum": 0.0,
         "train.learning-rate": 0.1,
     }
-    own = policy(allow_shared_noise=True)
+    own = policy(**SHARING)
     assert own.terms(Experiment.from_flat({**settings, "train.batch": 600})).batch == 600
     with pytest.raises(PolicyRefusal, match="same step size everywhere; this hospital's batch is 600"):
         own.terms(Experiment.from_flat({**settings, "train.batch": 601}))
@@ -372,6 +373,7 @@ def test_a_hospital_that_fixes_its_noise_plans_with_it_whatever_is_proposed() ->
         {
             "privacy.secure-aggregation": True,
             "privacy.shared-noise": True,
+            "privacy.colluders": 1,
             "sites.quorum": 3,
             "train.batch": 120,
             "train.local-steps": 1,
@@ -381,7 +383,7 @@ def test_a_hospital_that_fixes_its_noise_plans_with_it_whatever_is_proposed() ->
         }
     )
     with pytest.raises(PolicyRefusal, match="has a noise-multiplier"):
-        policy(batch=120, noise_multiplier=3.0, allow_shared_noise=True).terms(shared)
+        policy(batch=120, noise_multiplier=3.0, **SHARING).terms(shared)
 
 
 def test_fixed_noise_needs_a_fixed_batch_and_a_sensible_figure() -> None:

@@ -261,6 +261,20 @@ def test_the_automatic_rate_is_made_of_public_figures_and_keeps_the_walk() -> No
     assert not small.same(run(quiet, quiet.state, 1).adapter, quiet.state.adapter)
 
 
+@pytest.mark.parametrize("steps", [1, 5, 40])
+def test_where_momentum_restarts_the_noise_walks_as_far(steps: int) -> None:
+    """Secure aggregation keeps no moments of a round; one step's noise moves the result as far as built-up momentum."""
+    here = small.ready(small.experiment(train__learning_rate=0.0))
+    momentum = here.recipe.momentum
+    again = replace(here.recipe, restarts=steps)
+    rates = [automatic_learning_rate(recipe, here.plan, 100) for recipe in (here.recipe, again)]
+    # Noise of step i moves the end of its round by rate x (1 + m + m^2 + ...), one term a step that is left.
+    walked = [sum(momentum**k for k in range(steps - i)) for i in range(steps)]
+    assert rates[1] ** 2 * sum(w**2 for w in walked) == pytest.approx(steps * (rates[0] / (1 - momentum)) ** 2)
+    assert rates[1] >= rates[0]
+    assert replace(again, optimizer="adam").built_up == 1.0
+
+
 # What one report can change
 
 
