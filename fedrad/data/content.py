@@ -173,7 +173,13 @@ def decode(data: bytes, file: object, remedy: str = UTF8_REMEDY) -> str:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is Parquet; one that can't be opened is not."""
+    """Whether a file is Parquet; one that can't be opened is not.
+
+    Raises:
+        DataError: it is a pipe or a folder: tables are read more than once.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError("is a pipe or a folder, not a file.", file=path, remedy="Write the table to a file first.")
     with suppress(OSError), path.open("rb") as file:
         if file.read(4) == b"PAR1":
             file.seek(-4, 2)

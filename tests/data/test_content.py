@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,13 @@ def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, says: str
 def test_a_header_that_begins_like_another_kind_of_file(tmp_path: Path, first: str) -> None:
     (tmp_path / "r.csv").write_text(f"{first},text\n1,b\n")
     assert list(rows_of(tmp_path / "r.csv", [(first, "name")])) == [(1, ["1"])]
+
+
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A second reading would find it half empty; opening it would wait for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        assert "is a pipe or a folder" in str(raises_quietly(lambda path=path: header_of(path)))
 
 
 # the loaders
