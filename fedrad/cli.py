@@ -119,7 +119,7 @@ def app_(name: Annotated[str, typer.Argument()] = "mimic") -> None:
 def predict(
     run: Annotated[Path, typer.Argument()],
     reports: Annotated[Path, typer.Argument()],
-    output: Annotated[Path | None, typer.Argument(metavar="[OUT]")] = None,
+    output: Annotated[Path | None, typer.Argument()] = None,
     column: Annotated[
         str | None, typer.Option(help="the column with the text; default: the one that the run was trained on")
     ] = None,
@@ -129,16 +129,21 @@ def predict(
     """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
 
     RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV or Parquet file with one report a
-    row; OUT is where to write, as --out.
+    row; OUTPUT is where to write, as --out.
 
     A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
-    "NAME (input)". Rows are written as they are ready; a file is OUT.partial until it is whole.
+    "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole.
     """
     with _errors():
-        from fedrad.predict import predict as run_predict
+        from fedrad.model.folder import adapter_folder
 
         if output is not None and out is not None:
-            raise ConfigError("OUT and --out name two files; name one")
+            raise ConfigError("OUTPUT and --out name two files; name one")
+        adapter_folder(run)
+        if not reports.exists():
+            raise DataError("there is no such file.", file=reports)
+        from fedrad.predict import predict as run_predict
+
         try:
             run_predict(run, reports, column, output or out, device)
         except BrokenPipeError:  # `| head` has read enough

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,11 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedrad.config import read_flat
 from fedrad.data.cells import joined
 from fedrad.data.columns import check_columns
-from fedrad.data.parquet_file import Kind
 from fedrad.data.tabular import cells_of, header_of
 from fedrad.errors import DataError
-from fedrad.model.folder import MANIFEST, adapter_folder
+from fedrad.model.folder import MANIFEST
 from fedrad.settings import Data
+
+if TYPE_CHECKING:
+    from fedrad.data.parquet_file import Kind
 
 # Of a chunk: sorting by length within one is nearly as good as over all. The first ones are smaller, to show at once
 # that something comes.
@@ -54,7 +56,6 @@ def predict(run: Path, reports: Path, column: str | None, out: Path | None, devi
     if out is not None:
         _check_free(out)
         _check_free(_partial(out))
-    adapter_folder(run)
     column = column or _text_column(run)
     header = header_of(reports)
     (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")

@@ -71,7 +71,8 @@ def test_a_run_says_what_flwr_run_says_and_no_more(tmp_path: Path, capfd: pytest
 
     said, warned = capfd.readouterr()
     lines = said.splitlines()
-    assert lines[0] == "3 hospitals: site-000, site-001, site-002"
+    assert lines[0].startswith("test set: ")
+    assert lines[1] == "3 hospitals: site-000, site-001, site-002"
     assert f"run directory: {tmp_path / 'run'}" in lines
     assert [line[:9] for line in lines if line.startswith("round")] == ["round 0/2", "round 1/2", "round 2/2"]
     assert all(word in said for word in ("weighted F1", "epsilon site-002", "seeded: simulation only"))

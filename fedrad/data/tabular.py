@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedrad.data.columns import check_columns
 from fedrad.data.content import is_parquet
 from fedrad.data.csv_file import csv_header, csv_rows
-from fedrad.data.parquet_file import Kind, parquet_header, parquet_rows
+
+if TYPE_CHECKING:
+    from fedrad.data.parquet_file import Kind
 
 
 def header_of(path: Path) -> tuple[str, ...]:
@@ -21,7 +24,11 @@ def header_of(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: it can't be read, is empty, or is no table.
     """
-    return parquet_header(path) if is_parquet(path) else csv_header(path)
+    if not is_parquet(path):
+        return csv_header(path)
+    from fedrad.data.parquet_file import parquet_header  # pyarrow takes a while, and most tables are CSV
+
+    return parquet_header(path)
 
 
 def rows_of(path: Path, columns: Sequence[tuple[str, Kind]]) -> Iterator[tuple[int, list[str]]]:
@@ -43,6 +50,8 @@ def rows_of(path: Path, columns: Sequence[tuple[str, Kind]]) -> Iterator[tuple[i
 def cells_of(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tuple[int, list[str]]]:
     """As ``rows_of``, with the columns by their places in the header."""
     if is_parquet(path):
+        from fedrad.data.parquet_file import parquet_rows
+
         yield from parquet_rows(path, columns)
         return
     places = [place for place, _ in columns]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrad.data.batches import Tokenized
+if TYPE_CHECKING:  # `fedrad ledger` shows figures without torch
+    from fedrad.data.batches import Tokenized
 
 
 @dataclass(frozen=True)
