@@ -84,8 +84,12 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "model", "bert")
     weights = tmp_path / "model" / "model.safetensors"
-    torch.save(load_file(weights), tmp_path / "model" / "pytorch_model.bin")
+    tensors = load_file(weights)
+    torch.save({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "model" / "pytorch_model.bin")
+    found = load_base(folder).module.state_dict()  # of both, the safetensors
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     weights.unlink()
+    module._load.cache_clear()
     with pytest.raises(ModelError, match="Pickled weights"):
         load_base(folder)
 
