@@ -66,6 +66,7 @@ def main(grid: Grid, context: Context) -> None:
     names, single_label = stated_labels(experiment) if corpus is None else (corpus.names, corpus.single_label)
     tested = 0 if corpus is None else len(corpus.test)
     console.print(test_set_lines(experiment, names, tested), highlight=False, markup=False, soft_wrap=True)
+    setup = set_up(experiment, names, single_label)  # a base model that is no good is found before anyone is asked
     simulated, hospitals = connect(grid, experiment)
     if not simulated:
         refuse_single_terms(experiment, "a real hospital sets its own in its node configuration")
@@ -80,7 +81,6 @@ def main(grid: Grid, context: Context) -> None:
         hospitals = tuple(replace(hospital, declared_weight=sizes[hospital.index]) for hospital in hospitals)
     console.print(f"{len(hospitals)} hospitals: {', '.join(h.site for h in hospitals[:8])}", highlight=False)
 
-    setup = set_up(experiment, names, single_label)
     state = initial_state(experiment, setup, progress_lines(console))
     directory = create_run_directory(experiment, Path.cwd())
     console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)

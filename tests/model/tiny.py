@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -22,11 +23,21 @@ from transformers import (
 
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ReportClassifier
+from fedrad.model.vocabulary import REPORT
 
 WORDS = "no acute effusion pneumothorax heart size is normal lungs are clear left right pleural small large edema . ,"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# The words of an ordinary report come last: a tokenizer that lacks them is refused.
 VOCABULARY = {
-    word: i for i, word in enumerate([*SPECIAL, *WORDS.split(), *(f"##{c}" for c in "abcdefghij"), *"abcdefghij"])
+    word: i
+    for i, word in enumerate(
+        dict.fromkeys(
+            [
+                *(*SPECIAL, *WORDS.split(), *(f"##{c}" for c in "abcdefghij"), *"abcdefghij"),
+                *sorted(set(re.findall(r"\w+", REPORT.lower()))),
+            ]
+        )
+    )
 }
 TEXTS = [
     "No acute effusion.",

@@ -338,5 +338,6 @@ def test_under_autocast_gradients_are_float32() -> None:
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     expected = one_at_a_time(classifier, ids, attention, labels)
     assert relative_error(found, expected) > 1e-5  # else bfloat16 was not in use
-    for name, right in expected.items():
-        assert float((found[name] - right).norm() / right.norm()) < 0.1, name
+    # Of a report's whole gradient, which is what is clipped: a tensor that is nearly zero can be off by any share.
+    difference = _per_sample({name: found[name] - right for name, right in expected.items()}).norm(dim=0)
+    assert float((difference / _per_sample(expected).norm(dim=0)).max()) < 0.1

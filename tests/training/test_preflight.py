@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -142,29 +141,3 @@ def test_a_tensor_whose_gradient_is_zero_is_seen(gradients: str) -> None:
 def test_a_learning_rate_that_moves_nothing_is_seen() -> None:
     with pytest.raises(PreflightError, match="moves nothing in"):
         check(fresh(), train__learning_rate=1e-30)
-
-
-class Knows:
-    """A tokenizer that knows some of the words, and names the others or drops them."""
-
-    unk_token_id = 1
-
-    def __init__(self, words: set[str], *, drops: bool = False) -> None:
-        self.words, self.drops = words, drops
-
-    def __call__(self, texts: list[str], **options: object) -> dict[str, list[list[int]]]:
-        known = [[word in self.words for word in text.split()] for text in texts]
-        return {"input_ids": [[5 if here else 1 for here in row if here or not self.drops] for row in known]}
-
-
-@pytest.mark.parametrize("drops", [False, True])
-def test_epsilon_is_not_spent_on_unknown_words(drops: bool) -> None:
-    every = {word for row in generate(20, seed=0) for word in row["text"].split()}
-    setup = fresh()
-    for words in (set(), {"the"}):
-        deaf = replace(setup, base=replace(setup.base, tokenizer=Knows(words, drops=drops)))
-        with pytest.raises(PreflightError, match="unknown words"):
-            preflight._refuse_unknown_words(deaf)
-        with pytest.raises(PreflightError, match="unknown words"):
-            check(deaf)
-    preflight._refuse_unknown_words(replace(setup, base=replace(setup.base, tokenizer=Knows(every, drops=drops))))
