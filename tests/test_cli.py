@@ -195,7 +195,7 @@ def test_predict_refuses_a_file_that_is_no_csv(run: Path, tmp_path: Path, conten
 
 def test_predict_without_reports_or_run(run: Path, reports: Path, tmp_path: Path) -> None:
     missing = call("predict", run, tmp_path / "nowhere.csv")
-    assert (missing.exit_code, "No such file" in missing.stderr) == (3, True)
+    assert (missing.exit_code, "no such file" in missing.stderr) == (3, True)
 
     empty = call("predict", tmp_path, reports)
     assert empty.exit_code == 4
