@@ -3,7 +3,8 @@
 python -m benchmarks.filter
 
 A second: the adversary runs one plan, sees its privacy loss, and picks of several second plans, each of which the rule
-would admit, the one that is worst for this loss. The sum over losses is its exact delta (up to the accountant's grid).
+would admit, the one that is worst for this loss. The sum over losses is its exact delta (up to a grid's width, by
+dp_accounting's distributions, which are not those that the ledger's figures come from).
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from dp_accounting.pld.pld_pmf import PLDPmf
+from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 from numpy.typing import NDArray
 
 from fedrad.privacy import accounting, calibration
 from fedrad.privacy.accounting import Event
-from fedrad.privacy.composition import NoisyStep
 from fedrad.privacy.filter import Charge, Founding
 
 DELTA = 1e-5
@@ -55,9 +56,14 @@ def admissible(before: Sequence[Event], kind: tuple[float, int], cap: float, nee
 def adaptive_delta(first: Event, seconds: Sequence[Event], cap: float) -> float:
     """delta at epsilon = cap of a server that picks one of ``seconds``, or none, by the loss of ``first``."""
     width = cap / 4000
-    plans = [NoisyStep.of(e.sampling_rate, e.noise_multiplier, width).composed(e.steps) for e in (first, *seconds)]
-    removed = _worst(plans[0].removed, [plan.removed for plan in plans[1:]], cap)
-    return max(removed, _worst(plans[0].added, [plan.added for plan in plans[1:]], cap))
+    plans = [
+        from_gaussian_mechanism(
+            event.noise_multiplier, value_discretization_interval=width, sampling_prob=event.sampling_rate
+        ).self_compose(event.steps)
+        for event in (first, *seconds)
+    ]
+    removed = _worst(plans[0]._pmf_remove, [plan._pmf_remove for plan in plans[1:]], cap)
+    return max(removed, _worst(plans[0]._pmf_add, [plan._pmf_add for plan in plans[1:]], cap))
 
 
 def _worst(first: PLDPmf, seconds: Sequence[PLDPmf], cap: float) -> float:

@@ -85,8 +85,8 @@ class Ledger:
             durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
             mechanism: (sampling rate, noise multiplier) that every step must have. Fixed when the ledger is founded,
                 also for later calls that don't name it.
-            shares_with: sites whose ledgers may be on the same reports (`bindings`): noted among the founding facts until
-                something is charged.
+            shares_with: sites whose ledgers may be on the same reports (`bindings`): noted among the founding facts as
+                long as nothing is charged.
 
         Raises:
             LedgerBusy: another process has it open.

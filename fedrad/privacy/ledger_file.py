@@ -76,8 +76,8 @@ class LedgerFile:
             self._check_same()
 
     def note_consent(self, shares_with: tuple[str, ...]) -> None:
-        """Adds sites to the founding facts of a ledger without charges. It may be older than the consent: the refusal that
-        a person answers by consenting leaves an empty ledger.
+        """Adds sites to the founding facts of a ledger without charges. It may be older than the consent: the refusal
+        that a person answers by consenting leaves an empty ledger.
 
         Raises: as ``writing``.
         """
