@@ -3,7 +3,8 @@
 python -m benchmarks.filter
 
 A second: the adversary runs one plan, sees its privacy loss, and picks of several second plans, each of which the rule
-would admit, the one that is worst for this loss. The sum over losses is its exact delta (up to the accountant's grid).
+would admit, the one that is worst for this loss. The sum over losses is its exact delta (up to a grid's width, by
+dp_accounting's distributions, which are not those that the ledger's figures come from).
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ def adaptive_delta(first: Event, seconds: Sequence[Event], cap: float) -> float:
     width = cap / 4000
     plans = [
         from_gaussian_mechanism(
-            e.noise_multiplier, value_discretization_interval=width, sampling_prob=e.sampling_rate
-        ).self_compose(e.steps)
-        for e in (first, *seconds)
+            event.noise_multiplier, value_discretization_interval=width, sampling_prob=event.sampling_rate
+        ).self_compose(event.steps)
+        for event in (first, *seconds)
     ]
     removed = _worst(plans[0]._pmf_remove, [plan._pmf_remove for plan in plans[1:]], cap)
     return max(removed, _worst(plans[0]._pmf_add, [plan._pmf_add for plan in plans[1:]], cap))

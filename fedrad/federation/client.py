@@ -12,6 +12,7 @@ directory, and what is kept in memory can be rebuilt from it.
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,12 +90,14 @@ def _stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy
 
 
 def _timed(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
-    with held_back(policy.answer_every):
-        return _round(experiment, request, policy)
+    # What is locked stays so until the answer leaves: otherwise a second question, refused meanwhile, would tell when
+    # the work was done.
+    with ExitStack() as until_answered, held_back(policy.answer_every):
+        return _round(experiment, request, policy, until_answered)
 
 
 @warnings_as_lines()  # in the hospital's log; a simulation's server says for all of its hospitals what is odd
-def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
+def _round(experiment: Experiment, request: Request, policy: HospitalPolicy, until_answered: ExitStack) -> Reply:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
     terms, directory = policy.terms(experiment), Path(policy.state_dir)
@@ -110,7 +113,7 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
     recipe = recipe_of(experiment, setup)
     reports = Path(policy.data_path)
     check_path(policy.witness, site=policy.site, path=reports, shares_with=policy.shares_with)
-    with Ledger.open(
+    opened = Ledger.open(
         directory,
         site=policy.site,
         cap=policy.epsilon_cap,
@@ -118,40 +121,41 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy) -> 
         witness=policy.witness,
         mechanism=policy.mechanism,
         shares_with=policy.shares_with,
-    ) as ledger:
-        refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
-        masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
-        plan = plan if masking is None else masking.plan
-        check_before_first_step(setup, recipe, plan)
-        incoming = {name: state[name] for name in setup.classifier.adapter()}
-        asked = replace(round_of(experiment, request, setup), masked=masking is not None)
-        judge_round(directory, ledger, asked, plan, incoming)
-        # Nothing was read of any report until here, so that no refusal tells of one.
-        with latched(directory, f"run {request.run}, round {request.round}"):
-            corpus = read_corpus(own)
-            if (corpus.names, corpus.single_label) != (policy.labels, bool(policy.classes)):
-                raise DataError(
-                    "the labels in the reports are not those that the node configuration states.",
-                    file=policy.data_path,
-                    remedy="Correct label-columns; a column of class names needs all of them in classes.",
-                )
-            bind(
-                policy.witness,
-                site=policy.site,
-                path=reports,
-                shares_with=policy.shares_with,
-                directory=directory,
-                texts=corpus.reports["text"],
-            )
-            # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
-            padding = policy.padding(setup, plan)
-            inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, padding)
-            if padding is not None and inputs.units(plan.unit).count > most_units(plan.declared_size):
-                print(
-                    f"fedrad: {policy.site}: more {plan.unit}s than declared-size = {plan.declared_size} covers: the"
-                    " time of a round may tell so. State a larger declared-size.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-            return answer_round(experiment, request, setup, site, ledger, state, terms, masking)
+    )
+    ledger = until_answered.enter_context(opened)
+    refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
+    masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
+    plan = plan if masking is None else masking.plan
+    check_before_first_step(setup, recipe, plan)
+    incoming = {name: state[name] for name in setup.classifier.adapter()}
+    asked = replace(round_of(experiment, request, setup), masked=masking is not None)
+    judge_round(directory, ledger, asked, plan, incoming)
+    # Nothing was read of any report until here, so that no refusal tells of one.
+    until_answered.enter_context(latched(directory, f"run {request.run}, round {request.round}"))
+    corpus = read_corpus(own)
+    if (corpus.names, corpus.single_label) != (policy.labels, bool(policy.classes)):
+        raise DataError(
+            "the labels in the reports are not those that the node configuration states.",
+            file=policy.data_path,
+            remedy="Correct label-columns; a column of class names needs all of them in classes.",
+        )
+    bind(
+        policy.witness,
+        site=policy.site,
+        path=reports,
+        shares_with=policy.shares_with,
+        directory=directory,
+        texts=corpus.reports["text"],
+    )
+    # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
+    padding = policy.padding(setup, plan)
+    inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, padding)
+    if padding is not None and inputs.units(plan.unit).count > most_units(plan.declared_size):
+        print(
+            f"fedrad: {policy.site}: more {plan.unit}s than declared-size = {plan.declared_size} covers: the"
+            " time of a round may tell so. State a larger declared-size.",
+            file=sys.stderr,
+            flush=True,
+        )
+    site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
+    return answer_round(experiment, request, setup, site, ledger, state, terms, masking)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedrad.model.base import EMBEDDED
+from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
@@ -24,8 +25,8 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config epsilon-cap: must be above 0 and finite")
     if isinstance(size, int) and size < 1:
         problems.append("node-config declared-size: must be at least 1")
-    if isinstance(delta, float) and not 0 < delta < 1:
-        problems.append("node-config delta: must lie between 0 and 1")
+    if isinstance(delta, float) and not SMALLEST_DELTA <= delta < 1:
+        problems.append(f"node-config delta: must be at least {SMALLEST_DELTA} and below 1")
     elif isinstance(delta, float) and isinstance(size, int) and size >= 1 and delta >= 1 / size:
         problems.append(f"node-config delta: {delta:g} must be below 1 / declared-size = {1 / size:g}")
     rate = values.get("max_sampling_rate", 1.0)
@@ -53,6 +54,10 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append(f"node-config noise-multiplier: must be 0 (not fixed), or at least {SMALLEST_NOISE} and finite")
     elif noise and not values.get("batch"):
         problems.append("node-config noise-multiplier: goes with batch, which fixes the sampling rate")
+    if noise and values.get("allow_shared_noise") is True:
+        problems.append(
+            "node-config noise-multiplier: not with allow-shared-noise, which needs the same noise at all hospitals"
+        )
     if bool(values.get("identity_key")) != bool(values.get("peers")):
         problems.append("node-config identity-key: goes with peers; give both or neither")
     needed, optional = ("data_path", "state_dir"), ("identity_key", "peers")

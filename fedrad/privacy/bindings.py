@@ -1,11 +1,12 @@
 """Which reports a hospital's ledgers are for, so that a second ledger on the same reports is no second budget.
 
 Guarantee:
-    An index in the witness folder binds each ledger to its reports: to their path, and to a sketch of their texts. A
-    ledger of another site on reports that are bound already is refused before it is charged: where the path is the same
-    file or folder (through links too), or lies in the other, or where a fifth of the texts of the smaller set are in
-    both. A person may allow it by naming the other site in the node configuration. That is recorded in the index and in
-    the new ledger's founding facts, and the two budgets then add up for every report in both.
+    An index in the witness folder binds each ledger to its reports: to their path, and to a sketch of all texts that it
+    was ever bound to, so reports that a site has left behind are not free for another one. A ledger of another site on
+    reports that are bound already is refused before it is charged: where the path is the same file or folder (through
+    links too), or lies in the other, or where a fifth of the texts of the smaller set are in both. A person may allow
+    it by naming the other site in the node configuration. That is recorded in the index, and in the new ledger's
+    founding facts if nothing was charged to it before; the two budgets then add up for every report in both.
 
 The sketch is made of the 1,024 smallest keyed hashes (HMAC-SHA256, 64 bits kept) of the texts without case,
 punctuation and the placeholders of de-identification, so another export of the same reports has the same. The key is
@@ -48,7 +49,7 @@ class Binding:
         site: the ledger's site.
         directory: its state directory, for messages.
         path: the reports, absolute, links resolved.
-        sketch: the smallest keyed hashes of their texts, ascending.
+        sketch: the smallest keyed hashes of their texts, ascending; of earlier ones, too, which were charged as well.
         shares_with: the sites whose ledgers may be on the same reports, by a person's consent.
     """
 
@@ -84,7 +85,8 @@ def bind(
 
     Args:
         witness: the folder with the index; made, for its owner only, if it is not there.
-        site: the ledger's site. Its earlier binding, if any, is replaced: reports are added to, and folders move.
+        site: the ledger's site. Folders move, so its earlier path is forgotten; reports are added to and removed, but
+            what was charged for the earlier ones stays charged, so the sketch becomes that of both.
         directory: the ledger's.
         path: of the reports.
         texts: all reports.
@@ -104,7 +106,8 @@ def bind(
                 raise _refusal(site, other, f"Many of the reports in {path} are among those")
         before = [binding for binding in index.bindings if binding.site == site]
         consents = sorted({*shares_with, *(name for binding in before for name in binding.shares_with)})
-        now = Binding(site, str(directory), str(path.resolve()), sketch, tuple(consents))
+        ever = tuple(sorted({*sketch, *(digest for binding in before for digest in binding.sketch)})[:_SKETCH])
+        now = Binding(site, str(directory), str(path.resolve()), ever, tuple(consents))
         if [now] != before:
             _write(witness, _Index(index.salt, (*(b for b in index.bindings if b.site != site), now)))
 

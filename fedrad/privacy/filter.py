@@ -70,6 +70,8 @@ ORDERS = np.array([*range(2, 16), *(step * 2**octave for octave in range(1, 9) f
 _LOG_CONSTANTS = (ORDERS - 1) * np.log1p(-1 / ORDERS) - np.log(ORDERS)
 # At a cap of 1 it costs 0.6% of epsilon, where half of the weight would cost 4%.
 _CENTRAL_WEIGHT = 0.9
+# Orders are fitted to all of these for a mechanism of which nobody says under which cap it is.
+_USUAL_CAPS = (0.3, 1.0, 3.0, 10.0)
 
 
 class Charge(NamedTuple):
@@ -159,18 +161,24 @@ class Founding:
 def composed_epsilon(accounts: Sequence[Account], delta: float) -> float:
     """The epsilon of somebody whose reports are charged to each of these ledgers.
 
-    Ledgers with one plan each, of one run, were all planned before its first step, so PLDs compose. If one of the
-    ledgers is under the filter, all are counted by it, with the mean of weights around smaller orders, which suit a
-    larger sum.
+    Ledgers with one plan each, of one run, were all planned before its first step, so PLDs compose. If one of several
+    ledgers may hold more, by the filter or by a fixed mechanism, all are counted by the filter: which hospital takes
+    how many of its steps, each of its own kind, may depend on results. Its weights are the mean of those around smaller
+    orders than the ledgers' own, which suit a larger sum.
+
+    Assumption: each ledger's first plan was fixed before any of the ledgers took a step.
 
     Raises: as ``accounting.epsilon``.
     """
+    accounting.check_delta(delta)
     events = [event for account in accounts for event in account.events]
-    smaller = math.sqrt(len(accounts))
-    orders = [max(round(account.order / smaller), 2) for account in accounts if account.rule == FILTER]
+    own = [account.order for account in accounts if account.rule == FILTER]
+    if len(accounts) > 1:
+        fixed = [account.events[0] for account in accounts if account.rule == MECHANISM and account.events]
+        own += [Founding(cap, delta).order(event) for event in fixed for cap in _USUAL_CAPS]
+    orders = [max(round(order / math.sqrt(len(accounts))), 2) for order in own]
     if not orders:
         return accounting.epsilon(events, delta)
-    accounting.epsilon([], delta)  # checks delta
     steps = (e.steps * rdp_of_step(e.sampling_rate, e.noise_multiplier) for e in events if e.steps > 0)
     return reading(sum(steps, np.zeros(len(ORDERS))), delta, orders)
 

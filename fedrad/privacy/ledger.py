@@ -85,7 +85,8 @@ class Ledger:
             durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
             mechanism: (sampling rate, noise multiplier) that every step must have. Fixed when the ledger is founded,
                 also for later calls that don't name it.
-            shares_with: sites whose ledgers may be on the same reports (`bindings`): noted when a ledger is founded.
+            shares_with: sites whose ledgers may be on the same reports (`bindings`): noted among the founding facts as
+                long as nothing is charged.
 
         Raises:
             LedgerBusy: another process has it open.
@@ -113,7 +114,7 @@ class Ledger:
                     )
                 with explained(directory):
                     founding = Founding(float(cap), float(delta), mechanism)
-                    found(directory, site=site, founding=founding, durable=durable, shares_with=shares_with)
+                    found(directory, site=site, founding=founding, durable=durable)
             with explained(directory):
                 ledger = cls(directory, site=site, cap=float(cap), witness=witness, lock=lock, durable=durable)
         except BaseException:
@@ -133,6 +134,10 @@ class Ledger:
                     " and noise-multiplier back to what they were."
                 )
             ledger._agree_with_witness()
+            if shares_with and not ledger._rows:
+                ledger._file.note_consent(shares_with)
+                ledger.verify()
+                ledger._agree_with_witness()
         except BaseException:
             ledger.close()
             raise

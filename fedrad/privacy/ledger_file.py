@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sqlite3
@@ -19,6 +20,8 @@ CREATE TABLE meta (facts TEXT NOT NULL);
 CREATE TABLE intent (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TABLE done (seq INTEGER PRIMARY KEY, time TEXT NOT NULL);
 """
+
+_CONSENTS = "shares-reports-with"
 
 
 class LedgerFile:
@@ -72,6 +75,20 @@ class LedgerFile:
                 raise
             self._check_same()
 
+    def note_consent(self, shares_with: tuple[str, ...]) -> None:
+        """Adds sites to the founding facts of a ledger without charges. It may be older than the consent: the refusal
+        that a person answers by consenting leaves an empty ledger.
+
+        Raises: as ``writing``.
+        """
+        ((text,),) = self.database.execute("SELECT facts FROM meta").fetchall()
+        facts = json.loads(text)
+        known = facts.get(_CONSENTS, [])
+        if not set(shares_with) <= set(known):
+            facts[_CONSENTS] = sorted({*known, *shares_with})
+            with self.writing():
+                self.database.execute("UPDATE meta SET facts = ?", (canonical(facts),))
+
     def pause(self) -> None:
         """Frees the lock and keeps the file open.
 
@@ -120,12 +137,11 @@ class LedgerFile:
             return False
 
 
-def found(directory: Path, *, site: str, founding: Founding, durable: bool, shares_with: tuple[str, ...] = ()) -> None:
+def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> None:
     """Writes a new, empty ledger: complete under another name first, so that a half-made one never has the real name.
 
     Args:
         directory: the site's state directory, locked by the caller.
-        shares_with: other sites whose ledgers may be on the same reports, by a person's consent.
     """
     partial = directory / "ledger.partial"
     for leftover in (partial, directory / "ledger.partial-journal"):
@@ -140,8 +156,6 @@ def found(directory: Path, *, site: str, founding: Founding, durable: bool, shar
         # Tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
         "nonce": secrets.token_hex(16),
     }
-    if shares_with:
-        facts["shares-reports-with"] = list(shares_with)
     database = sqlite3.connect(partial, isolation_level=None)
     try:
         database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedrad.errors import LedgerBusy
 from fedrad.federation import client
 from fedrad.federation import hospital as hospital_module
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Failure, Reply, read_reply
+from fedrad.privacy.durable import locked
 from tests.counted import Passes
 from tests.grid import LABELS, Mercy, forget
 from tests.model import tiny
@@ -102,6 +105,7 @@ def test_answers_leave_at_whole_multiples(
 ) -> None:
     """Answers and refusals alike, however long the work took."""
     clock, slept = [1000.0], list[float]()
+    asked_meanwhile: list[bool] | None = []
 
     def works(*args: Any) -> Any:
         clock[0] += seconds
@@ -110,6 +114,11 @@ def test_answers_leave_at_whole_multiples(
     def sleeps(time: float) -> None:
         slept.append(time)
         clock[0] += time
+        # Whoever asks again before the answer leaves is refused, whether the work is done or not.
+        if asked_meanwhile is not None:
+            asked_meanwhile.append(Path(mercy.node["state-dir"], "stopped").exists())
+            with pytest.raises(LedgerBusy):
+                os.close(locked(Path(mercy.node["state-dir"])))
 
     real = client.inputs_of
     monkeypatch.setattr(client, "inputs_of", works)
@@ -120,6 +129,10 @@ def test_answers_leave_at_whole_multiples(
     took = clock[0] - 1000.0
     assert took % 60 == pytest.approx(0, abs=1e-6)
     assert 0 <= took - seconds < 60
+    assert asked_meanwhile == [True]
+    assert not Path(mercy.node["state-dir"], "stopped").exists()
+    os.close(locked(Path(mercy.node["state-dir"])))
+    asked_meanwhile = None
     mercy.table.write_text("text\n")
     assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Failure)
     assert (clock[0] - 1000.0) % 60 == pytest.approx(0, abs=1e-6)

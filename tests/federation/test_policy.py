@@ -145,7 +145,7 @@ def test_all_problems_at_once() -> None:
         "epsilon-cap": "above 0",
         "declared-size": "must be int, not float",
         "allow-seeded": "must be bool, not str",
-        "delta": "between 0 and 1",
+        "delta": "at least 1e-09 and below 1",
         "witness-dir": "outside state-dir",
     }
     for key, says in expected.items():
@@ -163,6 +163,7 @@ def test_all_problems_at_once() -> None:
         ("declared-size", 0),
         ("declared-size", True),
         ("delta", 0.0),
+        ("delta", 9e-10),  # no ledger states epsilon there
         ("delta", float("nan")),
         ("delta", 1 / 1200),  # not below 1 / declared-size
         ("data-name", "synthetic"),
@@ -212,6 +213,7 @@ SHARING: dict[str, object] = {
         ({"allow_shared_noise": False, "min_quorum": 0}, ["min-quorum"]),  # it could leave in clear, to all
         ({"allow_shared_noise": False, "min_quorum": 4, "min_colluders": 3}, ["min-quorum"]),
         ({"min_colluders": -1}, ["min-colluders"]),
+        ({"noise_multiplier": 2.0, "batch": 64}, ["noise-multiplier"]),  # every hospital's must be the same
     ],
 )
 def test_noise_is_shared_among_pinned_hospitals_and_enough_of_them(changes: dict[str, object], keys: list[str]) -> None:

@@ -13,6 +13,7 @@ from fedrad.errors import LedgerError, LedgerTampered
 from fedrad.privacy import bindings
 from fedrad.privacy.bindings import bind, check_path
 from fedrad.privacy.ledger import Ledger
+from fedrad.privacy.plan import PrivacyPlan
 
 TEXTS = [f"Heart size is normal in study {i}. XXXX effusion: none, no. {i * i}." for i in range(400)]
 OTHERS = [f"CT of the abdomen {i}: liver lesion of {i} mm, unchanged." for i in range(400)]
@@ -103,6 +104,15 @@ def test_reports_are_added_to_and_moved(place: Place) -> None:
     assert "mercy" in place.refuses("third", "c.csv", OTHERS)  # what was added is in the sketch
 
 
+@pytest.mark.parametrize("path", ["b/others.csv", "a/reports.csv"], ids=["elsewhere", "in their place"])
+def test_reports_that_a_site_left_behind_are_still_charged(path: str, place: Place) -> None:
+    place.bind("mercy", path, OTHERS)
+    for texts in (TEXTS, OTHERS):
+        assert "Many of the reports" in place.refuses("grace", "c/reports.csv", texts)
+    place.bind("mercy", "a/reports.csv", TEXTS)  # the site itself goes on, with either
+    place.bind("grace", "c/reports.csv", [f"something else {i}" for i in range(50)])  # control
+
+
 def test_consent_is_recorded_and_holds_for_both(place: Place) -> None:
     assert "mercy" in place.refuses("grace", "a/reports.csv", TEXTS, "charity")  # another site's name is no consent
     place.bind("grace", "a/reports.csv", TEXTS, "mercy")
@@ -121,6 +131,20 @@ def test_consent_is_a_founding_fact_of_the_new_ledger(tmp_path: Path) -> None:
     assert json.loads(facts)["shares-reports-with"] == ["mercy"]
     with Ledger.open(tmp_path / "state", **given) as opened:  # type: ignore[arg-type]
         opened.verify()
+
+
+def test_consent_to_a_ledger_that_a_refusal_left_empty_is_one_of_its_founding_facts(tmp_path: Path) -> None:
+    given = {"site": "grace", "cap": 1.0, "delta": 1e-5, "witness": tmp_path / "witness"}
+    plan = PrivacyPlan.calibrate(epsilon=1.0, delta=1e-5, declared_size=200, expected_batch=20, steps=9, clip=1.0)
+    for consents, noted in (((), None), (("mercy",), ["mercy"]), (("charity",), ["charity", "mercy"])):
+        with Ledger.open(tmp_path / "state", **given, shares_with=consents) as opened:  # type: ignore[arg-type]
+            ((facts,),) = opened._database.execute("SELECT facts FROM meta").fetchall()
+            assert json.loads(facts).get("shares-reports-with") == noted
+    with Ledger.open(tmp_path / "state", **given) as opened:  # type: ignore[arg-type]
+        opened.record_intent(run="1", round=1, plan=plan, steps=1)
+    # What is charged fixes them: the chain begins with their hash.
+    with Ledger.open(tmp_path / "state", **given, shares_with=("third",)) as opened:  # type: ignore[arg-type]
+        assert len(opened.rows()) == 1
 
 
 def test_nothing_of_a_report_can_be_read_from_the_index(place: Place) -> None:
