@@ -9,3 +9,13 @@ from pathlib import Path
 def fedrad_cache_dir() -> Path:
     """The environment variable FEDRAD_CACHE, or ~/.cache/fedrad. May hold report texts: make folders in it 0700."""
     return Path(os.environ.get("FEDRAD_CACHE") or "~/.cache/fedrad").expanduser()
+
+
+def sources(part: Path) -> list[Path]:
+    """A file of the package, or all files of a folder of it but compiled ones: code and data that it reads alike.
+
+    For keys of what is kept in the cache, so that a change of what made it is never answered from there.
+    """
+    if part.is_file():
+        return [part]
+    return sorted(file for file in part.rglob("*") if file.is_file() and "__pycache__" not in file.parts)

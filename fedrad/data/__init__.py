@@ -4,7 +4,7 @@
     files.py      CSV files read row by row, with errors that name file and row and never show text
     sections.py   findings and impression out of a MIMIC-CXR report
     labels.py     the label names, and what a cell of a label file means
-    mimic_cxr.py, ct_rate.py, openi.py, table.py, synthetic.py    one corpus each, as a stream of rows
+    mimic_cxr.py, ct_rate.py, openi.py, table.py, synthetic/    one corpus each, as a stream of rows
     load.py       ``load_corpus``: one corpus by name, cached as an Arrow file
     shards.py     train and test, and hospitals, always by patient
     batches.py    tokens, micro-batches, tensors

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 
-from fedrad.cache import fedrad_cache_dir
+from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.data import ct_rate, mimic_cxr, openi, table
 from fedrad.data.labels import CHEXPERT, CT_RATE, chexpert_values
 from fedrad.data.report import FEATURES, NothingLeft, Row, Warn, warn, write_reports
@@ -165,9 +165,10 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _fingerprint(name: str, files: list[Path], options: list[object]) -> str:
-    """Of the code that reads, the options, and name, size and time of change of every file that is read."""
+    """Of the code that reads and the phrases that it generates from, the options, and name, size and time of change of
+    every file that is read."""
     digest = blake2b(repr([name, *options]).encode(), digest_size=12)
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
+    for source in sources(Path(__file__).parent):
         digest.update(source.read_bytes())
     for file in files:
         for entry in _walk(file):

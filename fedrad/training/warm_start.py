@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fedrad
-from fedrad.cache import fedrad_cache_dir
+from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.label_names import positions
@@ -141,7 +141,7 @@ def _key(experiment: Experiment, setup: Setup) -> str:
 
 
 def _source_digest() -> str:
-    """Of the code that decides the result, so that a change of it is never answered from the cache."""
+    """Of the code and the phrases that decide the result: a change of them is never answered from the cache."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
     for part in (
@@ -152,7 +152,7 @@ def _source_digest() -> str:
         "training/inputs.py",
         "training/loss.py",
     ):
-        for file in sorted((package / part).rglob("*.py")) if (package / part).is_dir() else [package / part]:
+        for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

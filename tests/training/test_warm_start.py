@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -45,6 +46,13 @@ def state(names: tuple[str, ...] = small.LABELS, single_label: bool = False, **c
 
 
 # Always the same
+
+
+def test_a_change_of_a_phrase_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = warm_start._source_digest()
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "normal.toml"))
+    assert warm_start._source_digest() != before
 
 
 @pytest.mark.parametrize("changes", [WARM, {"train__warm_start": "none"}, {**WARM, "lora__freeze_a": True}])
@@ -120,13 +128,23 @@ def test_no_corpus_but_the_generated_one_is_read(monkeypatch: pytest.MonkeyPatch
     assert [(name, path) for name, path, _ in asked] == [("synthetic", None)]
 
 
-def test_the_generator_reads_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P34: its sentences and prevalences are constants of its source."""
-    rows = list(synthetic.generate(5, 0))
-    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: pytest.fail("a file was read"))
-    monkeypatch.setattr(Path, "open", lambda *args, **kwargs: pytest.fail("a file was read"))
+def test_the_generator_reads_nothing_but_its_phrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P34: its sentences and prevalences are constants of the package."""
+    read: list[Path] = []
 
-    assert list(synthetic.generate(5, 0)) == rows
+    def spy(path: Path, *args: Any, **kwargs: Any) -> Any:
+        read.append(path)
+        return opened(path, *args, **kwargs)
+
+    opened = Path.open
+    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: pytest.fail("a file was read"))
+    monkeypatch.setattr(Path, "open", spy)
+    rows = synthetic.generate(5, 0)
+    assert len(list(rows)) == 5
+
+    banks = Path(synthetic.__file__).parent / "banks"
+    assert read
+    assert [path for path in read if banks not in path.parents or path.suffix != ".toml"] == []
     assert list(inspect.signature(synthetic.generate).parameters)[:2] == ["reports", "seed"]
 
 

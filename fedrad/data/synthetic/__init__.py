@@ -2,7 +2,15 @@
 
 A grammar, not a model, and it reads no data: whatever is trained on it has cost no privacy. Patients have problems that
 evolve over follow-ups; each report is written sentence by sentence in its hospital's style, and every sentence carries
-the labels that it asserts. The labels of a report are the union (rules: `phrases`), so they are exact by construction.
+the labels that it asserts. The labels of a report are the union, so they are exact by construction.
+
+    banks/         what reports can say, and the labels of each phrase, in TOML; ``bank.toml`` has the rules
+    bank.py        a bank in memory
+    read_bank.py   from the files, checked (``toml_table.py``)
+    grammar.py     templates: choices and names
+    patients.py    which problems a patient has, and what becomes of them
+    write.py       from problems to sentences
+    style.py       from sentences to a hospital's text
 """
 
 from __future__ import annotations
@@ -12,39 +20,48 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.data.synthetic.bank import Bank
 from fedrad.data.synthetic.patients import histories
+from fedrad.data.synthetic.read_bank import MODALITIES, load_bank
 from fedrad.data.synthetic.style import house_style
 from fedrad.data.synthetic.write import Draft, write
 
 
-def generate(reports: int, seed: int, sites: int = 4) -> Iterator[dict[str, Any]]:
+def generate(reports: int, seed: int, sites: int = 4, *, modality: str = "xray") -> Iterator[dict[str, Any]]:
     """Yield ``reports`` rows {text, labels {name: 0|1}, patient, site, time, split ""}, patient by patient.
 
     A pure function of its arguments, made one row at a time; a smaller count is a prefix of a larger one. A patient's
-    reports are consecutive and in the order of time. Raises ValueError if ``reports`` or ``sites`` is out of range.
+    reports are consecutive and in the order of time.
+
+    Args:
+        modality: one of ``MODALITIES``; it decides the labels.
+    Raises:
+        ValueError: ``reports`` or ``sites`` is out of range.
+        ConfigError: another modality.
     """
-    for row, _ in drafts(reports, seed, sites):
+    for row, _ in drafts(reports, seed, sites, modality=modality):
         yield row
 
 
-def drafts(reports: int, seed: int, sites: int = 4) -> Iterator[tuple[dict[str, Any], Draft]]:
+def drafts(
+    reports: int, seed: int, sites: int = 4, *, modality: str = "xray"
+) -> Iterator[tuple[dict[str, Any], Draft]]:
     """As `generate`, each row with its sentences and what they assert and deny: for tests and for study."""
     if reports < 0 or sites < 1:
         raise ValueError("synthetic reports need a count of at least 0 and at least one site")
-    return itertools.islice(_endless(seed, sites), reports)
+    return itertools.islice(_endless(load_bank(modality), seed, sites), reports)
 
 
-def _endless(seed: int, sites: int) -> Iterator[tuple[dict[str, Any], Draft]]:
-    styles = [house_style(site, seed) for site in range(sites)]
+def _endless(bank: Bank, seed: int, sites: int) -> Iterator[tuple[dict[str, Any], Draft]]:
+    styles = [house_style(bank, site, seed) for site in range(sites)]
     for patient in itertools.count():
         site = random.Random(f"{seed}|site|{patient}").randrange(sites)
-        for visit, (day, problems) in enumerate(histories(seed, patient)):
+        for visit, (day, problems) in enumerate(histories(bank, seed, patient)):
             rng = random.Random(f"{seed}|report|{patient}|{visit}")
-            text, draft = write(problems, styles[site], seed, site, rng)
+            text, draft = write(bank, problems, styles[site], seed, site, rng)
             row = {
                 "text": text,
-                "labels": {name: int(name in draft.positives) for name in CHEXPERT},
+                "labels": {name: int(name in draft.positives) for name in bank.labels},
                 "patient": f"synthetic-{patient:06d}",
                 "site": f"site-{site}",
                 "time": day,
@@ -53,4 +70,4 @@ def _endless(seed: int, sites: int) -> Iterator[tuple[dict[str, Any], Draft]]:
             yield row, draft
 
 
-__all__ = ["Draft", "drafts", "generate"]
+__all__ = ["MODALITIES", "Draft", "drafts", "generate"]

@@ -52,6 +52,41 @@ def expand(template: str, words: Mapping[str, str], taste: Taste, rng: random.Ra
     raise ValueError("a template of the phrase bank does not end")
 
 
+def names(template: str, lexicon: Mapping[str, str]) -> set[str]:
+    """The names that a template needs and the lexicon lacks, also by way of the lexicon. The lexicon must end."""
+    found = set[str]()
+    for name in {match.lower() for match in _NAME.findall(template)}:
+        found |= names(lexicon[name], lexicon) if name in lexicon else {name}
+    return found
+
+
+def endless(lexicon: Mapping[str, str]) -> list[str]:
+    """The entries that refer to themselves, at once or by way of others."""
+
+    def reaches(start: str) -> set[str]:
+        found, waiting = set[str](), [start]
+        while waiting:
+            new = {match.lower() for match in _NAME.findall(lexicon.get(waiting.pop(), ""))} - found
+            found |= new
+            waiting += new
+        return found
+
+    return [name for name in lexicon if name in reaches(name)]
+
+
+def faults(template: str) -> list[str]:
+    """What is wrong with the notation of a template."""
+    rest = _NAME.sub("", template)
+    while _INNERMOST.search(rest):
+        rest = _INNERMOST.sub("", rest)
+    found = [f"unbalanced {mark}" for mark in "[]" if mark in rest]
+    if "<" in rest or ">" in rest or "<" in _NAME.sub("", template):
+        found.append("a < or > that is no <name>")
+    if "|" in rest and not found:
+        found.append("a | outside of [ ]")
+    return found
+
+
 def tidy(text: str) -> str:
     """Single spaces, no space before punctuation, "an" before a vowel, capitals after full stops, one final stop."""
     text = re.sub(r"\s+", " ", text).strip()

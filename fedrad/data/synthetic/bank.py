@@ -1,0 +1,114 @@
+"""A phrase bank: what reports of one kind can say, and the labels that each phrase asserts. Read by ``read_bank``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedrad.data.synthetic.grammar import Taste
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A sentence template and the labels it asserts; ``labels`` is empty for a finding outside the bank's labels."""
+
+    labels: frozenset[str]
+    template: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One abnormality.
+
+    Attributes:
+        place: the part of the anatomy under which a report mentions it.
+        chronic: it never goes away.
+        resolved: the noun for "resolution of ...", empty if such a thing is never said of it.
+        body, impression: alternatives for one sentence each.
+    """
+
+    place: str
+    chronic: bool
+    resolved: str
+    body: tuple[Phrase, ...]
+    impression: tuple[Phrase, ...]
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A noun that normal sentences negate. ``labels[0]`` is denied; a report that asserts any of them never says so."""
+
+    noun: str
+    weight: float
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Which findings come together. Weights are relative."""
+
+    scenarios: tuple[tuple[str, ...], ...]
+    weights: tuple[float, ...]
+    second: tuple[str, ...]
+    exclusive: tuple[frozenset[str], ...]
+    unlabelled: tuple[str, ...]
+    unlabelled_weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Release:
+    """What de-identification and haste do to words."""
+
+    redacted: re.Pattern[str]
+    usual: float
+    rarely: Mapping[str, float]
+    abbreviations: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a hospital writes. Rates are probabilities per report unless said otherwise."""
+
+    taste: Taste
+    release: Release
+    mark: str  # what de-identification leaves: "XXXX" or "___"
+    redaction: float  # per eligible word
+    headers: tuple[str, str]  # before findings and impression; "" for none
+    wrap: int  # columns, 0 for one line
+    upper: bool
+    impression: float  # has one at all
+    findings: float  # has a findings section (otherwise all is said in the impression)
+    numbered: float
+    telegraphic: float  # per sentence: articles and verbs dropped
+    indication: float
+    technique: float
+    comment: float
+    macro: float  # a normal report, or the normal part of one, comes from the hospital's templates
+    typo: float
+    order: tuple[str, ...]  # of anatomy
+
+
+@dataclass(frozen=True)
+class Bank:
+    """All that reports of one kind can say.
+
+    Attributes:
+        labels: the corpus's labels in the order of its label files.
+        normal_label: what a report is that mentions nothing abnormal; empty if no label says so.
+        lexicon: the words that templates refer to.
+        changes: what ``<chg>`` may become, for each change of a finding since the last report.
+        places: what ``<zone>``, ``<base>`` and ``<basilar>`` may become.
+        sentences: templates of normal sentences, and of those that are no finding, by group.
+    """
+
+    labels: tuple[str, ...]
+    normal_label: str
+    lexicon: Mapping[str, str]
+    changes: Mapping[str, tuple[str, ...]]
+    places: Mapping[str, tuple[str, ...]]
+    findings: Mapping[str, Finding]
+    sentences: Mapping[str, tuple[str, ...]]
+    negatives: tuple[Negative, ...]
+    patients: Patients
+    styles: tuple[Style, ...]

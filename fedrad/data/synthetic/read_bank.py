@@ -1,0 +1,257 @@
+"""Phrase banks from their TOML files, checked before anything is generated. ``banks/*/bank.toml`` explains them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+from fedrad.data.labels import CHEXPERT
+from fedrad.data.synthetic.bank import Bank, Finding, Negative, Patients, Phrase, Release, Style
+from fedrad.data.synthetic.grammar import Taste, endless, faults, names
+from fedrad.data.synthetic.toml_table import Table
+from fedrad.errors import ConfigError, DataError
+
+_FOLDER = Path(__file__).parent / "banks"
+MODALITIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {"xray": ("chest_xray", CHEXPERT)}
+"""Modality -> the folder of its bank, and the labels of its reports."""
+
+BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
+"""Names that are bound for each finding (``write.bind``)."""
+# Names that a group of sentences of normal.toml may use; all others are said of anatomy, without a finding.
+_BOUND_IN: Final = {
+    "resolved": BOUND | {"thing"},
+    "indication": frozenset({"deid", "date"}),
+    "technique": frozenset({"deid", "date"}),
+    "comments": frozenset({"deid"}),
+    "elsewhere": frozenset({"deid"}),
+    "conclusions": frozenset[str](),
+    "normal-conclusions": frozenset[str](),
+}
+_BOUND_IN_ANATOMY: Final = frozenset({"other", "deid", "negative"})
+_SENTENCES: Final = (
+    "heart", "heart-and-mediastinum", "heart-and-vessels", "mediastinum", "vessels", "lungs", "lungs-otherwise",
+    "negations", "bones", "abdomen", "whole-normal", *_BOUND_IN,
+)  # fmt: skip
+_CHANGES: Final = {
+    "unknown": "",
+    "new": "new",
+    "stable": "stable",
+    "better": "better",
+    "worse": "worse",
+    "gone": "gone",
+}
+_PLACES: Final = ("zone", "base", "basilar")
+
+
+def load_bank(modality: str) -> Bank:
+    """The bank of a modality, one of ``MODALITIES``.
+
+    Raises:
+        ConfigError: another modality.
+        DataError: as `read_bank`.
+    """
+    if modality not in MODALITIES:
+        raise ConfigError(f"modality is {modality!r}: must be one of {', '.join(MODALITIES)}")
+    folder, labels = MODALITIES[modality]
+    return read_bank(_FOLDER / folder, labels)
+
+
+def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
+    """The bank in a folder.
+
+    Args:
+        labels: of the corpus, in the order of its label files.
+    Raises:
+        DataError: all that is wrong with the files, each with file, key and line.
+    """
+    problems: list[str] = []
+
+    def toml(name: str) -> Table:
+        try:
+            with (folder / name).open("rb") as file:
+                return Table(name, "", tomllib.load(file), problems)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            problems.append(f"{name}: can't be read ({error})")
+            return Table(name, "", None, problems)
+
+    about, words, normal = toml("bank.toml"), toml("words.toml"), toml("normal.toml")
+    normal_label = about.take("normal-label", str, "")
+    codes = about.table("codes").strings()
+    for code, label in codes.items():
+        if label not in labels or label == normal_label:
+            about.wrong(f"codes.{code}", f"{label!r} is no label that a phrase can assert")
+    for label in sorted(set(labels) - {normal_label} - set(codes.values())) if codes else ():
+        about.wrong("codes", f"the label {label!r} has no code")
+    about.done()
+
+    read = _Templates(codes, _lexicon(words.table("lexicon")))
+    changes, places = words.table("changes"), words.table("places")
+    findings: dict[str, Finding] = {}
+    for file in sorted((folder / "findings").glob("*.toml")):
+        named = toml(f"findings/{file.name}")
+        for name in named.keys():
+            if name in findings:
+                named.wrong(name, "another table has this name")
+            findings[name] = read.finding(named.table(name))
+    sentences = normal.table("sentences")
+    bank = Bank(
+        labels=labels,
+        normal_label=normal_label,
+        lexicon=read.lexicon,
+        changes={value: changes.words(key) for key, value in _CHANGES.items()},
+        places={key: places.words(key) for key in _PLACES},
+        findings=findings,
+        sentences={key: read.sentences(sentences, key, _BOUND_IN.get(key, _BOUND_IN_ANATOMY)) for key in _SENTENCES},
+        negatives=tuple(read.negative(normal.table("negatives"))),
+        patients=_patients(toml("patients.toml"), findings),
+        styles=_styles(toml("style.toml"), {finding.place for finding in findings.values()}),
+    )
+    for table in (words, changes, places, normal, sentences):
+        table.done()
+    if problems:
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise DataError(f"{count} in the phrase bank:\n" + "\n".join(f"- {p}" for p in problems), file=folder)
+    return bank
+
+
+class _Templates:
+    """Reads templates, and reports codes and names that nothing explains."""
+
+    def __init__(self, codes: Mapping[str, str], lexicon: Mapping[str, str]) -> None:
+        self.codes, self.lexicon = codes, lexicon
+
+    def check(self, table: Table, key: str, template: str, bound: frozenset[str]) -> str:
+        for fault in faults(template):
+            table.wrong(key, fault)
+        for name in sorted(names(template, self.lexicon) - bound):
+            table.wrong(key, f"nothing here explains <{name}>")
+        return template
+
+    def sentences(self, table: Table, key: str, bound: frozenset[str]) -> tuple[str, ...]:
+        return tuple(self.check(table, f"{key}, line {at}", line, bound) for at, line in table.lines(key))
+
+    def finding(self, table: Table) -> Finding:
+        found = Finding(
+            place=table.take("place", str),
+            chronic=table.take("chronic", bool, False),
+            resolved=self.check(table, "resolved", table.take("resolved", str, ""), BOUND),
+            body=tuple(self.phrases(table, "body")),
+            impression=tuple(self.phrases(table, "impression")),
+        )
+        table.done()
+        return found
+
+    def phrases(self, table: Table, key: str) -> Iterator[Phrase]:
+        for at, line in table.lines(key):
+            where = f"{key}, line {at}"
+            codes, bar, template = line.partition("|")
+            if not bar or "[" in codes:
+                table.wrong(where, 'must be "CODES | sentence"')
+                continue
+            yield Phrase(self.labels(table, where, codes.split()), self.check(table, where, template.strip(), BOUND))
+
+    def labels(self, table: Table, where: str, codes: list[str]) -> frozenset[str]:
+        if codes == ["-"]:
+            return frozenset()
+        for code in codes:
+            if code not in self.codes and self.codes:  # without any, bank.toml is to blame
+                table.wrong(where, f"unknown label code {code!r}; bank.toml has {', '.join(self.codes)}")
+        if not codes:
+            table.wrong(where, "no label code; a sentence that asserts no label has -")
+        return frozenset(self.codes[code] for code in codes if code in self.codes)
+
+    def negative(self, table: Table) -> Iterator[Negative]:
+        for noun in table.keys():
+            entry = table.table(noun)
+            codes = entry.words("labels")
+            self.labels(entry, "labels", list(codes))
+            labels = tuple(self.codes[code] for code in codes if code in self.codes)
+            yield Negative(noun, entry.take("weight", float), labels)
+            entry.done()
+
+
+def _lexicon(table: Table) -> dict[str, str]:
+    lexicon = {}
+    for key, value in list(table.left.items()):
+        listed = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        lexicon[key] = f"[{'|'.join(value)}]" if listed else table.take(key, str)
+        table.left.pop(key, None)
+        for fault in faults(lexicon[key]):
+            table.wrong(key, fault)
+        if not re.fullmatch("[a-z_]+", key):
+            table.wrong(key, "must be a name of small letters and _")
+    for key in endless(lexicon):
+        table.wrong(key, "refers to itself, so that a sentence with it would never end")
+        lexicon[key] = ""
+    return lexicon
+
+
+def _patients(table: Table, findings: Mapping[str, Finding]) -> Patients:
+    def known(key: str, name: object) -> str:
+        if name not in findings:
+            table.wrong(key, f"no finding is called {name!r}")
+        return str(name)
+
+    scenarios, weights = [], []
+    for at, entry in enumerate(table.take("scenarios", list), 1):
+        match entry:
+            case [int() | float() as weight, [_, *_] as group]:
+                scenarios.append(tuple(known(f"scenarios, entry {at}", name) for name in group))
+                weights.append(weight)
+            case _:
+                table.wrong(f"scenarios, entry {at}", "must be [weight, [finding, ...]]")
+    exclusive = []
+    for at, group in enumerate(table.take("exclusive", list), 1):
+        if isinstance(group, list):
+            exclusive.append(frozenset(known(f"exclusive, entry {at}", name) for name in group))
+        else:
+            table.wrong(f"exclusive, entry {at}", "must be a list of findings")
+    second = tuple(known("second", name) for name in table.words("second"))
+    unlabelled = table.table("unlabelled").numbers()
+    for name in unlabelled:
+        known("unlabelled", name)
+    used = {name for group in scenarios for name in group} | set(second) | set(unlabelled)
+    for name in sorted(set(findings) - used) if not table.missing else ():
+        table.wrong("scenarios", f"no patient ever has the finding {name!r}")
+    table.done()
+    return Patients(
+        tuple(scenarios), tuple(weights), second, tuple(exclusive), tuple(unlabelled), tuple(unlabelled.values())
+    )
+
+
+def _styles(table: Table, places: set[str]) -> tuple[Style, ...]:
+    redaction = table.table("redaction")
+    release = Release(
+        redacted=re.compile(r"\b(" + "|".join(re.escape(word) for word in redaction.words("words")) + r")\b"),
+        usual=redaction.take("usual", float),
+        rarely=redaction.table("others").numbers(),
+        abbreviations=tuple(table.table("abbreviations").strings().items()),
+    )
+    redaction.done()
+    styles = []
+    for entry in table.tables("style"):
+        headers = entry.words("headers")
+        if len(headers) != 2:
+            entry.wrong("headers", "must be two: before the findings and before the impression")
+        style = Style(
+            taste=Taste("", 0.0),
+            release=release,
+            mark=entry.take("mark", str),
+            headers=(headers[0], headers[-1]) if headers else ("", ""),
+            wrap=entry.take("wrap", int),
+            upper=entry.take("upper", bool),
+            order=entry.words("order"),
+            **{field.name: entry.take(field.name, float) for field in fields(Style) if field.type == "float"},
+        )
+        for place in sorted(places - set(style.order)):
+            entry.wrong("order", f"lacks the place {place!r}, so that its findings would be lost")
+        entry.done()
+        styles.append(style)
+    if not styles:
+        table.wrong("style", "must have at least one style")
+    table.done()
+    return tuple(styles)
