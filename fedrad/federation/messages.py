@@ -3,9 +3,9 @@
 What leaves (decision 5): the adapter's tensors, the site's name, the round, the declared weight, the plan's id, the
 standard deviation of its noise, the epsilon booked, the charges it comes from (sampling rate, noise multiplier and
 steps: public by the plan) and the rule that counts them; or, instead of an adapter, an error's code. A hospital
-introduces itself by its name, its declared size, the rank of its matrices and a digest of its labels' names. Under
-secure aggregation the adapter leaves under masks, and beside it, stage by stage, public keys, sealed shares, signatures
-and revealed shares. No loss, score, gradient norm, label count, exact number of reports or exception text. Both ends check:
+introduces itself by name, declared size, the rank of its matrices and a digest of its labels' names. Under secure
+aggregation the adapter leaves under masks, and beside it, stage by stage, public keys, sealed shares, signatures and
+revealed shares. No loss, score, gradient norm, label count, exact number of reports or exception text. Both ends check:
 a field that is not on the list is refused, whatever it holds.
 """
 

@@ -275,8 +275,6 @@ class HospitalPolicy:
                 f"shared noise needs the same step size everywhere; this hospital's batch is {batch} (node-config"
                 f" batch, max-sampling-rate), the server proposes {experiment.train.batch}"
             )
-        if privacy.shared_noise and self.noise_multiplier:
-            raise PolicyRefusal("shared noise needs the same noise everywhere; this hospital has a noise-multiplier")
         return Terms(
             epsilon=min(privacy.epsilon, self.epsilon_cap),
             delta=privacy.delta,

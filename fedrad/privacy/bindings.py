@@ -13,9 +13,9 @@ punctuation and the placeholders of de-identification, so another export of the 
 drawn for this folder and never leaves it; whoever may read the folder could still test whether a guessed text is among
 the reports: it is for the owner only (0600), like the reports.
 
-What can't be noticed: texts that were reworded, translated or cut differently; an overlap below a fifth, or with a set
-more than a hundred times as large; another witness folder, or one that was lost. Then every site is bound anew by its
-next round, the first come first served.
+What can't be noticed: texts that were reworded, translated or cut differently; an overlap below a fifth, or of fewer
+than three texts unless they are all of the smaller set, or with a set more than a hundred times as large; another
+witness folder, or one that was lost. Then every site is bound anew by its next round, the first come first served.
 """
 
 from __future__ import annotations

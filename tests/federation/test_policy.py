@@ -371,21 +371,6 @@ def test_a_hospital_that_fixes_its_noise_plans_with_it_whatever_is_proposed() ->
     assert policy(batch=120).mechanism is None
     with pytest.raises(PlanError, match=r"spends epsilon .* more than the target 0\.01: .*fewer steps"):
         plan_for(asked, 1200, read.terms(proposal(epsilon=0.01)))
-    shared = Experiment.from_flat(
-        {
-            "privacy.secure-aggregation": True,
-            "privacy.shared-noise": True,
-            "privacy.colluders": 1,
-            "sites.quorum": 3,
-            "train.batch": 120,
-            "train.local-steps": 1,
-            "train.momentum": 0.0,
-            "train.average": 0.0,
-            "train.learning-rate": 0.5,
-        }
-    )
-    with pytest.raises(PolicyRefusal, match="has a noise-multiplier"):
-        policy(batch=120, noise_multiplier=3.0, **SHARING).terms(shared)
 
 
 def test_fixed_noise_needs_a_fixed_batch_and_a_sensible_figure() -> None:
