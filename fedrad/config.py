@@ -236,7 +236,7 @@ def _problems(exp: Experiment, wrong: set[str] | None = None) -> list[str]:
 
 def _out_of_range(spec: _Spec, value: Any) -> str:
     if spec.choices and value not in spec.choices:
-        close = difflib.get_close_matches(str(value), spec.choices, n=1)
+        close = difflib.get_close_matches(str(value).lower(), spec.choices, n=1)
         return f"must be one of {spec.allowed}" + (f"; did you mean {close[0]}?" if close else "")
     numbers = value if spec.type == tuple[float, ...] else (value,) if spec.type is float else ()
     if not all(math.isfinite(number) for number in numbers):

@@ -56,6 +56,8 @@ def predict(run: Path, reports: Path, column: str | None, out: Path | None, devi
     if out is not None:
         _check_free(out)
         _check_free(_partial(out))
+        if not out.absolute().parent.is_dir():
+            raise DataError("there is no such folder.", file=out.absolute().parent, remedy="Make it, or name another.")
     column = column or _text_column(run)
     header = header_of(reports)
     (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")

@@ -199,6 +199,11 @@ def test_an_unknown_word_gets_the_nearest_known_one() -> None:
     assert found.endswith("must be one of iid, dirichlet, by-site, temporal; did you mean dirichlet?")
 
 
+def test_capitals_do_not_hide_the_nearest_word() -> None:
+    (found,) = problems("data.name=CT-RATE")
+    assert found.endswith("did you mean ct-rate?")
+
+
 @pytest.mark.parametrize(
     ("key", "word", "meant"),
     [

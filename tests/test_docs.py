@@ -80,3 +80,10 @@ def test_every_requirement_is_pinned() -> None:
 
     assert [need.name for need in needed if pins.get(canonicalize_name(need.name)) not in need.specifier] == []
     assert [line for line in pins.values() if "+" in line] == []  # a local version fits one index only
+
+
+def test_real_hospitals_are_sent_their_own_app() -> None:
+    """Their SuperNodes refuse the ClientApp of a simulation."""
+    commands = re.findall(r"^flwr run (\S+)", (ROOT / "docs" / "deployment.md").read_text("utf-8"), re.MULTILINE)
+    assert len(commands) >= 4
+    assert set(commands) == {"deployment"}

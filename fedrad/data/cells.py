@@ -5,7 +5,7 @@ person left where there was no value. Case, white space and the punctuation arou
 
 | from | placeholders |
 |---|---|
-| programs | ``nan`` ``None`` ``null`` ``nil`` ``NA`` ``N/A`` ``<NA>`` ``NaT`` ``#N/A`` ``#REF!`` ``1.#QNAN`` |
+| programs | ``nan`` ``None`` ``null`` ``nil`` ``NA`` ``N/A`` ``<NA>`` ``NaT`` ``\\N`` ``#N/A`` ``#REF!`` ``1.#QNAN`` |
 | people | ``Not given.`` ``not available`` ``not applicable`` ``none provided`` ``no report`` ``undefined`` |
 | de-identification | ``XXXX`` (three X or more), ``___`` |
 | signs alone | ``.`` ``-`` ``--`` ``?`` ``...`` |
@@ -28,12 +28,13 @@ _MARKS = (
     r"\s!-*,-/:-@\[-`{-~\u00a0-\u00a9\u00ab-\u00b0\u00b4-\u00b8\u00bb\u00bf"
     r"\u200b-\u206f\u2012-\u2027\u3000-\u303f\ufe30-\ufe6f\uff01-\uff0a\uff0c-\uff0f\ufeff"
 )
+_PARTICIPLES = "(?:given|available|applicable|provided|specified|recorded|reported|stated|documented|entered)"
 _NOTHING = re.compile(
     rf"""[{_MARKS}]*(?:(?:
-        nan | nat | none | null | nil | n[{_MARKS}]{{0,2}}a | undefined | x{{3,}}
+        nan | nat | none | null | nil | n[{_MARKS}]{{0,3}}a | undefined | x{{3,}}
       | 1\.\#(?:ind|qnan) | \#(?:value|ref|name|num|div/0)
-      | not[ ](?:given|available|applicable|provided|specified|recorded|reported|stated)
-      | none[ ](?:given|available|provided) | no[ ](?:report|text|data)
+      | \\n | (?:(?:report|text|data|value)[ ])?not[ _-]{_PARTICIPLES} | none[ ]{_PARTICIPLES}
+      | no[ ](?:report|text|data)(?:[ ]{_PARTICIPLES})?
     )(?:[{_MARKS}]+|$))*""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -13,7 +13,7 @@ from typing import Final
 
 from fedrad.errors import DataError
 
-SEPARATORS: Final = {";": "';'", "\t": "tabs"}
+SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'"}
 COMMAS: Final = "Save it with commas between the cells."
 _LONGEST_NAME, _MOST_NAMES = 40, 12
 # What a cell of a file without a header has sooner or later: white space, numbers, dates, identifiers, nothing.

@@ -17,10 +17,15 @@ from fedrad.data.content import lines, unpacked
 from fedrad.errors import DataError
 
 _LONGEST_CELL = 1 << 24
-_SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
+# Programs that save such a file again fill the line up with the separators of the other rows.
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\w"\r\n])"?[\s,;]*', re.IGNORECASE)
+_LIKE_SEPARATOR_LINE = re.compile(r'"?sep=', re.IGNORECASE)
 _QUOTE_REMEDY = (
     "Look at the quotation marks of this row and the one before: a cell that holds a comma, a quotation mark or a "
     "line break must be quoted, and quotation marks inside it doubled."
+)
+_LINE_END_REMEDY = (
+    "Give all lines the same line end: tr -d '\\r' removes carriage returns; put quotation marks around such cells."
 )
 
 # Python's limit is 131,072 characters, for the whole process. It is only raised: memory stays bounded where a quotation
@@ -40,7 +45,8 @@ def csv_header(path: Path) -> tuple[str, ...]:
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows after the header.
 
-    A blank line is no row, unless the file has a single column: there it is how an empty cell is written.
+    A line of nothing but white space is no row, unless the file has a single column: there it is how an empty cell
+    is written.
 
     Yields:
         (row number from 1, all its cells).
@@ -51,11 +57,11 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     records = _records(path)
     width = len(next(records)[1])
     for row, cells in records:
-        if not cells and width > 1:
-            continue  # a blank line, usually the last
         cells = cells or [""]
+        if width > 1 and len(cells) == 1 and not cells[0].strip():
+            continue  # a blank line, usually the last
         if len(cells) != width:
-            message = f"has {len(cells)} cells where the header has {width}."
+            message = f"has {len(cells)} cell{'s' if len(cells) > 1 else ''} where the header has {width}."
             raise DataError(message, file=path, row=row, remedy=_QUOTE_REMEDY)
         yield row, cells
 
@@ -69,6 +75,9 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
             first = next(text, "")
             if match := _SEPARATOR_LINE.fullmatch(first):
                 first, separator = next(text, ""), match[1]
+            elif _LIKE_SEPARATOR_LINE.match(first):
+                problem = "its first line, sep=, names no separator that can be used."
+                raise DataError(problem, file=path, remedy="Remove that line, or name a sign such as ; in it.")
             for record in csv.reader(chain([first] if first else [], text), delimiter=separator, strict=True):
                 yield row, record
                 row += 1
@@ -76,6 +85,9 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 problem, remedy = "is empty.", "Copy the file again."
         except csv.Error as error:
             problem = "is not valid CSV."
+            if str(error).startswith("new-line character"):
+                problem = "is not valid CSV: line ends of several kinds are mixed, or one stands in an unquoted cell."
+                remedy = _LINE_END_REMEDY
             if str(error).startswith("field larger"):
                 problem = f"has a cell of more than {_LONGEST_CELL:,} characters, or a quotation mark is not closed."
             for other, called in SEPARATORS.items():

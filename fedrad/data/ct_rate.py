@@ -27,7 +27,7 @@ from fedrad.data.report import Counted, Row, Warn, count_copies, warn
 from fedrad.data.tabular import rows_of
 from fedrad.errors import DataError
 
-_VOLUME = re.compile(r"(?P<scan>(?P<patient>(?P<part>train|valid)_\d+)_[a-z]+)_\d+(?:\.nii(?:\.gz)?)?")
+_VOLUME = re.compile(r"(?P<scan>(?P<patient>(?P<part>train|valid)_[0-9]+)_[a-z]+)_[0-9]+(?:\.nii(?:\.gz)?)?")
 _REPORT_COLUMNS: Final[tuple[tuple[str, Kind], ...]] = (
     ("VolumeName", "name"),
     ("Findings_EN", "text"),

@@ -36,7 +36,7 @@ from fedrad.errors import DataError
 
 _ZIP = "mimic-cxr-reports.zip"
 _TREES = ("files", "mimic-cxr-reports/files")
-_MEMBER = re.compile(r"(?:^|/)p(\d{2})/p(\d+)/s(\d+)\.txt$")
+_MEMBER = re.compile(r"(?:^|/)p([0-9]{2})/p([0-9]{1,18})/s([0-9]{1,18})\.txt$")
 # The longest real report has some thousand characters; a member beyond this is not a report but a broken or
 # hostile zip.
 _MAX_BYTES = 1 << 20

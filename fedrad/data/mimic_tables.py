@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrad.data.cells import said
 from fedrad.data.labels import CHEXPERT, chexpert_values
 from fedrad.data.tabular import rows_of
 from fedrad.errors import DataError
@@ -104,6 +105,7 @@ def read_times(path: Path) -> StudyTable:
     for row, (subject, study, date, time) in _cells(path, "StudyDate", "StudyTime"):
         subjects.append(_number(subject, "subject_id", path, row))
         studies.append(_number(study, "study_id", path, row))
+        date, time = said(date), said(time)
         clock = time.partition(".")[0]  # "213014.531", and from some tools "80556.0" for 8 o'clock
         date = date.removesuffix(".0")
         if date and not (

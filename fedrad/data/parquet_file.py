@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -66,13 +67,13 @@ def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tu
         while True:
             try:
                 batch = next(batches, None)
-                values = [] if batch is None else [_values(batch, place, schema, whole) for place, _ in columns]
             except (pa.ArrowException, OSError, ValueError):
                 broken = True
             if broken:
                 raise DataError("is damaged.", file=path, row=row, remedy="Write the file again.")
             if batch is None:
                 return
+            values = [_values(batch, place, schema, whole, path, row) for place, _ in columns]
             readers = [_reader(kind, schema.field(place), path) for place, kind in columns]
             for cells in zip(*values, strict=True):
                 found = [read(cell, row) for read, cell in zip(readers, cells, strict=True)]
@@ -80,10 +81,22 @@ def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tu
                 row += 1
 
 
-def _values(batch: pa.RecordBatch, place: int, schema: pa.Schema, whole: bool) -> list[Any]:
+def _values(batch: pa.RecordBatch, place: int, schema: pa.Schema, whole: bool, path: Path, first: int) -> list[Any]:
+    """A column of a batch, whose first row is row ``first`` of the file."""
     column = batch.column(place if whole else batch.schema.get_field_index(schema.names[place]))
-    values: list[Any] = column.to_pylist()
-    return values
+    values: list[Any] = []
+    try:
+        values.extend(cell.as_py() for cell in column)
+    except (pa.ArrowException, ValueError, OverflowError):  # Python's own message quotes the value
+        pass
+    else:
+        return values
+    name, type_ = schema.names[place], schema.field(place).type
+    problem = f"column {name!r} holds {type_}, and this value is none that can be read"
+    if pa.types.is_temporal(type_):
+        problem += " (outside the years 1 to 9999, or in an unknown time zone)"
+    remedy = "Correct the value, or save the column as text."
+    raise DataError(f"{problem}.", file=path, row=first + len(values), remedy=remedy)
 
 
 def _may_be(kind_of: pa.DataType, kind: Kind) -> bool:
@@ -97,7 +110,7 @@ def _may_be(kind_of: pa.DataType, kind: Kind) -> bool:
         case "time":
             return bool(whole or is_.is_date(type_) or is_.is_timestamp(type_))
         case "label" | "class":
-            return bool(whole or is_.is_boolean(type_) or is_.is_floating(type_))
+            return bool(whole or is_.is_boolean(type_) or is_.is_floating(type_) or is_.is_decimal(type_))
     return False
 
 
@@ -130,6 +143,8 @@ def _refuse_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) 
 
 def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str]:
     """What turns a cell of this column into text, given its row."""
+    type_ = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    whole = pa.types.is_decimal(type_) and type_.scale == 0
 
     def read(cell: Any, row: int) -> str:
         if cell is None:
@@ -141,8 +156,10 @@ def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str
                 problem = f"column {field.name!r} holds a zero byte, as UTF-16 does."
                 raise DataError(problem, file=path, row=row, remedy=_BYTES_REMEDY)
             return cell
-        if isinstance(cell, float):
-            if kind == "class" and cell not in (0.0, 1.0) and cell == cell:
+        if isinstance(cell, float | Decimal) and not whole:
+            if kind in ("label", "class") and cell in (0, 1):
+                return str(float(cell == 1))  # 1.00 is 1.0, and -0.0 is 0.0
+            if kind == "class" and cell == cell:
                 problem = f"column {field.name!r} holds decimal numbers ({field.type}), not class names."
                 raise DataError(problem, file=path, row=row, remedy=_REMEDIES[kind] + _DECIMALS)
             return "" if kind == "any" and cell != cell else str(cell)

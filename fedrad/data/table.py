@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import datasets
@@ -22,7 +24,10 @@ from fedrad.data.report import FEATURES, Counted, Row, Warn, count_copies, is_si
 from fedrad.data.tabular import header_of, rows_of
 from fedrad.errors import DataError
 
-_TIME = re.compile(r"\d{4}(-?\d{2}(-?\d{2}([T ]\d{2}(:?\d{2}(:?\d{2}(\.\d+)?)?)?(Z|[+-]\d{2}:?\d{2})?)?)?)?")
+_TIME = re.compile(
+    r"(\d{4})(?:-?(\d{2})(?:-?(\d{2})(?:[T ](\d{2})(?::?(\d{2})(?::?(\d{2})(\.\d+)?)?)?(Z|[+-]\d{2}:?\d{2})?)?)?)?",
+    re.ASCII,
+)
 _MOST_CLASSES = 1000
 
 
@@ -125,6 +130,7 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
     names = label_names(features)
     classes = {name: k for k, name in enumerate(names)} if is_single_label(features) else None
     kinds = columns.kinds
+    blank = set() if classes is not None else set(names)
     for row, cells in rows_of(path, list(kinds.values())):
         cell = dict(zip(kinds, cells, strict=True))
         text, placeholder = joined([cell[".text"]])
@@ -149,8 +155,13 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
                 "split": "",
             },
         )
+        blank.difference_update([name for name in blank if cell[name].strip()])
     for counted in (empty, unlabelled, odd):
         counted.tell(warn)
+    if classes is not None and len(names) == 1:
+        warn(f"{path}: all reports have the same class, which alone teaches nothing. Check data.label-columns.")
+    for name in (name for name in names if name in blank):
+        warn(f"{path}: label {name!r} is blank in every row; blank is 0. Check data.label-columns.")
 
 
 def _binary(names: Sequence[str], cells: Mapping[str, str], path: Path, row: int) -> dict[str, int]:
@@ -177,10 +188,21 @@ def _patient(cell: str, column: str, path: Path, row: int) -> str:
 
 
 def _time(time: str, column: str, path: Path, row: int) -> str:
-    if time and not _TIME.fullmatch(time):
-        remedy = f"Convert {column!r}."
-        raise DataError("the time is not like 2024-03-01 or 2024-03-01T12:30.", file=path, row=row, remedy=remedy)
-    return time
+    """``time`` in the one form whose order as text is that of time; where it has an offset, in UTC."""
+    if not time:
+        return ""
+    if match := _TIME.fullmatch(time):
+        *parts, fraction, offset = match.groups()
+        numbers = [int(part) for part in parts if part]
+        known = len(numbers)
+        with suppress(ValueError, OverflowError):
+            moment = datetime(*numbers, *[1] * (3 - known))  # type: ignore[arg-type]
+            if offset and offset != "Z":
+                moment -= timedelta(hours=int(offset[:3]), minutes=int(offset[0] + offset[-2:]))
+                known = max(known, 5)
+            return moment.isoformat()[: (4, 7, 10, 13, 16, 19)[known - 1]] + (fraction or "")
+    remedy = f"Convert {column!r}."
+    raise DataError("the time is not like 2024-03-01 or 2024-03-01T12:30.", file=path, row=row, remedy=remedy)
 
 
 def _check(path: Path, columns: TableColumns) -> None:
@@ -190,6 +212,8 @@ def _check(path: Path, columns: TableColumns) -> None:
         raise DataError("no label column is named.", file=path, remedy="Set data.label-columns.")
     if len(set(columns.labels)) < len(columns.labels):
         raise DataError("a label column is named twice.", file=path, remedy="Correct data.label-columns.")
-    if columns.text in columns.labels:
-        raise DataError("the text column is also a label column.", file=path, remedy="Correct data.label-columns.")
-    check_columns(path, header_of(path), [name for name, _ in columns.kinds.values()])
+    names = [name for name, _ in columns.kinds.values()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        problem = f"column {twice[0]!r} is named for two things (text, labels, patient, site, time)."
+        raise DataError(problem, file=path, remedy="Correct data.*-column and data.label-columns.")
+    check_columns(path, header_of(path), names)

@@ -35,6 +35,7 @@ STRATEGIES = ("head", "fedsb", "ffa", "rolora", "fedavg")
 RANKS = (1, 2, 4, 8)
 _BOTH_FACTORS = ("fedavg", "fedex", "flora", "flexlora")
 _MOST_STEPS = 1_000_000
+_HUGE = 1e10
 
 Layers = Sequence[tuple[int, int]]
 """(inputs, outputs) of each adapted linear layer."""
@@ -48,6 +49,9 @@ def gdp_mu(epsilon: float, delta: float) -> float:
     """
     if not (math.isfinite(epsilon) and epsilon > 0 and 0 < delta < 1):
         raise PlanError(f"There is no Gaussian mechanism with epsilon {epsilon} and delta {delta}.")
+    if epsilon > _HUGE:  # the second term of ``excess`` moves mu by 1/sqrt(2 epsilon) at most
+        z = float(stats.norm.ppf(delta))
+        return z + math.hypot(z, math.sqrt(2) * math.sqrt(epsilon))
 
     def excess(mu: float) -> float:
         spent = stats.norm.cdf(mu / 2 - epsilon / mu)

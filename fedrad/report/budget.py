@@ -202,11 +202,14 @@ def _advice(outlook: Outlook) -> list[str]:
             f" most that stays below {BORDERLINE}."
         )
     else:
-        lines.append(
-            f"advice: nothing stays below {BORDERLINE}; {_keys(advised)} comes closest with {advised.rho:.3g}. The head"
-            f" alone would with about {outlook.enough:,} declared {outlook.plan.unit}s x sqrt(hospitals)"
-            f" (now {outlook.plan.declared_size * math.sqrt(outlook.hospitals):,.0f}), or with a larger epsilon."
-        )
+        line = f"advice: nothing stays below {BORDERLINE}; {_keys(advised)} comes closest with {advised.rho:.3g}."
+        now = outlook.plan.declared_size * math.sqrt(outlook.hospitals)
+        if outlook.enough > now:  # else the reports are enough, and the batches or steps are too few
+            line += (
+                f" The head alone would with about {outlook.enough:,} declared {outlook.plan.unit}s x sqrt(hospitals)"
+                f" (now {now:,.0f}), or with a larger epsilon."
+            )
+        lines.append(line)
     lines.append(
         "        This is a worst-case heuristic: noise in all directions against a gradient of full clip norm. Low-rank"
         " gradients and a warm start do better."

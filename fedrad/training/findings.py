@@ -136,7 +136,7 @@ def after_training(
         )
     elif comparison.changed < _WITHIN_CHANCE:
         found.append(
-            f"{phase} hardly changed anything, which may be chance: decisions on the {comparison.reports} evaluated"
+            f"What {phase[0].lower()}{phase[1:]} changed may be chance: decisions on the {comparison.reports} evaluated"
             f" reports that differ from the start: {comparison.changed}. {remedy}"
         )
     if scores.weighted_f1 <= prior and any(scores.positives.values()):
@@ -197,10 +197,10 @@ def _rare(noise: Noise, row: int, positives: Mapping[str, int], reports: int) ->
         for name, rho in rare.items()
     ]
     needed = math.ceil(whole * noise.batch)
+    without = f", or leave {'it' if len(rare) == 1 else 'them'} out" if len(rare) < len(positives) else ""
     return [
         f"Too few positives to be learnt at this noise: {_listed(each)}. By its share of the evaluated reports, a label"
-        f" needs about {needed} in a step of {noise.batch:.0f}. Take more reports, a larger privacy.epsilon, or leave"
-        f" {'it' if len(rare) == 1 else 'them'} out."
+        f" needs about {needed} in a step of {noise.batch:.0f}. Take more reports or a larger privacy.epsilon{without}."
     ]
 
 
@@ -212,7 +212,12 @@ def _small_test(positives: Mapping[str, int], reports: int) -> list[str]:
             " reports, or a larger data.test-fraction."
         )
     absent = [name for name, count in positives.items() if not count]
-    if absent and len(absent) < len(positives):
+    if absent and len(absent) == len(positives):
+        found.append(
+            "No evaluated report is positive for any label: F1 is 0 whatever is predicted. Take more reports, or a"
+            " larger data.test-fraction."
+        )
+    elif absent:
         found.append(
             f"No evaluated report is positive for {_listed(absent)}: F1 is 0 there whatever is predicted. Take a larger"
             " data.test-fraction, or leave the label out."

@@ -20,11 +20,14 @@ PLACEHOLDERS = [
     "Not given", "NOT GIVEN", " not  given . ", "Not given. Not given.", "not available", "Not applicable.",
     "None provided.", "No report.", "undefined", "XXXX", "XXXX.", "xxxx", "XXXX XXXX.", "[XXXX]", "___", "___ ___.",
     ".", "-", "--", "...", "?", "\u2013", "\u2026", "\u00a0.", "\ufeff.",
+    "n / a", "N / A.", "\\N", "not_given", "Not-given.", "none recorded", "Not documented.", "No report available.",
+    "no data provided", "Report not available.",
 ]  # fmt: skip
 TEXTS = [
     "None seen.", "Normal.", "Nil acute.", "Pneumothorax: none.", "XXXX lungs are clear.", "Clear. XXXX", "No.",
     "Negative", "Nana", "Nonexistent", "Not given contrast.", "Contrast was not given.", "a nan b", "x", "XX", "1", "0",
     "+", "\u00b1", "Missing rib.", "Nothing acute. N/A", "Unknown", "not available for comparison",
+    "N", "n + a", "No data to compare.", "Reports not given to us", "No report available yet",
 ]  # fmt: skip
 BLANK = ["", " ", "\t\n"]
 

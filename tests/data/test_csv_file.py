@@ -31,6 +31,19 @@ def test_a_blank_line_is_an_empty_cell_where_there_is_one_column(tmp_path: Path)
     assert rows(file, "id", "text") == [(1, ["1", "a"]), (3, ["2", "b"])]
 
 
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;\r", "sep=;;", "sep=;,,"])
+def test_a_separator_line_is_obeyed_also_when_it_was_filled_up(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(f"{line}\nid;text\n1;a, b\n".encode())
+    assert rows(file, "id", "text") == [(1, ["1", "a, b"])]
+
+
+def test_a_line_of_white_space_is_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"id,text\n1,a\n  \t\n2,b\n \n")
+    assert rows(file, "id", "text") == [(1, ["1", "a"]), (3, ["2", "b"])]
+
+
 @pytest.mark.parametrize(
     ("content", "row", "says"),
     [
@@ -51,14 +64,19 @@ def test_a_blank_line_is_an_empty_cell_where_there_is_one_column(tmp_path: Path)
         (b"1;%s is here\n", None, "lacks 'id', 'text'. It has 1 column."),
         (b"id,id,text\n", None, "has 'id' twice"),
         (b"id,text\n1,a\n2,%s,c\n", 2, "has 3 cells where the header has 2"),
-        (b"id,text\n1\n", 1, "has 1 cells"),
+        (b"id,text\n1\n", 1, "has 1 cell where"),
         (b'id,text\n1,a\n2,"%s\n3,b\n', 2, "not valid CSV"),
         (b'id,text\n1,"%s" b"\n', 1, "not valid CSV"),
         (b"id,text\n1,a\n2,%s \xe9\n", 2, "byte 22 is not UTF-8"),
         ("id,text\n1,%s\n".encode("utf-16-le"), None, "holds a zero byte: it is UTF-16 without a byte order mark"),
         (b"id,text\n1,a\n2,%s\0\n", 2, "holds a zero byte"),
-        (b"id,text\n1,%s\rb\n", 1, "not valid CSV"),
+        (b"id,text\n1,%s\rb\n", 1, "line ends of several kinds are mixed, or one stands in an unquoted cell. Give all"),
+        (b"id,text\r1,%s\r2,b\n3,c\r", 2, "line ends of several kinds are mixed"),
         (b"sep=;\n", None, "is empty"),
+        (b"sep=\nid,text\n1,%s\n", None, "sep=, names no separator that can be used. Remove that line"),
+        (b"sep=tab\nid\ttext\n1\t%s\n", None, "sep=, names no separator"),
+        (b"id|text\n1|%s\n", None, "its cells seem to be separated by '|'."),
+        (b"id,text\n1,%s\n   x\n", 2, "has 1 cell where the header has 2"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: bytes, row: int | None, says: str) -> None:

@@ -77,7 +77,7 @@ def test_a_change_of_source_or_options_is_noticed(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert load_corpus("table", table(tmp_path, "x"), columns=COLUMNS, cache_dir=cache)["text"][:] == ["x"]
     assert load_corpus("table", table(tmp_path, "yy"), columns=COLUMNS, cache_dir=cache)["text"][:] == ["yy"]
-    columns = TableColumns("patient", ("a",), "patient")
+    columns = TableColumns("patient", ("a",))
     assert load_corpus("table", tmp_path / "t.csv", columns=columns, cache_dir=cache)["text"][:] == ["0"]
     folder = mimic_folder(tmp_path / "m")
     edema = {

@@ -68,6 +68,7 @@ def test_times_come_from_the_first_image(tmp_path: Path) -> None:
         ["d2", 10000001, 50000001, "21800506", "213016"],
         ["d3", 10000001, 50000003, "21800626", "80556.0"],
         ["d4", 11000002, 50000002, "", ""],
+        ["d5", 12000003, 50000004, "nan", "NaT"],
     ]
     header = ["dicom_id", "subject_id", "study_id", "StudyDate", "StudyTime"]
     write_csv(folder / "mimic-cxr-2.0.0-metadata.csv", header, rows)
@@ -176,3 +177,10 @@ def test_an_unreadable_file_of_the_tree(tmp_path: Path) -> None:
     (folder / ZIP).unlink()
     (folder / member(10000001, 50000001)).write_bytes(b"a" * (2 << 20))
     assert "larger than any report" in str(raises_quietly(lambda: read(folder)))
+
+
+def test_a_member_with_endless_numbers_is_no_report(tmp_path: Path) -> None:
+    folder = mimic_folder(tmp_path)
+    with zipfile.ZipFile(folder / "mimic-cxr-reports.zip", "a") as archive:
+        archive.writestr(f"files/p10/p{'9' * 20}/s{'9' * 20}.txt", "FINDINGS: clear.")
+    assert read(folder) == read(mimic_folder(tmp_path / "same"))

@@ -122,6 +122,24 @@ def test_what_is_only_shown_may_be_anything(tmp_path: Path) -> None:
     assert read(tmp_path / "t.parquet", "any", c=[1.0, float("nan")]) == ["1.0", ""]
 
 
+@pytest.mark.parametrize("kind", ["time", "any"])
+@pytest.mark.parametrize(
+    ("type_", "zone"), [(pa.timestamp("us"), ""), (pa.timestamp("us", "Foo/Bar"), "Foo"), (pa.date32(), "")], ids=str
+)
+def test_a_time_that_python_lacks_names_row_and_column(
+    tmp_path: Path, type_: pa.DataType, zone: str, kind: Kind
+) -> None:
+    values = pa.array([1] * 1500 + [2**30], pa.int32())
+    cells = values.cast(type_) if type_ == pa.date32() else values.cast(pa.int64())
+    if type_ != pa.date32():
+        cells = pa.array([*cells.to_pylist()[:-1], 2**62], pa.int64()).cast(type_)
+    error = raises_quietly(lambda: read(tmp_path / "t.parquet", kind, c=cells))
+    assert (error.file, error.row) == (tmp_path / "t.parquet", 1 if zone else 1501)
+    assert "column 'c' holds" in str(error)
+    assert "outside the years 1 to 9999, or in an unknown time zone" in str(error)
+    assert error.remedy
+
+
 # a table
 
 
@@ -143,6 +161,9 @@ def test_class_columns(tmp_path: Path) -> None:
     error = raises_quietly(lambda: table_of(file, c=[1.0, 2.0, 3.0]))
     assert error.row == 2
     assert "column 'c' holds decimal numbers (double), not class names" in str(error)
+    decimals = [Decimal("1.50"), Decimal("2.00"), Decimal("3.00")]
+    assert "(decimal128(3, 2)), not class names" in str(raises_quietly(lambda: table_of(file, c=decimals)))
+    assert table_of(file, c=[Decimal(1), Decimal(2), Decimal(30)])[0] == ("1", "2", "30")
     assert "holds date32[day], not class names" in str(raises_quietly(lambda: table_of(file, c=[date(2024, 3, 1)] * 3)))
 
 
@@ -150,6 +171,10 @@ def test_label_columns(tmp_path: Path) -> None:
     file = tmp_path / "t.parquet"
     _, rows = table_of(file, ("c", "d"), c=[1.0, None, 0.0], d=[True, False, None])
     assert [tuple(row["labels"].values()) for row in rows] == [(1, 1), (0, 0), (0, 0)]
+    numbers = [Decimal("1.00"), Decimal("0.00"), None]  # as SQL programs write them
+    _, rows = table_of(file, ("c", "d"), c=numbers, d=[-0.0, 1.0, 0.0])
+    assert [tuple(row["labels"].values()) for row in rows] == [(1, 0), (0, 1), (0, 0)]
+    assert table_of(file, c=numbers)[0] == ("c",)
     for value, column in ((float("nan"), "c"), (-1.0, "c"), (0.5, "c")):
         cells = pa.array([1.0, value, 0.0], from_pandas=False)
         error = raises_quietly(lambda cells=cells: table_of(file, ("c", "d"), c=cells, d=[0, 0, 0]))

@@ -94,7 +94,7 @@ BAD = {
     "no labels": (TableColumns("body"), ROWS[0], "no label column is named", None),
     "no text": (TableColumns("", ("edema",)), ROWS[0], "no text column is named", None),
     "label twice": (TableColumns("body", ("edema", "edema")), ROWS[0], "named twice", None),
-    "text as label": (TableColumns("body", ("body",)), ROWS[0], "also a label column", None),
+    "text as label": (TableColumns("body", ("body",)), ROWS[0], "column 'body' is named for two things", None),
 }
 
 
@@ -125,3 +125,49 @@ def test_missing_and_odd_files(tmp_path: Path) -> None:
     data[4:400] = bytes(396)
     (tmp_path / "u.parquet").write_bytes(data)
     assert "damaged" in str(raises_quietly(lambda: read(tmp_path / "u.parquet", COLUMNS)))
+
+
+def test_times_sort_as_text_whatever_they_were_written_as(tmp_path: Path) -> None:
+    written = ["2024", "202402", "2024-03-01", "20240301T1230", "2024-03-01 12:31:00.5", "2024-03-01T14:32+02:00",
+               "2024-03-01T10:33:00-0200", "2024-03-02T02Z", "2024-12-01", "20241202"]  # fmt: skip
+    rows, _ = read(csv_file(tmp_path, [["x", 1, 1, k, "", time, ""] for k, time in enumerate(written)]), COLUMNS)
+    times = [row["time"] for row in rows]
+    assert times == ["2024", "2024-02", "2024-03-01", "2024-03-01T12:30", "2024-03-01T12:31:00.5", "2024-03-01T12:32",
+                     "2024-03-01T12:33:00", "2024-03-02T02", "2024-12-01", "2024-12-02"]  # fmt: skip
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    "time", ["2024-13-01", "20240230", "2024-03-01T25:00", "\u0662\u0660\u0662\u0664", "1709300000"]
+)
+def test_a_time_that_is_none(tmp_path: Path, time: str) -> None:
+    error = raises_quietly(lambda: read(csv_file(tmp_path, [["x", 1, 1, "a", "", time, ""]]), COLUMNS))
+    assert "the time is not like" in str(error)
+    assert error.row == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        TableColumns("body", ("edema", "nodule"), "body"),
+        TableColumns("body", ("edema", "nodule"), "edema"),
+        TableColumns("body", ("edema",), "who", time="edema"),
+        TableColumns("body", ("edema",), "who", site="who"),
+    ],
+)
+def test_a_column_is_one_thing(tmp_path: Path, columns: TableColumns) -> None:
+    assert "is named for two things" in str(raises_quietly(lambda: read(csv_file(tmp_path), columns)))
+
+
+def test_labels_that_say_nothing_are_told(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["x", "", "0", "a", "", "", "same"], ["y", " ", "", "b", "", "", "same"]]
+    columns = TableColumns("body", ("edema", "nodule"), "who")
+    _, notes = read(csv_file(tmp_path, rows), columns)
+    assert [note.partition(": ")[2] for note in notes] == [
+        "label 'edema' is blank in every row; blank is 0. Check data.label-columns."
+    ]
+    _, notes = read(csv_file(tmp_path, rows), TableColumns("body", ("edema",), "who"))
+    assert "label 'edema' is blank in every row" in notes[0]
+    _, notes = read(csv_file(tmp_path, rows), TableColumns("body", ("kind",), "who"))
+    assert "all reports have the same class" in notes[0]
+    assert read(csv_file(tmp_path), columns)[1] == []  # control

@@ -166,7 +166,7 @@ def test_too_many_steps_for_any_noise() -> None:
         smallest_noise_multiplier(5e-324, 1e-9, 1.0, 10**12)
 
 
-@pytest.mark.parametrize("value", ["1e7", "1e-9", "5e-324"])
+@pytest.mark.parametrize("value", ["1e7", "1.7e308", "1e-9", "5e-324"])
 def test_plan_at_extreme_settings(value: str) -> None:
     shown = CliRunner().invoke(app, ["plan", "--set", f"privacy.epsilon={value}", "--reports", "3000"])
     assert shown.exception is None or isinstance(shown.exception, SystemExit)

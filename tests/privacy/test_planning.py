@@ -65,6 +65,14 @@ def test_mu_solves_its_equation_and_grows_with_epsilon(epsilon: float, exponent:
     assert gdp_mu(1.1 * epsilon, delta) > mu
 
 
+@pytest.mark.parametrize("delta", [0.4, DELTA, 1e-9])
+def test_mu_of_any_epsilon_is_finite_and_in_one_piece(delta: float) -> None:
+    """Above 1e10 it is a closed form, since the equation overflows."""
+    values = [gdp_mu(epsilon, delta) for epsilon in (0.999e10, 1.001e10, 1e100, 1.7e308)]
+    assert values[1] / values[0] == pytest.approx(math.sqrt(1.001 / 0.999), rel=1e-6)
+    assert values[0] < values[1] < values[2] < values[3] < math.inf
+
+
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.0, DELTA), (-1.0, DELTA), (math.inf, DELTA), (1.0, 0.0), (1.0, 1.0)])
 def test_mu_of_nonsense_is_refused(epsilon: float, delta: float) -> None:
     with pytest.raises(PlanError, match="no Gaussian mechanism"):

@@ -199,6 +199,15 @@ def test_a_noisy_plan_is_warned_of_and_told_what_to_take() -> None:
     assert all("worst-case heuristic" in loud(1.2, choice) for choice in (quiet, noisy))
 
 
+def test_more_reports_are_advised_only_where_they_are_too_few() -> None:
+    """With batches of one the planning formula holds no longer: 147 reports are not what 1,200 lack."""
+    noisy, seen = Choice("head", 0, 462, 0.9), outlook()
+    for enough, advised in ((1799, False), (1801, True)):  # 900 reports in each of four hospitals: 900 x sqrt(4)
+        said = budget.outlook_lines(replace(seen, present=replace(seen.present, rho=1.2), advised=noisy, enough=enough))
+        assert ("The head alone would with about" in said) == advised
+        assert "nothing stays below 0.3" in said
+
+
 def test_a_plan_without_privacy_says_so_and_gives_no_advice() -> None:
     said = budget.outlook_lines(outlook(privacy__epsilon=0.0))
 

@@ -175,6 +175,21 @@ def test_a_label_that_no_evaluated_report_has_is_named() -> None:
     assert note.startswith("No evaluated report is positive for Pleural Effusion: F1 is 0 there")
 
 
+def test_no_positive_at_all_is_said_too() -> None:
+    (note,) = early(KNOWN, positives=dict.fromkeys(KNOWN, 0))
+
+    assert note.startswith("No evaluated report is positive for any label: F1 is 0 whatever is predicted.")
+
+
+def test_nobody_is_told_to_leave_out_every_label() -> None:
+    (some,) = early(KNOWN, positives={"Pleural Effusion": 1, "Cardiomegaly": 400})
+    (all_,) = early(KNOWN, positives=dict.fromkeys(KNOWN, 1))
+
+    assert all(note.startswith("Too few positives to be learnt") for note in (some, all_))
+    assert some.endswith("Take more reports or a larger privacy.epsilon, or leave it out.")
+    assert all_.endswith("Take more reports or a larger privacy.epsilon.")
+
+
 def test_without_a_test_set_nothing_is_said_of_it() -> None:
     assert early(KNOWN, positives={}, reports=0) == ()
 
@@ -237,7 +252,7 @@ def test_a_gain_of_a_few_decisions_is_called_chance(changed: int) -> None:
 
     assert (notes == ()) == (changed == 5)
     assert all(
-        "hardly changed anything, which may be chance: decisions on the 80 evaluated reports that differ from the"
+        "What the private phase changed may be chance: decisions on the 80 evaluated reports that differ from the"
         f" start: {changed}." in note
         for note in notes
     )
