@@ -1,4 +1,4 @@
-"""Chest x-ray reports of our own, with known labels: the embedded default corpus and the public warm start.
+"""Chest x-ray and CT reports of our own, with known labels: the embedded default corpus and the public warm start.
 
 A grammar, not a model, and it reads no data: whatever is trained on it has cost no privacy. Patients have problems that
 evolve over follow-ups; each report is written sentence by sentence in its hospital's style, and every sentence carries
@@ -9,7 +9,7 @@ the labels that it asserts. The labels of a report are the union, so they are ex
     read_bank.py   from the files, checked (``toml_table.py``)
     grammar.py     templates: choices and names
     patients.py    which problems a patient has, and what becomes of them
-    write.py       from problems to sentences
+    write.py       from problems to sentences (``draft.py``); ``normal.py`` says what is not wrong
     style.py       from sentences to a hospital's text
 """
 
@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedrad.data.synthetic.bank import Bank
+from fedrad.data.synthetic.draft import Draft
 from fedrad.data.synthetic.patients import histories
 from fedrad.data.synthetic.read_bank import MODALITIES, load_bank
 from fedrad.data.synthetic.style import house_style
-from fedrad.data.synthetic.write import Draft, write
+from fedrad.data.synthetic.write import write
 
 
 def generate(reports: int, seed: int, sites: int = 4, *, modality: str = "xray") -> Iterator[dict[str, Any]]:
