@@ -44,10 +44,10 @@ def modules(package: str) -> set[str]:
     return {str(file.relative_to(ROOT)) for file in (ROOT / package).rglob("*.py")}
 
 
-def banks() -> set[str]:
-    """The generator's phrases."""
-    found = {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data/synthetic/banks").rglob("*.toml")}
-    assert "fedrad/data/synthetic/banks/chest_xray/bank.toml" in found
+def data() -> set[str]:
+    """The generator's phrases and the labels' synonyms."""
+    found = {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data").rglob("*.toml")}
+    assert {f"fedrad/data/synthetic/banks/{bank}/bank.toml" for bank in ("chest_xray", "chest_ct")} <= found
     return found
 
 
@@ -57,7 +57,7 @@ def test_the_wheel_holds_the_packages_the_apps_and_nothing_else(wheel: Path) -> 
         entry_points = file.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
     wanted = modules("fedrad") | modules("strategies") | {"fedrad/py.typed"}
     wanted |= {f"fedrad/{name}" for name in modules("simulations")}
-    wanted |= {f"fedrad/simulations/{app}/pyproject.toml" for app in APPS} | banks()
+    wanted |= {f"fedrad/simulations/{app}/pyproject.toml" for app in APPS} | data()
     about = {name for name in names if ".dist-info/" in name}
     assert names - about == wanted
     assert sorted(name.partition(".dist-info/")[2] for name in about) == [
@@ -75,7 +75,7 @@ def test_the_source_distribution_holds_what_a_wheel_is_built_from(tmp_path: Path
     with tarfile.open(build("sdist", tmp_path)) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     wanted = modules("fedrad") | modules("strategies") | modules("simulations")
-    wanted |= {f"simulations/{app}/pyproject.toml" for app in APPS} | banks()
+    wanted |= {f"simulations/{app}/pyproject.toml" for app in APPS} | data()
     assert wanted | {"LICENSE", "README.md", "pyproject.toml", "constraints.txt", "fedrad/py.typed"} <= names
     assert {name for name in names if name.startswith("docs/")} != set()
     assert [name for name in names if any(part in name for part in UNWANTED)] == []

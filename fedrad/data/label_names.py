@@ -1,47 +1,18 @@
 """Label names that mean the same, and the known one that an unknown one may mean.
 
-Names are compared without case and punctuation. Synonyms are never applied, only offered: "effusion" may be pleural or
-pericardial, and whoever made the column knows which.
+Names are compared without case and punctuation. Synonyms (``synonyms.toml``) are never applied, only offered:
+"effusion" may be pleural or pericardial, and whoever made the column knows which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Final
 
-_SYNONYMS: Final = {
-    "airspace disease": "Lung Opacity",
-    "bone fracture": "Fracture",
-    "cardiac enlargement": "Cardiomegaly",
-    "collapse": "Atelectasis",
-    "congestion": "Edema",
-    "device": "Support Devices",
-    "devices": "Support Devices",
-    "effusion": "Pleural Effusion",
-    "effusions": "Pleural Effusion",
-    "enlarged heart": "Cardiomegaly",
-    "enlarged mediastinum": "Enlarged Cardiomediastinum",
-    "infiltrate": "Lung Opacity",
-    "lines and tubes": "Support Devices",
-    "lung mass": "Lung Lesion",
-    "lung nodule": "Lung Lesion",
-    "mass": "Lung Lesion",
-    "nodule": "Lung Lesion",
-    "normal": "No Finding",
-    "oedema": "Edema",
-    "opacity": "Lung Opacity",
-    "pleural fluid": "Pleural Effusion",
-    "pleural thickening": "Pleural Other",
-    "pulmonary edema": "Edema",
-    "pulmonary oedema": "Edema",
-    "ptx": "Pneumothorax",
-    "rib fracture": "Fracture",
-    "widened mediastinum": "Enlarged Cardiomediastinum",
-}
-"""Words of radiologists, as ``plain`` writes them -> the label of CheXpert. No abbreviation with two meanings: PE is
-more often the pulmonary embolism than the pleural effusion."""
-
+_SYNONYMS: Final = Path(__file__).with_name("synonyms.toml")
 _SIMILAR = 0.8
 """Of difflib's ratio: finds "atelectesis" and "Consolidations", not "Pericardial effusion" for "Pleural Effusion"."""
 
@@ -58,10 +29,18 @@ def positions(names: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
     return tuple(place.get(plain(name), -1) for name in names)
 
 
+def synonyms() -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """Collection of labels -> label -> words that radiologists use for it, as ``plain`` writes them."""
+    with _SYNONYMS.open("rb") as file:
+        return tomllib.load(file)
+
+
 def nearest(name: str, known: Collection[str]) -> str | None:
     """The known name that an unknown one may mean, by synonym or spelling; None if there is none."""
     by_plain = {plain(candidate): candidate for candidate in known}
-    if (synonym := _SYNONYMS.get(plain(name), "")) in known:
-        return synonym
+    for words_of in synonyms().values():
+        for label, words in words_of.items():
+            if label in known and plain(name) in words:
+                return label
     close = get_close_matches(plain(name), list(by_plain), n=1, cutoff=_SIMILAR)
     return by_plain[close[0]] if close else None

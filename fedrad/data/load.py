@@ -32,6 +32,7 @@ def load_corpus(
     columns: TableColumns | None = None,
     reports: int = 3000,
     seed: int = 0,
+    modality: str = "xray",
 ) -> datasets.Dataset:
     """A corpus of reports with the columns of ``fedrad.data.report``, memory-mapped.
 
@@ -51,6 +52,7 @@ def load_corpus(
         columns: "table" only, and needed there.
         reports: "synthetic" only: how many.
         seed: "synthetic" only.
+        modality: "synthetic" only: "xray", with the 14 labels of MIMIC-CXR, or "ct", with the 18 of CT-RATE.
     Raises:
         ConfigError: an unknown name or policy.
         DataError: the corpus can't be read as it should; nothing is left behind in the cache then.
@@ -69,7 +71,7 @@ def load_corpus(
     by_name: dict[str, list[object]] = {
         "mimic-cxr": [uncertain],
         "table": [repr(columns)],
-        "synthetic": [reports, seed],
+        "synthetic": [reports, seed, modality],
     }
     options = by_name.get(name, [])
     folder = _private_folder(Path(cache_dir) if cache_dir else fedrad_cache_dir())
@@ -80,7 +82,7 @@ def load_corpus(
         ds = datasets.Dataset.from_file(str(target))
     else:
         notes = []
-        features, rows = _stream(name, path, uncertain, columns, reports, seed, notes.append)
+        features, rows = _stream(name, path, uncertain, columns, (reports, seed, modality), notes.append)
         try:
             ds = write_reports(rows, features, target)
         except NothingLeft as error:
@@ -125,8 +127,7 @@ def _stream(
     path: str | Path | None,
     uncertain: str,
     columns: TableColumns | None,
-    reports: int,
-    seed: int,
+    synthetic: tuple[int, int, str],
     warn: Warn,
 ) -> tuple[datasets.Features, Iterator[Row]]:
     match name:
@@ -139,9 +140,11 @@ def _stream(
         case "table" if columns is not None:
             features = table.features(path, columns)
             return features, table.reports(path, columns, features, warn)
-    from fedrad.data.synthetic import generate  # its grammar takes a moment to build
+    from fedrad.data.synthetic import generate
+    from fedrad.data.synthetic.read_bank import labels_of
 
-    return FEATURES(CHEXPERT), generate(reports, seed)
+    reports, seed, modality = synthetic
+    return FEATURES(labels_of(modality)), generate(reports, seed, modality=modality)
 
 
 def _private_folder(cache_dir: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.data.synthetic import generate, read_bank
 from fedrad.data.synthetic.read_bank import load_bank
 from fedrad.errors import ConfigError, DataError
@@ -26,9 +26,9 @@ def change(bank: Path, file: str, old: str, new: str) -> None:
     (bank / file).write_text(text.replace(old, new, 1), "utf-8")
 
 
-def problems(bank: Path) -> list[str]:
+def problems(bank: Path, labels: tuple[str, ...] = CHEXPERT) -> list[str]:
     with pytest.raises(DataError) as error:
-        read_bank.read_bank(bank, CHEXPERT)
+        read_bank.read_bank(bank, labels)
     head, *lines = str(error.value).splitlines()
     assert str(bank) in head
     return [line.removeprefix("- ") for line in lines]
@@ -100,6 +100,36 @@ FIRST = "LO | <there_is> <chg> <degree> <texture> opacity <where>."
 def test_what_is_wrong_is_said_with_file_key_and_line(bank: Path, file: str, old: str, new: str, says: str) -> None:
     change(bank, file, old, new)
     found = problems(bank)
+    assert any(says in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("normal.toml", "PC    | Peri", "PX    | Peri", "anatomy.heart.sentences, line 4: unknown label code 'PX'"),
+        ("normal.toml", '["small nodes"]', '["nodes"]', "anatomy.nodes.unless: no finding is called 'nodes'"),
+        ("normal.toml", "chance = 0.9", "", "anatomy.airways.chance: must be a number and is missing"),
+        ("normal.toml", 'place = "airways"', 'place = "air"', "style.toml: style 1.order: lacks the place 'air'"),
+        (
+            "normal.toml",
+            "- | Trachea",
+            "- | <Side> trachea",
+            "anatomy.airways.sentences, line 1: nothing here explains",
+        ),
+        ("patients.toml", "cardiomegaly =", "cardiomegally =", "groups: no finding is called 'cardiomegally'"),
+        (
+            "patients.toml",
+            "cardiomegaly =",
+            "cardiomegally =",
+            "groups: no patient ever has the finding 'cardiomegaly'",
+        ),
+        ("patients.toml", "spread = 0.9", 'spread = "wide"', "groups.ageing.spread: must be a number"),
+    ],
+)
+def test_what_only_a_bank_with_anatomy_has(tmp_path: Path, file: str, old: str, new: str, says: str) -> None:
+    bank = Path(shutil.copytree(BANKS / "chest_ct", tmp_path / "bank"))
+    change(bank, file, old, new)
+    found = problems(bank, CT_RATE)
     assert any(says in problem for problem in found), found
 
 

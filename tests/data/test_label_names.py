@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedrad.data.label_names import _SYNONYMS, nearest, plain, positions
-from fedrad.data.labels import CHEXPERT
+from fedrad.data.label_names import nearest, plain, positions, synonyms
+from fedrad.data.labels import CHEXPERT, CT_RATE
 
 
 @pytest.mark.parametrize("name", ["Pleural Effusion", "pleural_effusion", "PLEURAL-EFFUSION", " pleural  effusion."])
@@ -39,5 +39,16 @@ def test_nothing_is_offered_that_is_taken() -> None:
 
 
 def test_synonyms_are_written_as_they_are_looked_up_and_mean_known_labels() -> None:
-    assert all(plain(word) == word and label in CHEXPERT for word, label in _SYNONYMS.items())
-    assert not set(_SYNONYMS) & {plain(name) for name in CHEXPERT}
+    assert list(synonyms()) == ["chexpert", "ct-rate"]
+    for words_of, labels in zip(synonyms().values(), (CHEXPERT, CT_RATE), strict=True):
+        words = [word for words in words_of.values() for word in words]
+        assert set(words_of) <= set(labels)
+        assert len(set(words)) == len(words)
+        assert all(plain(word) == word for word in words)
+        assert not set(words) & {plain(name) for name in labels}
+
+
+def test_a_word_may_mean_another_label_in_another_collection() -> None:
+    assert nearest("nodule", CHEXPERT) == "Lung Lesion"
+    assert nearest("nodule", CT_RATE) == "Lung nodule"
+    assert nearest("lines and tubes", CT_RATE) == "Medical material"

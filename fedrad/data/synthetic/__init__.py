@@ -1,4 +1,4 @@
-"""Chest x-ray reports of our own, with known labels: the embedded default corpus and the public warm start.
+"""Chest x-ray and CT reports of our own, with known labels: the embedded default corpus and the public warm start.
 
 A grammar, not a model, and it reads no data: whatever is trained on it has cost no privacy. Patients have problems that
 evolve over follow-ups; each report is written sentence by sentence in its hospital's style, and every sentence carries
@@ -7,9 +7,10 @@ the labels that it asserts. The labels of a report are the union, so they are ex
     banks/         what reports can say, and the labels of each phrase, in TOML; ``bank.toml`` has the rules
     bank.py        a bank in memory
     read_bank.py   from the files, checked (``toml_table.py``)
+    halves.py      a bank in two halves that share no phrase
     grammar.py     templates: choices and names
     patients.py    which problems a patient has, and what becomes of them
-    write.py       from problems to sentences
+    write.py       from problems to sentences (``draft.py``); ``normal.py`` says what is not wrong
     style.py       from sentences to a hospital's text
 """
 
@@ -21,13 +22,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedrad.data.synthetic.bank import Bank
+from fedrad.data.synthetic.draft import Draft
+from fedrad.data.synthetic.halves import half as half_of
 from fedrad.data.synthetic.patients import histories
 from fedrad.data.synthetic.read_bank import MODALITIES, load_bank
 from fedrad.data.synthetic.style import house_style
-from fedrad.data.synthetic.write import Draft, write
+from fedrad.data.synthetic.write import write
 
 
-def generate(reports: int, seed: int, sites: int = 4, *, modality: str = "xray") -> Iterator[dict[str, Any]]:
+def generate(
+    reports: int, seed: int, sites: int = 4, *, modality: str = "xray", half: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield ``reports`` rows {text, labels {name: 0|1}, patient, site, time, split ""}, patient by patient.
 
     A pure function of its arguments, made one row at a time; a smaller count is a prefix of a larger one. A patient's
@@ -35,21 +40,23 @@ def generate(reports: int, seed: int, sites: int = 4, *, modality: str = "xray")
 
     Args:
         modality: one of ``MODALITIES``; it decides the labels.
+        half: 0 or 1, to say it with one half of the phrases only (``halves.py``).
     Raises:
-        ValueError: ``reports`` or ``sites`` is out of range.
+        ValueError: ``reports``, ``sites`` or ``half`` is out of range.
         ConfigError: another modality.
     """
-    for row, _ in drafts(reports, seed, sites, modality=modality):
+    for row, _ in drafts(reports, seed, sites, modality=modality, half=half):
         yield row
 
 
 def drafts(
-    reports: int, seed: int, sites: int = 4, *, modality: str = "xray"
+    reports: int, seed: int, sites: int = 4, *, modality: str = "xray", half: int | None = None
 ) -> Iterator[tuple[dict[str, Any], Draft]]:
     """As `generate`, each row with its sentences and what they assert and deny: for tests and for study."""
     if reports < 0 or sites < 1:
         raise ValueError("synthetic reports need a count of at least 0 and at least one site")
-    return itertools.islice(_endless(load_bank(modality), seed, sites), reports)
+    bank = load_bank(modality)
+    return itertools.islice(_endless(bank if half is None else half_of(bank, half), seed, sites), reports)
 
 
 def _endless(bank: Bank, seed: int, sites: int) -> Iterator[tuple[dict[str, Any], Draft]]:

@@ -45,15 +45,42 @@ class Negative:
 
 
 @dataclass(frozen=True)
-class Patients:
-    """Which findings come together. Weights are relative."""
+class Part:
+    """A part of the anatomy and what is said of it where it is normal.
 
-    scenarios: tuple[tuple[str, ...], ...]
-    weights: tuple[float, ...]
-    second: tuple[str, ...]
+    Attributes:
+        chance: that it is mentioned at all.
+        unless: findings with which it is not.
+        sentences: the labels of each are those that it denies.
+    """
+
+    place: str
+    chance: float
+    unless: frozenset[str]
+    sentences: tuple[Phrase, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Findings that come together: their shares are multiplied by the patient's burden, which is lognormal with mean 1;
+    ``spread`` is the standard deviation of its logarithm."""
+
+    spread: float
+    findings: tuple[str, ...]
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Which findings a patient has: those of a scenario, or each by its share in a group. Weights are relative."""
+
     exclusive: tuple[frozenset[str], ...]
-    unlabelled: tuple[str, ...]
-    unlabelled_weights: tuple[float, ...]
+    groups: tuple[Group, ...] = ()
+    scenarios: tuple[tuple[str, ...], ...] = ()
+    weights: tuple[float, ...] = ()
+    second: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    unlabelled_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +127,8 @@ class Bank:
         changes: what ``<chg>`` may become, for each change of a finding since the last report.
         places: what ``<zone>``, ``<base>`` and ``<basilar>`` may become.
         sentences: templates of normal sentences, and of those that are no finding, by group.
+        anatomy: what is said where nothing is wrong; if it is empty, ``normal.py`` composes that from ``sentences``.
+        indication, examination: what stands before the indication, and a title that a report may have.
     """
 
     labels: tuple[str, ...]
@@ -109,6 +138,9 @@ class Bank:
     places: Mapping[str, tuple[str, ...]]
     findings: Mapping[str, Finding]
     sentences: Mapping[str, tuple[str, ...]]
+    anatomy: tuple[Part, ...]
     negatives: tuple[Negative, ...]
+    indication: str
+    examination: str
     patients: Patients
     styles: tuple[Style, ...]

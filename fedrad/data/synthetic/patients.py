@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fedrad.data.synthetic.bank import Bank
+from fedrad.data.synthetic.bank import Bank, Patients
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,8 @@ def histories(bank: Bank, seed: int, patient: int) -> Iterator[tuple[str, tuple[
         problems = _next_visit(bank, problems, rng)
 
 
-def _first_visit(bank: Bank, rng: random.Random) -> tuple[Problem, ...]:
-    patients, kind = bank.patients, rng.random()
-    kinds: list[str] = []
+def _by_scenario(patients: Patients, rng: random.Random) -> list[str]:
+    kinds, kind = list[str](), rng.random()
     if kind > 0.62:  # a labelled finding, sometimes two, sometimes with others
         kinds += rng.choices(patients.scenarios, patients.weights)[0]
         if rng.random() < 0.22:
@@ -46,6 +46,22 @@ def _first_visit(bank: Bank, rng: random.Random) -> tuple[Problem, ...]:
             kinds += rng.choices(patients.unlabelled, patients.unlabelled_weights, k=rng.choice((1, 1, 2)))
     elif kind > 0.4:  # something, but none of the fourteen
         kinds += rng.choices(patients.unlabelled, patients.unlabelled_weights, k=rng.choice((1, 1, 1, 2, 2, 3)))
+    return kinds
+
+
+def _by_share(patients: Patients, rng: random.Random) -> list[str]:
+    kinds = []
+    for group in patients.groups:
+        burden = math.exp(rng.gauss(-(group.spread**2) / 2, group.spread))
+        kinds += [
+            name for name, share in zip(group.findings, group.shares, strict=True) if rng.random() < share * burden
+        ]
+    rng.shuffle(kinds)
+    return kinds
+
+
+def _first_visit(bank: Bank, rng: random.Random) -> tuple[Problem, ...]:
+    kinds = _by_share(bank.patients, rng) if bank.patients.groups else _by_scenario(bank.patients, rng)
     problems: list[Problem] = []
     for name in kinds:
         change = rng.choices(("", "new", "stable", "worse", "better"), (72, 4, 20, 2, 2))[0]
@@ -67,10 +83,17 @@ def _next_visit(bank: Bank, problems: tuple[Problem, ...], rng: random.Random) -
             change = rng.choices(("gone", "better", "stable", "worse"), (40, 25, 22, 13))[0]
         _add(bank, later, replace(problem, change=change))
     if rng.random() < (0.2 if later else 0.35):
-        for name in rng.choices(bank.patients.scenarios, bank.patients.weights)[0]:
+        for name in _something_new(bank.patients, rng):
             change = "" if bank.findings[name].chronic or rng.random() < 0.4 else "new"
             _add(bank, later, Problem(name, rng.choice(("left", "right")), change))
     return tuple(later)
+
+
+def _something_new(patients: Patients, rng: random.Random) -> tuple[str, ...]:
+    if not patients.groups:
+        return rng.choices(patients.scenarios, patients.weights)[0]
+    names = [name for group in patients.groups for name in group.findings]
+    return (rng.choices(names, [share for group in patients.groups for share in group.shares])[0],)
 
 
 def _add(bank: Bank, problems: list[Problem], problem: Problem) -> None:

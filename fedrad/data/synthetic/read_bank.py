@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from fedrad.data.labels import CHEXPERT
-from fedrad.data.synthetic.bank import Bank, Finding, Negative, Patients, Phrase, Release, Style
+from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.data.synthetic.bank import Bank, Finding, Group, Negative, Part, Patients, Phrase, Release, Style
 from fedrad.data.synthetic.grammar import Taste, endless, faults, names
 from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
 _FOLDER = Path(__file__).parent / "banks"
-MODALITIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {"xray": ("chest_xray", CHEXPERT)}
+MODALITIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "xray": ("chest_xray", CHEXPERT),
+    "ct": ("chest_ct", CT_RATE),
+}
 """Modality -> the folder of its bank, and the labels of its reports."""
 
 BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
@@ -32,9 +35,11 @@ _BOUND_IN: Final = {
     "normal-conclusions": frozenset[str](),
 }
 _BOUND_IN_ANATOMY: Final = frozenset({"other", "deid", "negative"})
-_SENTENCES: Final = (
+_ALWAYS: Final = ("resolved", "indication", "technique", "comments", "conclusions", "normal-conclusions")
+# Only in a bank without [anatomy.*] (``normal.py``).
+_COMPOSED: Final = (
     "heart", "heart-and-mediastinum", "heart-and-vessels", "mediastinum", "vessels", "lungs", "lungs-otherwise",
-    "negations", "bones", "abdomen", "whole-normal", *_BOUND_IN,
+    "negations", "bones", "abdomen", "whole-normal", "elsewhere",
 )  # fmt: skip
 _CHANGES: Final = {
     "unknown": "",
@@ -47,17 +52,17 @@ _CHANGES: Final = {
 _PLACES: Final = ("zone", "base", "basilar")
 
 
-def load_bank(modality: str) -> Bank:
-    """The bank of a modality, one of ``MODALITIES``.
-
-    Raises:
-        ConfigError: another modality.
-        DataError: as `read_bank`.
-    """
+def labels_of(modality: str) -> tuple[str, ...]:
+    """The labels of its reports. Raises ConfigError for a modality that is not one of ``MODALITIES``."""
     if modality not in MODALITIES:
         raise ConfigError(f"modality is {modality!r}: must be one of {', '.join(MODALITIES)}")
-    folder, labels = MODALITIES[modality]
-    return read_bank(_FOLDER / folder, labels)
+    return MODALITIES[modality][1]
+
+
+def load_bank(modality: str) -> Bank:
+    """The bank of a modality. Raises ConfigError as `labels_of`, and DataError as `read_bank`."""
+    labels = labels_of(modality)
+    return read_bank(_FOLDER / MODALITIES[modality][0], labels)
 
 
 def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
@@ -79,7 +84,8 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
             return Table(name, "", None, problems)
 
     about, words, normal = toml("bank.toml"), toml("words.toml"), toml("normal.toml")
-    normal_label = about.take("normal-label", str, "")
+    normal_label = about.take("normal-label", str)
+    indication, examination = about.take("indication", str), about.take("examination", str)
     codes = about.table("codes").strings()
     for code, label in codes.items():
         if label not in labels or label == normal_label:
@@ -98,6 +104,9 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
                 named.wrong(name, "another table has this name")
             findings[name] = read.finding(named.table(name))
     sentences = normal.table("sentences")
+    parts = normal.table("anatomy") if "anatomy" in normal.keys() else None
+    anatomy = tuple(read.part(parts.table(name), findings) for name in parts.keys()) if parts else ()
+    groups = _ALWAYS if anatomy else _ALWAYS + _COMPOSED
     bank = Bank(
         labels=labels,
         normal_label=normal_label,
@@ -105,10 +114,13 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
         changes={value: changes.words(key) for key, value in _CHANGES.items()},
         places={key: places.words(key) for key in _PLACES},
         findings=findings,
-        sentences={key: read.sentences(sentences, key, _BOUND_IN.get(key, _BOUND_IN_ANATOMY)) for key in _SENTENCES},
-        negatives=tuple(read.negative(normal.table("negatives"))),
+        sentences={key: read.sentences(sentences, key, _BOUND_IN.get(key, _BOUND_IN_ANATOMY)) for key in groups},
+        anatomy=anatomy,
+        negatives=() if anatomy else tuple(read.negative(normal.table("negatives"))),
+        indication=indication,
+        examination=examination,
         patients=_patients(toml("patients.toml"), findings),
-        styles=_styles(toml("style.toml"), {finding.place for finding in findings.values()}),
+        styles=_styles(toml("style.toml"), {f.place for f in findings.values()} | {part.place for part in anatomy}),
     )
     for table in (words, changes, places, normal, sentences):
         table.done()
@@ -139,20 +151,34 @@ class _Templates:
             place=table.take("place", str),
             chronic=table.take("chronic", bool, False),
             resolved=self.check(table, "resolved", table.take("resolved", str, ""), BOUND),
-            body=tuple(self.phrases(table, "body")),
-            impression=tuple(self.phrases(table, "impression")),
+            body=tuple(self.phrases(table, "body", BOUND)),
+            impression=tuple(self.phrases(table, "impression", BOUND)),
         )
         table.done()
         return found
 
-    def phrases(self, table: Table, key: str) -> Iterator[Phrase]:
+    def part(self, table: Table, findings: Collection[str]) -> Part:
+        unless = table.words("unless") if "unless" in table.keys() else ()
+        for name in unless:
+            if name not in findings:
+                table.wrong("unless", f"no finding is called {name!r}")
+        found = Part(
+            place=table.take("place", str),
+            chance=table.take("chance", float),
+            unless=frozenset(unless),
+            sentences=tuple(self.phrases(table, "sentences", frozenset({"deid"}))),
+        )
+        table.done()
+        return found
+
+    def phrases(self, table: Table, key: str, bound: frozenset[str]) -> Iterator[Phrase]:
         for at, line in table.lines(key):
             where = f"{key}, line {at}"
             codes, bar, template = line.partition("|")
             if not bar or "[" in codes:
                 table.wrong(where, 'must be "CODES | sentence"')
                 continue
-            yield Phrase(self.labels(table, where, codes.split()), self.check(table, where, template.strip(), BOUND))
+            yield Phrase(self.labels(table, where, codes.split()), self.check(table, where, template.strip(), bound))
 
     def labels(self, table: Table, where: str, codes: list[str]) -> frozenset[str]:
         if codes == ["-"]:
@@ -196,31 +222,50 @@ def _patients(table: Table, findings: Mapping[str, Finding]) -> Patients:
             table.wrong(key, f"no finding is called {name!r}")
         return str(name)
 
-    scenarios, weights = [], []
-    for at, entry in enumerate(table.take("scenarios", list), 1):
-        match entry:
-            case [int() | float() as weight, [_, *_] as group]:
-                scenarios.append(tuple(known(f"scenarios, entry {at}", name) for name in group))
-                weights.append(weight)
-            case _:
-                table.wrong(f"scenarios, entry {at}", "must be [weight, [finding, ...]]")
     exclusive = []
     for at, group in enumerate(table.take("exclusive", list), 1):
         if isinstance(group, list):
             exclusive.append(frozenset(known(f"exclusive, entry {at}", name) for name in group))
         else:
             table.wrong(f"exclusive, entry {at}", "must be a list of findings")
-    second = tuple(known("second", name) for name in table.words("second"))
-    unlabelled = table.table("unlabelled").numbers()
-    for name in unlabelled:
-        known("unlabelled", name)
-    used = {name for group in scenarios for name in group} | set(second) | set(unlabelled)
+    if "groups" in table.keys():
+        named = table.table("groups")
+        groups = tuple(_group(named.table(name)) for name in named.keys())
+        used = {name for group in groups for name in group.findings}
+        patients = Patients(tuple(exclusive), groups)
+    else:
+        scenarios, weights = [], []
+        for at, entry in enumerate(table.take("scenarios", list), 1):
+            match entry:
+                case [int() | float() as weight, [_, *_] as group]:
+                    scenarios.append(tuple(known(f"scenarios, entry {at}", name) for name in group))
+                    weights.append(weight)
+                case _:
+                    table.wrong(f"scenarios, entry {at}", "must be [weight, [finding, ...]]")
+        second = tuple(known("second", name) for name in table.words("second"))
+        unlabelled = table.table("unlabelled").numbers()
+        used = {name for group in scenarios for name in group} | set(second) | set(unlabelled)
+        patients = Patients(
+            tuple(exclusive),
+            (),
+            tuple(scenarios),
+            tuple(weights),
+            second,
+            tuple(unlabelled),
+            tuple(unlabelled.values()),
+        )
+    for name in sorted(used - set(findings)):
+        known("groups" if patients.groups else "unlabelled", name)
     for name in sorted(set(findings) - used) if not table.missing else ():
-        table.wrong("scenarios", f"no patient ever has the finding {name!r}")
+        table.wrong("groups" if patients.groups else "scenarios", f"no patient ever has the finding {name!r}")
     table.done()
-    return Patients(
-        tuple(scenarios), tuple(weights), second, tuple(exclusive), tuple(unlabelled), tuple(unlabelled.values())
-    )
+    return patients
+
+
+def _group(table: Table) -> Group:
+    spread, shares = table.take("spread", float), table.table("shares").numbers()
+    table.done()
+    return Group(spread, tuple(shares), tuple(shares.values()))
 
 
 def _styles(table: Table, places: set[str]) -> tuple[Style, ...]:
