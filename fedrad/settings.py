@@ -23,12 +23,13 @@ class Rule(NamedTuple):
 POSITIVE = Rule("above 0", lambda v: v > 0)
 NOT_NEGATIVE = Rule("at least 0", lambda v: v >= 0)
 AT_LEAST_ONE = Rule("at least 1", lambda v: v >= 1)
+DELTA = Rule("at least 1e-9 and below 1", lambda v: 1e-9 <= v < 1)  # the accountant goes no further
 BETWEEN = Rule("above 0 and below 1", lambda v: 0 < v < 1)
 SHARE = Rule("at least 0 and below 1", lambda v: 0 <= v < 1)
 UP_TO_ONE = Rule("above 0, at most 1", lambda v: 0 < v <= 1)
 FROM_ZERO_TO_ONE = Rule("from 0 to 1", lambda v: 0 <= v <= 1)
 ALL_POSITIVE = Rule("each above 0", lambda v: all(number > 0 for number in v))
-ALL_BETWEEN = Rule("each above 0 and below 1", lambda v: all(0 < number < 1 for number in v))
+ALL_DELTAS = Rule("each at least 1e-9 and below 1", lambda v: all(1e-9 <= number < 1 for number in v))
 NOT_EMPTY = Rule("not empty", lambda v: v != "")
 LENGTH = Rule("at least 8", lambda v: v >= 8)
 
@@ -113,7 +114,7 @@ class Sites:
         "hospital's is the cap in its node configuration",
         rule=ALL_POSITIVE,
     )
-    deltas: tuple[float, ...] = _key((), "likewise for delta; empty: `privacy.delta` for all", rule=ALL_BETWEEN)
+    deltas: tuple[float, ...] = _key((), "likewise for delta; empty: `privacy.delta` for all", rule=ALL_DELTAS)
     batches: tuple[int, ...] = _key(
         (),
         "likewise for the expected batch; empty: `train.batch` for all. A real hospital may set `batch` in its node "
@@ -170,7 +171,7 @@ class Privacy:
     """What every hospital promises. See docs/privacy.md."""
 
     epsilon: float = _key(8.0, "budget of each hospital, met from below; 0 trains WITHOUT privacy", rule=NOT_NEGATIVE)
-    delta: float = _key(1e-5, "must stay below 1 / declared shard size", rule=BETWEEN)
+    delta: float = _key(1e-5, "must stay below 1 / declared shard size", rule=DELTA)
     clip: float = _key(
         1.0,
         "largest L2 norm of what one unit adds (a report's gradient, the sum of a patient's, a hospital's whole "
