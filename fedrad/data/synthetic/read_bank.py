@@ -41,14 +41,7 @@ _COMPOSED: Final = (
     "heart", "heart-and-mediastinum", "heart-and-vessels", "mediastinum", "vessels", "lungs", "lungs-otherwise",
     "negations", "bones", "abdomen", "whole-normal", "elsewhere",
 )  # fmt: skip
-_CHANGES: Final = {
-    "unknown": "",
-    "new": "new",
-    "stable": "stable",
-    "better": "better",
-    "worse": "worse",
-    "gone": "gone",
-}
+_CHANGES: Final = {"unknown": ""} | {change: change for change in ("new", "stable", "better", "worse", "gone")}
 _PLACES: Final = ("zone", "base", "basilar")
 
 
