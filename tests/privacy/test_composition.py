@@ -185,3 +185,19 @@ def test_a_transform_that_is_too_long_is_not_done() -> None:
     assert figure.epsilon == math.inf
     assert figure.span > 20_000 * WIDTH
     assert compose([(step, 200)], WIDTH, 1e-5, math.ceil(figure.span / WIDTH)).epsilon < math.inf
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_no_mass_of_a_transform_is_below_the_exact_one(count: int) -> None:
+    """Far out, where the exact masses are smaller than a transform's rounding, half of its numbers are too small."""
+    one = NoisyStep.of(0.1, 1.0, 0.05).removed
+    exact = masses = np.asarray(one.masses, dtype=np.longdouble) / np.asarray(one.masses, dtype=np.longdouble).sum()
+    for _ in range(count - 1):
+        exact = np.convolve(exact, masses)
+    start, points = count * one.lowest, 1 << int(len(exact) - 1).bit_length()
+
+    found = composition._convolved([(one, count)], 0.0, start, start + len(exact) - 1, points)
+
+    assert found.shape == exact.shape
+    assert bool((found >= exact * (1 - 1e-15)).all())
+    np.testing.assert_allclose(found, exact.astype(float), atol=1e-12)
