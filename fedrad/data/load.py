@@ -32,7 +32,7 @@ def load_corpus(
     columns: TableColumns | None = None,
     reports: int = 3000,
     seed: int = 0,
-    modality: str = "xray",
+    bank: str = "chest-xray",
 ) -> datasets.Dataset:
     """A corpus of reports with the columns of ``fedrad.data.report``, memory-mapped.
 
@@ -52,7 +52,8 @@ def load_corpus(
         columns: "table" only, and needed there.
         reports: "synthetic" only: how many.
         seed: "synthetic" only.
-        modality: "synthetic" only: "xray", with the 14 labels of MIMIC-CXR, or "ct", with the 18 of CT-RATE.
+        bank: "synthetic" only: the phrase bank, as "chest-xray", with the 14 labels of MIMIC-CXR, or "chest-ct", with the 18
+            of CT-RATE; one of ``fedrad.data.synthetic.BANKS``.
     Raises:
         ConfigError: an unknown name or policy.
         DataError: the corpus can't be read as it should; nothing is left behind in the cache then.
@@ -71,7 +72,7 @@ def load_corpus(
     by_name: dict[str, list[object]] = {
         "mimic-cxr": [uncertain],
         "table": [repr(columns)],
-        "synthetic": [reports, seed, modality],
+        "synthetic": [reports, seed, bank],
     }
     options = by_name.get(name, [])
     folder = _private_folder(Path(cache_dir) if cache_dir else fedrad_cache_dir())
@@ -82,7 +83,7 @@ def load_corpus(
         ds = datasets.Dataset.from_file(str(target))
     else:
         notes = []
-        features, rows = _stream(name, path, uncertain, columns, (reports, seed, modality), notes.append)
+        features, rows = _stream(name, path, uncertain, columns, (reports, seed, bank), notes.append)
         try:
             ds = write_reports(rows, features, target)
         except NothingLeft as error:
@@ -143,8 +144,8 @@ def _stream(
     from fedrad.data.synthetic import generate
     from fedrad.data.synthetic.read_bank import labels_of
 
-    reports, seed, modality = synthetic
-    return FEATURES(labels_of(modality)), generate(reports, seed, modality=modality)
+    reports, seed, bank = synthetic
+    return FEATURES(labels_of(bank)), generate(reports, seed, bank=bank)
 
 
 def _private_folder(cache_dir: Path) -> Path:

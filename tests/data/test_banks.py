@@ -143,9 +143,9 @@ def test_all_that_is_wrong_is_said_at_once(bank: Path) -> None:
 
 def test_comments_between_phrases_are_no_phrases(bank: Path) -> None:
     change(bank, LUNGS, FIRST, "# first\n\n" + FIRST)
-    assert read_bank.read_bank(bank, CHEXPERT).findings == load_bank("xray").findings
+    assert read_bank.read_bank(bank, CHEXPERT).findings == load_bank("chest-xray").findings
 
 
-def test_an_unknown_modality() -> None:
-    with pytest.raises(ConfigError, match="modality is 'mri': must be one of xray"):
-        list(generate(1, 0, modality="mri"))
+def test_an_unknown_bank() -> None:
+    with pytest.raises(ConfigError, match="the phrase bank is 'brain-mri': must be one of chest-xray"):
+        list(generate(1, 0, bank="brain-mri"))

@@ -16,9 +16,9 @@ def templates(bank: Bank) -> set[str]:
     return phrases | {template for group in bank.sentences.values() for template in group}
 
 
-@pytest.mark.parametrize("modality", ["xray", "ct"])
-def test_halves_share_no_template_and_together_are_the_bank(modality: str) -> None:
-    bank = load_bank(modality)
+@pytest.mark.parametrize("name", ["chest-xray", "chest-ct"])
+def test_halves_share_no_template_and_together_are_the_bank(name: str) -> None:
+    bank = load_bank(name)
     first, second = half(bank, 0), half(bank, 1)
     assert templates(first) & templates(second) == set()
     assert templates(first) | templates(second) == templates(bank)
@@ -26,10 +26,10 @@ def test_halves_share_no_template_and_together_are_the_bank(modality: str) -> No
     assert half(bank, 0) == first
 
 
-@pytest.mark.parametrize("modality", ["xray", "ct"])
+@pytest.mark.parametrize("name", ["chest-xray", "chest-ct"])
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_half_keeps_every_finding_label_and_group(modality: str, which: int) -> None:
-    bank = load_bank(modality)
+def test_a_half_keeps_every_finding_label_and_group(name: str, which: int) -> None:
+    bank = load_bank(name)
     part = half(bank, which)
     assert list(part.findings) == list(bank.findings)
     for name, finding in part.findings.items():
@@ -44,15 +44,15 @@ def test_a_half_keeps_every_finding_label_and_group(modality: str, which: int) -
     assert spoken == set(bank.labels) - {bank.normal_label}
 
 
-@pytest.mark.parametrize("modality", ["xray", "ct"])
-def test_halves_tell_of_the_same_patients_in_other_words(modality: str) -> None:
-    one, other = (list(drafts(400, 0, modality=modality, half=which)) for which in (0, 1))
+@pytest.mark.parametrize("name", ["chest-xray", "chest-ct"])
+def test_halves_tell_of_the_same_patients_in_other_words(name: str) -> None:
+    one, other = (list(drafts(400, 0, bank=name, half=which)) for which in (0, 1))
     assert [row["time"] for row, _ in one] == [row["time"] for row, _ in other]
     said = [{sentence.text for _, draft in part for sentence in draft.sentences} for part in (one, other)]
     assert len(said[0] & said[1]) < 0.05 * len(said[0])
-    assert list(drafts(5, 0, modality=modality, half=0)) == one[:5]
+    assert list(drafts(5, 0, bank=name, half=0)) == one[:5]
 
 
 def test_there_are_two() -> None:
     with pytest.raises(ValueError, match="halves 0 and 1"):
-        half(load_bank("xray"), 2)
+        half(load_bank("chest-xray"), 2)

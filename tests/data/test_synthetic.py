@@ -42,7 +42,7 @@ SAYS = {
 }
 
 
-BANK = load_bank("xray")
+BANK = load_bank("chest-xray")
 
 # SHA-256 of 1,000 rows, as JSON with sorted keys: a change of these is a change of every corpus and warm start made so
 # far. Made before the phrases moved from Python into TOML.

@@ -19,7 +19,7 @@ from fedrad.data.synthetic.read_bank import load_bank
 from fedrad.data.synthetic.style import house_style
 from fedrad.data.synthetic.write import bind
 
-BANK = load_bank("ct")
+BANK = load_bank("chest-ct")
 STYLE = house_style(BANK, 0, 0)
 
 # What a sentence must contain to assert a label: written independently of the phrase bank.
@@ -68,7 +68,7 @@ HEDGE = re.compile(r"\b(may|could|possibl|suspicious|suspected|questionable|cann
 
 @pytest.fixture(scope="module")
 def corpus() -> list[tuple[dict[str, object], Draft]]:
-    return list(drafts(3000, seed=3, modality="ct"))
+    return list(drafts(3000, seed=3, bank="chest-ct"))
 
 
 def said(template: str, times: int = 12) -> set[str]:
@@ -162,8 +162,8 @@ def test_reports_are_long_and_of_one_kind_a_site(corpus: list[tuple[dict[str, ob
 
 
 def test_they_are_a_corpus_with_the_labels_of_ct_rate(tmp_path: Path) -> None:
-    ct = load_corpus("synthetic", reports=5, modality="ct", cache_dir=tmp_path)
+    ct = load_corpus("synthetic", reports=5, bank="chest-ct", cache_dir=tmp_path)
     assert label_names(ct.features) == CT_RATE
-    wanted = [row["text"] for row, _ in itertools.islice(drafts(5, 0, modality="ct"), 5)]
+    wanted = [row["text"] for row, _ in itertools.islice(drafts(5, 0, bank="chest-ct"), 5)]
     assert ct["text"][:] == wanted
     assert label_names(load_corpus("synthetic", reports=5, cache_dir=tmp_path).features) != CT_RATE

@@ -25,13 +25,13 @@ from fedrad.data.synthetic.bank import Bank
 from fedrad.data.synthetic.draft import Draft
 from fedrad.data.synthetic.halves import half as half_of
 from fedrad.data.synthetic.patients import histories
-from fedrad.data.synthetic.read_bank import MODALITIES, load_bank
+from fedrad.data.synthetic.read_bank import BANKS, load_bank
 from fedrad.data.synthetic.style import house_style
 from fedrad.data.synthetic.write import write
 
 
 def generate(
-    reports: int, seed: int, sites: int = 4, *, modality: str = "xray", half: int | None = None
+    reports: int, seed: int, sites: int = 4, *, bank: str = "chest-xray", half: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield ``reports`` rows {text, labels {name: 0|1}, patient, site, time, split ""}, patient by patient.
 
@@ -39,24 +39,24 @@ def generate(
     reports are consecutive and in the order of time.
 
     Args:
-        modality: one of ``MODALITIES``; it decides the labels.
+        bank: one of ``BANKS``; it decides the labels.
         half: 0 or 1, to say it with one half of the phrases only (``halves.py``).
     Raises:
         ValueError: ``reports``, ``sites`` or ``half`` is out of range.
-        ConfigError: another modality.
+        ConfigError: another bank.
     """
-    for row, _ in drafts(reports, seed, sites, modality=modality, half=half):
+    for row, _ in drafts(reports, seed, sites, bank=bank, half=half):
         yield row
 
 
 def drafts(
-    reports: int, seed: int, sites: int = 4, *, modality: str = "xray", half: int | None = None
+    reports: int, seed: int, sites: int = 4, *, bank: str = "chest-xray", half: int | None = None
 ) -> Iterator[tuple[dict[str, Any], Draft]]:
     """As `generate`, each row with its sentences and what they assert and deny: for tests and for study."""
     if reports < 0 or sites < 1:
         raise ValueError("synthetic reports need a count of at least 0 and at least one site")
-    bank = load_bank(modality)
-    return itertools.islice(_endless(bank if half is None else half_of(bank, half), seed, sites), reports)
+    phrases = load_bank(bank)
+    return itertools.islice(_endless(phrases if half is None else half_of(phrases, half), seed, sites), reports)
 
 
 def _endless(bank: Bank, seed: int, sites: int) -> Iterator[tuple[dict[str, Any], Draft]]:
@@ -77,4 +77,4 @@ def _endless(bank: Bank, seed: int, sites: int) -> Iterator[tuple[dict[str, Any]
             yield row, draft
 
 
-__all__ = ["MODALITIES", "Draft", "drafts", "generate"]
+__all__ = ["BANKS", "Draft", "drafts", "generate"]

@@ -16,11 +16,11 @@ from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
 _FOLDER = Path(__file__).parent / "banks"
-MODALITIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "xray": ("chest_xray", CHEXPERT),
-    "ct": ("chest_ct", CT_RATE),
+BANKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "chest-xray": CHEXPERT,
+    "chest-ct": CT_RATE,
 }
-"""Modality -> the folder of its bank, and the labels of its reports."""
+"""Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
 
 BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
 """Names that are bound for each finding (``write.bind``)."""
@@ -45,17 +45,17 @@ _CHANGES: Final = {"unknown": ""} | {change: change for change in ("new", "stabl
 _PLACES: Final = ("zone", "base", "basilar")
 
 
-def labels_of(modality: str) -> tuple[str, ...]:
-    """The labels of its reports. Raises ConfigError for a modality that is not one of ``MODALITIES``."""
-    if modality not in MODALITIES:
-        raise ConfigError(f"modality is {modality!r}: must be one of {', '.join(MODALITIES)}")
-    return MODALITIES[modality][1]
+def labels_of(bank: str) -> tuple[str, ...]:
+    """The labels of a bank's reports. Raises ConfigError for a bank that is not one of ``BANKS``."""
+    if bank not in BANKS:
+        raise ConfigError(f"the phrase bank is {bank!r}: must be one of {', '.join(BANKS)}")
+    return BANKS[bank]
 
 
-def load_bank(modality: str) -> Bank:
-    """The bank of a modality. Raises ConfigError as `labels_of`, and DataError as `read_bank`."""
-    labels = labels_of(modality)
-    return read_bank(_FOLDER / MODALITIES[modality][0], labels)
+def load_bank(name: str) -> Bank:
+    """The bank of that name. Raises ConfigError as `labels_of`, and DataError as `read_bank`."""
+    labels = labels_of(name)
+    return read_bank(_FOLDER / name.replace("-", "_"), labels)
 
 
 def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
