@@ -26,10 +26,11 @@ from transformers import (
 from fedrad.data.batches import Tokenized, tokenize
 from fedrad.data.load import load_corpus
 from fedrad.model.adapter import ALL_LINEAR, LoRASpec
-from fedrad.model.base import EMBEDDED, BaseModel, load_base
+from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.kernels import Kernels
 from fedrad.model.layers import take_apart
+from fedrad.model.names import EMBEDDED
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.sampler import poisson_sample
 

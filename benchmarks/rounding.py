@@ -20,8 +20,9 @@ from benchmarks.measure import describe, machine, one_thread, table
 from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.load import load_corpus
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.base import EMBEDDED, load_base
+from fedrad.model.base import load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.names import EMBEDDED
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import clip_factors, finite_rows
 from fedrad.training.loss import report_losses

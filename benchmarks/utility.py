@@ -37,8 +37,9 @@ from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState, run_steps
 from fedrad.training.metrics import label_prior_decisions, score
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
+from fedrad.training.start import starts_warm
 from fedrad.training.strategy import weighted_mean
-from fedrad.training.warm_start import initial_state, starts_warm
+from fedrad.training.warm_start import initial_state
 
 EPSILONS = (0.0, 10.0, 3.0, 1.0, 0.1)
 

@@ -47,8 +47,9 @@ from fedrad.training.run_directory import (
 )
 from fedrad.training.setup import Setup, exported, pin_arithmetic, plan_for, refuse_single_terms, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
+from fedrad.training.start import starts_warm
 from fedrad.training.strategy import strategy_of
-from fedrad.training.warm_start import initial_state, starts_warm
+from fedrad.training.warm_start import initial_state
 
 
 def train(experiment: Experiment, console: Console | None = None) -> tuple[Result, Path]:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 import fedrad
 from fedrad.apps import app_folder
+from fedrad.cli_base import base_app
 from fedrad.config import Experiment, parse_overrides, read_flat
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.settings import Model as ModelSettings
@@ -31,6 +32,7 @@ _COMMON: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
+app.add_typer(base_app, name="base")
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]
@@ -65,7 +67,7 @@ def centralized(
 
     CONFIG is a TOML file, e.g. mine.toml; without one, the defaults.
     """
-    with _errors():
+    with reporting_errors():
         Experiment.load(config, list(set_ or []))
         from fedrad.centralized import main
 
@@ -99,7 +101,7 @@ def simulate(
 
     NAME is mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app.
     """
-    with _errors():
+    with reporting_errors():
         from fedrad.simulate import simulate as run
 
         run(name, list(set_ or []), out, config=config, grid=grid, verbose=verbose)
@@ -111,7 +113,7 @@ def app_(name: Annotated[str, typer.Argument()] = "mimic") -> None:
 
     NAME is mimic, ct_rate or openi. For example: flwr run "$(fedrad app mimic)" --stream
     """
-    with _errors():
+    with reporting_errors():
         print(app_folder(name))
 
 
@@ -134,7 +136,7 @@ def predict(
     A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
     "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole.
     """
-    with _errors():
+    with reporting_errors():
         from fedrad.model.folder import adapter_folder
 
         if output is not None and out is not None:
@@ -164,7 +166,7 @@ def ledger(
     """
     from fedrad.privacy.durable import ledger_file
 
-    with _errors():
+    with reporting_errors():
         ledger_file(site_dir)
         if csv_ is not None and csv_.exists():
             raise _exists(csv_)
@@ -197,7 +199,7 @@ def model(
     """
     from fedrad.model.base import load_base
 
-    with _errors():
+    with reporting_errors():
         base = load_base(name, revision)
         print(f"name         {base.name}")
         print(f"family       {base.config.model_type}, {base.layers} layers, width {base.hidden}")
@@ -225,7 +227,7 @@ def plan(
     """
     from fedrad.planned import check_told
 
-    with _errors():
+    with reporting_errors():
         overrides = [*(set_ or []), *([] if hospitals is None else [f"sites.count={hospitals}"])]
         experiment = Experiment.load(config, overrides).resolve_paths(Path.cwd())
         check_told(experiment, reports, labels)
@@ -268,7 +270,8 @@ def _new_file(path: Path) -> TextIO:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def reporting_errors() -> Iterator[None]:
+    """Prints an error of fedrad's as one red line and ends with its exit code."""
     try:
         yield
     except FedradError as error:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, get_type_hints
 import tomli_w
 
 from fedrad.errors import ConfigError
+from fedrad.model.names import CHEST, EMBEDDED
 from fedrad.settings import Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train, spelt
 
 Flat = dict[str, str | int | float | bool]
@@ -101,6 +102,19 @@ class Experiment:
         if self.train.warm_start != "auto":
             return self.train.warm_start
         return "none" if self.data.name == "synthetic" else "synthetic"
+
+    @property
+    def base_name(self) -> str:
+        """The base model that the run trains on: ``model.name``, or, where the embedded encoder starts warm, the public
+        base that was made of it."""
+        return CHEST if self.warm_start == "synthetic" and self.model.name == EMBEDDED else self.model.name
+
+    @property
+    def no_finding(self) -> str:
+        """``data.no-finding`` with ``auto`` resolved: ``no-other-label``, as CheXpert means it, for MIMIC-CXR."""
+        if self.data.no_finding != "auto":
+            return self.data.no_finding
+        return "no-other-label" if self.data.name == "mimic-cxr" else "nothing-abnormal"
 
     @property
     def asked(self) -> int:
@@ -273,7 +287,7 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
     where = f"say where the {data.name} reports are, e.g. data.path=/data/{data.name}"
     by_site, temporal = sites.partition == "by-site", sites.partition == "temporal"
     more = f"{sites.quorum} is more than the {exp.asked} hospitals that a round asks (sites.count, sites.fraction)"
-    embedded = exp.model.name == Model.name
+    embedded = exp.model.name in (EMBEDDED, CHEST)
     checks = (
         _Contradiction("data.path", "data.name", not (generated or absent or data.path), where),
         _Contradiction(

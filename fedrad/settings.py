@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fedrad.model.names import EMBEDDED
+
 SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
 
 
@@ -76,6 +78,13 @@ class Data:
     patient_column: str = _key("", "column with the patient id (`table` only); empty: every report is its own patient")
     site_column: str = _key("", "column with the hospital (`table` only)")
     time_column: str = _key("", "column with the time of the report (`table` only)")
+    no_finding: str = _key(
+        "auto",
+        "what the label No Finding means, for the start of its head: `nothing-abnormal`: nothing abnormal is "
+        "mentioned, as in Open-i; `no-other-label`: no other label but Support Devices is positive, as CheXpert made "
+        "MIMIC-CXR's; `auto`: by `data.name`",
+        choices=("auto", "nothing-abnormal", "no-other-label"),
+    )
     label_columns: str = _key(
         "",
         "label columns (`table`; `none`, where empty means the 14 of CheXpert), commas between: several of 0 and 1, or "
@@ -136,13 +145,19 @@ class Model:
     """The frozen base model."""
 
     name: str = _key(
-        "all-MiniLM-L6-v2",
+        EMBEDDED,
         "the embedded encoder, a hub id such as `prajjwal1/bert-small`, or a local folder, "
         "written with a leading `/`, `./`, `../` or `~/`",
         rule=NOT_EMPTY,
     )
     revision: str = _key("", "commit of a hub id; empty: the newest")
     pooling: str = _key("mean", "how token states become one vector", choices=("cls", "mean"))
+    directions: int = _key(
+        64,
+        "warm start: how many principal directions of the pooled vector (on generated text, no privacy cost) the head "
+        "reads, beside those that its start needs; fewer take less noise. 0: all numbers of the vector",
+        rule=NOT_NEGATIVE,
+    )
     centre: bool = _key(
         True, "centre and rescale the pooled vector by constants that come from generated text only (no privacy cost)"
     )
@@ -241,9 +256,12 @@ class Train:
         "for real reports, `none` for generated ones, which would be tested on what they were warmed with",
         choices=("auto", "none", "synthetic"),
     )
-    warm_reports: int = _key(6000, "generated reports of the warm start", rule=AT_LEAST_ONE)
-    warm_epochs: int = _key(2, "passes over them", rule=AT_LEAST_ONE)
-    warm_learning_rate: float = _key(0.002, "step size of the warm start", rule=POSITIVE)
+    warm_reports: int = _key(
+        6000,
+        "generated reports of which a public base is built where `model.name` is none and none is embedded",
+        rule=AT_LEAST_ONE,
+    )
+    warm_epochs: int = _key(3, "passes over them", rule=AT_LEAST_ONE)
     seed: int = _key(0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", rule=NOT_NEGATIVE)
     threads: int = _key(
         2, "torch threads per process; pinned, since results depend on it to the bit", rule=AT_LEAST_ONE

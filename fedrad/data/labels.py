@@ -49,6 +49,13 @@ CT_RATE: Final = (
 )
 """CT-RATE's 18 labels in the order of its label files (Hamamci et al. 2024, arXiv:2403.17834)."""
 
+COLLECTIONS: Final[Mapping[str, tuple[str, ...]]] = {"chexpert": CHEXPERT, "ct-rate": CT_RATE}
+"""The collections of labels that generated reports have."""
+
+NO_OTHER_LABEL: Final = "No Finding (no other label)"
+"""CheXpert's No Finding: no label but Support Devices is positive (Irvin et al. 2019). Open-i, and the generator, mean
+that nothing abnormal is mentioned at all."""
+
 # Rows follow CHEXPERT's order. Printed in docs/data-formats.md; a test compares the two.
 _OPENI_BY_LABEL: Final[Mapping[str, tuple[str, ...]]] = {
     "Atelectasis": ("pulmonary atelectasis",),

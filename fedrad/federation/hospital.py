@@ -29,8 +29,8 @@ from fedrad.training.local import Recipe
 from fedrad.training.padding import Padding
 from fedrad.training.setup import Setup, Terms, set_up
 from fedrad.training.site import RoundRequest, Site, train_round
+from fedrad.training.start import starts_warm
 from fedrad.training.strategy import Strategy, strategy_of
-from fedrad.training.warm_start import starts_warm
 
 
 @lru_cache(maxsize=4)

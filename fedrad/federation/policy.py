@@ -11,7 +11,8 @@ from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_range
-from fedrad.model.base import EMBEDDED, load_base
+from fedrad.model.base import load_base
+from fedrad.model.names import CHEST, EMBEDDED
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import SOURCES, spelt
 from fedrad.training.padding import Padding, padding_for
@@ -29,8 +30,9 @@ class HospitalPolicy:
         state_dir: where ledger and state live, absolute; back it up, never copy it back.
         epsilon_cap: the most that the ledger may ever hold, at ``delta``.
         model: the base model that this hospital trains on, and no other: the server's choice of a model, tokenizer
-            included, would be the choice of a program that runs on every report.
-        model_sha256: what ``fedrad model`` prints of it; needed for every model but the embedded one.
+            included, would be the choice of a program that runs on every report. The embedded encoder stands for its
+            public base too: both are pinned by this package.
+        model_sha256: what ``fedrad model`` prints of it; needed for every model but these two.
         delta: the largest delta that a run may state; below 1 / ``declared_size``.
         unit: what this hospital promises to protect, "report" or "patient"; a server that proposes another is refused.
         declared_size: the shard's declared number of these units, a public statement that sets the sampling rate.
@@ -177,6 +179,7 @@ class HospitalPolicy:
             "data.max-length": experiment.data.max_length,
             "data.uncertain": experiment.data.uncertain,
             "train.device": self.device,
+            "train.warm-start": experiment.warm_start,  # `auto` goes by the server's data.name
             "privacy.reports-per-patient": min(experiment.privacy.reports_per_patient, self.reports_per_patient),
             "data.name": self.data_name,
             "data.path": self.data_path,
@@ -208,17 +211,17 @@ class HospitalPolicy:
             PolicyRefusal: the server proposes another base model than this hospital's, or it is not the pinned one.
             ModelError: it can't be loaded.
         """
-        model = experiment.model
-        if model.name != self.model:
+        name = experiment.base_name
+        if name != self.model and (name, self.model) != (CHEST, EMBEDDED):
             raise PolicyRefusal(
-                f"the server proposes the base model {model.name!r}; this hospital trains {self.model!r} (node-config"
+                f"the server proposes the base model {name!r}; this hospital trains {self.model!r} (node-config"
                 " model): a model's tokenizer is a program that runs on every report"
             )
         if self.model_sha256:
-            found = load_base(model.name, model.revision).fingerprint
+            found = load_base(name, experiment.model.revision).fingerprint
             if found != self.model_sha256:
                 raise PolicyRefusal(
-                    f"the base model {model.name!r} is not the one that node-config model-sha256 names: it has {found}"
+                    f"the base model {name!r} is not the one that node-config model-sha256 names: it has {found}"
                 )
 
     def terms(self, experiment: Experiment) -> Terms:

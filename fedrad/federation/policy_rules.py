@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedrad.model.base import EMBEDDED
+from fedrad.model.names import CHEST, EMBEDDED
 from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
 
@@ -87,7 +87,7 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
     if isinstance(most, int) and most < 1:
         problems.append("node-config reports-per-patient: must be at least 1")
     pin = values.get("model_sha256", "")
-    if values.get("model", EMBEDDED) != EMBEDDED and not pin:
+    if values.get("model", EMBEDDED) not in (EMBEDDED, CHEST) and not pin:
         problems.append("node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it")
     if isinstance(pin, str) and pin and not re.fullmatch("[0-9a-f]{64}", pin):
         problems.append("node-config model-sha256: must be 64 hexadecimal digits")

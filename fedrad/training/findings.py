@@ -19,8 +19,8 @@ from fedrad.training.inputs import Inputs
 from fedrad.training.metrics import Comparison, Scores, positives_in
 from fedrad.training.result import rounded_up
 from fedrad.training.setup import Setup
+from fedrad.training.start import unknown_labels
 from fedrad.training.strategy import Strategy
-from fedrad.training.warm_start import unknown_labels
 
 # F1 of fewer reports moves by several points with a single decision.
 _FEW_REPORTS = 30
@@ -77,7 +77,7 @@ def notes_on_plan(
         single_label=setup.single_label,
         noise=noise,
         trainable=max(sum(size for name, size in sizes.items() if name in turn) for turn in turns),
-        row=setup.classifier.hidden_size + 1,
+        row=setup.classifier.features + 1,
         positives=positives,
         reports=0 if test is None else len(test),
     )

@@ -46,7 +46,7 @@ class Inputs:
     Attributes:
         tokens: the tokenized reports with their labels.
         classifier: whose frozen lower part is used.
-        kept: its output, ragged [sum of lengths, d] or, if the head alone is trained, [n, d]; None if not kept.
+        kept: its output, ragged [sum of lengths, d] or, if the head alone is trained, [n, k]; None if not kept.
         pad_id: the token id that pads.
         padding: a hospital's fixed amount of work; None: no more work than there is.
         filler: its text, as the trainable part reads it; there if ``padding`` is.
@@ -157,9 +157,10 @@ def _lower_part(
     width: int,
     on_part: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """What the frozen layers make of every report: [n, d] for the head alone, else ragged [sum of lengths, d]."""
+    """What the frozen layers make of every report: [n, k] for the head alone, else ragged [sum of lengths, d]."""
     rows = len(tokens) if classifier.head_only else int(tokens.offsets[-1])
-    kept, device = np.empty((rows, classifier.hidden_size), dtype=np.float32), classifier.device
+    width_kept = classifier.features if classifier.head_only else classifier.hidden_size
+    kept, device = np.empty((rows, width_kept), dtype=np.float32), classifier.device
     done = 0
     for indices in micro_batches(tokens.lengths, np.arange(len(tokens)), classifier.kernels.micro_tokens):
         batch = collate(tokens, indices, pad_id, width)

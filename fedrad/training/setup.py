@@ -18,12 +18,13 @@ from fedrad.config import Experiment
 from fedrad.data.batches import patient_numbers
 from fedrad.errors import ConfigError, PlanError
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.base import BaseModel, load_base
+from fedrad.model.base import BaseModel
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
 from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.start import base_of, directions_of
 from fedrad.training.strategy import Strategy, strategy_of
 
 Value = TypeVar("Value", int, float)
@@ -118,10 +119,10 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
             freeze_b=lora.freeze_b,
         )
     )
-    base = load_base(model.name, model.revision)
+    base = base_of(experiment)
     if experiment.data.max_length > base.max_length:
         raise ConfigError(
-            f"data.max-length = {experiment.data.max_length}: {model.name} reads at most {base.max_length}"
+            f"data.max-length = {experiment.data.max_length}: {base.name} reads at most {base.max_length}"
         )
     seeded = experiment.privacy.noise == "seeded"
     probed = experiment.train.kernels == "probe" or (experiment.train.kernels == "auto" and not seeded)
@@ -130,8 +131,9 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
     if kernels.backbone == "bfloat16" and experiment.privacy.gradients == "opacus":
         raise ConfigError("train.precision: Opacus's hooks need float32; take privacy.gradients=leaf for bfloat16")
-    spec = ModelSpec(model.name, model.revision, model.pooling, kernels.backbone)
-    classifier = build(base, spec, lora_spec, names, single_label, experiment.train.seed, kernels)
+    spec = ModelSpec(base.name, base.revision, model.pooling, kernels.backbone)
+    directions = directions_of(experiment, base, names, single_label=single_label)
+    classifier = build(base, spec, lora_spec, names, single_label, experiment.train.seed, kernels, directions)
     return Setup(
         base=base,
         classifier=classifier,
@@ -149,7 +151,14 @@ def exported(setup: Setup, strategy: Strategy, state: Mapping[str, Tensor]) -> S
     final state."""
     plain, lora = strategy.export(state, setup.lora)
     classifier = build(
-        setup.base, setup.spec, lora, setup.names, setup.single_label, seed=0, kernels=setup.classifier.kernels
+        setup.base,
+        setup.spec,
+        lora,
+        setup.names,
+        setup.single_label,
+        seed=0,
+        kernels=setup.classifier.kernels,
+        directions=setup.classifier.readout.directions,
     )
     classifier.load_state(plain)
     return replace(setup, classifier=classifier, lora=lora)

@@ -31,7 +31,8 @@ from fedrad.federation.messages import (
     stage_content,
 )
 from fedrad.federation.secure_rounds import STAGE
-from fedrad.model.base import EMBEDDED, load_base
+from fedrad.model.base import load_base
+from fedrad.model.names import EMBEDDED
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.filter import FILTER, MECHANISM, PLAN
 from fedrad.privacy.ledger import Ledger

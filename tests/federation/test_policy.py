@@ -12,7 +12,8 @@ from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
-from fedrad.model.base import EMBEDDED, load_base
+from fedrad.model.base import load_base
+from fedrad.model.names import EMBEDDED
 from fedrad.training.setup import plan_for
 from tests.model import tiny
 

@@ -9,7 +9,8 @@ import torch
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.base import EMBEDDED, load_base
+from fedrad.model.base import load_base
+from fedrad.model.names import EMBEDDED
 from fedrad.model.encoder import ModelSpec, build
 from fedrad.model.shapes import shapes_of
 from tests.model import tiny

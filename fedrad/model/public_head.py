@@ -1,0 +1,109 @@
+"""What a public base knows beside its weights: a start for the head, and where its features vary. Public text only.
+
+A public base classifies the labels of its generated reports before any private step. Its last layer, the mean of its
+features and their principal directions lie beside its weights in ``head.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedrad.data.label_names import positions
+from fedrad.errors import ModelError
+
+HEAD_FILE = "head.safetensors"
+_LABELS = "labels"
+
+
+@dataclass(frozen=True, eq=False)
+class PublicHead:
+    """A linear layer on the mean-pooled vector, and the principal axes of that vector on generated text.
+
+    Attributes:
+        labels: collection of labels -> the names of its rows, in order.
+        weight, bias: by collection: [L, d] and [L]; logits are ``pooled @ weight.T + bias``.
+        mean: [d], of the pooled vectors.
+        directions: [k, d], orthonormal principal directions, that of the largest spread first.
+        spread: [k], standard deviation along each.
+    """
+
+    labels: Mapping[str, tuple[str, ...]]
+    weight: Mapping[str, Tensor]
+    bias: Mapping[str, Tensor]
+    mean: Tensor
+    directions: Tensor
+    spread: Tensor
+
+    def collection_for(self, names: Sequence[str]) -> str:
+        """The collection that knows most of these labels; empty if none knows any."""
+        known = {
+            which: sum(place >= 0 for place in positions(names, rows)) for which, rows in sorted(self.labels.items())
+        }
+        best = max(known, key=lambda which: known[which], default="")
+        return best if best and known[best] else ""
+
+    def rows_for(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """For each label its row in the collection that knows most of them, or -1: [L]."""
+        collection = self.collection_for(names)
+        return np.array(positions(names, self.labels[collection]) if collection else [-1] * len(names), dtype=np.int64)
+
+    def save(self, path: Path) -> None:
+        """Writes the file."""
+        tensors = {"mean": self.mean, "directions": self.directions, "spread": self.spread}
+        for which in self.labels:
+            tensors |= {f"{which}.weight": self.weight[which], f"{which}.bias": self.bias[which]}
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            path,
+            metadata={"format": "pt", _LABELS: json.dumps({key: list(names) for key, names in self.labels.items()})},
+        )
+
+    @staticmethod
+    def read(path: Path) -> PublicHead:
+        """Reads the file.
+
+        Raises:
+            ModelError: it can't be read, lacks something, has a wrong shape, or holds a number that is not finite.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                labels = {key: tuple(names) for key, names in json.loads(file.metadata()[_LABELS]).items()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # no mapping
+            head = PublicHead(
+                labels,
+                {which: tensors[f"{which}.weight"] for which in labels},
+                {which: tensors[f"{which}.bias"] for which in labels},
+                tensors["mean"],
+                tensors["directions"],
+                tensors["spread"],
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"{path} can't be read as the head of a public base ({type(error).__name__}): build the base again"
+                " with `fedrad base build`."
+            ) from error
+        head._check(path)
+        return head
+
+    def _check(self, path: Path) -> None:
+        d, k = self.mean.shape[0] if self.mean.dim() == 1 else -1, len(self.directions)
+        shapes = {"directions": (self.directions, (k, d)), "spread": (self.spread, (k,))}
+        for which, names in self.labels.items():
+            shapes |= {
+                f"{which}.weight": (self.weight[which], (len(names), d)),
+                f"{which}.bias": (self.bias[which], (len(names),)),
+            }
+        wrong = [name for name, (tensor, shape) in shapes.items() if tuple(tensor.shape) != shape]
+        wrong += [name for name, (tensor, _) in shapes.items() if not bool(torch.isfinite(tensor).all())]
+        if wrong or d < 1 or not bool(torch.isfinite(self.mean).all()):
+            raise ModelError(f"{path}: {', '.join(sorted(set(wrong))) or 'mean'} has a wrong shape or is not finite.")
