@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
-BANKS = ("chest-xray", "chest-ct")
+BANKS = ("chest-xray", "chest-xray-hospitals", "chest-ct")
 
 
 class Rule(NamedTuple):
