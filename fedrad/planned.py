@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.data.synthetic.read_bank import BANKS
 from fedrad.errors import ConfigError
 
 
 def labels_of(experiment: Experiment) -> int:
     """The number of labels of the corpus that ``data.*`` names; 0 where reading it would be needed."""
     match experiment.data.name:
+        case "synthetic":
+            return len(BANKS[experiment.data.bank])
         case "ct-rate":
             return len(CT_RATE)
         case "table":

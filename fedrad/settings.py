@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from fedrad.model.names import EMBEDDED
 
 SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
+BANKS = ("chest-xray", "chest-xray-hospitals", "chest-ct")
 
 
 class Rule(NamedTuple):
@@ -71,6 +72,11 @@ class Data:
         "sets the sampling rate; 0: the actual number rounded to two digits, fit for experiments only. Hospitals state "
         "theirs in their node configuration",
         rule=NOT_NEGATIVE,
+    )
+    bank: str = _key(
+        "chest-xray",
+        "phrase bank that generated reports are written from (`synthetic` only); it decides the labels",
+        choices=BANKS,
     )
     reports: int = _key(3000, "reports to generate (`synthetic` only)", rule=AT_LEAST_ONE)
     seed: int = _key(0, "seed of the generated corpus, the split and the shards", rule=NOT_NEGATIVE)

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrad.config import Experiment, dotted_keys, reference
+from fedrad.data.synthetic import read_bank
 from fedrad.errors import ConfigError
-from fedrad.settings import Privacy
+from fedrad.settings import BANKS, Privacy
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
 
@@ -204,12 +205,20 @@ def test_capitals_do_not_hide_the_nearest_word() -> None:
     assert found.endswith("did you mean ct-rate?")
 
 
+def test_a_bank_is_one_that_generated_reports_can_be_written_from() -> None:
+    assert set(BANKS) == set(read_bank.BANKS)
+    (found,) = problems("data.bank=chest-cts")
+    assert "must be one of chest-xray, " in found
+    assert found.endswith("did you mean chest-ct?")
+
+
 @pytest.mark.parametrize(
     ("key", "word", "meant"),
     [
         ("data.name", "ct_rate", "ct-rate"),
         ("data.name", "mimic_cxr", "mimic-cxr"),
         ("data.name", "mimic-cxr", "mimic-cxr"),
+        ("data.bank", "chest_ct", "chest-ct"),
         ("sites.partition", "by_site", "by-site"),
         ("strategy.weights", "inverse_variance", "inverse-variance"),
     ],

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from fedrad import centralized, simulate
 from fedrad.apps import app_defaults, importable, load_apps
 from fedrad.config import Experiment
+from fedrad.data.labels import CT_RATE
 from fedrad.errors import ConfigError, DataError, FederationError, QuorumLost
 from fedrad.federation import hospital, server, simulated_client
 from fedrad.federation.grid import InProcessGrid
@@ -64,6 +65,13 @@ def read(out: Path, name: str) -> Any:
 
 
 # What comes out
+
+
+def test_the_hospitals_read_the_reports_of_the_bank(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "run", data__bank="chest_ct")
+
+    assert f"labels: {', '.join(CT_RATE)}" in capfd.readouterr().out
+    assert list(read(tmp_path / "run", "result.json")["positives"]) == list(CT_RATE)
 
 
 def test_a_run_says_what_flwr_run_says_and_no_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

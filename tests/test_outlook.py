@@ -138,6 +138,7 @@ def test_patients_are_planned_as_units() -> None:
     ("settings", "labels"),
     [
         ({}, 14),
+        ({"data.bank": "chest-ct"}, 18),
         ({"data.name": "ct-rate", "data.path": "/nowhere"}, 18),
         ({"data.name": "table", "data.path": "/nowhere", "data.label-columns": "a, b,c"}, 3),
     ],

@@ -54,6 +54,7 @@ def read_corpus(experiment: Experiment) -> Corpus:
         columns=columns,
         reports=data.reports,
         seed=data.seed,
+        bank=data.bank,
     )
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
     return Corpus(

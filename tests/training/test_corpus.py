@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrad.data.labels import CT_RATE
+from fedrad.data.synthetic import generate
 from fedrad.errors import DataError
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from tests import small
@@ -35,6 +37,13 @@ def test_reading_twice_gives_the_same_and_another_seed_another() -> None:
     assert first.reports[:] == second.reports[:]
     assert first.train.tolist() == second.train.tolist()
     assert first.reports["text"][:] != other.reports["text"][:]
+
+
+def test_the_reports_and_their_labels_are_those_of_the_bank() -> None:
+    corpus = read_corpus(small.experiment(data__bank="chest-ct"))
+
+    assert corpus.names == CT_RATE
+    assert corpus.reports["text"][:] == [row["text"] for row in generate(len(corpus.reports), 0, bank="chest-ct")]
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "by-site", "temporal"])

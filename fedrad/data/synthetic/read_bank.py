@@ -18,6 +18,7 @@ from fedrad.errors import ConfigError, DataError
 _FOLDER = Path(__file__).parent / "banks"
 BANKS: Final[Mapping[str, tuple[str, ...]]] = {
     "chest-xray": CHEXPERT,
+    "chest-xray-hospitals": CHEXPERT,
     "chest-ct": CT_RATE,
 }
 """Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""

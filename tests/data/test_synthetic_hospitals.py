@@ -1,0 +1,248 @@
+"""Generated reports of hospitals that a public model has not seen: other words and other rules than ``chest-xray``."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import MultinomialNB
+
+from fedrad.data.labels import CHEXPERT
+from fedrad.data.load import load_corpus
+from fedrad.data.report import label_names
+from fedrad.data.synthetic import Draft, drafts, generate
+from fedrad.data.synthetic.bank import Bank
+from fedrad.data.synthetic.grammar import Taste, expand
+from fedrad.data.synthetic.halves import half
+from fedrad.data.synthetic.read_bank import BANKS, load_bank
+from fedrad.data.synthetic.style import house_style
+from fedrad.data.synthetic.write import bind
+
+NAME = "chest-xray-hospitals"
+BANK = load_bank(NAME)
+STYLE = house_style(BANK, 0, 0)
+
+PLATE = r"\b(plates?|plate-like|discoid|linear|bands?|band-like|fleischner)\b"
+# What a sentence must contain to assert a label: written independently of the phrase bank.
+SAYS = {
+    "Atelectasis": r"atelecta|collapse",
+    "Cardiomegaly": r"heart|cardi|\bcor\b|ctr|tcd|left ventricular",
+    "Consolidation": r"consolidat",
+    "Edema": r"o?edema|septal lines|kerley|interstitial lines",
+    "Enlarged Cardiomediastinum": r"aort|mediastin|thoracic inlet|arch|vascular pedicle|paratracheal",
+    "Fracture": r"fracture|#|broken|wedg|loss of (vertebral )?height|compress|collapsed ant|vertebra",
+    "Lung Lesion": r"nodul|lesion|mass|tumour|spn",
+    "Lung Opacity": r"shadow|opaci|densit|airspace|infiltrat|consolidat|pneumoni|atelecta|collapse|\bcap\b",
+    "Pleural Effusion": r"effusion|fluid|pleural collection|h(ydro|aemo)pneumothorax",
+    "Pleural Other": r"pleura|pleurisy|pleuritic|plaque|adhesions|apic|apex",
+    "Pneumonia": r"pneumoni|\bcap\b",
+    "Pneumothorax": r"pneumothorax|ptx|pleural (air|edge|line)|air in|air over|lung edge|air-fluid|by air",
+    "Support Devices": r"line|cvc|picc|port|vascath|permcath|shunt|tube|\bng|ett|drain|icc|trachy|iabp|swan|ecmo|dots"
+    r"|ppm|icd|pacing|generator|crt|recorder|device|valve",
+}
+# Words that assert a label wherever they stand, if nothing denies or hedges them.
+NAMES = {
+    "Atelectasis": r"atelecta|(lobar|basal) collapse|collapse of the",
+    "Cardiomegaly": r"cardiomegaly|heart.*\b(size|big|large|enlarge|dilated|limit|top)|cardiac (dilat|silhouette)|ctr",
+    "Consolidation": r"consolidat",
+    "Edema": r"o?edema|septal lines|kerley",
+    "Enlarged Cardiomediastinum": r"\bunfold|uncoil|elongat|broad.*(mediast|inlet)|mediast.*(broad|wide|bulk)|pedicle",
+    "Fracture": r"\bfracture|# |wedg|compression (deform|of)",
+    "Lung Lesion": r"(?<!calcified )\bnodule|\bmass\b|tumour|coin lesion",
+    "Pleural Effusion": r"\beffusion|\bfluid (level|in|at|on|and)|hydropneumo",
+    "Pleural Other": r"plaque|thicken\w+ (of the )?\w* ?pleura|apical (scar|cap)|scarr.* ap|scarred",
+    "Pneumonia": r"pneumoni",
+    "Pneumothorax": r"pneumothorax|ptx",
+    "Support Devices": r"\b(cvc|picc|ppm|ett|ngt|icc|crt-d|tracheostomy)\b",
+}
+DENIAL = re.compile(r"\b(no|not|without|absent|neither|nor|nil|none|free of)\b", re.IGNORECASE)
+HEDGE = re.compile(
+    r"\b(may be|could|possib\w+|potential|suspected|suspicion|query|questionable|not excluded|can't be excluded"
+    r"|differential|to be considered)\b|\?",
+    re.IGNORECASE,
+)
+# The rules that are this bank's own: findings, and the labels of all their phrases.
+OWN_RULES = {
+    "borderline heart": {"Cardiomegaly"},
+    "silhouette": {"Cardiomegaly"},
+    "unfolded aorta": {"Enlarged Cardiomediastinum"},
+    "congestion": set[str](),
+    "apical scarring": {"Pleural Other"},
+    "vertebral compression": {"Fracture"},
+    "suspected consolidation": {"Consolidation", "Lung Opacity"},
+    "suspected pneumonia": {"Pneumonia", "Lung Opacity"},
+    "collapse": {"Atelectasis", "Lung Opacity"},
+    "plate atelectasis": {"Atelectasis"},
+    "granuloma": set[str](),
+    "wires and clips": set[str](),
+    "suspected": set[str](),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[tuple[dict[str, object], Draft]]:
+    return list(drafts(4000, seed=3, bank=NAME))
+
+
+def labels_of(rows: list[dict[str, object]]) -> np.ndarray:
+    return np.array([list(row["labels"].values()) for row in rows])  # type: ignore[attr-defined]
+
+
+def said(template: str, times: int = 12) -> set[str]:
+    """Several expansions of a template, all options as likely."""
+    rng = random.Random(template)
+    words = [bind(BANK, side, change, STYLE, rng) for side in ("left", "right") for change in BANK.changes]
+    return {expand(template, rng.choice(words), Taste("", 0.0), rng) for _ in range(times)}
+
+
+def templates(bank: Bank) -> set[str]:
+    phrases = {phrase.template for finding in bank.findings.values() for phrase in finding.body + finding.impression}
+    phrases |= {phrase.template for part in bank.anatomy for phrase in part.sentences}
+    return phrases | {template for group in bank.sentences.values() for template in group}
+
+
+@pytest.mark.parametrize("other", sorted(set(BANKS) - {NAME}))
+def test_no_phrase_is_another_banks(other: str, corpus: list[tuple[dict[str, object], Draft]]) -> None:
+    assert not templates(BANK) & templates(load_bank(other))
+    mine = {sentence.text.lower() for _, draft in corpus for sentence in draft.sentences}
+    theirs = {sentence.text.lower() for _, draft in drafts(4000, seed=3, bank=other) for sentence in draft.sentences}
+    assert len(mine & theirs) < 0.002 * len(mine), mine & theirs
+
+
+def test_labels_are_what_the_sentences_assert(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+    for row, draft in corpus:
+        assert tuple(row["labels"]) == CHEXPERT  # type: ignore[arg-type]
+        positive = {name for name, value in row["labels"].items() if value}  # type: ignore[attr-defined]
+        asserted = set().union(*(sentence.asserts for sentence in draft.sentences))
+        assert positive == (asserted if any(s.abnormal for s in draft.sentences) else {"No Finding"})
+        denied = set().union(*(sentence.denies for sentence in draft.sentences))
+        assert not positive & denied, "a report contradicts itself"
+
+
+def test_every_label_is_asserted_and_denied_in_many_ways() -> None:
+    for name in set(CHEXPERT) - {"No Finding"}:
+        body, impression = (
+            {p.template for finding in BANK.findings.values() for p in getattr(finding, part) if name in p.labels}
+            for part in ("body", "impression")
+        )
+        assert len(body) >= 15, name
+        assert len(impression) >= 8, name
+        assert sum(name in phrase.labels for part in BANK.anatomy for phrase in part.sentences) >= 3, name
+
+
+def test_a_phrase_says_its_labels_and_no_others_and_denies_nothing() -> None:
+    for name, finding in BANK.findings.items():
+        for phrase in finding.body + finding.impression if name != "suspected" else ():
+            for text in said(phrase.template):
+                firm = text if name.startswith("suspected ") else HEDGE.split(text)[0]
+                for label, says in SAYS.items():
+                    assert label not in phrase.labels or re.search(says, firm, re.IGNORECASE), (label, text)
+                for label, names in NAMES.items():
+                    assert label in phrase.labels or not re.search(names, firm, re.IGNORECASE), (label, text)
+                assert not phrase.labels or not DENIAL.search(HEDGE.sub("", firm)), text
+
+
+def test_a_normal_sentence_denies_every_label_that_it_names() -> None:
+    """So no report that asserts a label can hold a sentence that denies it."""
+    for part in BANK.anatomy:
+        for phrase in part.sentences:
+            for text in said(phrase.template):
+                for label, names in NAMES.items():
+                    assert label in phrase.labels or not re.search(names, text, re.IGNORECASE), (label, text)
+
+
+def test_the_rules_of_its_own() -> None:
+    for name, labels in OWN_RULES.items():
+        for phrase in BANK.findings[name].body + BANK.findings[name].impression:
+            assert phrase.labels == labels, phrase.template
+    for name in ("suspected", "suspected pneumonia", "suspected consolidation"):
+        for phrase in BANK.findings[name].body:
+            assert all(HEDGE.search(text) or "of limited" in text or "could" in text for text in said(phrase.template))
+
+
+def test_lung_opacity_is_a_parent_but_not_of_plates() -> None:
+    for finding in BANK.findings.values():
+        for phrase in finding.body + finding.impression:
+            assert "Lung Opacity" in phrase.labels or not phrase.labels & {"Pneumonia", "Consolidation"}, phrase
+            if "Atelectasis" in phrase.labels:
+                plate = {bool(re.search(PLATE, text, re.IGNORECASE)) for text in said(phrase.template)}
+                assert plate == {"Lung Opacity" not in phrase.labels}, phrase
+
+
+def test_resolved_findings_are_not_asserted(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+    resolved = [
+        s for _, d in corpus for s in d.sentences if re.search(r"clearance|now (gone|clear)|cleared (up|com)", s.text)
+    ]
+    assert len(resolved) > 20
+    assert all(not sentence.asserts for sentence in resolved)
+
+
+def test_every_phrase_expands() -> None:
+    phrases = [phrase for part in BANK.anatomy for phrase in part.sentences]
+    phrases += [phrase for finding in BANK.findings.values() for phrase in finding.body + finding.impression]
+    for phrase in phrases:
+        for text in said(phrase.template, 3):
+            assert not re.search(r"[\[\]<>|]|  | [.,]|^\W*$", text), text
+
+
+def test_prevalences(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+    labels = labels_of([row for row, _ in corpus])
+    share = dict(zip(CHEXPERT, labels.mean(axis=0), strict=True))
+    assert 0.25 < share["No Finding"] < 0.35
+    assert all(0.03 < value < 0.3 for name, value in share.items() if name != "No Finding"), share
+    assert 0.05 < (labels.sum(axis=1) == 0).mean() < 0.15  # findings outside the fourteen
+
+
+def test_hospitals_can_be_told_apart_by_their_words(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+    headers = "|".join(header for style in BANK.styles for header in style.headers if header)
+    texts = [re.sub(rf"{headers}|xxxx|___|\*\*\*", "", str(row["text"]), flags=re.IGNORECASE) for row, _ in corpus]
+    sites = np.array([row["site"] for row, _ in corpus])
+    counts = CountVectorizer(ngram_range=(1, 2), min_df=5).fit_transform(texts)
+    assert MultinomialNB().fit(counts[:3000], sites[:3000]).score(counts[3000:], sites[3000:]) > 0.5  # chance: 0.25
+
+
+def test_its_rules_can_be_learnt_from_its_words_and_not_from_another_banks() -> None:
+    def rows(count: int, seed: int, bank: str) -> tuple[list[str], np.ndarray]:
+        made = list(generate(count, seed, bank=bank))
+        return [row["text"] for row in made], labels_of(made)
+
+    texts, truth = rows(1000, 77, NAME)
+
+    def score(bank: str) -> float:
+        learnt, labels = rows(3000, 5, bank)
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=r"(?u)[#\w][\w/]*")
+        features = words.fit_transform(learnt)
+        model = LogisticRegression(C=100, class_weight="balanced", solver="liblinear")
+        guessed = OneVsRestClassifier(model).fit(features, labels).predict(words.transform(texts))
+        return float(f1_score(truth, guessed, average="weighted", zero_division=0))
+
+    assert score(NAME) > 0.9
+    assert score("chest-xray") < 0.6
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_half_keeps_every_finding_label_and_group(which: int) -> None:
+    part, other = half(BANK, which), half(BANK, 1 - which)
+    assert not templates(part) & templates(other)
+    assert templates(part) | templates(other) == templates(BANK)
+    assert list(part.findings) == list(BANK.findings)
+    for name, finding in part.findings.items():
+        assert finding.body, name
+        assert finding.impression, name
+    assert all(part.sentences.values())
+    assert all(one.sentences for one in part.anatomy)
+    spoken = {label for finding in part.findings.values() for phrase in finding.body for label in phrase.labels}
+    assert spoken == set(CHEXPERT) - {"No Finding"}
+
+
+def test_they_are_a_corpus(tmp_path: Path) -> None:
+    reports = load_corpus("synthetic", reports=5, bank=NAME, cache_dir=tmp_path)
+    assert label_names(reports.features) == CHEXPERT
+    assert reports["text"][:] == [row["text"] for row in generate(5, 0, bank=NAME)]
