@@ -30,9 +30,9 @@ from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.kernels import Kernels
 from fedrad.model.layers import take_apart
-from fedrad.model.names import EMBEDDED
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.sampler import poisson_sample
+from fedrad.settings import EMBEDDED
 
 LABELS = 14
 LONGEST = 256  # tokens at which reports are cut

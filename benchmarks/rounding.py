@@ -22,9 +22,9 @@ from fedrad.data.load import load_corpus
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
-from fedrad.model.names import EMBEDDED
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import clip_factors, finite_rows
+from fedrad.settings import EMBEDDED
 from fedrad.training.loss import report_losses
 
 REPORTS, CLIP, LABELS = 32, 1.0, 14

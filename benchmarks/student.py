@@ -20,7 +20,7 @@ from transformers import BertConfig, BertModel
 from fedrad.cache import fedrad_cache_dir
 from fedrad.data.synthetic import generate
 from fedrad.model.base import load_base
-from fedrad.model.names import EMBEDDED
+from fedrad.settings import EMBEDDED
 
 REPORTS, EPOCHS, BATCH, LENGTH, RATE = 4000, 4, 64, 64, 1e-3
 SEED = 90_000  # of the generated text; corpora have small seeds

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fedrad.errors import ModelError
-from fedrad.model.names import CHEST, EMBEDDED
+from fedrad.settings import CHEST, EMBEDDED
 
 base_app = typer.Typer(no_args_is_help=True, help="Public bases: encoders that know generated chest reports.")
 

@@ -24,8 +24,7 @@ from typing import Any, NamedTuple, get_type_hints
 import tomli_w
 
 from fedrad.errors import ConfigError
-from fedrad.model.names import CHEST, EMBEDDED
-from fedrad.settings import Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train, spelt
+from fedrad.settings import CHEST, EMBEDDED, Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train, spelt
 
 Flat = dict[str, str | int | float | bool]
 

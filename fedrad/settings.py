@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fedrad.model.names import EMBEDDED
-
+EMBEDDED = "all-MiniLM-L6-v2"
+"""The encoder that needs no download."""
+CHEST = "chest-minilm"
+"""The public base that was made of it."""
 SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
 BANKS = ("chest-xray", "chest-xray-hospitals", "chest-ct")
 

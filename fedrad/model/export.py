@@ -28,7 +28,7 @@ from fedrad.model.card import render_card
 from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.folder import MANIFEST, incomplete
 from fedrad.model.layers import take_apart
-from fedrad.model.names import CHEST, EMBEDDED
+from fedrad.settings import CHEST, EMBEDDED
 
 _FORMAT = 1
 
@@ -179,9 +179,7 @@ def _card(manifest: Manifest, base: BaseModel, targets: list[str]) -> str:
     if base.name == EMBEDDED:
         notes.append(f"`{EMBEDDED_HUB_ID}` on the hub has the same weights: `base` may name it instead.")
     if base.name == CHEST:
-        notes.append(
-            f"`{CHEST}` comes with fedrad: `fedrad base write --out {CHEST}` writes the folder."
-        )
+        notes.append(f"`{CHEST}` comes with fedrad: `fedrad base write --out {CHEST}` writes the folder.")
     if manifest.spec.pooling == "cls":
         notes.append(
             "transformers reports the classifier's weights as missing from the base model; the adapter brings them."

@@ -7,18 +7,15 @@ features and their principal directions lie beside its weights in ``head.safeten
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedrad.data.label_names import positions
 from fedrad.errors import ModelError
 
 HEAD_FILE = "head.safetensors"
@@ -43,19 +40,6 @@ class PublicHead:
     mean: Tensor
     directions: Tensor
     spread: Tensor
-
-    def collection_for(self, names: Sequence[str]) -> str:
-        """The collection that knows most of these labels; empty if none knows any."""
-        known = {
-            which: sum(place >= 0 for place in positions(names, rows)) for which, rows in sorted(self.labels.items())
-        }
-        best = max(known, key=lambda which: known[which], default="")
-        return best if best and known[best] else ""
-
-    def rows_for(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """For each label its row in the collection that knows most of them, or -1: [L]."""
-        collection = self.collection_for(names)
-        return np.array(positions(names, self.labels[collection]) if collection else [-1] * len(names), dtype=np.int64)
 
     def save(self, path: Path) -> None:
         """Writes the file."""

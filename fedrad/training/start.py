@@ -68,8 +68,13 @@ def starts_warm(experiment: Experiment, names: Sequence[str], *, single_label: b
 
 def unknown_labels(names: Sequence[str]) -> tuple[str, ...]:
     """The labels that generated reports teach nothing about."""
-    best = max(COLLECTIONS.values(), key=lambda known: sum(place >= 0 for place in positions(names, known)))
-    return tuple(name for name, place in zip(names, positions(names, best), strict=True) if place < 0)
+    known = COLLECTIONS[collection_of(names)]
+    return tuple(name for name, place in zip(names, positions(names, known), strict=True) if place < 0)
+
+
+def collection_of(names: Sequence[str]) -> str:
+    """The collection of labels that knows most of these."""
+    return max(COLLECTIONS, key=lambda which: sum(place >= 0 for place in positions(names, COLLECTIONS[which])))
 
 
 def directions_of(experiment: Experiment, base: BaseModel, names: Sequence[str], *, single_label: bool) -> int:

@@ -32,7 +32,7 @@ from fedrad.errors import ConfigError, ModelError
 from fedrad.model.buckets import micro_batches
 from fedrad.model.public_head import PublicHead
 from fedrad.training.setup import Setup
-from fedrad.training.start import starts_warm
+from fedrad.training.start import collection_of, starts_warm
 
 # The generated reports of the centring are others than those of a synthetic corpus, whatever its seed.
 _SEED_OFFSET = 7_000_000
@@ -71,7 +71,8 @@ def initial_state(
 def _start_from(head: PublicHead, setup: Setup, *, no_other_label: bool) -> None:
     """Sets basis and head so that the logits are those of the public head; of a label that it lacks, log-odds of 5%."""
     asked = [NO_OTHER_LABEL if name == "No Finding" and no_other_label else name for name in setup.names]
-    rows, collection = head.rows_for(asked), head.collection_for(asked)
+    collection = collection_of(setup.names)
+    rows = np.array(positions(asked, head.labels[collection]))
     known = torch.from_numpy(rows >= 0)
     weight = torch.zeros(len(rows), setup.base.hidden, dtype=torch.float64)
     bias = torch.full((len(rows),), float(np.log(0.05 / 0.95)), dtype=torch.float64)

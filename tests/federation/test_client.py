@@ -32,11 +32,11 @@ from fedrad.federation.messages import (
 )
 from fedrad.federation.secure_rounds import STAGE
 from fedrad.model.base import load_base
-from fedrad.model.names import EMBEDDED
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.filter import FILTER, MECHANISM, PLAN
 from fedrad.privacy.ledger import Ledger
 from fedrad.secure.messages import UnmaskRequest
+from fedrad.settings import EMBEDDED
 from fedrad.training import local, site_state
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of

@@ -13,7 +13,7 @@ from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import load_base
-from fedrad.model.names import EMBEDDED
+from fedrad.settings import EMBEDDED
 from fedrad.training.setup import plan_for
 from tests.model import tiny
 

@@ -10,9 +10,9 @@ import torch
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import load_base
-from fedrad.model.names import EMBEDDED
 from fedrad.model.encoder import ModelSpec, build
 from fedrad.model.shapes import shapes_of
+from fedrad.settings import EMBEDDED
 from tests.model import tiny
 
 LABELS = ("a", "b", "c")
