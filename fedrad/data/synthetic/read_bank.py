@@ -19,6 +19,8 @@ _FOLDER = Path(__file__).parent / "banks"
 BANKS: Final[Mapping[str, tuple[str, ...]]] = {
     "chest-xray": CHEXPERT,
     "chest-ct": CT_RATE,
+    "chest-xray-british": CHEXPERT,
+    "chest-xray-indian": CHEXPERT,
 }
 """Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
 
