@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from fedrad.data.synthetic.bank import Bank, Phrase
 from fedrad.data.synthetic.grammar import Taste, expand
 from fedrad.data.synthetic.halves import half
 from fedrad.data.synthetic.read_bank import load_bank
-from fedrad.data.synthetic.style import house_style
+from fedrad.data.synthetic.style import house_style, lay_out
 from fedrad.data.synthetic.write import bind
 
 NAMES = ("chest-xray-british", "chest-xray-indian")
@@ -58,8 +59,8 @@ WORDS = {
     "Enlarged Cardiomediastinum": r"\b(cardiac|cardiomediastinal|heart) (silhouette|outline|shadow|contour)|widen"
     r"|wide\b|mediastinal (enlarge|contour|prominen)",
     "Fracture": r"fractur",
-    "Lung Lesion": r"\bnodul|\bmass(?!ive)|granuloma(?!tous)|metasta|(coin|lung|mass|cannon ?ball) lesion|cavit.*lesion"
-    r"|tumour|carcinoma",
+    "Lung Lesion": r"\b(?<!reticulo-)nodul|\bmass(?!ive)|granuloma(?!tous)|metasta|cavit.*lesion"
+    r"|(coin|lung|mass|cannon ?ball) lesion|tumour|carcinoma",
     "Lung Opacity": r"opaci|(?<!soft tissue )densit|\bhaz[eiy]|ground.glass|infiltrat|consolidat|shadowing",
     "Pleural Effusion": r"(?<!pericardial )effusion|pleural fluid|hydropneumo",
     "Pleural Other": r"pleural (thick|plaq|calc|scar|cap|tent)|apical caps?\b|calcified pleura|fibrothorax"
@@ -83,6 +84,7 @@ HARMLESS = re.compile(
 UPPER_NORMAL = re.compile(r"upper (limit|end)s? of|cannot be assessed|difficult to assess", re.IGNORECASE)
 # Shares of reports: every label is frequent enough to be learnt and none is usual.
 RARE, USUAL, NORMAL = 0.04, 0.25, (0.25, 0.35)
+LISTS = {"": "F: A. B.", "-": "F: - A. - B.", "1.": "F: 1. A. 2. B."}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -263,3 +265,11 @@ def test_they_are_a_corpus(name: str, tmp_path: Path) -> None:
     corpus = load_corpus("synthetic", reports=5, bank=name, cache_dir=tmp_path)
     assert label_names(corpus.features) == CHEXPERT
     assert corpus["text"][:] == [row["text"] for row, _ in drafts(5, 0, bank=name)]
+
+
+def test_findings_may_be_a_list() -> None:
+    style = replace(house_style(load_bank("chest-xray-indian"), 0, 0), upper=False, wrap=0, headers=("F:", ""))
+    said_as = {
+        bullet: lay_out([], ["A.", "B."], [], replace(style, bullet=bullet), random.Random(0)) for bullet in LISTS
+    }
+    assert said_as == LISTS

@@ -285,6 +285,7 @@ def _styles(table: Table, places: set[str]) -> tuple[Style, ...]:
             wrap=entry.take("wrap", int),
             upper=entry.take("upper", bool),
             order=entry.words("order"),
+            bullet=entry.take("bullet", str, ""),
             **{field.name: entry.take(field.name, float) for field in fields(Style) if field.type == "float"},
         )
         for place in sorted(places - set(style.order)):
