@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from fedrad.data.synthetic import BANKS
 from tests.test_simulate import overrides, settings
 
 ROOT = Path(__file__).parent.parent
@@ -47,9 +48,8 @@ def modules(package: str) -> set[str]:
 def data() -> set[str]:
     """The generator's phrases and the labels' synonyms."""
     found = {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data").rglob("*.toml")}
-    assert {
-        f"fedrad/data/synthetic/banks/{bank}/bank.toml" for bank in ("chest_xray", "chest_xray_hospitals", "chest_ct")
-    } <= found
+    banks = {bank.replace("-", "_") for bank in BANKS}
+    assert {f"fedrad/data/synthetic/banks/{bank}/bank.toml" for bank in banks} <= found
     return found
 
 

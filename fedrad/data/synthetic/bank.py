@@ -114,6 +114,7 @@ class Style:
     macro: float  # a normal report, or the normal part of one, comes from the hospital's templates
     typo: float
     order: tuple[str, ...]  # of anatomy
+    bullet: str  # before each sentence of the findings, "1." to number them, "" for prose
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ BANKS: Final[Mapping[str, tuple[str, ...]]] = {
     "chest-xray": CHEXPERT,
     "chest-xray-hospitals": CHEXPERT,
     "chest-ct": CT_RATE,
+    "chest-xray-british": CHEXPERT,
+    "chest-xray-indian": CHEXPERT,
 }
 """Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
 
@@ -284,6 +286,7 @@ def _styles(table: Table, places: set[str]) -> tuple[Style, ...]:
             wrap=entry.take("wrap", int),
             upper=entry.take("upper", bool),
             order=entry.words("order"),
+            bullet=entry.take("bullet", str, ""),
             **{field.name: entry.take(field.name, float) for field in fields(Style) if field.type == "float"},
         )
         for place in sorted(places - set(style.order)):

@@ -59,6 +59,11 @@ def lay_out(opening: list[str], findings: list[str], impression: list[str], styl
     """One text from sentences that have been said: opening (indication, technique), findings and impression."""
     if impression and rng.random() < style.numbered:
         impression = [f"{number}. {sentence}" for number, sentence in enumerate(impression, 1)]
+    if style.bullet:
+        findings = [
+            f"{number}. {sentence}" if style.bullet == "1." else f"{style.bullet} {sentence}"
+            for number, sentence in enumerate(findings, 1)
+        ]
     sections = [" ".join(opening)]
     for header, sentences in zip(style.headers, (findings, impression), strict=True):
         sections.append(" ".join(([header] if header else []) + sentences) if sentences else "")
