@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
 from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.data.synthetic.bank import Bank, Finding, Group, Negative, Part, Patients, Phrase, Release, Style
-from fedrad.data.synthetic.grammar import Taste, endless, faults, names
+from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Group, Negative, Part, Patients, Phrase
+from fedrad.data.synthetic.grammar import endless, faults, names
+from fedrad.data.synthetic.read_style import read_styles
 from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
@@ -19,6 +19,7 @@ _FOLDER = Path(__file__).parent / "banks"
 BANKS: Final[Mapping[str, tuple[str, ...]]] = {
     "chest-xray": CHEXPERT,
     "chest-ct": CT_RATE,
+    "chest-xray-icu": CHEXPERT,
 }
 """Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
 
@@ -68,9 +69,9 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
     """
     problems: list[str] = []
 
-    def toml(name: str) -> Table:
+    def toml(name: str, where: Path = folder) -> Table:
         try:
-            with (folder / name).open("rb") as file:
+            with (where / name).open("rb") as file:
                 return Table(name, "", tomllib.load(file), problems)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             problems.append(f"{name}: can't be read ({error})")
@@ -100,6 +101,10 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
     parts = normal.table("anatomy") if "anatomy" in normal.keys() else None
     anatomy = tuple(read.part(parts.table(name), findings) for name in parts.keys()) if parts else ()
     groups = _ALWAYS if anatomy else _ALWAYS + _COMPOSED
+    styles, spelling = toml("style.toml"), Table("misspellings.toml", "", {}, problems)
+    if styles.take("misspellings", bool, False):  # one file for the banks that ask for it
+        spelling = toml("misspellings.toml", _FOLDER)
+    places_used = {finding.place for finding in findings.values()} | {part.place for part in anatomy}
     bank = Bank(
         labels=labels,
         normal_label=normal_label,
@@ -113,7 +118,7 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
         indication=indication,
         examination=examination,
         patients=_patients(toml("patients.toml"), findings),
-        styles=_styles(toml("style.toml"), {f.place for f in findings.values()} | {part.place for part in anatomy}),
+        styles=read_styles(styles, spelling, places_used - {IN_IMPRESSION}),
     )
     for table in (words, changes, places, normal, sentences):
         table.done()
@@ -155,11 +160,14 @@ class _Templates:
         for name in unless:
             if name not in findings:
                 table.wrong("unless", f"no finding is called {name!r}")
+        sentences = tuple(self.phrases(table, "sentences", frozenset({"deid"})))
+        if any(phrase.denies for phrase in sentences):
+            table.wrong("sentences", "denies all that it names, so that ! is for findings only")
         found = Part(
             place=table.take("place", str),
             chance=table.take("chance", float),
             unless=frozenset(unless),
-            sentences=tuple(self.phrases(table, "sentences", frozenset({"deid"}))),
+            sentences=sentences,
         )
         table.done()
         return found
@@ -171,7 +179,13 @@ class _Templates:
             if not bar or "[" in codes:
                 table.wrong(where, 'must be "CODES | sentence"')
                 continue
-            yield Phrase(self.labels(table, where, codes.split()), self.check(table, where, template.strip(), bound))
+            asserted = [code for code in codes.split() if not code.startswith("!")]
+            denied = [code[1:] for code in codes.split() if code.startswith("!")]
+            yield Phrase(
+                self.labels(table, where, asserted),
+                self.check(table, where, template.strip(), bound),
+                self.labels(table, where, denied or ["-"]),
+            )
 
     def labels(self, table: Table, where: str, codes: list[str]) -> frozenset[str]:
         if codes == ["-"]:
@@ -259,37 +273,3 @@ def _group(table: Table) -> Group:
     spread, shares = table.take("spread", float), table.table("shares").numbers()
     table.done()
     return Group(spread, tuple(shares), tuple(shares.values()))
-
-
-def _styles(table: Table, places: set[str]) -> tuple[Style, ...]:
-    redaction = table.table("redaction")
-    release = Release(
-        redacted=re.compile(r"\b(" + "|".join(re.escape(word) for word in redaction.words("words")) + r")\b"),
-        usual=redaction.take("usual", float),
-        rarely=redaction.table("others").numbers(),
-        abbreviations=tuple(table.table("abbreviations").strings().items()),
-    )
-    redaction.done()
-    styles = []
-    for entry in table.tables("style"):
-        headers = entry.words("headers")
-        if len(headers) != 2:
-            entry.wrong("headers", "must be two: before the findings and before the impression")
-        style = Style(
-            taste=Taste("", 0.0),
-            release=release,
-            mark=entry.take("mark", str),
-            headers=(headers[0], headers[-1]) if headers else ("", ""),
-            wrap=entry.take("wrap", int),
-            upper=entry.take("upper", bool),
-            order=entry.words("order"),
-            **{field.name: entry.take(field.name, float) for field in fields(Style) if field.type == "float"},
-        )
-        for place in sorted(places - set(style.order)):
-            entry.wrong("order", f"lacks the place {place!r}, so that its findings would be lost")
-        entry.done()
-        styles.append(style)
-    if not styles:
-        table.wrong("style", "must have at least one style")
-    table.done()
-    return tuple(styles)
