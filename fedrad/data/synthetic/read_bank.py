@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
 from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Group, Negative, Part, Patients, Phrase
-from fedrad.data.synthetic.grammar import endless, faults, names
-from fedrad.data.synthetic.read_style import read_styles
+from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Negative, Part, Phrase, Release, Style
+from fedrad.data.synthetic.grammar import Taste, endless, faults, names
+from fedrad.data.synthetic.read_patients import read_patients
 from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
@@ -117,8 +118,8 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
         negatives=() if anatomy else tuple(read.negative(normal.table("negatives"))),
         indication=indication,
         examination=examination,
-        patients=_patients(toml("patients.toml"), findings),
-        styles=read_styles(styles, spelling, places_used - {IN_IMPRESSION}),
+        patients=read_patients(toml("patients.toml"), findings),
+        styles=_styles(styles, spelling, places_used - {IN_IMPRESSION}),
     )
     for table in (words, changes, places, normal, sentences):
         table.done()
@@ -152,6 +153,11 @@ class _Templates:
             body=tuple(self.phrases(table, "body", BOUND)),
             impression=tuple(self.phrases(table, "impression", BOUND)),
         )
+        phrases = found.body + found.impression
+        asserted = {label for phrase in phrases for label in phrase.labels}
+        denied = {label for phrase in phrases for label in phrase.denies}
+        for label in sorted(asserted & denied):
+            table.wrong("", f"asserts {label!r} in one phrase and denies it in another, which is then never said")
         table.done()
         return found
 
@@ -223,53 +229,36 @@ def _lexicon(table: Table) -> dict[str, str]:
     return lexicon
 
 
-def _patients(table: Table, findings: Mapping[str, Finding]) -> Patients:
-    def known(key: str, name: object) -> str:
-        if name not in findings:
-            table.wrong(key, f"no finding is called {name!r}")
-        return str(name)
-
-    exclusive = []
-    for at, group in enumerate(table.take("exclusive", list), 1):
-        if isinstance(group, list):
-            exclusive.append(frozenset(known(f"exclusive, entry {at}", name) for name in group))
-        else:
-            table.wrong(f"exclusive, entry {at}", "must be a list of findings")
-    if "groups" in table.keys():
-        named = table.table("groups")
-        groups = tuple(_group(named.table(name)) for name in named.keys())
-        used = {name for group in groups for name in group.findings}
-        patients = Patients(tuple(exclusive), groups)
-    else:
-        scenarios, weights = [], []
-        for at, entry in enumerate(table.take("scenarios", list), 1):
-            match entry:
-                case [int() | float() as weight, [_, *_] as group]:
-                    scenarios.append(tuple(known(f"scenarios, entry {at}", name) for name in group))
-                    weights.append(weight)
-                case _:
-                    table.wrong(f"scenarios, entry {at}", "must be [weight, [finding, ...]]")
-        second = tuple(known("second", name) for name in table.words("second"))
-        unlabelled = table.table("unlabelled").numbers()
-        used = {name for group in scenarios for name in group} | set(second) | set(unlabelled)
-        patients = Patients(
-            tuple(exclusive),
-            (),
-            tuple(scenarios),
-            tuple(weights),
-            second,
-            tuple(unlabelled),
-            tuple(unlabelled.values()),
+def _styles(table: Table, misspellings: Table, places: set[str]) -> tuple[Style, ...]:
+    redaction = table.table("redaction")
+    release = Release(
+        redacted=re.compile(r"\b(" + "|".join(re.escape(word) for word in redaction.words("words")) + r")\b"),
+        usual=redaction.take("usual", float),
+        rarely=redaction.table("others").numbers(),
+        abbreviations=tuple(table.table("abbreviations").strings().items()),
+        misspellings={word: misspellings.words(word) for word in misspellings.keys()},
+    )
+    redaction.done()
+    styles = []
+    for entry in table.tables("style"):
+        headers = entry.words("headers")
+        if len(headers) != 2:
+            entry.wrong("headers", "must be two: before the findings and before the impression")
+        style = Style(
+            taste=Taste("", 0.0),
+            release=release,
+            mark=entry.take("mark", str),
+            headers=(headers[0], headers[-1]) if headers else ("", ""),
+            wrap=entry.take("wrap", int),
+            upper=entry.take("upper", bool),
+            order=entry.words("order"),
+            **{field.name: entry.take(field.name, float) for field in fields(Style) if field.type == "float"},
         )
-    for name in sorted(used - set(findings)):
-        known("groups" if patients.groups else "unlabelled", name)
-    for name in sorted(set(findings) - used) if not table.missing else ():
-        table.wrong("groups" if patients.groups else "scenarios", f"no patient ever has the finding {name!r}")
+        for place in sorted(places - set(style.order)):
+            entry.wrong("order", f"lacks the place {place!r}, so that its findings would be lost")
+        entry.done()
+        styles.append(style)
+    if not styles:
+        table.wrong("style", "must have at least one style")
     table.done()
-    return patients
-
-
-def _group(table: Table) -> Group:
-    spread, shares = table.take("spread", float), table.table("shares").numbers()
-    table.done()
-    return Group(spread, tuple(shares), tuple(shares.values()))
+    return tuple(styles)
