@@ -41,7 +41,8 @@ SAYS = {
     "Pneumothorax": r"pneumothora",
     "Support Devices": r"\btubes?\b|\bett\b|wires?\b|catheter|\blines?\b|picc|\bdrains?\b|pace[mr]|pacing|\ba?icd\b"
     r"|defibrillat|generator|leads?\b|valve|prosthe|stent|clips|suture|hardware|devices?\b|iabp|balloon|ecmo|lvad"
-    r"|tips\b|impella|\bport\b|pigtail|port-a|mediport|sheath|tracheostomy|intubat|swan|recorder|stimulator|central venous access",
+    r"|tips\b|impella|\bport\b|pigtail|port-a|mediport|sheath|tracheostomy|intubat|swan|recorder|stimulator"
+    r"|central venous access",
 }
 # Words that name a label wherever they stand. What makes a heart large, and what a device is, depends on its
 # surroundings.
@@ -52,8 +53,9 @@ NAMES = {
     r"|(heart|cardiac size|cardiac silhouette)( size)? (is|remains|appears) (\w+ )*(normal|enlarged)",
     "Consolidation": r"consolidat",
     "Edema": r"\bedema|\bcongestion",
-    "Enlarged Cardiomediastinum": r"mediastinum is (\w+ )*wid|mediastinal widening|widen(ed|ing of the) (\w+ )*mediastinum"
-    r"|enlarge\w* (of the )?(cardiac|cardiomediastinal) silhouette|silhouette (is|remains) (\w+ )*enlarged",
+    "Enlarged Cardiomediastinum": r"mediastinum is (\w+ )*wid|widen(ed|ing of the) (\w+ )*mediastinum"
+    r"|mediastinal widening|enlarge\w* (of the )?(cardiac|cardiomediastinal) silhouette"
+    r"|silhouette (is|remains) (\w+ )*enlarged",
     "Fracture": r"\bfractur",
     "Lung Lesion": r"\bnodules?\b|\bnodular opac|\bmass(es)?\b(?!-like| effect)|granuloma\b",
     "Lung Opacity": r"\bopaci|\bdensity|infiltrate|airspace disease",
@@ -72,7 +74,7 @@ HEDGE = re.compile(
 )
 # Hedges that come behind what they hedge, and what is only advised or no longer there.
 OPEN = re.compile(
-    r"cannot be|not (entirely )?excluded|consideration|is (also )?possible|difficult to|hard to exclude|would be|exclude"
+    r"cannot be|not (entirely )?excluded|consideration|is (also )?possible|difficult to|would be|exclude"
     r"|be considered|cannot assess|differential|less likely|have been removed|has been removed|discontinued|no longer"
     r"|^(interval|status post|following) .*removal|explantation|withdrawn completely",
     re.IGNORECASE,
