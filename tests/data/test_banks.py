@@ -149,3 +149,38 @@ def test_comments_between_phrases_are_no_phrases(bank: Path) -> None:
 def test_an_unknown_bank() -> None:
     with pytest.raises(ConfigError, match="the phrase bank is 'brain-mri': must be one of chest-xray"):
         list(generate(1, 0, bank="brain-mri"))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("findings/heart.toml", "CM !ED |", "CM !EX |", "cardiomegaly.body, line 11: unknown label code 'EX'"),
+        ("findings/heart.toml", "CM !ED |", "!ED |", "cardiomegaly.body, line 11: no label code"),
+        (
+            "findings/heart.toml",
+            "CM !ED |",
+            "CM !ED !CM |",
+            "cardiomegaly: asserts 'Cardiomegaly' in one phrase and denies it in another",
+        ),
+        ("normal.toml", "CM       |", "CM !ED   |", "anatomy.heart.sentences: denies all that it names"),
+        ("style.toml", "misspellings = true", "misspellings = 3", "style.toml: misspellings: must be true or false"),
+    ],
+)
+def test_what_a_bank_may_deny_and_misspell(tmp_path: Path, file: str, old: str, new: str, says: str) -> None:
+    bank = Path(shutil.copytree(BANKS / "chest_xray_icu", tmp_path / "bank"))
+    change(bank, file, old, new)
+    found = problems(bank)
+    assert any(says in problem for problem in found), found
+
+
+def test_a_bank_gets_the_misspellings_that_it_asks_for(tmp_path: Path) -> None:
+    bank = Path(shutil.copytree(BANKS / "chest_xray_icu", tmp_path / "bank"))
+    assert "opactiy" in read_bank.read_bank(bank, CHEXPERT).styles[0].release.misspellings["opacity"]
+    change(bank, "style.toml", "misspellings = true", "misspellings = false")
+    assert not read_bank.read_bank(bank, CHEXPERT).styles[0].release.misspellings
+
+
+def test_what_stands_in_the_impression_needs_no_place_in_the_findings(tmp_path: Path) -> None:
+    bank = Path(shutil.copytree(BANKS / "chest_xray_icu", tmp_path / "bank"))
+    change(bank, "normal.toml", 'place = "impression"', 'place = "end"')
+    assert any("style 1.order: lacks the place 'end'" in problem for problem in problems(bank))

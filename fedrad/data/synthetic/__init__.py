@@ -6,7 +6,7 @@ the labels that it asserts. The labels of a report are the union, so they are ex
 
     banks/         what reports can say, and the labels of each phrase, in TOML; ``bank.toml`` has the rules
     bank.py        a bank in memory
-    read_bank.py   from the files, checked (``toml_table.py``)
+    read_bank.py   from the files, checked (``toml_table.py``, ``read_patients.py``)
     halves.py      a bank in two halves that share no phrase
     grammar.py     templates: choices and names
     patients.py    which problems a patient has, and what becomes of them

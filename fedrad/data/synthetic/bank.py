@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from fedrad.data.synthetic.grammar import Taste
+
+IN_IMPRESSION: Final = "impression"
+"""The place of a part of the anatomy whose sentences stand at the end of the impression."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A sentence template and the labels it asserts; ``labels`` is empty for a finding outside the bank's labels."""
+    """A sentence template and the labels it asserts; ``labels`` is empty for a finding outside the bank's labels.
+
+    ``denies``: what it denies in the same breath ("cardiomegaly without edema").
+    """
 
     labels: frozenset[str]
     template: str
+    denies: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Part:
     """A part of the anatomy and what is said of it where it is normal.
 
     Attributes:
+        place: as a finding's, or ``IN_IMPRESSION``.
         chance: that it is mentioned at all.
         unless: findings with which it is not.
         sentences: the labels of each are those that it denies.
@@ -91,6 +100,7 @@ class Release:
     usual: float
     rarely: Mapping[str, float]
     abbreviations: tuple[tuple[str, str], ...]
+    misspellings: Mapping[str, tuple[str, ...]]  # empty: slips of the finger only
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.data.synthetic.bank import Bank, Finding, Group, Negative, Part, Patients, Phrase, Release, Style
+from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Negative, Part, Phrase, Release, Style
 from fedrad.data.synthetic.grammar import Taste, endless, faults, names
+from fedrad.data.synthetic.read_patients import read_patients
 from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
@@ -22,6 +23,7 @@ BANKS: Final[Mapping[str, tuple[str, ...]]] = {
     "chest-ct": CT_RATE,
     "chest-xray-british": CHEXPERT,
     "chest-xray-indian": CHEXPERT,
+    "chest-xray-icu": CHEXPERT,
 }
 """Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
 
@@ -71,9 +73,9 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
     """
     problems: list[str] = []
 
-    def toml(name: str) -> Table:
+    def toml(name: str, where: Path = folder) -> Table:
         try:
-            with (folder / name).open("rb") as file:
+            with (where / name).open("rb") as file:
                 return Table(name, "", tomllib.load(file), problems)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             problems.append(f"{name}: can't be read ({error})")
@@ -103,6 +105,10 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
     parts = normal.table("anatomy") if "anatomy" in normal.keys() else None
     anatomy = tuple(read.part(parts.table(name), findings) for name in parts.keys()) if parts else ()
     groups = _ALWAYS if anatomy else _ALWAYS + _COMPOSED
+    styles, spelling = toml("style.toml"), Table("misspellings.toml", "", {}, problems)
+    if styles.take("misspellings", bool, False):  # one file for the banks that ask for it
+        spelling = toml("misspellings.toml", _FOLDER)
+    places_used = {finding.place for finding in findings.values()} | {part.place for part in anatomy}
     bank = Bank(
         labels=labels,
         normal_label=normal_label,
@@ -115,8 +121,8 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
         negatives=() if anatomy else tuple(read.negative(normal.table("negatives"))),
         indication=indication,
         examination=examination,
-        patients=_patients(toml("patients.toml"), findings),
-        styles=_styles(toml("style.toml"), {f.place for f in findings.values()} | {part.place for part in anatomy}),
+        patients=read_patients(toml("patients.toml"), findings),
+        styles=_styles(styles, spelling, places_used - {IN_IMPRESSION}),
     )
     for table in (words, changes, places, normal, sentences):
         table.done()
@@ -150,6 +156,11 @@ class _Templates:
             body=tuple(self.phrases(table, "body", BOUND)),
             impression=tuple(self.phrases(table, "impression", BOUND)),
         )
+        phrases = found.body + found.impression
+        asserted = {label for phrase in phrases for label in phrase.labels}
+        denied = {label for phrase in phrases for label in phrase.denies}
+        for label in sorted(asserted & denied):
+            table.wrong("", f"asserts {label!r} in one phrase and denies it in another, which is then never said")
         table.done()
         return found
 
@@ -158,11 +169,14 @@ class _Templates:
         for name in unless:
             if name not in findings:
                 table.wrong("unless", f"no finding is called {name!r}")
+        sentences = tuple(self.phrases(table, "sentences", frozenset({"deid"})))
+        if any(phrase.denies for phrase in sentences):
+            table.wrong("sentences", "denies all that it names, so that ! is for findings only")
         found = Part(
             place=table.take("place", str),
             chance=table.take("chance", float),
             unless=frozenset(unless),
-            sentences=tuple(self.phrases(table, "sentences", frozenset({"deid"}))),
+            sentences=sentences,
         )
         table.done()
         return found
@@ -174,7 +188,13 @@ class _Templates:
             if not bar or "[" in codes:
                 table.wrong(where, 'must be "CODES | sentence"')
                 continue
-            yield Phrase(self.labels(table, where, codes.split()), self.check(table, where, template.strip(), bound))
+            asserted = [code for code in codes.split() if not code.startswith("!")]
+            denied = [code[1:] for code in codes.split() if code.startswith("!")]
+            yield Phrase(
+                self.labels(table, where, asserted),
+                self.check(table, where, template.strip(), bound),
+                self.labels(table, where, denied or ["-"]),
+            )
 
     def labels(self, table: Table, where: str, codes: list[str]) -> frozenset[str]:
         if codes == ["-"]:
@@ -212,65 +232,14 @@ def _lexicon(table: Table) -> dict[str, str]:
     return lexicon
 
 
-def _patients(table: Table, findings: Mapping[str, Finding]) -> Patients:
-    def known(key: str, name: object) -> str:
-        if name not in findings:
-            table.wrong(key, f"no finding is called {name!r}")
-        return str(name)
-
-    exclusive = []
-    for at, group in enumerate(table.take("exclusive", list), 1):
-        if isinstance(group, list):
-            exclusive.append(frozenset(known(f"exclusive, entry {at}", name) for name in group))
-        else:
-            table.wrong(f"exclusive, entry {at}", "must be a list of findings")
-    if "groups" in table.keys():
-        named = table.table("groups")
-        groups = tuple(_group(named.table(name)) for name in named.keys())
-        used = {name for group in groups for name in group.findings}
-        patients = Patients(tuple(exclusive), groups)
-    else:
-        scenarios, weights = [], []
-        for at, entry in enumerate(table.take("scenarios", list), 1):
-            match entry:
-                case [int() | float() as weight, [_, *_] as group]:
-                    scenarios.append(tuple(known(f"scenarios, entry {at}", name) for name in group))
-                    weights.append(weight)
-                case _:
-                    table.wrong(f"scenarios, entry {at}", "must be [weight, [finding, ...]]")
-        second = tuple(known("second", name) for name in table.words("second"))
-        unlabelled = table.table("unlabelled").numbers()
-        used = {name for group in scenarios for name in group} | set(second) | set(unlabelled)
-        patients = Patients(
-            tuple(exclusive),
-            (),
-            tuple(scenarios),
-            tuple(weights),
-            second,
-            tuple(unlabelled),
-            tuple(unlabelled.values()),
-        )
-    for name in sorted(used - set(findings)):
-        known("groups" if patients.groups else "unlabelled", name)
-    for name in sorted(set(findings) - used) if not table.missing else ():
-        table.wrong("groups" if patients.groups else "scenarios", f"no patient ever has the finding {name!r}")
-    table.done()
-    return patients
-
-
-def _group(table: Table) -> Group:
-    spread, shares = table.take("spread", float), table.table("shares").numbers()
-    table.done()
-    return Group(spread, tuple(shares), tuple(shares.values()))
-
-
-def _styles(table: Table, places: set[str]) -> tuple[Style, ...]:
+def _styles(table: Table, misspellings: Table, places: set[str]) -> tuple[Style, ...]:
     redaction = table.table("redaction")
     release = Release(
         redacted=re.compile(r"\b(" + "|".join(re.escape(word) for word in redaction.words("words")) + r")\b"),
         usual=redaction.take("usual", float),
         rarely=redaction.table("others").numbers(),
         abbreviations=tuple(table.table("abbreviations").strings().items()),
+        misspellings={word: misspellings.words(word) for word in misspellings.keys()},
     )
     redaction.done()
     styles = []

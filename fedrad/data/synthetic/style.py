@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedrad.data.synthetic.bank import Bank, Style
@@ -51,7 +52,7 @@ def say(sentence: str, style: Style, rng: random.Random) -> str:
     if style.mark == "XXXX":
         sentence = style.release.redacted.sub(redact, sentence)
     if rng.random() < style.typo:
-        sentence = _mistype(sentence, rng)
+        sentence = _mistype(sentence, style.release.misspellings, rng)
     return sentence[:1].upper() + sentence[1:]
 
 
@@ -74,9 +75,14 @@ def lay_out(opening: list[str], findings: list[str], impression: list[str], styl
     return text.upper() if style.upper else text
 
 
-def _mistype(sentence: str, rng: random.Random) -> str:
-    """Drop a word, swap two letters, or stutter a full stop."""
+_MISSPELT = 0.75  # of typing errors, where the bank knows misspellings
+
+
+def _mistype(sentence: str, misspellings: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    """Drop a word, swap two letters, or stutter a full stop; with ``misspellings``, mostly one of those."""
     words = sentence.split(" ")
+    if misspellings and rng.random() < _MISSPELT:
+        return _misspell(words, misspellings, rng)
     at = rng.randrange(len(words))
     kind = rng.randrange(3)
     if kind == 0 and len(words) > 4 and words[at].lower() in {"is", "are", "the", "of", "a", "there", "in"}:
@@ -87,4 +93,20 @@ def _mistype(sentence: str, rng: random.Random) -> str:
         words[at] = word[:middle] + word[middle + 1] + word[middle] + word[middle + 2 :]
     else:
         words[-1] += "."
+    return " ".join(words)
+
+
+def _misspell(words: list[str], misspellings: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    """A usual misspelling of one word; where none is known, a word twice or a blank too few."""
+    known = [at for at, word in enumerate(words) if word.strip(".,:;()").lower() in misspellings]
+    if known and rng.random() < 0.8:
+        at = rng.choice(known)
+        word = words[at].strip(".,:;()")
+        wrong = rng.choice(misspellings[word.lower()])
+        words[at] = words[at].replace(word, wrong.capitalize() if word[0].isupper() else wrong)
+    elif len(words) > 3:
+        at = rng.randrange(1, len(words) - 2)
+        pair = words[at : at + 2]
+        if "no" not in (word.lower() for word in pair):  # a report must not say the contrary
+            words[at : at + 2] = ["".join(pair)] if rng.random() < 0.5 else [pair[0], *pair]
     return " ".join(words)

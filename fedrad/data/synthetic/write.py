@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from fedrad.data.synthetic.bank import Bank, Phrase, Style
+from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Phrase, Style
 from fedrad.data.synthetic.draft import Draft, Sentence
 from fedrad.data.synthetic.grammar import expand
 from fedrad.data.synthetic.normal import anatomy, anatomy_conclusion, conclusion, normal_findings, place_normal
@@ -33,19 +33,21 @@ def _draft(bank: Bank, problems: Sequence[Problem], style: Style, seed: int, sit
     has_impression = not has_findings or rng.random() < style.impression
     body: list[tuple[str, Sentence]] = []
     impression: list[Sentence] = []
+    kinds = [bank.findings[problem.kind] for problem in present]
+    possible = frozenset[str]().union(*(phrase.labels for kind in kinds for phrase in kind.body + kind.impression))
     for problem in present:
         finding = bank.findings[problem.kind]
         words = bind(bank, problem.side, problem.change, style, rng)
         labelled = any(phrase.labels for phrase in finding.body)
         concluded = rng.random() < (0.15 if not labelled else 0.35 if finding.chronic else 0.8)
         if has_findings and (rng.random() < 0.93 or not concluded):
-            body.append((finding.place, _assertion(finding.body, words, style, rng)))
+            body.append((finding.place, _assertion(finding.body, possible, words, style, rng)))
             concluded = concluded and has_impression
         else:
             concluded = True
         if concluded:
             source = finding.impression if has_impression and has_findings else finding.body + finding.impression
-            impression.append(_assertion(source, words, style, rng))
+            impression.append(_assertion(source, possible, words, style, rng))
     asserted = frozenset[str]().union(*(s.asserts for _, s in body), *(s.asserts for s in impression))
 
     # The normal part: either in the hospital's standing words or freely.
@@ -74,6 +76,8 @@ def _draft(bank: Bank, problems: Sequence[Problem], style: Style, seed: int, sit
             body.append((bank.findings[problem.kind].place, Sentence(text)))
     ordered = [sentence for place in style.order for where, sentence in body if where == place]
     if bank.anatomy:
+        if has_impression and has_findings:
+            impression += [sentence for where, sentence in body if where == IN_IMPRESSION]
         if has_impression or not ordered:
             impression += anatomy_conclusion(bank, impression, bool(present), style, template)
     elif has_impression and has_findings:
@@ -108,10 +112,14 @@ def bind(bank: Bank, side: str, change: str, style: Style, rng: random.Random) -
     }
 
 
-def _assertion(options: Sequence[Phrase], words: dict[str, str], style: Style, rng: random.Random) -> Sentence:
-    by_template = {phrase.template: phrase for phrase in options}
+def _assertion(
+    options: Sequence[Phrase], possible: frozenset[str], words: dict[str, str], style: Style, rng: random.Random
+) -> Sentence:
+    """One of the phrases that deny nothing which any of the patient's findings may assert."""
+    by_template = {phrase.template: phrase for phrase in options if not phrase.denies & possible}
     phrase = by_template[style.taste.choose(list(by_template), rng)]
-    return Sentence(expand(phrase.template, words, style.taste, rng), asserts=phrase.labels, abnormal=True)
+    text = expand(phrase.template, words, style.taste, rng)
+    return Sentence(text, asserts=phrase.labels, denies=phrase.denies, abnormal=True)
 
 
 def _opening(bank: Bank, style: Style, rng: random.Random) -> tuple[Sentence, ...]:
