@@ -47,7 +47,7 @@ def modules(package: str) -> set[str]:
 def data() -> set[str]:
     """The generator's phrases and the labels' synonyms."""
     found = {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data").rglob("*.toml")}
-    assert {f"fedrad/data/synthetic/banks/{bank}/bank.toml" for bank in ("chest_xray", "chest_ct")} <= found
+    assert {f"fedrad/data/synthetic/banks/{bank}/bank.toml" for bank in ("chest_xray", "chest_ct", "chest_ct_western")} <= found
     return found
 
 

@@ -52,8 +52,8 @@ def load_corpus(
         columns: "table" only, and needed there.
         reports: "synthetic" only: how many.
         seed: "synthetic" only.
-        bank: "synthetic" only: the phrase bank, as "chest-xray", with the 14 labels of MIMIC-CXR, or "chest-ct", with the 18
-            of CT-RATE; one of ``fedrad.data.synthetic.BANKS``.
+        bank: "synthetic" only: the phrase bank, as "chest-xray", with the 14 labels of MIMIC-CXR, or "chest-ct" or
+            "chest-ct-western", with the 18 of CT-RATE; one of ``fedrad.data.synthetic.BANKS``.
     Raises:
         ConfigError: an unknown name or policy.
         DataError: the corpus can't be read as it should; nothing is left behind in the cache then.

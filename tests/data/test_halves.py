@@ -16,7 +16,7 @@ def templates(bank: Bank) -> set[str]:
     return phrases | {template for group in bank.sentences.values() for template in group}
 
 
-@pytest.mark.parametrize("name", ["chest-xray", "chest-ct"])
+@pytest.mark.parametrize("name", ["chest-xray", "chest-ct", "chest-ct-western"])
 def test_halves_share_no_template_and_together_are_the_bank(name: str) -> None:
     bank = load_bank(name)
     first, second = half(bank, 0), half(bank, 1)
@@ -26,7 +26,7 @@ def test_halves_share_no_template_and_together_are_the_bank(name: str) -> None:
     assert half(bank, 0) == first
 
 
-@pytest.mark.parametrize("name", ["chest-xray", "chest-ct"])
+@pytest.mark.parametrize("name", ["chest-xray", "chest-ct", "chest-ct-western"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_half_keeps_every_finding_label_and_group(name: str, which: int) -> None:
     bank = load_bank(name)
@@ -44,7 +44,7 @@ def test_a_half_keeps_every_finding_label_and_group(name: str, which: int) -> No
     assert spoken == set(bank.labels) - {bank.normal_label}
 
 
-@pytest.mark.parametrize("name", ["chest-xray", "chest-ct"])
+@pytest.mark.parametrize("name", ["chest-xray", "chest-ct", "chest-ct-western"])
 def test_halves_tell_of_the_same_patients_in_other_words(name: str) -> None:
     one, other = (list(drafts(400, 0, bank=name, half=which)) for which in (0, 1))
     assert [row["time"] for row, _ in one] == [row["time"] for row, _ in other]

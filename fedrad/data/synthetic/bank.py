@@ -102,6 +102,8 @@ class Style:
     mark: str  # what de-identification leaves: "XXXX" or "___"
     redaction: float  # per eligible word
     headers: tuple[str, str]  # before findings and impression; "" for none
+    sections: Mapping[str, str]  # headers within the findings, by place
+    bullet: str  # before each sentence of findings and impression; "" for prose
     wrap: int  # columns, 0 for one line
     upper: bool
     impression: float  # has one at all

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fedrad.data.synthetic.bank import Bank, Style
@@ -55,17 +56,35 @@ def say(sentence: str, style: Style, rng: random.Random) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
+def in_sections(sentences: list[str], places: Sequence[str], style: Style) -> list[str]:
+    """The lines of the findings: one for all, or one for each section, with its header; bulleted ones stay apart."""
+    lines: list[list[str]] = [[]]
+    header = ""
+    for sentence, place in zip(sentences, places, strict=True):
+        title = style.sections.get(place, header)
+        if title != header:
+            header = title
+            lines.append([header])
+        lines[-1].append(sentence)
+    return sentences if style.bullet else [" ".join(line) for line in lines if line]
+
+
 def lay_out(opening: list[str], findings: list[str], impression: list[str], style: Style, rng: random.Random) -> str:
-    """One text from sentences that have been said: opening (indication, technique), findings and impression."""
+    """One text from sentences that have been said: opening (indication, technique), findings (`in_sections`) and
+    impression. A style with sections or bullets breaks lines; others are prose."""
     if impression and rng.random() < style.numbered:
         impression = [f"{number}. {sentence}" for number, sentence in enumerate(impression, 1)]
+    findings, impression = ([style.bullet + sentence for sentence in part] for part in (findings, impression))
+    between = "\n" if style.bullet or style.sections else " "
     sections = [" ".join(opening)]
     for header, sentences in zip(style.headers, (findings, impression), strict=True):
-        sections.append(" ".join(([header] if header else []) + sentences) if sentences else "")
-    sections = [section for section in sections if section]
+        lines = ([header] if header else []) + sentences if sentences else []
+        if style.wrap:
+            lines = [textwrap.fill(line, style.wrap) for line in (lines if between == "\n" else [" ".join(lines)])]
+        sections.append(between.join(lines))
     if style.wrap:
-        sections = [textwrap.fill(section, style.wrap) for section in sections]
-    text = ("\n\n" if style.wrap else " ").join(sections)
+        sections[0] = textwrap.fill(sections[0], style.wrap)
+    text = ("\n\n" if style.wrap else between).join(section for section in sections if section)
     return text.upper() if style.upper else text
 
 
