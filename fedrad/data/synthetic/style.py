@@ -58,6 +58,8 @@ def say(sentence: str, style: Style, rng: random.Random) -> str:
 
 def in_sections(sentences: list[str], places: Sequence[str], style: Style) -> list[str]:
     """The lines of the findings: one for all, or one for each section, with its header; bulleted ones stay apart."""
+    if style.bullet:
+        return sentences
     lines: list[list[str]] = [[]]
     header = ""
     for sentence, place in zip(sentences, places, strict=True):
@@ -65,8 +67,10 @@ def in_sections(sentences: list[str], places: Sequence[str], style: Style) -> li
         if title != header:
             header = title
             lines.append([header])
-        lines[-1].append(sentence)
-    return sentences if style.bullet else [" ".join(line) for line in lines if line]
+        own, colon, rest = sentence.partition(": ")
+        repeats = colon and f"{own}:".lower() == header.lower()  # "LUNGS: Lungs: ..."
+        lines[-1].append(rest if repeats else sentence)
+    return [" ".join(line) for line in lines if line]
 
 
 def lay_out(opening: list[str], findings: list[str], impression: list[str], style: Style, rng: random.Random) -> str:
