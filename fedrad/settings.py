@@ -15,7 +15,15 @@ EMBEDDED = "all-MiniLM-L6-v2"
 CHEST = "chest-minilm"
 """The public base that was made of it."""
 SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
-BANKS = ("chest-xray", "chest-xray-hospitals", "chest-ct")
+BANKS = (
+    "chest-xray",
+    "chest-xray-icu",
+    "chest-xray-british",
+    "chest-xray-indian",
+    "chest-xray-hospitals",
+    "chest-ct",
+    "chest-ct-western",
+)
 
 
 class Rule(NamedTuple):

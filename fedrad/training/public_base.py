@@ -30,7 +30,14 @@ from fedrad.model.layers import Layers, Readout, take_apart
 from fedrad.model.public_head import PublicHead
 
 # Share of each bank among the reports. The bank of hospitals that the base has never seen is not here.
-BANKS: Final[Mapping[str, float]] = {"chest-xray": 0.7, "chest-ct": 0.3}
+BANKS: Final[Mapping[str, float]] = {
+    "chest-xray": 0.3,
+    "chest-xray-icu": 0.15,
+    "chest-xray-british": 0.15,
+    "chest-xray-indian": 0.15,
+    "chest-ct": 0.13,
+    "chest-ct-western": 0.12,
+}
 _ROWS: Final = {**COLLECTIONS, "chexpert": (*COLLECTIONS["chexpert"], NO_OTHER_LABEL)}
 
 # Generated reports are others than those of a synthetic corpus, whatever its seed.

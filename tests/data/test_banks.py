@@ -107,7 +107,12 @@ def test_what_is_wrong_is_said_with_file_key_and_line(bank: Path, file: str, old
     ("file", "old", "new", "says"),
     [
         ("normal.toml", "PC    | Peri", "PX    | Peri", "anatomy.heart.sentences, line 4: unknown label code 'PX'"),
-        ("normal.toml", '["small nodes"]', '["nodes"]', "anatomy.nodes.unless: no finding is called 'nodes'"),
+        (
+            "normal.toml",
+            '["small nodes", "uncertain nodes"]',
+            '["nodes"]',
+            "anatomy.nodes.unless: no finding is called 'nodes'",
+        ),
         ("normal.toml", "chance = 0.9", "", "anatomy.airways.chance: must be a number and is missing"),
         ("normal.toml", 'place = "airways"', 'place = "air"', "style.toml: style 1.order: lacks the place 'air'"),
         (
@@ -123,7 +128,7 @@ def test_what_is_wrong_is_said_with_file_key_and_line(bank: Path, file: str, old
             "cardiomegally =",
             "groups: no patient ever has the finding 'cardiomegaly'",
         ),
-        ("patients.toml", "spread = 0.9", 'spread = "wide"', "groups.ageing.spread: must be a number"),
+        ("patients.toml", "spread = 1.6", 'spread = "wide"', "groups.ageing.spread: must be a number"),
     ],
 )
 def test_what_only_a_bank_with_anatomy_has(tmp_path: Path, file: str, old: str, new: str, says: str) -> None:

@@ -112,6 +112,7 @@ class Style:
     mark: str  # what de-identification leaves: "XXXX" or "___"
     redaction: float  # per eligible word
     headers: tuple[str, str]  # before findings and impression; "" for none
+    sections: Mapping[str, str]  # headers within the findings, by place
     wrap: int  # columns, 0 for one line
     upper: bool
     impression: float  # has one at all

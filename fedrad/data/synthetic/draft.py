@@ -10,13 +10,14 @@ class Sentence:
     """What one sentence commits the report to.
 
     ``asserts``: labels stated as present. ``denies``: labels stated as absent. ``abnormal``: mentions something that
-    a normal report would not, labelled or not.
+    a normal report would not, labelled or not. ``place``: the part of the anatomy that it is about, in the findings.
     """
 
     text: str
     asserts: frozenset[str] = frozenset()
     denies: frozenset[str] = frozenset()
     abnormal: bool = False
+    place: str = ""
 
 
 @dataclass(frozen=True)

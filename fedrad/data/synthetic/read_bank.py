@@ -19,14 +19,14 @@ from fedrad.errors import ConfigError, DataError
 _FOLDER = Path(__file__).parent / "banks"
 BANKS: Final[Mapping[str, tuple[str, ...]]] = {
     "chest-xray": CHEXPERT,
-    "chest-xray-hospitals": CHEXPERT,
-    "chest-ct": CT_RATE,
+    "chest-xray-icu": CHEXPERT,
     "chest-xray-british": CHEXPERT,
     "chest-xray-indian": CHEXPERT,
-    "chest-xray-icu": CHEXPERT,
+    "chest-xray-hospitals": CHEXPERT,
+    "chest-ct": CT_RATE,
+    "chest-ct-western": CT_RATE,
 }
 """Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
-
 BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
 """Names that are bound for each finding (``write.bind``)."""
 # Names that a group of sentences of normal.toml may use; all others are said of anatomy, without a finding.
@@ -252,14 +252,17 @@ def _styles(table: Table, misspellings: Table, places: set[str]) -> tuple[Style,
             release=release,
             mark=entry.take("mark", str),
             headers=(headers[0], headers[-1]) if headers else ("", ""),
+            sections=entry.table("sections").strings() if "sections" in entry.keys() else {},
+            bullet=entry.take("bullet", str, ""),
             wrap=entry.take("wrap", int),
             upper=entry.take("upper", bool),
             order=entry.words("order"),
-            bullet=entry.take("bullet", str, ""),
             **{field.name: entry.take(field.name, float) for field in fields(Style) if field.type == "float"},
         )
         for place in sorted(places - set(style.order)):
             entry.wrong("order", f"lacks the place {place!r}, so that its findings would be lost")
+        for place in sorted(set(style.sections) - set(style.order)):
+            entry.wrong("sections", f"{place!r} is no place of order")
         entry.done()
         styles.append(style)
     if not styles:

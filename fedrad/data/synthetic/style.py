@@ -56,22 +56,44 @@ def say(sentence: str, style: Style, rng: random.Random) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
+def in_sections(sentences: list[str], places: Sequence[str], style: Style) -> list[str]:
+    """The lines of the findings: one for all, or one for each section, with its header; bulleted ones stay apart."""
+    if style.bullet:
+        return sentences
+    lines: list[list[str]] = [[]]
+    header = ""
+    for sentence, place in zip(sentences, places, strict=True):
+        title = style.sections.get(place, header)
+        if title != header:
+            header = title
+            lines.append([header])
+        own, colon, rest = sentence.partition(": ")
+        repeats = colon and f"{own}:".lower() == header.lower()  # "LUNGS: Lungs: ..."
+        lines[-1].append(rest if repeats else sentence)
+    return [" ".join(line) for line in lines if line]
+
+
+def _bulleted(bullet: str, number: int, sentence: str) -> str:
+    return f"{number}. {sentence}" if bullet == "1." else f"{bullet} {sentence}"
+
+
 def lay_out(opening: list[str], findings: list[str], impression: list[str], style: Style, rng: random.Random) -> str:
-    """One text from sentences that have been said: opening (indication, technique), findings and impression."""
+    """One text from sentences that have been said: opening (indication, technique), findings (`in_sections`) and
+    impression. A style with sections or bullets breaks lines; others are prose."""
     if impression and rng.random() < style.numbered:
         impression = [f"{number}. {sentence}" for number, sentence in enumerate(impression, 1)]
     if style.bullet:
-        findings = [
-            f"{number}. {sentence}" if style.bullet == "1." else f"{style.bullet} {sentence}"
-            for number, sentence in enumerate(findings, 1)
-        ]
+        findings = [_bulleted(style.bullet, number, sentence) for number, sentence in enumerate(findings, 1)]
+    between = "\n" if style.bullet or style.sections else " "
     sections = [" ".join(opening)]
     for header, sentences in zip(style.headers, (findings, impression), strict=True):
-        sections.append(" ".join(([header] if header else []) + sentences) if sentences else "")
-    sections = [section for section in sections if section]
+        lines = ([header] if header else []) + sentences if sentences else []
+        if style.wrap:
+            lines = [textwrap.fill(line, style.wrap) for line in (lines if between == "\n" else [" ".join(lines)])]
+        sections.append(between.join(lines))
     if style.wrap:
-        sections = [textwrap.fill(section, style.wrap) for section in sections]
-    text = ("\n\n" if style.wrap else " ").join(sections)
+        sections[0] = textwrap.fill(sections[0], style.wrap)
+    text = ("\n\n" if style.wrap else between).join(section for section in sections if section)
     return text.upper() if style.upper else text
 
 

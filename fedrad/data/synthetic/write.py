@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Phrase, Style
 from fedrad.data.synthetic.draft import Draft, Sentence
 from fedrad.data.synthetic.grammar import expand
 from fedrad.data.synthetic.normal import anatomy, anatomy_conclusion, conclusion, normal_findings, place_normal
 from fedrad.data.synthetic.patients import Problem
-from fedrad.data.synthetic.style import lay_out, say
+from fedrad.data.synthetic.style import in_sections, lay_out, say
 
 _MACROS = 5  # normal templates per hospital
 
@@ -24,7 +25,8 @@ def write(
         [say(sentence.text, style, rng) for sentence in part]
         for part in (draft.opening, draft.findings, draft.impression)
     )
-    return lay_out(opening, body, impression, style, rng), draft
+    sections = in_sections(body, [sentence.place for sentence in draft.findings], style)
+    return lay_out(opening, sections, impression, style, rng), draft
 
 
 def _draft(bank: Bank, problems: Sequence[Problem], style: Style, seed: int, site: int, rng: random.Random) -> Draft:
@@ -74,7 +76,7 @@ def _draft(bank: Bank, problems: Sequence[Problem], style: Style, seed: int, sit
                 rng,
             )
             body.append((bank.findings[problem.kind].place, Sentence(text)))
-    ordered = [sentence for place in style.order for where, sentence in body if where == place]
+    ordered = [replace(sentence, place=place) for place in style.order for where, sentence in body if where == place]
     if bank.anatomy:
         if has_impression and has_findings:
             impression += [sentence for where, sentence in body if where == IN_IMPRESSION]
