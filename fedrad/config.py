@@ -15,7 +15,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,9 +24,10 @@ from typing import Any, NamedTuple, get_type_hints
 import tomli_w
 
 from fedrad.errors import ConfigError
-from fedrad.settings import CHEST, EMBEDDED, Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train, spelt
+from fedrad.settings import AUTO, CHEST, EMBEDDED, Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train, spelt
 
 Flat = dict[str, str | int | float | bool]
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,26 @@ class Experiment:
         """The base model that the run trains on: ``model.name``, or, where the embedded encoder starts warm, the public
         base that was made of it."""
         return CHEST if self.warm_start == "synthetic" and self.model.name == EMBEDDED else self.model.name
+
+    @property
+    def adapted(self) -> Lora:
+        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy, and the
+        head alone with it, where fewer numbers take less noise (docs/utility.md says from which size on LoRA pays).
+        Otherwise, and under a strategy that is about LoRA, query and value of the last ``layers``."""
+        if self.lora.targets != AUTO:
+            return self.lora
+        if self.warm_start != "synthetic" or self.strategy.name not in ("fedavg", "head") or self.lora.freeze_a:
+            return replace(self.lora, targets=("query", "value"))
+        if self.privacy.epsilon == 0 and self.strategy.name == "fedavg":
+            return replace(self.lora, targets=("all-linear",), layers=0)
+        return replace(self.lora, targets=())
+
+    def expected_batch(self, declared: int) -> int:
+        """``train.batch`` of a hospital that declares so many units, with 0 resolved: a quarter of them where the head
+        alone is trained, which costs next to nothing a step and takes less noise; else 128. Never more than all."""
+        if self.train.batch:
+            return min(self.train.batch, declared)
+        return min(declared, _BATCH if self.adapted.targets else max(_BATCH, declared // 4))
 
     @property
     def no_finding(self) -> str:
@@ -382,14 +403,8 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
         _Contradiction(
             "lora.freeze-a",
             "lora.targets",
-            exp.lora.freeze_a and not exp.lora.targets,
+            exp.lora.freeze_a and not exp.adapted.targets,
             "there is no A to freeze, because lora.targets is empty",
-        ),
-        _Contradiction(
-            "lora.freeze-b",
-            "train.warm-start",
-            exp.lora.freeze_b and (exp.warm_start == "none" or not exp.lora.targets),
-            "B is zero without a warm start; set train.warm-start=synthetic and lora.targets, or leave B free",
         ),
         _Contradiction(
             "model.revision",
@@ -441,6 +456,7 @@ def _secure_contradictions(exp: Experiment) -> list[_Contradiction]:
             for key, wrong, says in (
                 ("privacy.epsilon", privacy.epsilon == 0, "without privacy there is no noise to share"),
                 ("train.local-steps", train.local_steps != 1, "set 1; a later step would see too little noise"),
+                ("train.batch", train.batch == 0, "state it, for instance 128"),
                 ("train.optimizer", train.optimizer != "momentum", "set momentum"),
                 ("train.momentum", train.optimizer == "momentum" and train.momentum != 0, "set 0"),
                 ("train.average", train.average != 0, "set 0"),

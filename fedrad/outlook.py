@@ -18,7 +18,6 @@ from fedrad.privacy import accounting, planning
 from fedrad.privacy.central import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.planning import Choice
-from fedrad.settings import Lora
 from fedrad.training.setup import plan_for, terms_of
 
 
@@ -87,17 +86,15 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     size = _declared(experiment, notes) if declared is None else declared
     outputs = labels_of(experiment) if labels is None else labels
     plan = plan_for(experiment, size)
-    lora, strategy = experiment.lora, experiment.strategy.name
-    spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a, lora.freeze_b)
-    shapes = shapes_of(experiment.model.name, experiment.model.revision, spec)
-    head = outputs * (shapes.hidden + 1)
-    trainable = planning.trainable_numbers(
-        strategy, lora.rank, shapes.adapted, head, freeze_a=lora.freeze_a, freeze_b=lora.freeze_b
-    )
+    lora, strategy = experiment.adapted, experiment.strategy.name
+    spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a)
+    shapes = shapes_of(experiment.base_name, experiment.model.revision, spec)
+    head = outputs * (features_of(experiment, shapes.hidden, outputs) + 1)
+    trainable = planning.trainable_numbers(strategy, lora.rank, shapes.adapted, head, freeze_a=lora.freeze_a)
     around = shapes.adapted
     if not around:
-        spec = replace(spec, rank=1, targets=Lora().targets)
-        around = shapes_of(experiment.model.name, experiment.model.revision, spec).adapted
+        spec = replace(spec, rank=1, targets=("query", "value"))
+        around = shapes_of(experiment.base_name, experiment.model.revision, spec).adapted
     rho = partial(_rho_of_steps, plan, experiment.asked)
     offered = planning.choices(around, head, rho)
     notes += _notes(experiment, plan)
@@ -115,6 +112,12 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         enough=math.ceil(_formula(plan, head, 1) * plan.declared_size / planning.BORDERLINE),
         notes=tuple(notes),
     )
+
+
+def features_of(experiment: Experiment, hidden: int, outputs: int) -> int:
+    """Features that the head reads: the directions of a warm start, and as many more as it has outputs, or all."""
+    directions = experiment.model.directions if experiment.warm_start == "synthetic" else 0
+    return min(hidden, directions + outputs) if directions else hidden
 
 
 def _at_the_server(experiment: Experiment) -> PlanError:

@@ -15,6 +15,7 @@ EMBEDDED = "all-MiniLM-L6-v2"
 CHEST = "chest-minilm"
 """The public base that was made of it."""
 SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
+AUTO = ("auto",)
 BANKS = (
     "chest-xray",
     "chest-xray-icu",
@@ -186,15 +187,12 @@ class Lora:
     rank: int = _key(4, "rank of A and B", rule=AT_LEAST_ONE)
     alpha: float = _key(8.0, "scaling numerator: the adapter adds (alpha / rank) B A", rule=POSITIVE)
     targets: tuple[str, ...] = _key(
-        ("query", "value"), "linear layers that get an adapter; empty: train the head only, best at small epsilon"
+        AUTO,
+        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: the head alone "
+        "with privacy, all linear layers of all layers without; else `query,value`",
     )
     layers: int = _key(1, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
     freeze_a: bool = _key(False, "keep A as it was initialised or warmed (FFA-LoRA, arXiv 2403.12313)")
-    freeze_b: bool = _key(
-        False,
-        "keep B as it was warmed; with `lora.freeze-a` the hospitals train the head alone, on warmed features: cheap, "
-        "and best at small epsilon",
-    )
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,12 @@ class Train:
 
     rounds: int = _key(5, "federation rounds", rule=AT_LEAST_ONE)
     local_steps: int = _key(6, "noisy steps of each hospital in a round", rule=AT_LEAST_ONE)
-    batch: int = _key(128, "expected batch of a Poisson sample; the public divisor of the gradient", rule=AT_LEAST_ONE)
+    batch: int = _key(
+        0,
+        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128, or, where the head alone is "
+        "trained, a quarter of what the hospital declares if that is more",
+        rule=NOT_NEGATIVE,
+    )
     optimizer: str = _key("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
     learning_rate: float = _key(
         0.0,

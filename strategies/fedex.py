@@ -37,9 +37,7 @@ class FedEx(Strategy):
     keeps_average: bool = False
 
     def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(
-            experiment, freeze_a=BOTH_FACTORS, freeze_b=BOTH_FACTORS, no_targets=HEAD_ALONE
-        )
+        return super().problems(experiment) + refusals(experiment, freeze_a=BOTH_FACTORS, no_targets=HEAD_ALONE)
 
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
         weights = [c.weight for c in sent]

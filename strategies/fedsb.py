@@ -32,7 +32,7 @@ class FedSB(AveragingStrategy):
 
     def problems(self, experiment: Experiment) -> list[str]:
         why = "freezes A and B both, and trains the core between them; set it to false"
-        return super().problems(experiment) + refusals(experiment, freeze_a=why, freeze_b=why, no_targets=HEAD_ALONE)
+        return super().problems(experiment) + refusals(experiment, freeze_a=why, no_targets=HEAD_ALONE)
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, core=True, init="base" if self.settings.subspace == "base" else "orthonormal")

@@ -26,9 +26,7 @@ class FFA(AveragingStrategy):
     """B and the head become their weighted means; A rests."""
 
     def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(
-            experiment, freeze_b="trains B alone beside the head; set it to false", no_targets=HEAD_ALONE
-        )
+        return super().problems(experiment) + refusals(experiment, no_targets=HEAD_ALONE)
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, freeze_a=True, init="orthonormal")

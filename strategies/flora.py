@@ -44,9 +44,7 @@ class FLoRA(Strategy):
     keeps_average: bool = False
 
     def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(
-            experiment, freeze_a=BOTH_FACTORS, freeze_b=BOTH_FACTORS, no_targets=HEAD_ALONE
-        )
+        return super().problems(experiment) + refusals(experiment, freeze_a=BOTH_FACTORS, no_targets=HEAD_ALONE)
 
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
         heads = [{name: c.adapter[name] for name in c.adapter if ".lora_" not in name} for c in sent]

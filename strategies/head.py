@@ -26,11 +26,7 @@ class Head(AveragingStrategy):
     """The head becomes its weighted mean."""
 
     def problems(self, experiment: Experiment) -> list[str]:
-        why = (
-            "has no LoRA to freeze; set it to false. To train the head on warmed LoRA, take strategy.name=fedavg with"
-            " lora.freeze-a and lora.freeze-b"
-        )
-        return super().problems(experiment) + refusals(experiment, freeze_a=why, freeze_b=why)
+        return super().problems(experiment) + refusals(experiment, freeze_a="has no LoRA to freeze; set it to false")
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, targets=())

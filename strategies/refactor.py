@@ -48,7 +48,7 @@ class Refactor(AveragingStrategy):
 
     def problems(self, experiment: Experiment) -> list[str]:
         found = super().problems(experiment)
-        found += refusals(experiment, freeze_b="trains B; set it to false", no_targets=HEAD_ALONE)
+        found += refusals(experiment, no_targets=HEAD_ALONE)
         if self.settings.every > experiment.train.rounds:
             found.append(
                 f"strategy.every: a run of train.rounds={experiment.train.rounds} would never refactor; make it"

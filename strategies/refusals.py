@@ -5,18 +5,16 @@ from __future__ import annotations
 from fedrad.config import Experiment
 
 
-def refusals(experiment: Experiment, *, freeze_a: str = "", freeze_b: str = "", no_targets: str = "") -> list[str]:
+def refusals(experiment: Experiment, *, freeze_a: str = "", no_targets: str = "") -> list[str]:
     """The problems among these that the configuration has, each with its key.
 
     Args:
         freeze_a: why ``lora.freeze-a`` contradicts the strategy; empty: it does not.
-        freeze_b: likewise for ``lora.freeze-b``.
         no_targets: likewise for an empty ``lora.targets``.
     """
-    name, lora = experiment.strategy.name, experiment.lora
+    name, lora = experiment.strategy.name, experiment.adapted
     found = (
         ("lora.freeze-a", lora.freeze_a, freeze_a),
-        ("lora.freeze-b", lora.freeze_b, freeze_b),
         ("lora.targets", not lora.targets, no_targets),
     )
     return [f"{key}: strategy.name={name} {why}" for key, applies, why in found if applies and why]

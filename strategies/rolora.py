@@ -41,7 +41,6 @@ class RoLoRA(AveragingStrategy):
         found += refusals(
             experiment,
             freeze_a="trains A in its turn; set it to false, or take strategy.name=ffa",
-            freeze_b="trains B in its turn; set it to false",
             no_targets=HEAD_ALONE,
         )
         if self.settings.alternate == "step" and experiment.train.local_steps == 1:

@@ -271,7 +271,7 @@ class HospitalPolicy:
                 f"the server proposes {experiment.train.local_steps} steps a round (train.local-steps); this hospital"
                 f" takes {self.max_local_steps} at most (node-config max-local-steps)"
             )
-        batch = self._batch(self.batch or experiment.train.batch)
+        batch = self._batch(self.batch or experiment.expected_batch(self.declared_size))
         if privacy.shared_noise and batch != experiment.train.batch:
             raise PolicyRefusal(
                 f"shared noise needs the same step size everywhere; this hospital's batch is {batch} (node-config"

@@ -34,7 +34,10 @@ EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 # The public base that comes with this package: the embedded encoder, all weights trained on generated chest reports, as
 # a difference to it (`fedrad base build` makes such a base, `benchmarks/public_base.py` these files).
 _CHEST_FOLDER = Path(__file__).with_name("chest_minilm")
-CHEST_SHA256 = {"difference.safetensors": "", "head.safetensors": ""}
+CHEST_SHA256 = {
+    "difference.safetensors": "fdf4f9db126b8b06034d10987a733c7d04e314e0b6c9b9ca32aab4a66b935a1f",
+    "head.safetensors": "d9c42d5f7ddf481073132ef202b29cd085e7c2f3ed4983a2676f0d9e2d619419",
+}
 
 _LOCK = threading.Lock()
 

@@ -60,13 +60,19 @@ def plan_lines(
     sigma = ", ".join(f"{value:.4g}" for value in sorted(set(noise.values())))
     return (
         f"plan: {promise}\n"
-        f"      {train.rounds} rounds x {train.local_steps} local steps, expected batch {train.batch},"
+        f"      {train.rounds} rounds x {train.local_steps} local steps,"
+        f" expected batch {_batches(experiment, declared)},"
         f" clip {privacy.clip:g}, noise multiplier {sigma or '-'}\n"
         f"      {trainable:,} trainable numbers; declared reports: "
         + (", ".join(f"{site} {size}" for site, size in list(declared.items())[:8]) or "-")
         + (" ..." if len(declared) > 8 else "")
         + _secure_line(experiment)
     )
+
+
+def _batches(experiment: Experiment, declared: Mapping[str, int]) -> str:
+    sizes = sorted({experiment.expected_batch(size) for size in declared.values()})
+    return " to ".join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else "-"
 
 
 def _secure_line(experiment: Experiment) -> str:

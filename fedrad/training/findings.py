@@ -148,9 +148,7 @@ def after_training(
 
 
 def _against_noise(experiment: Experiment) -> str:
-    lora = experiment.lora
-    head_only = not lora.targets or (lora.freeze_a and lora.freeze_b)
-    fewer = "" if head_only else " fewer trained numbers (lora.targets=[]),"
+    fewer = "" if not experiment.adapted.targets else " fewer trained numbers (lora.targets=[]),"
     return f"Take more reports or hospitals,{fewer} or a larger privacy.epsilon; `fedrad plan` shows what each brings."
 
 

@@ -94,7 +94,7 @@ def run_steps_together(
     for begin, count in stretches(steps, len(turns)):
         turn = turns[begin % len(turns)] if turns else trained
         active = {name: stack for name, stack in stacks.items() if name in turn}
-        rates = [learning_rate({name: trainable[name] for name in active}, recipe, m.plan) for m in members]
+        rates = [learning_rate(recipe, member.plan) for member in members]
         gains = [rate / rates[0] for rate in rates]  # of SGD; Adam's rate does not depend on the plan, so 1
         wrapped = torch_optimizer(active, recipe, rates[0])
         optimizer = StackedPrivateOptimizer(wrapped, [member.plan for member in members], gains)

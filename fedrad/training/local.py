@@ -168,11 +168,10 @@ def run_steps(
     units = inputs.units(plan.unit)
     total = {name: value.to(parameters[name].device) for name, value in state.average_sum.items()}
     averaged, moments = state.averaged, dict(state.moments)
-    rates = [learning_rate(_only(parameters, turn), recipe, plan) for turn in turns or (parameters,)]
     for first, count in stretches(steps, len(turns)):
         turn = first % len(turns) if turns else 0
         active = _only(parameters, turns[turn] if turns else parameters)
-        optimizer = PrivateOptimizer(torch_optimizer(active, recipe, rates[turn]), plan)
+        optimizer = PrivateOptimizer(torch_optimizer(active, recipe, learning_rate(recipe, plan)), plan)
         _restore_moments(optimizer, active, moments)
         with training_only(parameters, active):
             for step in range(state.step + first, state.step + first + count):
@@ -252,45 +251,34 @@ def _only(parameters: Mapping[str, torch.nn.Parameter], names: Collection[str]) 
 LARGEST_RATE = 4.0
 RATE_WITHOUT_PRIVACY = 0.5
 LORA_SHARE = 0.06
-COLD_WALK = 1.0
-WARM_RATE, WARM_NOISE = 0.8, 0.2
+COLD_WALK, WARM_WALK = 1.0, 0.3
+LARGEST_WARM_RATE = 1.0
 
 
-def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan, dimensions: float) -> float:
+def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
     """A step size from public quantities only.
 
     With s = noise_multiplier * clip / (divisor * sqrt(sites)), the standard deviation of one step's mean gradient:
 
-    - A cold start has far to go, so it goes as fast as the noise allows: noise alone moves a coordinate by about
-      lr / (1 - momentum) * s * sqrt(T), and the rate keeps this random walk at a fixed length.
-    - A warm start has something to lose: the noise of a step has norm s * sqrt(d), and the rate falls with its third
-      power. (Balancing a drift of lr * T against noise of lr^2 * s^2 * T * d gives the second power; on public reports
-      that still trained good adapters away between epsilon 1 and 3.)
+    Noise alone moves a coordinate of the head by about lr / (1 - momentum) * s * sqrt(T), and the rate keeps this
+    random walk at a fixed length. A cold start has far to go and nothing to lose, and takes a longer one than a warm
+    start, whose walk is so short that the noise does not undo the start, however small epsilon is.
 
-    Both are for momentum that has built up. Where it starts anew in every round, steps are shorter, and the rate is
+    This is for momentum that has built up. Where it starts anew in every round, steps are shorter, and the rate is
     larger by that factor.
 
     Without privacy there is neither noise nor clipping, and the rate is a plain constant.
-
-    Args:
-        dimensions: d, trainable numbers, each weighted by the square of its share of the rate.
     """
     if not plan.private:
         return RATE_WITHOUT_PRIVACY
     noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5)
-    if recipe.warm:
-        rate = WARM_RATE * (WARM_NOISE / (noise * dimensions**0.5)) ** 3
-    else:
-        rate = COLD_WALK * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5)
-    return min(LARGEST_RATE, rate) / recipe.built_up
+    walk, largest = (WARM_WALK, LARGEST_WARM_RATE) if recipe.warm else (COLD_WALK, LARGEST_RATE)
+    return min(largest, walk * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5)) / recipe.built_up
 
 
-def learning_rate(parameters: Mapping[str, Tensor], recipe: Recipe, plan: PrivacyPlan) -> float:
+def learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
     """The step size of a site with this plan: as configured, or chosen from public figures."""
-    head = sum(p.numel() for name, p in parameters.items() if name.startswith("head."))
-    lora = sum(p.numel() for name, p in parameters.items() if not name.startswith("head."))
-    # What each number's noise weighs in the result, in numbers of the head.
-    return recipe.learning_rate or automatic_learning_rate(recipe, plan, head + LORA_SHARE**2 * lora)
+    return recipe.learning_rate or automatic_learning_rate(recipe, plan)
 
 
 def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe, rate: float) -> torch.optim.Optimizer:

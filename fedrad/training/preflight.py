@@ -47,7 +47,7 @@ def check_before_first_step(setup: Setup, recipe: Recipe, plan: PrivacyPlan) -> 
     # Never used for a private report, and it promises nothing: epsilon 0 means not private.
     without_noise = replace(plan, epsilon=0.0, noise_multiplier=0.0, noise="seeded", shared=None)
     before = {name: parameter.detach().clone() for name, parameter in clipped.items()}
-    optimizer = PrivateOptimizer(torch_optimizer(clipped, recipe, learning_rate(clipped, recipe, plan)), without_noise)
+    optimizer = PrivateOptimizer(torch_optimizer(clipped, recipe, learning_rate(recipe, plan)), without_noise)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if held != trainable:
         raise PreflightError("the optimizer's parameters are not the model's; build it after the model is in place")

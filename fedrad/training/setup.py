@@ -56,7 +56,7 @@ class Terms:
 
     Attributes:
         epsilon, delta: its budget for the run; epsilon 0 means not private.
-        batch: its expected batch, in privacy units.
+        batch: its expected batch, in privacy units; 0: ``Experiment.expected_batch`` of what it declares.
         rank: of its LoRA matrices.
         noise_multiplier: of every step; 0: the least with which the run meets ``epsilon``.
     """
@@ -108,7 +108,7 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
             GPU where one is asked for.
         ModelError: the base model can't be had, or has no layers of these names.
     """
-    model, lora = experiment.model, experiment.lora
+    model, lora = experiment.model, experiment.adapted
     lora_spec = strategy_of(experiment).shape(
         LoRASpec(
             rank=lora.rank if rank is None else rank,
@@ -116,7 +116,6 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
             targets=lora.targets,
             layers=lora.layers,
             freeze_a=lora.freeze_a,
-            freeze_b=lora.freeze_b,
         )
     )
     base = base_of(experiment)
@@ -193,7 +192,7 @@ def plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) 
         terms.epsilon,
         terms.delta,
         declared,
-        min(terms.batch, declared),
+        min(terms.batch or experiment.expected_batch(declared), declared),
         train.rounds * train.local_steps,
         privacy.clip,
         privacy.noise,
@@ -209,9 +208,17 @@ def local_plan_for(experiment: Experiment, declared: int, terms: Terms | None = 
     if experiment.privacy.unit != "hospital":
         return plan_for(experiment, declared, terms)
     terms, train = terms_of(experiment) if terms is None else terms, experiment.train
-    steps, batch = train.rounds * train.local_steps, min(terms.batch, declared)
+    steps, batch = train.rounds * train.local_steps, terms.batch or experiment.expected_batch(declared)
     return _calibrated(
-        0.0, terms.delta, declared, batch, steps, experiment.privacy.clip, experiment.privacy.noise, "report", 1
+        0.0,
+        terms.delta,
+        declared,
+        min(batch, declared),
+        steps,
+        experiment.privacy.clip,
+        experiment.privacy.noise,
+        "report",
+        1,
     )
 
 

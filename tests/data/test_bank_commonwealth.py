@@ -84,7 +84,7 @@ HARMLESS = re.compile(
 UPPER_NORMAL = re.compile(r"upper (limit|end)s? of|cannot be assessed|difficult to assess", re.IGNORECASE)
 # Shares of reports: every label is frequent enough to be learnt and none is usual.
 RARE, USUAL, NORMAL = 0.04, 0.25, (0.25, 0.35)
-LISTS = {"": "F: A. B.", "-": "F: - A. - B.", "1.": "F: 1. A. 2. B."}
+LISTS = {"": "F: A. B.", "-": "F:\n- A.\n- B.", "1.": "F:\n1. A.\n2. B."}
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -47,7 +47,7 @@ def gradients(here: small.Ready) -> dict[str, Tensor]:
 
 def _optimizer(here: small.Ready) -> PrivateOptimizer:
     parameters = here.setup.classifier.adapter()
-    rate = learning_rate(parameters, here.recipe, here.plan)
+    rate = learning_rate(here.recipe, here.plan)
     return PrivateOptimizer(torch_optimizer(parameters, here.recipe, rate), here.plan)
 
 

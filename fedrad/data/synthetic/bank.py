@@ -125,7 +125,7 @@ class Style:
     macro: float  # a normal report, or the normal part of one, comes from the hospital's templates
     typo: float
     order: tuple[str, ...]  # of anatomy
-    bullet: str  # before each sentence of the findings, "1." to number them, "" for prose
+    bullet: str  # before each sentence; "1." to number those of the findings; "" for prose
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def lay_out(opening: list[str], findings: list[str], impression: list[str], styl
         impression = [f"{number}. {sentence}" for number, sentence in enumerate(impression, 1)]
     if style.bullet:
         findings = [_bulleted(style.bullet, number, sentence) for number, sentence in enumerate(findings, 1)]
+        if style.bullet != "1.":
+            impression = [f"{style.bullet} {sentence}" for sentence in impression]
     between = "\n" if style.bullet or style.sections else " "
     sections = [" ".join(opening)]
     for header, sentences in zip(style.headers, (findings, impression), strict=True):
