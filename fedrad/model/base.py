@@ -35,8 +35,8 @@ EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 # a difference to it (`fedrad base build` makes such a base, `benchmarks/public_base.py` these files).
 _CHEST_FOLDER = Path(__file__).with_name("chest_minilm")
 CHEST_SHA256 = {
-    "difference.safetensors": "fdf4f9db126b8b06034d10987a733c7d04e314e0b6c9b9ca32aab4a66b935a1f",
-    "head.safetensors": "d9c42d5f7ddf481073132ef202b29cd085e7c2f3ed4983a2676f0d9e2d619419",
+    "difference.safetensors": "87c8c52264890c794413345c149571e68fbb0ded2429bd231ba69451572f2fc6",
+    "head.safetensors": "8e25fc2a9909daf8b937ecb01fce6534fc4c0ad55ae16cd3b472ecc7626169f8",
 }
 
 _LOCK = threading.Lock()
