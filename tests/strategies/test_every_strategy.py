@@ -271,7 +271,6 @@ def test_every_strategy_works_with_the_defaults(name: str) -> None:
 
 
 FREEZE_A = {"lora__freeze_a": True}
-FREEZE_B = {"lora__freeze_b": True, "train__warm_start": "synthetic"}
 NO_TARGETS = {"lora__targets": ""}
 
 
@@ -279,21 +278,19 @@ NO_TARGETS = {"lora__targets": ""}
     ("name", "refused"),
     [
         ("fedavg", set()),
-        ("ffa", {"lora.freeze-b", "lora.targets"}),
-        ("rolora", {"lora.freeze-a", "lora.freeze-b", "lora.targets"}),
-        ("fedsb", {"lora.freeze-a", "lora.freeze-b", "lora.targets"}),
-        ("refactor", {"lora.freeze-b", "lora.targets"}),
-        ("fedex", {"lora.freeze-a", "lora.freeze-b", "lora.targets"}),
-        ("flora", {"lora.freeze-a", "lora.freeze-b", "lora.targets"}),
-        ("flexlora", {"lora.freeze-a", "lora.freeze-b", "lora.targets"}),
-        ("head", {"lora.freeze-a", "lora.freeze-b"}),
+        ("ffa", {"lora.targets"}),
+        ("rolora", {"lora.freeze-a", "lora.targets"}),
+        ("fedsb", {"lora.freeze-a", "lora.targets"}),
+        ("refactor", {"lora.targets"}),
+        ("fedex", {"lora.freeze-a", "lora.targets"}),
+        ("flora", {"lora.freeze-a", "lora.targets"}),
+        ("flexlora", {"lora.freeze-a", "lora.targets"}),
+        ("head", {"lora.freeze-a"}),
     ],
 )
 def test_contradictions_are_named_by_their_key(name: str, refused: set[str]) -> None:
-    for key, changes in (("lora.freeze-a", FREEZE_A), ("lora.freeze-b", FREEZE_B), ("lora.targets", NO_TARGETS)):
+    for key, changes in (("lora.freeze-a", FREEZE_A), ("lora.targets", NO_TARGETS)):
         assert problems(strategy__name=name, **changes) == ([key] if key in refused else [])
-    if {"lora.freeze-a", "lora.freeze-b"} <= refused:
-        assert problems(strategy__name=name, **FREEZE_A, **FREEZE_B) == ["lora.freeze-a", "lora.freeze-b"]
 
 
 @pytest.mark.parametrize("name", sorted({name.partition(" ")[0] for name in STRATEGIES}))
