@@ -252,7 +252,7 @@ LARGEST_RATE = 4.0
 RATE_WITHOUT_PRIVACY = 0.5
 LORA_SHARE = 0.06
 COLD_WALK, WARM_WALK = 1.0, 0.3
-LARGEST_WARM_RATE = 1.0
+LARGEST_WARM_RATE = 2.0
 
 
 def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
