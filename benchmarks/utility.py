@@ -149,7 +149,7 @@ def federate(
     plans = [plan_for(experiment, declared_size(len(shard))) for shard in shards]
     states = [TrainingState(adapter) for _ in shards]
     weights = [1.0 / len(shards)] * len(shards)
-    rounds, steps = experiment.train.rounds, experiment.train.local_steps
+    rounds, steps = experiment.train.rounds, experiment.local_steps
     for number in range(1, rounds + 1):
         for index, shard in enumerate(shards):
             before = TrainingState(

@@ -68,11 +68,11 @@ class Recipe:
             average=train.average,
             gradients="opacus" if experiment.privacy.gradients == "opacus" else "leaf",
             seed=train.seed,
-            total_steps=train.rounds * train.local_steps,
+            total_steps=train.rounds * experiment.local_steps,
             single_label=single_label,
             sites=sites,
             warm=warm,
-            restarts=train.local_steps if experiment.privacy.secure_aggregation else 0,
+            restarts=experiment.local_steps if experiment.privacy.secure_aggregation else 0,
         )
 
     @property
