@@ -224,7 +224,7 @@ def federate(
     ends = np.cumsum([0, *map(len, shares)])
     recipe = Recipe.of(experiment, single_label=setup.single_label, sites=len(shares))
     plans = [plan_for(experiment, declared_size(len(share))) for share in shares]
-    rounds, steps = experiment.train.rounds, experiment.train.local_steps
+    rounds, steps = experiment.train.rounds, experiment.local_steps
     names = setup.classifier.adapter().keys()
     carried: list[TrainingState | None] = [None] * len(shares)
     state, deliveries = start, Deliveries()

@@ -1,15 +1,13 @@
-"""Weighted F1 on Open-i: epsilon x {head, warmed, LoRA} x {cold, warm start} x {centralized, four hospitals} x seeds.
+"""Weighted F1 on Open-i: what is trained x epsilon x {centralized, four hospitals} x seeds, overall and per label.
 
-    python benchmarks/utility.py --openi /path/to/openi --seeds 3 --out utility.jsonl
-    python benchmarks/utility.py --out utility.jsonl --table
+    python -m benchmarks.utility --openi /path/to/openi --seeds 3 --out utility.jsonl
+    python -m benchmarks.utility --out utility.jsonl --table
 
 80/20 by patient, one split per seed. The hospitals are simulated in this process through the same loop, plan and
 aggregation as `flwr run` (tests prove that the two give the same bits), so that base model and frozen features are
 computed once per seed. Every finished cell is a line of the output file and is not run again, so a run that was cut
 short goes on.
-head: the head alone, on the features of the base model. warmed: LoRA learns from generated reports only, the head from
-the hospitals' (lora.freeze-a, lora.freeze-b). lora: A, B and head learn from the hospitals' reports. Beside them stands
-the label-prior predictor, which reads no text.
+Beside the rows (`ROWS`) stands the label-prior predictor, which reads no text.
 """
 
 from __future__ import annotations
@@ -41,7 +39,15 @@ from fedrad.training.start import starts_warm
 from fedrad.training.strategy import weighted_mean
 from fedrad.training.warm_start import initial_state
 
-EPSILONS = (0.0, 10.0, 3.0, 1.0, 0.1)
+EPSILONS = (0.0, 10.0, 3.0, 1.0, 0.1, 0.01)
+# What is trained, from where: the settings that differ from the defaults.
+ROWS: dict[str, dict[str, object]] = {
+    "default": {},
+    "head, all 384 features": {"model.directions": 0, "lora.targets": ""},
+    "head, without the public head": {"model.name": "chest-minilm", "train.warm-start": "none", "lora.targets": ""},
+    "head of MiniLM": {"train.warm-start": "none", "lora.targets": ""},
+    "LoRA, last layer": {"lora.targets": "query,value"},
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,7 @@ class Cell:
     """One number of the table."""
 
     seed: int
-    model: str
-    warm: str
+    row: str
     epsilon: float
     hospitals: int
 
@@ -62,8 +67,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("utility.jsonl"), help="finished cells, one JSON line each")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--models", default="head,warmed,lora")
-    parser.add_argument("--warm", default="none,synthetic")
+    parser.add_argument("--rows", default="default", help=f"of {'; '.join(ROWS)}; with ; between")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
@@ -72,9 +76,10 @@ def main() -> None:
     if not arguments.table:
         done = {Cell(**record["cell"]) for record in _records(arguments.out)}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            for model in arguments.models.split(","):
-                for warm in ("synthetic",) if model == "warmed" else arguments.warm.split(","):
-                    cells = [Cell(seed, model, warm, eps, sites) for sites in (1, 4) for eps in EPSILONS]
+            for row in arguments.rows.split(";"):
+                for private in (True, False):  # they may train different tensors
+                    wanted = [eps for eps in EPSILONS if (eps > 0) == private]
+                    cells = [Cell(seed, row, eps, sites) for sites in (1, 4) for eps in wanted]
                     if missing := [cell for cell in cells if cell not in done]:
                         _run(missing, arguments)
     print(table(list(_records(arguments.out))))
@@ -88,13 +93,10 @@ def _run(cells: list[Cell], arguments: argparse.Namespace) -> None:
         "data.seed": first.seed,
         "train.seed": first.seed,
         "train.threads": arguments.threads,
-        "train.warm-start": first.warm,
         "privacy.noise": "seeded",
+        "privacy.epsilon": first.epsilon,
+        **ROWS[first.row],
     }
-    if first.model == "head":
-        keys["lora.targets"] = ""
-    if first.model == "warmed":
-        keys |= {"lora.freeze-a": True, "lora.freeze-b": True}
     experiment = Experiment.load(None, [*arguments.overrides, *(f"{k}={json.dumps(v)}" for k, v in keys.items())])
     pin_arithmetic(experiment)
     corpus = read_corpus(experiment)
@@ -105,7 +107,7 @@ def _run(cells: list[Cell], arguments: argparse.Namespace) -> None:
     shards: dict[int, list[Inputs]] = {}
     for sites in sorted({cell.hospitals for cell in cells}):
         shares = hospital_shares(Experiment.from_flat({**experiment.flat(), "sites.count": sites}), corpus)
-        shards[sites] = [_part(everything, np.searchsorted(corpus.train, share)) for share in shares]
+        shards[sites] = [part(everything, np.searchsorted(corpus.train, share)) for share in shares]
 
     def scored() -> dict[str, object]:
         return evaluate(setup.classifier, test, corpus.names, single_label=False).scores.as_dict()
@@ -120,10 +122,8 @@ def _run(cells: list[Cell], arguments: argparse.Namespace) -> None:
     )
     for cell in cells:
         began = time.monotonic()
-        # The same expected batch in all: four hospitals take a quarter each.
-        batch = max(1, experiment.train.batch // cell.hospitals)
         one = Experiment.from_flat(
-            {**experiment.flat(), "privacy.epsilon": cell.epsilon, "train.batch": batch, "sites.count": cell.hospitals}
+            {**experiment.flat(), "privacy.epsilon": cell.epsilon, "sites.count": cell.hospitals}
         )
         setup.classifier.load_state(state)
         spent = federate(one, setup, {k: state[k] for k in setup.classifier.adapter()}, shards[cell.hospitals])
@@ -149,7 +149,7 @@ def federate(
     plans = [plan_for(experiment, declared_size(len(shard))) for shard in shards]
     states = [TrainingState(adapter) for _ in shards]
     weights = [1.0 / len(shards)] * len(shards)
-    rounds, steps = experiment.train.rounds, experiment.train.local_steps
+    rounds, steps = experiment.train.rounds, experiment.local_steps
     for number in range(1, rounds + 1):
         for index, shard in enumerate(shards):
             before = TrainingState(
@@ -167,34 +167,61 @@ def federate(
 
 
 def table(records: list[dict[str, object]]) -> str:
-    """Markdown: mean weighted F1 over seeds (standard deviation), one row a setting, one column an epsilon."""
+    """Markdown: mean weighted F1 over seeds (standard deviation), one row a setting, one column an epsilon; then the
+    default's labels, centralized."""
     if not records:
         return "no finished cells"
-    cells: dict[tuple[str, str, int, float], list[float]] = {}
+    cells: dict[tuple[str, int, float], list[float]] = {}
     prior, starts = [], {}
     for record in records:
         cell = Cell(**record["cell"])  # type: ignore[arg-type]
-        cells.setdefault((cell.model, cell.warm, cell.hospitals, cell.epsilon), []).append(_f1(record, "scores"))
-        starts.setdefault((cell.model, cell.warm), {})[cell.seed] = _f1(record, "start")
+        cells.setdefault((cell.row, cell.hospitals, cell.epsilon), []).append(_f1(record, "scores"))
+        starts.setdefault(cell.row, {})[cell.seed] = _f1(record, "start")
         prior.append((cell.seed, _f1(record, "prior")))
     seeds = len({seed for seed, _ in prior})
-    names = {0.0: "none", **{eps: f"{eps:g}" for eps in EPSILONS if eps}}
+    names = [f"{eps:g}" if eps else "none" for eps in EPSILONS]
     lines = [
         f"Weighted F1 on Open-i, mean (standard deviation) over {seeds} seeds; delta 1e-5, unit: report.",
         f"The label-prior predictor reaches {statistics.mean(dict(prior).values()):.3f}.",
         "",
-        "| model | start | hospitals | before | " + " | ".join(f"epsilon {names[eps]}" for eps in EPSILONS) + " |",
-        "|---" * (4 + len(EPSILONS)) + "|",
+        "| trained | hospitals | before | " + " | ".join(f"epsilon {name}" for name in names) + " |",
+        "|---" * (3 + len(EPSILONS)) + "|",
     ]
-    for model, warm, hospitals in sorted({key[:3] for key in cells}, key=lambda k: (k[1], k[2], k[0])):
-        before = statistics.mean(starts[model, warm].values())
-        row = [model, "cold" if warm == "none" else "warm", str(hospitals), f"{before:.3f}"]
-        row += [_show(cells.get((model, warm, hospitals, eps), [])) for eps in EPSILONS]
-        lines.append("| " + " | ".join(row) + " |")
+    for row, hospitals in sorted({key[:2] for key in cells}, key=lambda key: (list(ROWS).index(key[0]), key[1])):
+        shown = [_show(cells.get((row, hospitals, eps), [])) for eps in EPSILONS]
+        lines.append(
+            "| " + " | ".join([row, str(hospitals), f"{statistics.mean(starts[row].values()):.3f}", *shown]) + " |"
+        )
+    mine = [record for record in records if Cell(**record["cell"]).row == "default"]  # type: ignore[arg-type]
+    if labels := list(_labels(mine[0], "scores")) if mine else []:
+        columns = (0.0, 10.0, 1.0, 0.1)
+        lines += [
+            "",
+            "| label (default, centralized) | before | "
+            + " | ".join(f"{eps:g}" if eps else "none" for eps in columns)
+            + " |",
+        ]
+        lines.append("|---" * (2 + len(columns)) + "|")
+        for label in labels:
+            row_of = [
+                statistics.mean(
+                    _labels(r, "scores")[label]
+                    for r in mine
+                    if (Cell(**r["cell"]).hospitals, Cell(**r["cell"]).epsilon) == (1, eps)  # type: ignore[arg-type]
+                )
+                for eps in columns
+                if cells.get(("default", 1, eps))
+            ]
+            before = statistics.mean(_labels(r, "start")[label] for r in mine)
+            lines.append(f"| {label} | {before:.2f} | " + " | ".join(f"{value:.2f}" for value in row_of) + " |")
     return "\n".join(lines)
 
 
-def _part(inputs: Inputs, rows: np.ndarray) -> Inputs:  # type: ignore[type-arg]
+def _labels(record: dict[str, object], which: str) -> dict[str, float]:
+    return dict(record[which]["per_label"])  # type: ignore[index]
+
+
+def part(inputs: Inputs, rows: np.ndarray) -> Inputs:  # type: ignore[type-arg]
     """Some of the reports, with what was kept for them."""
     kept = inputs.kept
     if kept is not None and inputs.classifier.head_only:

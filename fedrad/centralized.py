@@ -143,7 +143,7 @@ def _train(
         view.showing(),
     ):
         start = last = score(0, 0, 0.0)
-        rounds, steps = experiment.train.rounds, experiment.train.local_steps
+        rounds, steps = experiment.train.rounds, experiment.local_steps
         for round in range(1, rounds + 1):
             # The whole round is charged when it starts, so this is what its steps have spent.
             charged = composed_epsilon([plan.event(round * steps)], experiment.privacy.delta)

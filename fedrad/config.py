@@ -122,6 +122,13 @@ class Experiment:
             return replace(self.lora, targets=("all-linear",), layers=0)
         return replace(self.lora, targets=())
 
+    @property
+    def local_steps(self) -> int:
+        """``train.local-steps`` with 0 resolved: 6, or, to convergence, 24 of LoRA in all layers without privacy."""
+        return self.train.local_steps or (
+            24 if self.adapted.targets == ("all-linear",) and not self.privacy.epsilon else 6
+        )
+
     def expected_batch(self, declared: int) -> int:
         """``train.batch`` of a hospital that declares so many units, with 0 resolved: a quarter of them where the head
         alone is trained, which costs next to nothing a step and takes less noise; else 128. Never more than all."""
@@ -455,7 +462,7 @@ def _secure_contradictions(exp: Experiment) -> list[_Contradiction]:
             _Contradiction(key, "privacy.shared-noise", shared and wrong, f"{step} {says}")
             for key, wrong, says in (
                 ("privacy.epsilon", privacy.epsilon == 0, "without privacy there is no noise to share"),
-                ("train.local-steps", train.local_steps != 1, "set 1; a later step would see too little noise"),
+                ("train.local-steps", exp.local_steps != 1, "set 1; a later step would see too little noise"),
                 ("train.batch", train.batch == 0, "state it, for instance 128"),
                 ("train.optimizer", train.optimizer != "momentum", "set momentum"),
                 ("train.momentum", train.optimizer == "momentum" and train.momentum != 0, "set 0"),

@@ -18,6 +18,8 @@ from fedrad.privacy import accounting, planning
 from fedrad.privacy.central import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.planning import Choice
+from fedrad.training.expected_gain import ExpectedGain, expected_gain
+from fedrad.training.local import Recipe
 from fedrad.training.setup import plan_for, terms_of
 
 
@@ -38,6 +40,7 @@ class Outlook:
         advised: the richest of them whose rho is below ``planning.BORDERLINE``, or the quietest.
         enough: declared size x sqrt(hospitals) from which on the head alone is below it, by the formula.
         notes: what the reader should know about these figures.
+        expected: what private training of the head changes where it starts from a public base.
     """
 
     plan: PrivacyPlan
@@ -52,6 +55,7 @@ class Outlook:
     advised: Choice
     enough: int
     notes: tuple[str, ...]
+    expected: ExpectedGain | None = None
 
     @property
     def noise_per_step(self) -> float:
@@ -111,7 +115,14 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         advised=planning.richest(offered),
         enough=math.ceil(_formula(plan, head, 1) * plan.declared_size / planning.BORDERLINE),
         notes=tuple(notes),
+        expected=_expected(experiment, plan),
     )
+
+
+def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
+    if experiment.warm_start != "synthetic" or experiment.adapted.targets or not plan.private:
+        return None
+    return expected_gain(Recipe.of(experiment, single_label=False, sites=experiment.asked, warm=True), plan)
 
 
 def features_of(experiment: Experiment, hidden: int, outputs: int) -> int:

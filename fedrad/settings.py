@@ -248,7 +248,11 @@ class Train:
     """The schedule and the optimizer."""
 
     rounds: int = _key(5, "federation rounds", rule=AT_LEAST_ONE)
-    local_steps: int = _key(6, "noisy steps of each hospital in a round", rule=AT_LEAST_ONE)
+    local_steps: int = _key(
+        0,
+        "noisy steps of each hospital in a round; 0: 6, or 24 where LoRA in all layers is trained without privacy",
+        rule=NOT_NEGATIVE,
+    )
     batch: int = _key(
         0,
         "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128, or, where the head alone is "

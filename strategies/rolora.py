@@ -43,7 +43,7 @@ class RoLoRA(AveragingStrategy):
             freeze_a="trains A in its turn; set it to false, or take strategy.name=ffa",
             no_targets=HEAD_ALONE,
         )
-        if self.settings.alternate == "step" and experiment.train.local_steps == 1:
+        if self.settings.alternate == "step" and experiment.local_steps == 1:
             found.append(
                 "train.local-steps: with strategy.alternate=step the only step of a round trains B, and A never learns;"
                 " set it to 2 or more, or take strategy.alternate=round"

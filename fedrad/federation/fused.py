@@ -179,7 +179,7 @@ def _train(group: Sequence[tuple[_Asked, OpenedRound]], experiment: Experiment) 
         Member(site=a.request.site, start=a.start, stop=a.stop, plan=a.plan, state=found.before) for a, found in group
     ]
     turns = round_of(experiment, first.request, first.setup).turns
-    return run_steps_together(first.inputs, members, first.recipe, experiment.train.local_steps, turns)
+    return run_steps_together(first.inputs, members, first.recipe, experiment.local_steps, turns)
 
 
 def _close(asked: _Asked, found: OpenedRound, state: TrainingState, experiment: Experiment) -> Reply:

@@ -109,7 +109,7 @@ def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundReq
         setup.classifier.adapter().keys(),
         run=request.run,
         round=request.round,
-        steps=experiment.train.local_steps,
+        steps=experiment.local_steps,
         last=request.round == request.rounds,
         settings=settings_of(experiment, request.rounds, setup.lora.rank, setup.names),
     )

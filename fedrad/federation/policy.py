@@ -266,9 +266,9 @@ class HospitalPolicy:
                 "the server proposes shared noise, by which this hospital's reports depend on other hospitals adding"
                 " theirs; this hospital adds all of its own"
             )
-        if experiment.train.local_steps > self.max_local_steps:
+        if experiment.local_steps > self.max_local_steps:
             raise PolicyRefusal(
-                f"the server proposes {experiment.train.local_steps} steps a round (train.local-steps); this hospital"
+                f"the server proposes {experiment.local_steps} steps a round (train.local-steps); this hospital"
                 f" takes {self.max_local_steps} at most (node-config max-local-steps)"
             )
         batch = self._batch(self.batch or experiment.expected_batch(self.declared_size))

@@ -139,7 +139,7 @@ def main(grid: Grid, context: Context) -> None:
             append_metrics(
                 directory,
                 round=round,
-                step=round * experiment.train.local_steps,
+                step=round * experiment.local_steps,
                 scores=scores,
                 epsilon=rounds.spent,
             )
@@ -163,7 +163,7 @@ def main(grid: Grid, context: Context) -> None:
     result = Result(
         scores=evaluations[-1].scores if evaluations else None,
         epsilon=dict(sorted(rounds.spent.items())),
-        steps=experiment.train.rounds * experiment.train.local_steps,
+        steps=experiment.train.rounds * experiment.local_steps,
         declared=declared,
         sizes_stated=not simulated,
         unconfirmed=tuple(sorted(rounds.unconfirmed)),

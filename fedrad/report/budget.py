@@ -177,6 +177,9 @@ def outlook_lines(outlook: Outlook, *, assumed: bool = False) -> str:
             f"                {outlook.formula_shared:.3g} if hospitals shared their noise under secure aggregation,"
             " which takes one noisy step a round"
         )
+    if outlook.expected is not None:
+        lines.append(f"expected: {outlook.expected}")
+        return "\n".join([*lines, *_notes(outlook)])  # the advice is about what noise does to a cold start
     return "\n".join([*lines, *_notes(outlook), *_advice(outlook)])
 
 
@@ -262,6 +265,7 @@ def outlook_json(outlook: Outlook) -> dict[str, Any]:
         "advised": asdict(outlook.advised),
         "choices": [asdict(choice) for choice in outlook.offered],
         "notes": list(outlook.notes),
+        "expected": None if outlook.expected is None else asdict(outlook.expected),
     }
 
 

@@ -60,7 +60,7 @@ def plan_lines(
     sigma = ", ".join(f"{value:.4g}" for value in sorted(set(noise.values())))
     return (
         f"plan: {promise}\n"
-        f"      {train.rounds} rounds x {train.local_steps} local steps,"
+        f"      {train.rounds} rounds x {experiment.local_steps} local steps,"
         f" expected batch {_batches(experiment, declared)},"
         f" clip {privacy.clip:g}, noise multiplier {sigma or '-'}\n"
         f"      {trainable:,} trainable numbers; declared reports: "

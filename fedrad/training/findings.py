@@ -15,11 +15,13 @@ from fedrad.data.label_names import nearest, positions
 from fedrad.data.labels import CHEXPERT
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.planning import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
+from fedrad.training.expected_gain import ExpectedGain, expected_gain
 from fedrad.training.inputs import Inputs
+from fedrad.training.local import Recipe
 from fedrad.training.metrics import Comparison, Scores, positives_in
 from fedrad.training.result import rounded_up
 from fedrad.training.setup import Setup
-from fedrad.training.start import unknown_labels
+from fedrad.training.start import starts_warm, unknown_labels
 from fedrad.training.strategy import Strategy
 
 # F1 of fewer reports moves by several points with a single decision.
@@ -80,7 +82,18 @@ def notes_on_plan(
         row=setup.classifier.features + 1,
         positives=positives,
         reports=0 if test is None else len(test),
+        expected=_expected(experiment, setup, noise),
     )
+
+
+def _expected(experiment: Experiment, setup: Setup, noise: Noise) -> ExpectedGain | None:
+    """Of the head alone, from a public base; the figures are of nothing else."""
+    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
+    if not (warm and setup.classifier.head_only and noise.private and experiment.privacy.unit != "hospital"):
+        return None
+    sites = noise.averaged
+    recipe = Recipe.of(experiment, single_label=setup.single_label, sites=sites, warm=True)
+    return expected_gain(recipe, max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor))
 
 
 def before_training(
@@ -93,6 +106,7 @@ def before_training(
     row: int,
     positives: Mapping[str, int],
     reports: int,
+    expected: ExpectedGain | None = None,
 ) -> tuple[str, ...]:
     """What can be known before a step is charged.
 
@@ -100,9 +114,13 @@ def before_training(
         trainable: numbers that a step trains.
         row: numbers of the head that are one label's own: hidden size and bias.
         positives, reports: of the test set; none and 0 where nothing is evaluated.
+        expected: where the head alone is trained from a public base. Then noise does not drown what the start knows.
     """
     found = _unknown(experiment, names, single_label=single_label)
-    if noise.private:
+    if expected is not None:
+        new = {name: positives[name] for name in unknown_labels(names) if name in positives}
+        found += [f"Expected: {expected}.", *_rare(noise, row, new, reports)]
+    elif noise.private:
         found += _loud(experiment, noise, trainable) + _rare(noise, row, positives, reports)
     return (*found, *(_small_test(positives, reports) if reports else ()))
 
@@ -124,7 +142,7 @@ def after_training(
     cautious = warm and math.isfinite(epsilon) and not experiment.train.learning_rate
     found = []
     if comparison.changed == 0:
-        why = "After a warm start the step size falls steeply with the noise, so that the start isn't lost. "
+        why = "After a warm start the step size falls with the noise, so that the start isn't lost. "
         found.append(
             f"{phase} changed nothing: all decisions on the {comparison.reports} evaluated reports are those of the"
             f" start. {spent}{why if cautious else ''}{remedy}"

@@ -68,11 +68,11 @@ class Recipe:
             average=train.average,
             gradients="opacus" if experiment.privacy.gradients == "opacus" else "leaf",
             seed=train.seed,
-            total_steps=train.rounds * train.local_steps,
+            total_steps=train.rounds * experiment.local_steps,
             single_label=single_label,
             sites=sites,
             warm=warm,
-            restarts=train.local_steps if experiment.privacy.secure_aggregation else 0,
+            restarts=experiment.local_steps if experiment.privacy.secure_aggregation else 0,
         )
 
     @property
@@ -252,7 +252,7 @@ LARGEST_RATE = 4.0
 RATE_WITHOUT_PRIVACY = 0.5
 LORA_SHARE = 0.06
 COLD_WALK, WARM_WALK = 1.0, 0.3
-LARGEST_WARM_RATE = 1.0
+LARGEST_WARM_RATE = 2.0
 
 
 def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:

@@ -263,6 +263,12 @@ def pooled_vectors(encoder: Callable[[Tensor, Tensor], Tensor], ids: list[list[i
     return torch.stack(out)
 
 
+def pooled_of(base: BaseModel, texts: list[str], max_length: int) -> Tensor:
+    """Mean-pooled vectors [n, d] of texts, float32."""
+    ids = base.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    return pooled_vectors(_Encoder(base).requires_grad_(False), ids, base.tokenizer)
+
+
 def score_base(base: BaseModel, head: PublicHead, recipe: BaseRecipe, *, reports: int = 1000) -> dict[str, float]:
     """Weighted F1 by collection of labels on generated reports that the recipe does not train on."""
     text = read_text(recipe, base.tokenizer, reports=reports, seed=2)

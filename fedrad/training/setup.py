@@ -193,7 +193,7 @@ def plan_for(experiment: Experiment, declared: int, terms: Terms | None = None) 
         terms.delta,
         declared,
         min(terms.batch or experiment.expected_batch(declared), declared),
-        train.rounds * train.local_steps,
+        train.rounds * experiment.local_steps,
         privacy.clip,
         privacy.noise,
         privacy.unit,
@@ -208,7 +208,7 @@ def local_plan_for(experiment: Experiment, declared: int, terms: Terms | None = 
     if experiment.privacy.unit != "hospital":
         return plan_for(experiment, declared, terms)
     terms, train = terms_of(experiment) if terms is None else terms, experiment.train
-    steps, batch = train.rounds * train.local_steps, terms.batch or experiment.expected_batch(declared)
+    steps, batch = train.rounds * experiment.local_steps, terms.batch or experiment.expected_batch(declared)
     return _calibrated(
         0.0,
         terms.delta,
@@ -233,7 +233,7 @@ def shared_noise_terms(experiment: Experiment) -> SharedNoiseTerms:
         quorum=quorum,
         colluders=privacy.colluders,
         secure_aggregation=privacy.secure_aggregation,
-        local_steps=train.local_steps,
+        local_steps=experiment.local_steps,
         optimizer=train.optimizer,
         momentum=train.momentum,
         average=train.average,

@@ -28,28 +28,28 @@ SAYS = {
     "Atelectasis": r"atelecta|volume loss|collapse",
     "Cardiomegaly": r"cardiomegaly|(heart|cardi).*(large|borderline|increase)|enlarge.*(heart|cardi)|heart size",
     "Consolidation": r"consolidat",
-    "Edema": r"edema|congestion|engorge",
+    "Edema": r"edema|congestion|engorge|vascul|vessels|venous hypertension",
     "Enlarged Cardiomediastinum": r"silhouette|mediastin|paratracheal",
     "Fracture": r"fracture",
     "Lung Lesion": r"granuloma|nodul|mass",
     "Lung Opacity": r"opaci|densit|airspace disease|infiltrate|consolidat",
     "Pleural Effusion": r"effusion|pleural fluid|hydropneumo",
-    "Pleural Other": r"pleural|plaque|apical cap|fissural",
-    "Pneumonia": r"pneumonia",
+    "Pleural Other": r"pleural|plaque|apical cap|fissur",
+    "Pneumonia": r"pneumoni",
     "Pneumothorax": r"pneumothora|pleural air",
     "Support Devices": r"wire|sutur|clip|valve|coil|stent|pacemaker|pacer|icd|device|picc|catheter|line|port|shunt"
-    r"|tub|lead|tracheostomy|defibrillator|generator|apparatus",
+    r"|tub|lead|tracheostomy|defibrillator|generator|apparatus|stimulator|occluder|filter|recorder|marker|monitor|ring",
 }
 
 
 BANK = load_bank("chest-xray")
 
 # SHA-256 of 1,000 rows, as JSON with sorted keys: a change of these is a change of every corpus and warm start made so
-# far. Made before the phrases moved from Python into TOML.
+# far, and CHANGELOG.md says so.
 GOLDEN = {
-    (0, 4): "7c6fb6f30f3e69660a4493a287d59ba6acec4e88c3edefa0e0ef58a0ea885cb9",
-    (1, 7): "849bea6f601b4aa87eafe44f4eafd23f96a884417d0d71805d04e4e7add44b08",
-    (2026, 1): "3f7ee3a864a092811cf0722a3a18bff3583fa734f74bb61b6984c77f4161f910",
+    (0, 4): "81d07e9812939a7b848dc648d97597ed3fe9358287e8ff57784980c44c1aa85e",
+    (1, 7): "1875102977e01f4cbb510f1d786bc6492689e3eafdac950129e015602a4493b0",
+    (2026, 1): "39f0fba2034f5208c30b615aaaca2e81d7989b809705eae55d59273685e5aaca",
 }
 
 

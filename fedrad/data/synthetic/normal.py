@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fedrad.data.synthetic.bank import Bank, Negative, Style
 from fedrad.data.synthetic.draft import Sentence
@@ -12,6 +13,7 @@ from fedrad.data.synthetic.patients import Problem
 
 # Where the hospital has no section for findings, less is said of what is normal.
 _SHORT = 0.4
+_PLEURAL = frozenset({"Pleural Effusion", "Pleural Other", "Pneumothorax"})
 
 
 def anatomy(
@@ -119,6 +121,8 @@ def normal_findings(
         0.1 if short else 1.0 if thorough else 0.35 if "bones" not in places else 0.15
     ):
         sentences.append(pick("bones"))
+    if not asserted & _PLEURAL and rng.random() < (0.08 if short else 0.15):
+        sentences.append(replace(pick("pleura"), denies=_PLEURAL))
     if rng.random() < 0.08 and not short:
         sentences.append(pick("abdomen"))
     return sentences

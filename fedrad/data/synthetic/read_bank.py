@@ -44,7 +44,7 @@ _ALWAYS: Final = ("resolved", "indication", "technique", "comments", "conclusion
 # Only in a bank without [anatomy.*] (``normal.py``).
 _COMPOSED: Final = (
     "heart", "heart-and-mediastinum", "heart-and-vessels", "mediastinum", "vessels", "lungs", "lungs-otherwise",
-    "negations", "bones", "abdomen", "whole-normal", "elsewhere",
+    "negations", "bones", "pleura", "abdomen", "whole-normal", "elsewhere",
 )  # fmt: skip
 _CHANGES: Final = {"unknown": ""} | {change: change for change in ("new", "stable", "better", "worse", "gone")}
 _PLACES: Final = ("zone", "base", "basilar")

@@ -1,0 +1,152 @@
+"""What private training gains from a public base, by the size of a hospital and epsilon, on generated stand-ins.
+
+    python -m benchmarks.private_phase --out private_phase.jsonl        # 1,000 to 50,000 reports take an hour
+    python -m benchmarks.private_phase --out private_phase.jsonl --table
+
+One stand-in has words and label rules of its own (the bank chest-xray-hospitals, which no public base has seen): there
+is something to learn. The other (chest-xray) is what the base was trained on: there is only something to lose.
+The hospitals are simulated as in `benchmarks.utility`. Every finished cell is a line of the output file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.utility import federate, part
+from fedrad.config import Experiment
+from fedrad.data.batches import tokenize
+from fedrad.data.load import load_corpus
+from fedrad.data.report import label_names
+from fedrad.training.evaluation import evaluate
+from fedrad.training.inputs import prepare
+from fedrad.training.local import Recipe, learning_rate
+from fedrad.training.setup import pin_arithmetic, plan_for, set_up
+from fedrad.training.warm_start import initial_state
+
+EPSILONS = (0.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.01)
+TESTED = 1500
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table. ``trained``: what ``lora.targets`` says."""
+
+    bank: str
+    trained: str
+    size: int
+    epsilon: float
+    hospitals: int
+    seed: int
+
+
+def main() -> None:
+    """Runs the cells that are missing, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("private_phase.jsonl"))
+    parser.add_argument("--sizes", default="1000,3000,10000")
+    parser.add_argument("--banks", default="chest-xray-hospitals,chest-xray")
+    parser.add_argument(
+        "--trained", default="", help="lora.targets: empty for the head alone, or query,value; all-linear"
+    )
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--epsilons", default=",".join(f"{eps:g}" for eps in EPSILONS))
+    parser.add_argument("--hospitals", default="1,4")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        done = {Cell(**json.loads(line)["cell"]) for line in _lines(arguments.out)}
+        for bank in arguments.banks.split(","):
+            _run(bank, arguments, done)
+    print(table([json.loads(line) for line in _lines(arguments.out)]))
+
+
+def _run(bank: str, arguments: argparse.Namespace, done: set[Cell]) -> None:
+    sizes = [int(size) for size in arguments.sizes.split(",")]
+    experiment = Experiment.from_flat(
+        {
+            **Experiment.load(None, arguments.overrides).flat(),
+            "data.name": "synthetic",
+            "data.bank": bank,
+            "train.warm-start": "synthetic",
+            "train.threads": arguments.threads,
+            "lora.targets": arguments.trained,
+            "lora.layers": arguments.layers,
+            "privacy.noise": "seeded",
+        }
+    )
+    pin_arithmetic(experiment)
+    reports = load_corpus("synthetic", reports=max(sizes) + TESTED, seed=11, bank=bank)
+    names = label_names(reports.features)
+    setup = set_up(experiment, names, single_label=False)
+    state = initial_state(experiment, setup)
+    rows = np.random.default_rng(0).permutation(len(reports))
+    tokens = tokenize(reports, rows, setup.base.tokenizer, setup.max_length)
+    test = prepare(setup.classifier, tokens.select(np.arange(TESTED)), setup.pad_id)
+    everything = prepare(setup.classifier, tokens.select(np.arange(TESTED, len(tokens))), setup.pad_id)
+
+    def scored() -> float:
+        return evaluate(setup.classifier, test, names, single_label=False).scores.weighted_f1
+
+    start = scored()
+    for size in sizes:
+        for hospitals in (int(count) for count in arguments.hospitals.split(",")):
+            for epsilon in (float(text) for text in arguments.epsilons.split(",")):
+                for seed in range(arguments.seeds if epsilon else 1):
+                    cell = Cell(bank, arguments.trained, size, epsilon, hospitals, seed)
+                    if cell in done:
+                        continue
+                    one = Experiment.from_flat(
+                        {
+                            **experiment.flat(),
+                            "privacy.epsilon": epsilon,
+                            "sites.count": hospitals,
+                            "train.seed": seed,
+                        }
+                    )
+                    setup.classifier.load_state(state)
+                    shards = [part(everything, share) for share in np.array_split(np.arange(size), hospitals)]
+                    federate(one, setup, {key: state[key] for key in setup.classifier.adapter()}, shards)
+                    recipe = Recipe.of(one, single_label=False, sites=hospitals, warm=True)
+                    rate = learning_rate(recipe, plan_for(one, size // hospitals))
+                    length = rate * recipe.total_steps / (1 - recipe.momentum)
+                    record = {"cell": asdict(cell), "start": start, "f1": scored(), "length": length}
+                    with arguments.out.open("a") as file:
+                        file.write(json.dumps(record) + "\n")
+                    print(cell, f"{start:.3f} -> {record['f1']:.3f}, length {length:.3g}", flush=True)
+
+
+def table(records: list[dict[str, object]]) -> str:
+    """Markdown: mean gain in weighted F1 over the start, one row a setting, one column an epsilon."""
+    cells: dict[tuple[str, str, int, int], dict[float, list[float]]] = {}
+    starts: dict[tuple[str, str, int, int], float] = {}
+    for record in records:
+        cell = Cell(**record["cell"])  # type: ignore[arg-type]
+        key = (cell.bank, cell.trained or "head", cell.size, cell.hospitals)
+        cells.setdefault(key, {}).setdefault(cell.epsilon, []).append(float(record["f1"]))  # type: ignore[arg-type]
+        starts[key] = float(record["start"])  # type: ignore[arg-type]
+    columns = sorted({eps for row in cells.values() for eps in row}, key=lambda eps: -eps if eps else -1e9)
+    lines = [
+        "| bank | trained | reports | hospitals | before | " + " | ".join(f"{e:g}" if e else "none" for e in columns)
+    ]
+    lines = [lines[0] + " |", "|---" * (5 + len(columns)) + "|"]
+    for key in sorted(cells):
+        shown = [f"{statistics.mean(cells[key][eps]):.3f}" if eps in cells[key] else "-" for eps in columns]
+        lines.append("| " + " | ".join([*map(str, key), f"{starts[key]:.3f}", *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
