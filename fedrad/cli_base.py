@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,11 @@ import typer
 from fedrad.errors import ModelError
 from fedrad.settings import CHEST, EMBEDDED
 
-base_app = typer.Typer(no_args_is_help=True, help="Public bases: encoders that know generated chest reports.")
+base_app = typer.Typer(
+    no_args_is_help=True,
+    help="Public bases: encoders that know generated chest reports.",
+    suggest_commands=False,  # click does
+)
 
 
 @base_app.command()
@@ -21,7 +26,7 @@ def build(
     revision: Annotated[str, typer.Option(help="commit of a hub id")] = "",
     reports: Annotated[int, typer.Option(min=64, help="generated reports")] = 6000,
     epochs: Annotated[int, typer.Option(min=1, help="passes over them")] = 3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the reports and of the training")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="torch threads")] = 2,
 ) -> None:
     """Train all weights of an encoder on generated reports, and write it as a stock transformers folder.
@@ -32,8 +37,7 @@ def build(
     from fedrad.cli import reporting_errors
 
     with reporting_errors():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ModelError(f"{out} exists already; nothing is overwritten. Name another folder.")
+        _refuse_used(out)
         import torch
 
         from fedrad.model.base import load_base
@@ -41,9 +45,11 @@ def build(
         from fedrad.training.public_base import BaseRecipe, Line, score_base, train_base
 
         torch.set_num_threads(threads)
-        recipe, started = BaseRecipe(reports=reports, epochs=epochs, seed=seed), time.monotonic()
+        started, line = time.monotonic(), Line()
         base = load_base(model, revision)
-        trained, head = train_base(base, recipe, Line())
+        recipe = BaseRecipe(reports=reports, epochs=epochs, seed=seed, max_length=min(256, base.max_length))
+        trained, head = train_base(base, recipe, line)
+        line.end()
         scores = score_base(trained, head, recipe)
         facts = {
             "generated reports": reports,
@@ -64,11 +70,18 @@ def write(out: Annotated[Path, typer.Option(help="the folder to write; must not 
     from fedrad.cli import reporting_errors
 
     with reporting_errors():
+        _refuse_used(out)
         from fedrad.model.base import load_base
         from fedrad.training.base_folder import write_base_folder
 
-        base = load_base(CHEST)
+        base = replace(load_base(CHEST), name=EMBEDDED)  # what it was made of
         if base.public_head is None:
             raise ModelError(f"{CHEST} has no head: install fedrad again.")
         write_base_folder(base, base.public_head, out, {"made by": "benchmarks/public_base.py"})
         print(out)
+
+
+def _refuse_used(out: Path) -> None:
+    """``write_base_folder`` would, but only after a model was loaded or trained."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out} exists already; nothing is overwritten. Name another folder.")

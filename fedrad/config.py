@@ -98,10 +98,11 @@ class Experiment:
     @property
     def warm_start(self) -> str:
         """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports, ``none`` for the generated
-        corpus, whose test reports come from the generator that the warm start learns from."""
+        corpus, whose test reports come from the generator that the warm start learns from, and with pooling ``cls``,
+        since the head of a public base reads the mean over the tokens."""
         if self.train.warm_start != "auto":
             return self.train.warm_start
-        return "none" if self.data.name == "synthetic" else "synthetic"
+        return "none" if self.data.name == "synthetic" or self.model.pooling == "cls" else "synthetic"
 
     @property
     def base_name(self) -> str:
@@ -412,6 +413,12 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
             "lora.targets",
             exp.lora.freeze_a and not exp.adapted.targets,
             "there is no A to freeze, because lora.targets is empty",
+        ),
+        _Contradiction(
+            "model.pooling",
+            "train.warm-start",
+            exp.model.pooling == "cls" and exp.train.warm_start == "synthetic",
+            "a warm start's head reads the mean over the tokens; take mean, or train.warm-start=none",
         ),
         _Contradiction(
             "model.revision",

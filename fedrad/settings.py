@@ -168,7 +168,9 @@ class Model:
         rule=NOT_EMPTY,
     )
     revision: str = _key("", "commit of a hub id; empty: the newest")
-    pooling: str = _key("mean", "how token states become one vector", choices=("cls", "mean"))
+    pooling: str = _key(
+        "mean", "how token states become one vector; a warm start needs `mean`", choices=("cls", "mean")
+    )
     directions: int = _key(
         64,
         "warm start: how many principal directions of the pooled vector (on generated text, no privacy cost) the head "

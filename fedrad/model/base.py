@@ -182,7 +182,7 @@ def _load(name: str, revision: str) -> BaseModel:
         hidden=config.hidden_size,
         layers=len(take_apart(module).order),
         max_length=_positions(config),
-        public_head=_public_head(Path(source)),
+        public_head=_public_head(name, Path(source), config.hidden_size),
     )
 
 
@@ -212,8 +212,14 @@ def _checked(path: Path, expected: str) -> Path:
     return path
 
 
-def _public_head(folder: Path) -> PublicHead | None:
-    return PublicHead.read(folder / HEAD_FILE) if (folder / HEAD_FILE).is_file() else None
+def _public_head(name: str, folder: Path, hidden: int) -> PublicHead | None:
+    head = PublicHead.in_folder(folder)
+    if head is not None and len(head.mean) != hidden:
+        raise ModelError(
+            f"base model {name!r}: {HEAD_FILE} in {folder} is of a model of width {len(head.mean)}, and this one's is"
+            f" {hidden}. Build the base again with `fedrad base build`."
+        )
+    return head
 
 
 def _tokenizer(name: str, source: str, family: str, options: dict[str, Any]) -> Any:

@@ -49,7 +49,9 @@ def _factors(change: Tensor, rank: int) -> dict[str, Tensor]:
     left, right = left[:, :rank] * root, root[:, None] * right[:rank]
     steps = left.abs().amax(0) / _LARGEST, right.abs().amax(1) / _LARGEST
     product = steps[0] * steps[1]
-    scale = float(product[product > 0].min()) if bool((product > 0).any()) else 1.0
+    # No smaller than the exponents reach: what lies further below the largest component is rounding.
+    smallest = product[product > 0].min() if bool((product > 0).any()) else torch.ones(())
+    scale = max(float(smallest), float(product.max()) / 2**_MOST_EXPONENT)
     # A component's step must be the scale times a power of two: the left factor's is made as much larger as it takes.
     exponent = torch.log2(product / scale).ceil().clamp(0, _MOST_EXPONENT)
     exact = scale * 2.0**exponent
@@ -89,9 +91,12 @@ def apply_difference(before: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Mod
 def _change(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     if f"{name}|d" in tensors:
         return tensors[f"{name}|d"].double()
-    left, right = tensors[f"{name}|u"].double(), tensors[f"{name}|v"].double()
-    powers = 2.0 ** tensors[f"{name}|e"].double()
-    return float(tensors[f"{name}|c"]) * ((left * powers) @ right)
+    left, right, exponent, scale = (tensors[f"{name}|{part}"] for part in "uvec")
+    whole = {part.dtype for part in (left, right, exponent)} == {torch.int8}
+    if not whole or left.shape[1:] != right.shape[:1] or exponent.shape != right.shape[:1] or scale.numel() != 1:
+        raise ModelError(f"the factors of the difference of {name} don't fit together.")
+    powers = (1 << exponent.long()).double()  # shifted: a library's 2 ** x may be off by a bit
+    return float(scale) * ((left.double() * powers) @ right.double())
 
 
 def read_difference(path: Path) -> dict[str, Tensor]:

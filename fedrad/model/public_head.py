@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,24 @@ class PublicHead:
         )
 
     @staticmethod
+    def in_folder(folder: Path) -> PublicHead | None:
+        """The head of a base model's folder; None if it has none.
+
+        A file of that name that is no public head, such as the last layer of an adapter that was merged into the model,
+        is nobody's business here.
+
+        Raises:
+            ModelError: as ``read``; also if the file is damaged, so that nobody can tell whose it is.
+        """
+        path = folder / HEAD_FILE
+        if not path.is_file():
+            return None
+        with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+            if _LABELS not in (file.metadata() or {}) and {"mean", "directions", "spread"}.isdisjoint(file.keys()):
+                return None
+        return PublicHead.read(path)
+
+    @staticmethod
     def read(path: Path) -> PublicHead:
         """Reads the file.
 
@@ -80,7 +99,8 @@ class PublicHead:
         return head
 
     def _check(self, path: Path) -> None:
-        d, k = self.mean.shape[0] if self.mean.dim() == 1 else -1, len(self.directions)
+        d = self.mean.shape[0] if self.mean.dim() == 1 else -1
+        k = self.directions.shape[0] if self.directions.dim() == 2 else -1
         shapes = {"directions": (self.directions, (k, d)), "spread": (self.spread, (k,))}
         for which, names in self.labels.items():
             shapes |= {

@@ -46,7 +46,8 @@ def write_base_folder(base: BaseModel, head: PublicHead, folder: Path, facts: Ma
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already; nothing is overwritten. Name another folder.")
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    place = folder.resolve()  # "." has no name to put a partial one beside
+    partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     rows = "\n".join(f"| {what} | {value} |" for what, value in facts.items())
     try:
@@ -56,9 +57,9 @@ def write_base_folder(base: BaseModel, head: PublicHead, folder: Path, facts: Ma
         head.save(partial / HEAD_FILE)
         card = _CARD.format(base=base.name, version=fedrad.__version__, rows=rows, head=HEAD_FILE, folder=folder)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
+        if place.exists():
+            place.rmdir()
+        partial.replace(place)
     except OSError as error:
         raise ModelError(f"the base can't be written to {folder}: {error.strerror or error}.") from error
     finally:

@@ -91,6 +91,11 @@ class Line:
             self._last = now
             print(line, file=sys.stderr, flush=True)
 
+    def end(self) -> None:
+        """Clears the line of a terminal."""
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
 
 @dataclass(frozen=True)
 class Text:
@@ -166,6 +171,8 @@ def train_base(
         )
     progress("generating reports")
     text = read_text(recipe, base.tokenizer)
+    if not len(text):
+        raise ConfigError(f"{recipe.reports} generated reports are too few for {len(recipe.banks)} phrase banks")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         encoder = _Encoder(base)
@@ -211,7 +218,7 @@ def fast_products() -> AbstractContextManager[Any]:
 def _batches(text: Text, recipe: BaseRecipe, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """Batches of reports of about the same length, in random order; an incomplete one is left out."""
     order = rng.permutation(len(text))
-    size = recipe.batch
+    size = min(recipe.batch, len(text))
     batches = []
     for start in range(0, len(order), size * _POOL):
         pool = sorted(order[start : start + size * _POOL], key=lambda row: len(text.ids[row]))

@@ -18,6 +18,7 @@ from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
 from fedrad.data.label_names import positions
 from fedrad.data.labels import COLLECTIONS
+from fedrad.errors import ModelError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.training.base_folder import write_base_folder
 from fedrad.training.public_base import BaseRecipe, Line, train_base
@@ -46,8 +47,14 @@ def base_of(experiment: Experiment) -> BaseModel:
     if not folder.is_dir():
         print(f"fedrad: building the public base of {base.name!r} on generated reports, once", file=sys.stderr)
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        trained, head = train_base(base, recipe, Line())
-        write_base_folder(trained, head, folder, {"made of": base.name, **asdict(recipe)})
+        line = Line()
+        trained, head = train_base(base, recipe, line)
+        line.end()
+        try:
+            write_base_folder(trained, head, folder, {"made of": base.name, **asdict(recipe)})
+        except ModelError:
+            if not folder.is_dir():  # else another run has built it meanwhile
+                raise
     return load_base(str(folder))
 
 

@@ -25,7 +25,7 @@ import fedrad
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized, collate, tokenize
-from fedrad.data.label_names import positions
+from fedrad.data.label_names import plain, positions
 from fedrad.data.labels import CHEXPERT, COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, ModelError
@@ -70,8 +70,14 @@ def initial_state(
 
 def _start_from(head: PublicHead, setup: Setup, *, no_other_label: bool) -> None:
     """Sets basis and head so that the logits are those of the public head; of a label that it lacks, log-odds of 5%."""
-    asked = [NO_OTHER_LABEL if name == "No Finding" and no_other_label else name for name in setup.names]
+    other = plain("No Finding") if no_other_label else None
+    asked = [NO_OTHER_LABEL if plain(name) == other else name for name in setup.names]
     collection = collection_of(setup.names)
+    if collection not in head.labels:
+        raise ModelError(
+            f"the public base {setup.base.name!r} has no head for the labels of {collection}: build it again with"
+            " `fedrad base build`."
+        )
     rows = np.array(positions(asked, head.labels[collection]))
     known = torch.from_numpy(rows >= 0)
     weight = torch.zeros(len(rows), setup.base.hidden, dtype=torch.float64)

@@ -29,59 +29,68 @@ NAME = "chest-xray-hospitals"
 BANK = load_bank(NAME)
 STYLE = house_style(BANK, 0, 0)
 
-PLATE = r"\b(plates?|plate-like|discoid|linear|bands?|band-like|fleischner)\b"
 # What a sentence must contain to assert a label: written independently of the phrase bank.
 SAYS = {
     "Atelectasis": r"atelecta|collapse",
-    "Cardiomegaly": r"heart|cardi|\bcor\b|ctr|tcd|left ventricular",
+    "Cardiomegaly": r"heart|cardi|ctr|left ventricular",
     "Consolidation": r"consolidat",
-    "Edema": r"o?edema|septal lines|kerley|interstitial lines",
-    "Enlarged Cardiomediastinum": r"aort|mediastin|thoracic inlet|arch|vascular pedicle|paratracheal",
-    "Fracture": r"fracture|#|broken|wedg|loss of (vertebral )?height|compress|collapsed ant|vertebra",
-    "Lung Lesion": r"nodul|lesion|mass|tumour|spn",
-    "Lung Opacity": r"shadow|opaci|densit|airspace|infiltrat|consolidat|pneumoni|atelecta|collapse|\bcap\b",
+    "Edema": r"o?edema|septal lines|kerley|interstitial lines|congest|diversion|engorged",
+    "Enlarged Cardiomediastinum": r"mediastin|thoracic inlet",
+    "Fracture": r"fracture|#|broken",
+    "Lung Lesion": r"nodul|lesion|mass|tumour|granulom",
+    "Lung Opacity": r"shadow|opaci|densit|airspace|infiltrat|consolidat|pneumoni|atelecta|collapse",
     "Pleural Effusion": r"effusion|fluid|pleural collection|h(ydro|aemo)pneumothorax",
-    "Pleural Other": r"pleura|pleurisy|pleuritic|plaque|adhesions|apic|apex",
-    "Pneumonia": r"pneumoni|\bcap\b",
-    "Pneumothorax": r"pneumothorax|ptx|pleural (air|edge|line)|air in|air over|lung edge|air-fluid|by air",
-    "Support Devices": r"line|cvc|picc|port|vascath|permcath|shunt|tube|\bng|ett|drain|icc|trachy|iabp|swan|ecmo|dots"
-    r"|ppm|icd|pacing|generator|crt|recorder|device|valve",
+    "Pleural Other": r"pleura|pleurisy|pleuritic|plaque|fibrous thickening",
+    "Pneumonia": r"pneumoni",
+    "Pneumothorax": r"pneumothorax|ptx",
+    "Support Devices": r"line|cvc|picc|port|dialysis catheter|shunt|tube|\bng|ett|drain|tracheostomy|pump|swan|ecmo"
+    r"|leads|icd|pacing|pacemaker|defibrillator|recorder|valve|clips|wires",
 }
 # Words that assert a label wherever they stand, if nothing denies or hedges them.
 NAMES = {
     "Atelectasis": r"atelecta|(lobar|basal) collapse|collapse of the",
-    "Cardiomegaly": r"cardiomegaly|heart.*\b(size|big|large|enlarge|dilated|limit|top)|cardiac (dilat|silhouette)|ctr",
+    "Cardiomegaly": r"^(?!.*(upper|limit|top of|high.normal))"
+    r".*(cardiomegaly|heart.*\b(size|big|large|enlarge|dilated)|cardiac (dilat|silhouette)|ctr)",
     "Consolidation": r"consolidat",
-    "Edema": r"o?edema|septal lines|kerley",
-    "Enlarged Cardiomediastinum": r"\bunfold|uncoil|elongat|broad.*(mediast|inlet)|mediast.*(broad|wide|bulk)|pedicle",
-    "Fracture": r"\bfracture|# |wedg|compression (deform|of)",
-    "Lung Lesion": r"(?<!calcified )\bnodule|\bmass\b|tumour|coin lesion",
+    "Edema": r"o?edema|septal lines|kerley|congest|diversion",
+    "Enlarged Cardiomediastinum": r"(broad|wide|bulky|enlarge).*(mediast|inlet)|mediast.*(broad|wide|bulk)|pedicle",
+    "Fracture": r"\bfracture|# |\bbroken (rib|right|left)",
+    "Lung Lesion": r"\bnodule|\bmass\b|tumour|coin lesion|granulom",
+    "Lung Opacity": r"shadowing|\bopaci\w+|airspace (shad|change)|infiltrat|consolidat|pneumoni|atelecta"
+    r"|(lobar|basal) collapse",
     "Pleural Effusion": r"\beffusion|\bfluid (level|in|at|on|and)|hydropneumo",
-    "Pleural Other": r"plaque|thicken\w+ (of the )?\w* ?pleura|apical (scar|cap)|scarr.* ap|scarred",
+    "Pleural Other": r"plaque|thicken\w+ (of the )?\w* ?pleura|pleural? (thicken|adhes|fibros|rind)",
     "Pneumonia": r"pneumoni",
     "Pneumothorax": r"pneumothorax|ptx",
-    "Support Devices": r"\b(cvc|picc|ppm|ett|ngt|icc|crt-d|tracheostomy)\b",
+    "Support Devices": r"\b(cvc|picc|ett|ngt|icd|pacemaker|tracheostomy|clips|wires)\b",
 }
 DENIAL = re.compile(r"\b(no|not|without|absent|neither|nor|nil|none|free of)\b", re.IGNORECASE)
 HEDGE = re.compile(
-    r"\b(may be|could|possib\w+|potential|suspected|suspicion|query|questionable|not excluded|can't be excluded"
-    r"|differential|to be considered)\b|\?",
+    r"\b(may be|could|possib\w+|potential|suspected|suspicion|query|questionable|not excluded"
+    r"|can't be (excluded|ruled out))\b|\?",
     re.IGNORECASE,
 )
-# The rules that are this bank's own: findings, and the labels of all their phrases.
+# The rules where reporting is ambiguous: findings, and the labels of all their phrases. These are this bank's own ...
 OWN_RULES = {
-    "borderline heart": {"Cardiomegaly"},
     "silhouette": {"Cardiomegaly"},
-    "unfolded aorta": {"Enlarged Cardiomediastinum"},
-    "congestion": set[str](),
-    "apical scarring": {"Pleural Other"},
-    "vertebral compression": {"Fracture"},
-    "suspected consolidation": {"Consolidation", "Lung Opacity"},
-    "suspected pneumonia": {"Pneumonia", "Lung Opacity"},
+    "consolidation": {"Consolidation", "Lung Opacity"},
     "collapse": {"Atelectasis", "Lung Opacity"},
-    "plate atelectasis": {"Atelectasis"},
-    "granuloma": set[str](),
-    "wires and clips": set[str](),
+    "plate atelectasis": {"Atelectasis", "Lung Opacity"},
+}
+# ... and these as in ``chest-xray``.
+USUAL_RULES = {
+    "borderline heart": set[str](),
+    "unfolded aorta": set[str](),
+    "wide mediastinum": {"Enlarged Cardiomediastinum"},
+    "congestion": {"Edema"},
+    "apical scarring": set[str](),
+    "vertebral compression": set[str](),
+    "suspected consolidation": set[str](),
+    "suspected pneumonia": set[str](),
+    "granuloma": {"Lung Lesion"},
+    "nodes": set[str](),
+    "wires and clips": {"Support Devices"},
+    "operated": set[str](),
     "suspected": set[str](),
 }
 
@@ -139,9 +148,9 @@ def test_every_label_is_asserted_and_denied_in_many_ways() -> None:
 
 def test_a_phrase_says_its_labels_and_no_others_and_denies_nothing() -> None:
     for name, finding in BANK.findings.items():
-        for phrase in finding.body + finding.impression if name != "suspected" else ():
+        for phrase in finding.body + finding.impression if not name.startswith("suspected") else ():
             for text in said(phrase.template):
-                firm = text if name.startswith("suspected ") else HEDGE.split(text)[0]
+                firm = HEDGE.split(text)[0]
                 for label, says in SAYS.items():
                     assert label not in phrase.labels or re.search(says, firm, re.IGNORECASE), (label, text)
                 for label, names in NAMES.items():
@@ -158,8 +167,8 @@ def test_a_normal_sentence_denies_every_label_that_it_names() -> None:
                     assert label in phrase.labels or not re.search(names, text, re.IGNORECASE), (label, text)
 
 
-def test_the_rules_of_its_own() -> None:
-    for name, labels in OWN_RULES.items():
+def test_the_rules_of_its_own_and_the_usual_ones() -> None:
+    for name, labels in (OWN_RULES | USUAL_RULES).items():
         for phrase in BANK.findings[name].body + BANK.findings[name].impression:
             assert phrase.labels == labels, phrase.template
     for name in ("suspected", "suspected pneumonia", "suspected consolidation"):
@@ -167,13 +176,11 @@ def test_the_rules_of_its_own() -> None:
             assert all(HEDGE.search(text) or "of limited" in text or "could" in text for text in said(phrase.template))
 
 
-def test_lung_opacity_is_a_parent_but_not_of_plates() -> None:
+def test_lung_opacity_is_a_parent() -> None:
     for finding in BANK.findings.values():
         for phrase in finding.body + finding.impression:
-            assert "Lung Opacity" in phrase.labels or not phrase.labels & {"Pneumonia", "Consolidation"}, phrase
-            if "Atelectasis" in phrase.labels:
-                plate = {bool(re.search(PLATE, text, re.IGNORECASE)) for text in said(phrase.template)}
-                assert plate == {"Lung Opacity" not in phrase.labels}, phrase
+            children = phrase.labels & {"Pneumonia", "Consolidation", "Atelectasis"}
+            assert "Lung Opacity" in phrase.labels or not children, phrase
 
 
 def test_resolved_findings_are_not_asserted(corpus: list[tuple[dict[str, object], Draft]]) -> None:
