@@ -59,7 +59,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert Experiment().flat() == defaults
     assert defaults["privacy.epsilon"] == 8.0
     assert defaults["privacy.noise"] == "system"
-    assert defaults["lora.targets"] == "query,value"
+    assert (defaults["lora.targets"], defaults["train.batch"], defaults["train.local-steps"]) == ("auto", 0, 0)
 
 
 def test_every_key_is_documented() -> None:
@@ -269,9 +269,9 @@ def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
         "lora.layers=-1",
         "lora.alpha=0",
         "train.average=1",
-        "train.batch=0",
+        "train.batch=-1",
         "train.rounds=0",
-        "train.local-steps=0",
+        "train.local-steps=-1",
         "train.seed=-1",
         "data.test-fraction=0",
         "data.max-length=7",

@@ -46,8 +46,9 @@ def modules(package: str) -> set[str]:
 
 
 def data() -> set[str]:
-    """The generator's phrases and the labels' synonyms."""
-    found = {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data").rglob("*.toml")}
+    """The generator's phrases, the labels' synonyms, and the public base."""
+    base = {f"fedrad/model/chest_minilm/{name}.safetensors" for name in ("difference", "head")}
+    found = base | {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data").rglob("*.toml")}
     banks = {bank.replace("-", "_") for bank in BANKS}
     assert {f"fedrad/data/synthetic/banks/{bank}/bank.toml" for bank in banks} <= found
     return found

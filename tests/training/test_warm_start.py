@@ -1,4 +1,4 @@
-"""The first adapter: from generated text alone, and always the same."""
+"""The first adapter of a cold start: from generated text alone, and always the same."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from fedrad.data import synthetic
-from fedrad.data.batches import Tokenized
 from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.errors import ConfigError
+from fedrad.settings import EMBEDDED
 from fedrad.training import warm_start
 from fedrad.training.setup import Setup, set_up
-from fedrad.training.warm_start import initial_state, starts_warm, unknown_labels
+from fedrad.training.start import starts_warm, unknown_labels
+from fedrad.training.warm_start import initial_state
 from tests import small
 
-WARM = {"train__warm_start": "synthetic", "train__micro_tokens": 4096}
+COLD = {"train__warm_start": "none", "train__micro_tokens": 4096}
+# From the public base that comes with fedrad, so that none has to be built.
+WARM = {**COLD, "train__warm_start": "synthetic", "model__name": EMBEDDED}
 GENERATED = 100
 
 
@@ -34,7 +37,7 @@ def _small_and_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept() -> list[Path]:
-    return sorted((fedrad_cache_dir() / "warm").glob("*"))
+    return sorted((fedrad_cache_dir() / "start").glob("*"))
 
 
 def fresh(names: tuple[str, ...] = small.LABELS, single_label: bool = False, **changes: object) -> Setup:
@@ -55,7 +58,7 @@ def test_a_change_of_a_phrase_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert warm_start._source_digest() != before
 
 
-@pytest.mark.parametrize("changes", [WARM, {"train__warm_start": "none"}, {**WARM, "lora__freeze_a": True}])
+@pytest.mark.parametrize("changes", [COLD, {**COLD, "lora__freeze_a": True}])
 def test_it_is_the_same_twice_and_from_the_cache(changes: dict[str, object]) -> None:
     first = state(**changes)
     assert len(kept()) == 1
@@ -69,8 +72,8 @@ def test_it_is_the_same_twice_and_from_the_cache(changes: dict[str, object]) -> 
 
 def test_the_classifier_holds_what_is_returned() -> None:
     for _ in range(2):  # made, then from the cache
-        setup = fresh(**WARM)
-        returned = initial_state(small.experiment(**WARM), setup)
+        setup = fresh(**COLD)
+        returned = initial_state(small.experiment(**COLD), setup)
         assert small.same(setup.classifier.state(), returned)
 
 
@@ -78,18 +81,14 @@ def test_the_classifier_holds_what_is_returned() -> None:
     "change",
     [
         {"train__seed": 1},
-        {"train__warm_epochs": 2},
-        {"train__warm_reports": 32},
-        {"train__warm_learning_rate": 0.01},
-        {"train__warm_start": "none"},
         {"lora__rank": 3},
         {"model__centre": False},
         {"data__max_length": 20},
     ],
 )
 def test_what_it_depends_on_is_not_answered_from_the_cache(change: dict[str, object]) -> None:
-    first = state(**WARM)
-    other = state(**{**WARM, **change})
+    first = state(**COLD)
+    other = state(**{**COLD, **change})
 
     assert len(kept()) == 2
     assert not small.same(first, other)
@@ -97,24 +96,26 @@ def test_what_it_depends_on_is_not_answered_from_the_cache(change: dict[str, obj
 
 @pytest.mark.parametrize("change", [{"privacy__epsilon": 1.0}, {"train__rounds": 7}, {"sites__count": 9}])
 def test_what_it_does_not_depend_on_is_answered_from_the_cache(change: dict[str, object]) -> None:
-    assert small.same(state(**WARM), state(**{**WARM, **change}))
+    assert small.same(state(**COLD), state(**{**COLD, **change}))
     assert len(kept()) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a tensor", b"\x00" * 400])
 def test_a_damaged_file_is_made_anew(damage: bytes) -> None:
-    first = state(**WARM)
+    first = state(**COLD)
     kept()[0].write_bytes(damage)
 
-    assert small.same(state(**WARM), first)
-    assert small.same(state(**WARM), first)
+    assert small.same(state(**COLD), first)
+    assert small.same(state(**COLD), first)
 
 
 # From generated text alone
 
 
-@pytest.mark.parametrize("changes", [WARM, {"train__warm_start": "none"}])
-def test_no_corpus_but_the_generated_one_is_read(monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]) -> None:
+@pytest.mark.parametrize(("changes", "read"), [(COLD, [("synthetic", None)]), (WARM, [])])
+def test_no_corpus_but_the_generated_one_is_read(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], read: list[object]
+) -> None:
     asked: list[tuple[object, ...]] = []
 
     def spy(name: str, path: str | None = None, **options: object) -> datasets.Dataset:
@@ -125,7 +126,7 @@ def test_no_corpus_but_the_generated_one_is_read(monkeypatch: pytest.MonkeyPatch
     settings = {**changes, "data__name": "openi", "data__path": "/nowhere"}  # reading it would fail
     state(**settings)
 
-    assert [(name, path) for name, path, _ in asked] == [("synthetic", None)]
+    assert [(name, path) for name, path, _ in asked] == read
 
 
 def test_the_generator_reads_nothing_but_its_phrases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +157,7 @@ def test_its_reports_are_not_those_of_a_generated_corpus(monkeypatch: pytest.Mon
         return load_corpus(name, path, reports=reports, seed=seed)
 
     monkeypatch.setattr(warm_start, "load_corpus", spy)
-    state(**WARM)
+    state(**COLD)
     warm = set(load_corpus("synthetic", reports=GENERATED, seed=seeds[0])["text"])
     corpus = load_corpus("synthetic", reports=GENERATED, seed=0)["text"]
 
@@ -173,50 +174,6 @@ def test_auto_warms_for_real_reports_only(name: str, expected: str) -> None:
     assert small.experiment(data__name=name, **path).warm_start == expected
     for fixed in ("none", "synthetic"):
         assert small.experiment(data__name=name, train__warm_start=fixed, **path).warm_start == fixed
-
-
-def test_warming_moves_every_tensor() -> None:
-    cold, warm = state(train__warm_start="none"), state(**WARM, train__warm_reports=96)
-
-    for name in fresh().classifier.adapter():
-        assert not torch.equal(cold[name], warm[name]), name
-
-
-@pytest.mark.parametrize("freeze", [("a",), ("b",), ("a", "b")])
-def test_what_the_hospitals_keep_frozen_is_warmed_all_the_same(freeze: tuple[str, ...]) -> None:
-    changes = {**WARM, **{f"lora__freeze_{part}": True for part in freeze}}
-    setup = fresh(**changes)
-    warmed = initial_state(small.experiment(**changes), setup)
-
-    assert small.same(warmed, state(**WARM))
-    assert small.same(setup.classifier.state(), warmed)
-    kept = {f"lora_{part.upper()}" for part in freeze}
-    assert {name.rpartition(".")[2] for name in setup.classifier.frozen_adapter()} == kept
-    assert setup.classifier.head_only == (len(freeze) == 2)
-
-
-def test_fewer_reports_than_a_batch_still_warm() -> None:
-    cold, warm = state(train__warm_start="none"), state(**WARM, train__warm_reports=5)
-
-    assert not torch.equal(cold["head.weight"], warm["head.weight"])
-
-
-def test_labels_that_the_generator_does_not_know_are_masked() -> None:
-    labels = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.float32)
-    tokens = Tokenized(np.arange(3, dtype=np.int32), np.arange(4), labels, np.ones_like(labels))
-    onto, shared = warm_start._onto_labels(tokens, ("Edema", "Fracture"), ("FRACTURE_", "Unheard of", "edema"))
-
-    assert shared.tolist() == [True, False, True]
-    assert onto.labels.tolist() == [[0, 0, 1], [1, 0, 0], [1, 0, 1]]
-    assert onto.mask.tolist() == [[1, 0, 1]] * 3
-
-
-def test_an_unknown_label_s_head_is_not_warmed() -> None:
-    weight = state(**WARM)["head.weight"]
-
-    assert weight[0].any()
-    assert weight[1].any()
-    assert not weight[2].any()
 
 
 def test_the_head_starts_at_the_log_odds_of_generated_labels() -> None:
@@ -263,7 +220,7 @@ def test_a_warm_start_that_was_asked_for_but_can_not_be_is_an_error(names: tuple
 
 @pytest.mark.parametrize(("names", "single"), [(CLASSES, True), (("Oddity", "Rarity"), False)])
 def test_auto_does_without_where_it_can_not_be(names: tuple[str, ...], single: bool) -> None:
-    found = state(names, single, **TABLE)
+    found = state(names, single, model__name=EMBEDDED, **TABLE)
 
     assert not found["head.weight"].any()
     assert not found["head.bias"].any()
