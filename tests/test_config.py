@@ -456,6 +456,22 @@ def test_what_is_adapted(changes: dict[str, object], expected: tuple[tuple[str, 
 
 
 @pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 6),
+        (REAL, 6),
+        (REAL | {"privacy.epsilon": 0.0}, 24),
+        (REAL | {"privacy.epsilon": 0.0, "train.warm-start": "none"}, 6),
+        (REAL | {"lora.targets": "all-linear"}, 6),  # more steps take more noise
+        (REAL | {"privacy.epsilon": 0.0, "train.local-steps": 3}, 3),
+        ({"train.local-steps": 3}, 3),
+    ],
+)
+def test_how_many_steps_a_round_takes(changes: dict[str, object], steps: int) -> None:
+    assert Experiment.from_flat(changes).local_steps == steps
+
+
+@pytest.mark.parametrize(
     ("changes", "batches"),
     [
         # declared: 1, 100, 128, 511, 512, 513, 10_000

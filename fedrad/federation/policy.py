@@ -207,7 +207,7 @@ class HospitalPolicy:
         """Before any report is read.
 
         Raises:
-            PolicyRefusal: the server proposes another base model than this hospital's, or it is not the pinned one.
+            PolicyRefusal: it is not this hospital's base model, not the pinned one, or a public base is to be built.
             ModelError: it can't be loaded.
         """
         name = experiment.base_name
@@ -216,12 +216,16 @@ class HospitalPolicy:
                 f"the server proposes the base model {name!r}; this hospital trains {self.model!r} (node-config"
                 " model): a model's tokenizer is a program that runs on every report"
             )
-        if self.model_sha256:
-            found = load_base(name, experiment.model.revision).fingerprint
-            if found != self.model_sha256:
-                raise PolicyRefusal(
-                    f"the base model {name!r} is not the one that node-config model-sha256 names: it has {found}"
-                )
+        base = load_base(name, experiment.model.revision)
+        if self.model_sha256 and base.fingerprint != self.model_sha256:
+            raise PolicyRefusal(
+                f"the base model {name!r} is not the one that node-config model-sha256 names: it has {base.fingerprint}"
+            )
+        if experiment.warm_start == "synthetic" and base.public_head is None:
+            raise PolicyRefusal(
+                f"a warm start needs a public base, and {name!r} is none; built here, it would be another than at the"
+                " others. Make one with `fedrad base build` and give it to all, or set train.warm-start=none"
+            )
 
     def terms(self, experiment: Experiment) -> Terms:
         """What this hospital trains by: the proposal, with epsilon clamped to the cap and the batch to the largest

@@ -25,6 +25,7 @@ from fedrad.training.site import RoundRequest, close_round, judge_round, open_ro
 from fedrad.training.site_state import STATE_FILE
 from tests.federation.test_secure_rounds import SHARED, One, code, five
 from tests.grid import Mercy, forget
+from tests.model import tiny
 
 IN_CLEAR = {"privacy.secure-aggregation": False, "privacy.shared-noise": False, "train.learning-rate": 1e-4}
 
@@ -186,7 +187,6 @@ CHANGES: dict[str, dict[str, object]] = {
     "engine": {"privacy.gradients": "opacus"},
     "seed": {"train.seed": 5},
     "length": {"data.max-length": 39},
-    "warm start": {"train.warm-start": "synthetic"},
     "name": {"run.name": "another"},
 }
 
@@ -214,6 +214,18 @@ def test_no_setting_changes_in_a_run(begun: Mercy, change: str) -> None:
         refused = code(begun.ask(begun.request(round=number), **CHANGES[change]))
         assert refused == ("secure-aggregation" if change == "secure aggregation" else "federation")
     assert held(begun) == before
+
+
+def test_nor_does_where_it_started(tmp_path: Path) -> None:
+    """From a public base a cold start and a warm one, which takes other steps, have tensors of the same shapes."""
+    fixed = {"model__directions": 0, "lora__targets": "query,value"}
+    mercy = Mercy(tmp_path, epsilon_cap=20.0, base=tiny.save_public(tmp_path / "public"), **fixed)
+    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    before = held(mercy)
+    for number in (1, 2):
+        assert code(mercy.ask(mercy.request(round=number), **{"train.warm-start": "synthetic"})) == "federation"
+    assert held(mercy) == before
+    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)  # control
 
 
 def test_nor_do_the_number_of_rounds_and_the_hospitals_own_plan(begun: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import load_base
-from fedrad.settings import EMBEDDED
+from fedrad.settings import CHEST, EMBEDDED
 from fedrad.training.setup import plan_for
 from tests.model import tiny
 
@@ -272,10 +272,16 @@ def test_labels_are_stated_before_a_report_is_read() -> None:
 
 
 def test_the_model_is_the_hospitals_choice(tmp_path: Path) -> None:
-    def proposed(name: str) -> Experiment:
-        return Experiment.from_flat({"model.name": name})
+    def proposed(name: str, warm: str = "none") -> Experiment:
+        return Experiment.from_flat({"model.name": name, "train.warm-start": warm})
 
-    policy().accept_model(proposed(EMBEDDED))
+    for warm in ("none", "synthetic"):  # the embedded encoder, and the public base that was made of it
+        policy().accept_model(proposed(EMBEDDED, warm))
+        with pytest.raises(PolicyRefusal, match="program that runs on every report"):
+            policy(model=CHEST).accept_model(proposed(str(tmp_path), warm))
+    policy(model=CHEST).accept_model(proposed(CHEST))
+    with pytest.raises(PolicyRefusal, match="program that runs on every report"):
+        policy(model=CHEST).accept_model(proposed(EMBEDDED))
     with pytest.raises(PolicyRefusal, match="program that runs on every report"):
         policy().accept_model(proposed(str(tmp_path)))
     one, other = (tiny.save(tmp_path / name, "bert", seed=seed) for name, seed in (("one", 0), ("other", 1)))
@@ -283,6 +289,22 @@ def test_the_model_is_the_hospitals_choice(tmp_path: Path) -> None:
     pinned.accept_model(proposed(one))
     with pytest.raises(PolicyRefusal, match="not the one"):
         policy(model=other, model_sha256=load_base(one).fingerprint).accept_model(proposed(other))
+    for warm in ("none", "synthetic"):
+        with pytest.raises(PolicyRefusal, match="not the one"):
+            policy(model_sha256="0" * 64).accept_model(proposed(EMBEDDED, warm))
+
+
+def test_a_hospital_builds_no_public_base(tmp_path: Path) -> None:
+    """Its weights would be others than the server's and every other hospital's, and nobody would notice."""
+    one = tiny.save(tmp_path / "one", "bert")
+    pinned = policy(model=one, model_sha256=load_base(one).fingerprint)
+    for data in ({"train.warm-start": "synthetic"}, {"data.name": "none"}):  # asked for, and by default
+        with pytest.raises(PolicyRefusal, match="needs a public base"):
+            pinned.accept_model(Experiment.from_flat({"model.name": one, **data}))
+    base = tiny.save_public(tmp_path / "base")
+    policy(model=base, model_sha256=load_base(base).fingerprint).accept_model(
+        Experiment.from_flat({"model.name": base, "train.warm-start": "synthetic"})
+    )
 
 
 def test_of_the_data_settings_the_server_decides_the_length_alone() -> None:

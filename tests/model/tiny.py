@@ -21,8 +21,10 @@ from transformers import (
     RobertaConfig,
 )
 
+from fedrad.data.labels import CHEXPERT
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ReportClassifier
+from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.model.vocabulary import REPORT
 
 WORDS = "no acute effusion pneumothorax heart size is normal lungs are clear left right pleural small large edema . ,"
@@ -97,6 +99,22 @@ def save(folder: Path, family: str, *, seed: int = 0, pooler: bool = True) -> st
     model.save_pretrained(folder, state_dict=state)
     tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def save_public(folder: Path) -> str:
+    """Likewise with a public head that knows CheXpert's labels and nothing of them, and returns the folder's name."""
+    width = 32
+    head = PublicHead(
+        labels={"chexpert": CHEXPERT},
+        weight={"chexpert": torch.zeros(len(CHEXPERT), width)},
+        bias={"chexpert": torch.zeros(len(CHEXPERT))},
+        mean=torch.zeros(width),
+        directions=torch.eye(width),
+        spread=torch.ones(width),
+    )
+    name = save(folder, "bert")
+    head.save(folder / HEAD_FILE)
+    return name
 
 
 def base_of(folder: Path, family: str, *, seed: int = 0, pooler: bool = True) -> BaseModel:
