@@ -30,7 +30,7 @@ from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.settings import EMBEDDED
 from fedrad.training.public_base import BaseRecipe, Line, fast_products, pooled_of, score_base, train_base
 
-REPORTS, EPOCHS, RANK = 24_000, 2, 96
+REPORTS, EPOCHS, RANK = 40_000, 1, 96
 
 
 def main() -> None:
