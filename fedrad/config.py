@@ -24,7 +24,22 @@ from typing import Any, NamedTuple, get_type_hints
 import tomli_w
 
 from fedrad.errors import ConfigError
-from fedrad.settings import AUTO, CHEST, EMBEDDED, Data, Lora, Model, Privacy, Rule, Run, Sites, Strategy, Train, spelt
+from fedrad.settings import (
+    AUTO,
+    CHEST,
+    EMBEDDED,
+    UNSEEN,
+    Data,
+    Lora,
+    Model,
+    Privacy,
+    Rule,
+    Run,
+    Sites,
+    Strategy,
+    Train,
+    spelt,
+)
 
 Flat = dict[str, str | int | float | bool]
 _BATCH = 128
@@ -97,12 +112,13 @@ class Experiment:
 
     @property
     def warm_start(self) -> str:
-        """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports, ``none`` for the generated
-        corpus, whose test reports come from the generator that the warm start learns from, and with pooling ``cls``,
-        since the head of a public base reads the mean over the tokens."""
+        """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports and for the bank that no public
+        base has seen; ``none`` for the other generated reports, which would be tested on what the base learnt from,
+        and with pooling ``cls``, since the head of a public base reads the mean over the tokens."""
         if self.train.warm_start != "auto":
             return self.train.warm_start
-        return "none" if self.data.name == "synthetic" or self.model.pooling == "cls" else "synthetic"
+        learnt = self.data.name == "synthetic" and self.data.bank != UNSEEN
+        return "none" if learnt or self.model.pooling == "cls" else "synthetic"
 
     @property
     def base_name(self) -> str:

@@ -16,12 +16,14 @@ CHEST = "chest-minilm"
 """The public base that was made of it."""
 SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
 AUTO = ("auto",)
+UNSEEN = "chest-xray-hospitals"
+"""The bank that no public base is trained on."""
 BANKS = (
     "chest-xray",
     "chest-xray-icu",
     "chest-xray-british",
     "chest-xray-indian",
-    "chest-xray-hospitals",
+    UNSEEN,
     "chest-ct",
     "chest-ct-western",
 )
