@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def main() -> None:
         done = {Cell(**json.loads(line)["cell"]) for line in _lines(arguments.out)}
         for bank in arguments.banks.split(","):
             _run(bank, arguments, done)
-    print(table([json.loads(line) for line in _lines(arguments.out)]))
+    records = [json.loads(line) for line in _lines(arguments.out)]
+    print(table(records), by_length(records), sep="\n\n")
 
 
 def _run(bank: str, arguments: argparse.Namespace, done: set[Cell]) -> None:
@@ -141,6 +143,21 @@ def table(records: list[dict[str, object]]) -> str:
     for key in sorted(cells):
         shown = [f"{statistics.mean(cells[key][eps]):.3f}" if eps in cells[key] else "-" for eps in columns]
         lines.append("| " + " | ".join([*map(str, key), f"{starts[key]:.3f}", *shown]) + " |")
+    return "\n".join(lines)
+
+
+def by_length(records: list[dict[str, object]]) -> str:
+    """Markdown: the gain by the length of the walk, which `fedrad.training.expected_gain` holds."""
+    lines = ["| bank | length | runs | mean | least | most |", "|---|---|---|---|---|---|"]
+    for bank in sorted({str(record["cell"]["bank"]) for record in records}):  # type: ignore[index]
+        mine = [r for r in records if r["cell"]["bank"] == bank and r["cell"]["epsilon"] and not r["cell"]["trained"]]  # type: ignore[index]
+        for low, high in pairwise((0, 1, 3, 8, 20, 60, 150, 400, 601)):
+            found = [r for r in mine if low <= float(r["length"]) < high]  # type: ignore[arg-type]
+            if found:
+                gains = [float(r["f1"]) - float(r["start"]) for r in found]  # type: ignore[arg-type]
+                length = statistics.geometric_mean(float(r["length"]) for r in found)  # type: ignore[arg-type]
+                figures = [f"{value:+.3f}" for value in (statistics.mean(gains), min(gains), max(gains))]
+                lines.append(f"| {bank} | {length:.3g} | {len(gains)} | " + " | ".join(figures) + " |")
     return "\n".join(lines)
 
 

@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", default="default", help=f"of {'; '.join(ROWS)}; with ; between")
+    parser.add_argument("--epsilons", default=",".join(f"{eps:g}" for eps in EPSILONS), help="0: without privacy")
+    parser.add_argument("--hospitals", default="1,4")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
@@ -76,10 +78,11 @@ def main() -> None:
     if not arguments.table:
         done = {Cell(**record["cell"]) for record in _records(arguments.out)}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            counts = [int(count) for count in arguments.hospitals.split(",")]
             for row in arguments.rows.split(";"):
                 for private in (True, False):  # they may train different tensors
-                    wanted = [eps for eps in EPSILONS if (eps > 0) == private]
-                    cells = [Cell(seed, row, eps, sites) for sites in (1, 4) for eps in wanted]
+                    wanted = [eps for eps in map(float, arguments.epsilons.split(",")) if (eps > 0) == private]
+                    cells = [Cell(seed, row, eps, sites) for sites in counts for eps in wanted]
                     if missing := [cell for cell in cells if cell not in done]:
                         _run(missing, arguments)
     print(table(list(_records(arguments.out))))

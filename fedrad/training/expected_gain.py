@@ -15,9 +15,9 @@ from fedrad.training.local import Recipe, learning_rate
 
 # By the length of the walk, rate x steps / (1 - momentum): the mean change of weighted F1 over sizes, epsilons, numbers
 # of hospitals and seeds whose automatic rate gives about that length.
-LENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 600.0)
-WHERE_WORDS_ARE_NEW = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-WHERE_ALL_IS_KNOWN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+LENGTHS = (0.43, 1.95, 5.42, 12.5, 36.1, 87.5, 216.0, 570.0)
+WHERE_WORDS_ARE_NEW = (-0.001, 0.002, 0.012, 0.028, 0.067, 0.109, 0.127, 0.143)
+WHERE_ALL_IS_KNOWN = (-0.001, -0.001, -0.001, -0.001, -0.001, -0.001, -0.001, 0.0)
 SMALL = 0.005
 
 
