@@ -43,6 +43,7 @@ def settings(**changes: object) -> dict[str, object]:
         "data.reports": 120,
         "data.max-length": 40,
         "lora.rank": 2,
+        "lora.targets": "query,value",
         "privacy.noise": "seeded",
         "train.rounds": 2,
         "train.local-steps": 3,
