@@ -129,7 +129,7 @@ class Experiment:
     @property
     def adapted(self) -> Lora:
         """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy, and the
-        head alone with it, where fewer numbers take less noise (docs/utility.md says from which size on LoRA pays).
+        head alone with it, where fewer numbers take less noise (docs/utility.md).
         Otherwise, and under a strategy that is about LoRA, query and value of the last ``layers``."""
         if self.lora.targets != AUTO:
             return self.lora
@@ -141,9 +141,9 @@ class Experiment:
 
     @property
     def local_steps(self) -> int:
-        """``train.local-steps`` with 0 resolved: 6, or, to convergence, 24 of LoRA in all layers without privacy."""
+        """``train.local-steps`` with 0 resolved: 6, or, 12 of LoRA in all layers without privacy."""
         return self.train.local_steps or (
-            24 if self.adapted.targets == ("all-linear",) and not self.privacy.epsilon else 6
+            12 if self.adapted.targets == ("all-linear",) and not self.privacy.epsilon else 6
         )
 
     def expected_batch(self, declared: int) -> int:

@@ -254,7 +254,7 @@ class Train:
     rounds: int = _key(5, "federation rounds", rule=AT_LEAST_ONE)
     local_steps: int = _key(
         0,
-        "noisy steps of each hospital in a round; 0: 6, or 24 where LoRA in all layers is trained without privacy",
+        "noisy steps of each hospital in a round; 0: 6, or 12 where LoRA in all layers is trained without privacy",
         rule=NOT_NEGATIVE,
     )
     batch: int = _key(
