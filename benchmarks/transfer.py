@@ -2,7 +2,7 @@
 
     python -m benchmarks.transfer [--base chest-minilm] [--openi DIR]
 
-``other_hands/*.csv`` are invented reports (180 chest x-rays in three national styles, 120 chest CTs in three). They were
+``other_hands/*.csv`` are invented reports: 180 chest x-rays in three national styles, 120 chest CTs in three. They were
 written and labelled for this purpose, one by one, without a look at the phrase banks. Nothing was tuned on them. Author
 and banks are not strangers all the same: a language model wrote the reports, and most phrases. No Finding is CheXpert's
 there for a report with devices only, and otherwise Open-i's.
