@@ -196,7 +196,7 @@ class Lora:
         "with privacy, all linear layers of all layers without; else `query,value`",
     )
     layers: int = _key(1, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
-    freeze_a: bool = _key(False, "keep A as it was initialised or warmed (FFA-LoRA, arXiv 2403.12313)")
+    freeze_a: bool = _key(False, "keep A as it was initialised (FFA-LoRA, arXiv 2403.12313)")
 
 
 @dataclass(frozen=True)
@@ -279,8 +279,9 @@ class Train:
     )
     warm_start: str = _key(
         "auto",
-        "train first, without privacy, on generated reports with the same labels (costs none); `auto`: `synthetic` "
-        "for real reports, `none` for generated ones, which would be tested on what they were warmed with",
+        "`synthetic`: start from a public base, an encoder and a head that generated reports have trained (no privacy "
+        "cost); `auto`: `synthetic` for real reports and for `data.bank=chest-xray-hospitals`, `none` for the other "
+        "generated ones, which would be tested on what the base was trained on, and for `model.pooling=cls`",
         choices=("auto", "none", "synthetic"),
     )
     warm_reports: int = _key(
