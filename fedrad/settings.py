@@ -196,7 +196,7 @@ class Lora:
         "with privacy, all linear layers of all layers without; else `query,value`",
     )
     layers: int = _key(1, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
-    freeze_a: bool = _key(False, "keep A as it was initialised or warmed (FFA-LoRA, arXiv 2403.12313)")
+    freeze_a: bool = _key(False, "keep A as it was initialised (FFA-LoRA, arXiv 2403.12313)")
 
 
 @dataclass(frozen=True)
@@ -279,16 +279,17 @@ class Train:
     )
     warm_start: str = _key(
         "auto",
-        "train first, without privacy, on generated reports with the same labels (costs none); `auto`: `synthetic` "
-        "for real reports, `none` for generated ones, which would be tested on what they were warmed with",
+        "`synthetic`: start from a public base, an encoder and a head that generated reports have trained (no privacy "
+        "cost); `auto`: `synthetic` for real reports and for `data.bank=chest-xray-hospitals`, `none` for the other "
+        "generated ones, which would be tested on what the base was trained on, and for `model.pooling=cls`",
         choices=("auto", "none", "synthetic"),
     )
     warm_reports: int = _key(
-        6000,
+        12_000,
         "generated reports of which a public base is built where `model.name` is none and none is embedded",
         rule=AT_LEAST_ONE,
     )
-    warm_epochs: int = _key(3, "passes over them", rule=AT_LEAST_ONE)
+    warm_epochs: int = _key(1, "passes over them", rule=AT_LEAST_ONE)
     seed: int = _key(0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", rule=NOT_NEGATIVE)
     threads: int = _key(
         2, "torch threads per process; pinned, since results depend on it to the bit", rule=AT_LEAST_ONE

@@ -22,6 +22,7 @@ from fedrad.federation.central import SERVER, CentralRounds, central_plan
 from fedrad.federation.messages import Hello, labels_digest, read_hello
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.federation.secure_rounds import SecureRounds
+from fedrad.model.base import load_base
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, show_notes, test_set_lines
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_labels
@@ -67,9 +68,12 @@ def main(grid: Grid, context: Context) -> None:
     names, single_label = stated_labels(experiment) if corpus is None else (corpus.names, corpus.single_label)
     tested = 0 if corpus is None else len(corpus.test)
     console.print(test_set_lines(experiment, names, tested), highlight=False, markup=False, soft_wrap=True)
+    if corpus is None:
+        refuse_to_build(experiment)  # before minutes of building: without reports the hospitals are real ones
     setup = set_up(experiment, names, single_label)  # a base model that is no good is found before anyone is asked
     simulated, hospitals = connect(grid, experiment)
     if not simulated:
+        refuse_to_build(experiment)
         refuse_single_terms(experiment, "a real hospital sets its own in its node configuration")
         _refuse_other_labels(hospitals, names)
     elif corpus is None:
@@ -258,6 +262,20 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
 def _test_set(setup: Setup, corpus: Corpus) -> Inputs:
     tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
     return prepare(setup.classifier, tokens, setup.pad_id)
+
+
+def refuse_to_build(experiment: Experiment) -> None:
+    """Each real hospital would refuse, and only its own log would say why (``policy.accept_model``).
+
+    Raises:
+        ConfigError: the run would start from a public base that has to be built.
+    """
+    base = load_base(experiment.base_name, experiment.model.revision)
+    if experiment.warm_start == "synthetic" and base.public_head is None:
+        raise ConfigError(
+            f"model.name: a warm start needs a public base that all hospitals have, and {base.name!r} is none. Make one"
+            " with `fedrad base build` and give it to all, or set train.warm-start=none"
+        )
 
 
 def _refuse_other_labels(hospitals: Sequence[Hospital], names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fedrad.config import Experiment
 from fedrad.data.label_names import nearest, positions
-from fedrad.data.labels import CHEXPERT
+from fedrad.data.labels import COLLECTIONS
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.planning import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
 from fedrad.training.expected_gain import ExpectedGain, expected_gain
@@ -21,7 +21,7 @@ from fedrad.training.local import Recipe
 from fedrad.training.metrics import Comparison, Scores, positives_in
 from fedrad.training.result import rounded_up
 from fedrad.training.setup import Setup
-from fedrad.training.start import starts_warm, unknown_labels
+from fedrad.training.start import collection_of, starts_warm, unknown_labels
 from fedrad.training.strategy import Strategy
 
 # F1 of fewer reports moves by several points with a single decision.
@@ -180,11 +180,12 @@ def _unknown(experiment: Experiment, names: Sequence[str], *, single_label: bool
     found = f"The warm start does not know {_listed(unknown)}, so {starts} cold."
     if experiment.data.name != "table":
         return [found]  # a published corpus's names are not the user's to change
-    free = [label for label, place in zip(CHEXPERT, positions(CHEXPERT, names), strict=True) if place < 0]
+    known = COLLECTIONS[collection_of(names)]
+    free = [label for label, place in zip(known, positions(known, names), strict=True) if place < 0]
     offers = [f'{name} is meant as "{label}"' for name in unknown if (label := nearest(name, free))]
     if offers:
         return [f"{found} If {_listed(offers, ' and ')}, rename the column so, in the file and in label-columns."]
-    return [f"{found} It knows {', '.join(CHEXPERT)}: rename a column that means one of these."]
+    return [f"{found} It knows {', '.join(known)}: rename a column that means one of these."]
 
 
 def _loud(experiment: Experiment, noise: Noise, trainable: int) -> list[str]:

@@ -65,8 +65,8 @@ class BaseRecipe:
         half: 0 or 1, to use one half of the phrases only (``data.synthetic.halves``); None: all.
     """
 
-    reports: int = 6000
-    epochs: int = 3
+    reports: int = 12_000
+    epochs: int = 1
     learning_rate: float = 2e-4
     batch: int = 32
     max_length: int = 256

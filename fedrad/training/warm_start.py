@@ -52,9 +52,15 @@ def initial_state(
     """The first state of a run: the classifier's state after warm or cold start. Deterministic.
 
     Raises:
-        ConfigError: a warm start is asked for and none of the labels is one that generated reports teach.
+        ConfigError: a warm start is asked for and none of the labels is one that generated reports teach, or the label
+            is one class of several.
     """
     warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
+    if experiment.train.warm_start == "synthetic" and setup.single_label:
+        raise ConfigError(
+            "train.warm-start: generated reports teach labels of 0 and 1, and this run's is one class of several; set"
+            " train.warm-start=none"
+        )
     if experiment.train.warm_start == "synthetic" and not warm:
         raise ConfigError(
             "train.warm-start: the generator knows none of these labels; set train.warm-start=none, or give the label"

@@ -94,6 +94,12 @@ def test_a_label_is_not_offered_twice() -> None:
     assert "meant as" not in note
 
 
+def test_labels_of_chest_ct_are_offered_where_the_others_are_of_it() -> None:
+    (note,) = early(tuple(name if name != "Bronchiectasis" else "Bronchiectases" for name in CT_RATE))
+
+    assert 'If Bronchiectases is meant as "Bronchiectasis", rename the column so' in note
+
+
 def test_a_published_corpus_s_labels_are_known_and_nobody_is_asked_to_rename_them() -> None:
     assert early(CT_RATE, data__name="ct-rate") == ()
     (note,) = early((*CT_RATE, "Scar"), data__name="ct-rate")  # should one be added

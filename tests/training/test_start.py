@@ -222,6 +222,12 @@ def test_a_warm_start_that_can_not_be_is_refused_and_says_what_can() -> None:
     assert re.search("Edema.*Emphysema", str(caught.value))
 
 
+def test_a_warm_start_of_one_class_of_several_is_refused_for_what_it_is() -> None:
+    experiment = small.experiment(**WARM, model__name=EMBEDDED)
+    with pytest.raises(ConfigError, match="one class of several"):
+        initial_state(experiment, set_up(experiment, ("Edema", "Pneumonia"), single_label=True))
+
+
 def test_a_base_without_the_run_s_labels_is_refused(tmp_path: Path) -> None:
     built = base_of(small.experiment(**WARM))
     assert built.public_head is not None
