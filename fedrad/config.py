@@ -141,10 +141,9 @@ class Experiment:
 
     @property
     def local_steps(self) -> int:
-        """``train.local-steps`` with 0 resolved: 6, or, 12 of LoRA in all layers without privacy."""
-        return self.train.local_steps or (
-            12 if self.adapted.targets == ("all-linear",) and not self.privacy.epsilon else 6
-        )
+        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all layers without privacy."""
+        whole = self.adapted.targets == ("all-linear",) and self.adapted.layers == 0
+        return self.train.local_steps or (12 if whole and not self.privacy.epsilon else 6)
 
     def expected_batch(self, declared: int) -> int:
         """``train.batch`` of a hospital that declares so many units, with 0 resolved: a quarter of them where the head

@@ -20,6 +20,7 @@ from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.planning import Choice
 from fedrad.training.expected_gain import ExpectedGain, expected_gain
 from fedrad.training.local import Recipe
+from fedrad.training.public_base import AXES
 from fedrad.training.setup import plan_for, terms_of
 
 
@@ -127,7 +128,7 @@ def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
 
 def features_of(experiment: Experiment, hidden: int, outputs: int) -> int:
     """Features that the head reads: the directions of a warm start, and as many more as it has outputs, or all."""
-    directions = experiment.model.directions if experiment.warm_start == "synthetic" else 0
+    directions = min(AXES, experiment.model.directions) if experiment.warm_start == "synthetic" else 0
     return min(hidden, directions + outputs) if directions else hidden
 
 

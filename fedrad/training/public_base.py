@@ -46,7 +46,7 @@ _SITES = 24
 _POOL = 32
 _FEATURE_SCALE = 4.0
 _AXES_FROM = 4000
-_AXES = 128
+AXES = 128
 Progress = Callable[[str], None]
 
 
@@ -297,7 +297,7 @@ def _public_head(encoder: _Encoder, heads: nn.ModuleDict, recipe: BaseRecipe, ba
         pooled = pooled_vectors(encoder, text.ids, base.tokenizer).double()
     mean = pooled.mean(0)
     _, values, axes = torch.linalg.svd(pooled - mean, full_matrices=False)
-    k = min(_AXES, len(values))
+    k = min(AXES, len(values))
     axes = axes[:k]
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # a direction's sign is arbitrary
     return PublicHead(

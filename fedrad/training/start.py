@@ -38,8 +38,8 @@ def base_of(experiment: Experiment) -> BaseModel:
     if experiment.warm_start != "synthetic" or base.public_head is not None:
         return base
     train = experiment.train
-    recipe = BaseRecipe(
-        reports=train.warm_reports, epochs=train.warm_epochs, max_length=min(256, base.max_length), seed=train.seed
+    recipe = BaseRecipe(  # of one seed, whatever the run's: the base is made once
+        reports=train.warm_reports, epochs=train.warm_epochs, max_length=min(256, base.max_length)
     )
     facts = [base.sha256, asdict(recipe), train.threads, fedrad.__version__, _source_digest()]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
