@@ -460,7 +460,7 @@ def test_what_is_adapted(changes: dict[str, object], expected: tuple[tuple[str, 
     [
         ({}, 6),
         (REAL, 6),
-        (REAL | {"privacy.epsilon": 0.0}, 24),
+        (REAL | {"privacy.epsilon": 0.0}, 12),
         (REAL | {"privacy.epsilon": 0.0, "train.warm-start": "none"}, 6),
         (REAL | {"lora.targets": "all-linear"}, 6),  # more steps take more noise
         (REAL | {"privacy.epsilon": 0.0, "train.local-steps": 3}, 3),
