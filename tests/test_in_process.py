@@ -41,6 +41,7 @@ def settings(**changes: object) -> dict[str, object]:
     """Three hospitals, two rounds of two steps, a tiny model."""
     flat: dict[str, object] = {
         "model.name": small.model_folder(),
+        "data.bank": "chest-xray",
         "data.reports": 90,
         "data.max-length": 40,
         "lora.rank": 2,

@@ -40,6 +40,7 @@ def settings(**changes: object) -> dict[str, object]:
     """As small as a run gets: a tiny model, few reports, two rounds of three steps."""
     flat: dict[str, object] = {
         "model.name": small.model_folder(),
+        "data.bank": "chest-xray",
         "data.reports": 120,
         "data.max-length": 40,
         "lora.rank": 2,
