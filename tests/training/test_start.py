@@ -75,13 +75,13 @@ def test_a_base_is_built_once_for_another_model(trained: list[BaseModel], capsys
     assert capsys.readouterr().err.count("building the public base") == 1
 
     assert base_of(small.experiment(**WARM)) is first
-    assert base_of(small.experiment(**WARM, train__rounds=9, privacy__epsilon=1.0)) is first
+    assert base_of(small.experiment(**WARM, train__rounds=9, privacy__epsilon=1.0, train__seed=1)) is first
     assert len(trained) == 1
     assert "building" not in capsys.readouterr().err
     assert bases()[0].parent.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("change", [{"train__seed": 1}, {"train__warm_epochs": 2}, {"train__warm_reports": 80}])
+@pytest.mark.parametrize("change", [{"train__warm_epochs": 2}, {"train__warm_reports": 80}])
 def test_a_base_of_other_settings_is_another(trained: list[BaseModel], change: dict[str, object]) -> None:
     first, other = base_of(small.experiment(**WARM)), base_of(small.experiment(**{**WARM, **change}))
     assert len(trained) == len(bases()) == 2
