@@ -29,7 +29,7 @@ def build(
     seed: Annotated[int, typer.Option(min=0, help="of the reports and of the training")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="torch threads")] = 2,
 ) -> None:
-    """Train all weights of an encoder on generated reports, and write it as a stock transformers folder.
+    """Train an encoder, its embedding tables aside, on generated reports; write a stock transformers folder.
 
     No real report is read, so it costs no privacy. Name the folder in model.name; `fedrad model DIR` prints the
     fingerprint by which hospitals pin it.

@@ -18,7 +18,7 @@ from fedrad.privacy import accounting, planning
 from fedrad.privacy.central import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.planning import Choice
-from fedrad.training.expected_gain import ExpectedGain, expected_gain
+from fedrad.training.expected_gain import ExpectedGain, expected_gain, measured_for
 from fedrad.training.local import Recipe
 from fedrad.training.public_base import AXES
 from fedrad.training.setup import plan_for, terms_of
@@ -121,7 +121,7 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
 
 
 def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
-    if experiment.warm_start != "synthetic" or experiment.adapted.targets or not plan.private:
+    if not measured_for(experiment):
         return None
     return expected_gain(Recipe.of(experiment, single_label=False, sites=experiment.asked, warm=True), plan)
 

@@ -18,8 +18,8 @@ tags: [radiology, fedrad, public-base]
 ---
 # A public base for radiology reports
 
-`{base}`, all weights further trained to classify generated radiology reports. No real report was used: the text comes
-from the phrase banks of fedrad {version}, so whoever trains on this model privately spends nothing on it.
+`{base}`, all weights but the embedding tables further trained to classify generated radiology reports. No real report
+was used: the text comes from the phrase banks of fedrad {version}, so it has cost no privacy.
 
 | | |
 |---|---|

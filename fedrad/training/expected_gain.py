@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedrad.config import Experiment
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.settings import CHEST
 from fedrad.training.local import Recipe, learning_rate
 
 # By the length of the walk, rate x steps / (1 - momentum): the mean change of weighted F1 over sizes, epsilons, numbers
@@ -47,6 +49,21 @@ class ExpectedGain:
             " they were its own"
         )
         return says if self.worthwhile else f"{says}; the start is as good, and costs no epsilon"
+
+
+def measured_for(experiment: Experiment) -> bool:
+    """Whether the figures are about such a run: the head alone, from the public base that comes with fedrad, by
+    momentum at the automatic step size. At another step size the noise is not what it was."""
+    train, privacy = experiment.train, experiment.privacy
+    return (
+        experiment.base_name == CHEST
+        and experiment.warm_start == "synthetic"
+        and not experiment.adapted.targets
+        and train.optimizer == "momentum"
+        and train.learning_rate == 0
+        and privacy.epsilon > 0
+        and privacy.unit != "hospital"
+    )
 
 
 def expected_gain(recipe: Recipe, plan: PrivacyPlan) -> ExpectedGain:

@@ -1,4 +1,4 @@
-"""A public base: an encoder whose weights have all been trained on generated reports, and on nothing else.
+"""A public base: an encoder, trained as a whole but for its embedding tables on generated reports and nothing else.
 
 It knows chest reports before any private step, and costs no privacy: no hospital's report is read. Hospitals pin its
 fingerprint like that of any other base model.
@@ -60,7 +60,6 @@ class BaseRecipe:
         learning_rate: of the encoder, the peak of a one-cycle schedule; the head takes five times as much.
         batch: reports in a step.
         max_length: tokens at which a report is cut.
-        dropped: share of the tokens that are hidden in training.
         banks: share of each phrase bank.
         half: 0 or 1, to use one half of the phrases only (``data.synthetic.halves``); None: all.
     """
@@ -70,7 +69,6 @@ class BaseRecipe:
     learning_rate: float = 2e-4
     batch: int = 32
     max_length: int = 256
-    dropped: float = 0.0
     seed: int = 0
     banks: tuple[tuple[str, float], ...] = tuple(BANKS.items())
     half: int | None = None
@@ -160,7 +158,9 @@ class _Encoder(nn.Module):
 def train_base(
     base: BaseModel, recipe: BaseRecipe, progress: Progress = lambda line: None
 ) -> tuple[BaseModel, PublicHead]:
-    """The model and its head after training all weights on generated reports. ``base`` itself stays as it is.
+    """The model and its head after training on generated reports, all weights but the embedding tables.
+
+    ``base`` itself stays as it is.
 
     AdamW under a one-cycle schedule, gradients clipped to norm 1, in bfloat16 where the processor multiplies it fast.
     Deterministic on one machine with a fixed number of threads.
@@ -190,7 +190,7 @@ def train_base(
     started, done, mean_loss = time.monotonic(), 0, 0.0
     for _ in range(recipe.epochs):
         for rows in _batches(text, recipe, rng):
-            ids, attention = _collate(text, rows, base.tokenizer, recipe.dropped, rng)
+            ids, attention = _collate(text, rows, base.tokenizer)
             with fast_products():
                 pooled = encoder(ids, attention)
             loss = _loss(heads, pooled.float() * _FEATURE_SCALE, text, rows)
@@ -227,9 +227,7 @@ def _batches(text: Text, recipe: BaseRecipe, rng: np.random.Generator) -> Iterat
         yield batches[place]
 
 
-def _collate(
-    text: Text, rows: NDArray[np.int64], tokenizer: Any, dropped: float, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def _collate(text: Text, rows: NDArray[np.int64], tokenizer: Any) -> tuple[Tensor, Tensor]:
     # Few widths: a library that compiles its products for each shape would otherwise compile all the time.
     width = -(-max(len(text.ids[row]) for row in rows) // 16) * 16
     ids = np.full((len(rows), width), tokenizer.pad_token_id, dtype=np.int64)
@@ -237,10 +235,6 @@ def _collate(
     for place, row in enumerate(rows):
         ids[place, : len(text.ids[row])] = text.ids[row]
         attention[place, : len(text.ids[row])] = 1
-    if dropped and tokenizer.mask_token_id is not None:
-        hidden = (rng.random(ids.shape) < dropped) & (attention == 1)
-        hidden[:, 0] = False
-        ids[hidden] = tokenizer.mask_token_id
     return torch.from_numpy(ids), torch.from_numpy(attention)
 
 
@@ -264,7 +258,7 @@ def pooled_vectors(encoder: Callable[[Tensor, Tensor], Tensor], ids: list[list[i
     text = Text(ids, [""] * len(ids), [])
     for start in range(0, len(order), 64):
         rows = order[start : start + 64]
-        batch = _collate(text, rows, tokenizer, 0.0, np.random.default_rng(0))
+        batch = _collate(text, rows, tokenizer)
         for row, vector in zip(rows, encoder(*batch).float(), strict=True):
             out[row] = vector
     return torch.stack(out)

@@ -240,21 +240,6 @@ def test_batches_hold_each_report_once_and_those_of_a_length_together(tiny: Base
     assert all(one[-1] <= other[0] for one, other in itertools.pairwise(lengths))
 
 
-def test_a_share_of_the_tokens_is_hidden_but_never_the_first(tiny: BaseModel) -> None:
-    text = read_text(replace(BRIEF, banks=XRAY), tiny.tokenizer)
-    rows = np.arange(64)
-    plain, attention = public_base._collate(text, rows, tiny.tokenizer, 0.0, np.random.default_rng(0))
-    hidden, same = public_base._collate(text, rows, tiny.tokenizer, 0.5, np.random.default_rng(0))
-    mask = tiny.tokenizer.mask_token_id
-    changed = plain != hidden
-    assert torch.equal(attention, same)
-    assert not (plain == mask).any()
-    assert set(hidden[changed].tolist()) == {mask}
-    assert not changed[:, 0].any()
-    assert not changed[attention == 0].any()
-    assert 0.4 < float(changed.sum() / attention[:, 1:].sum()) < 0.6
-
-
 def test_few_reports_are_one_batch(tiny: BaseModel) -> None:
     lines: list[str] = []
     trained, _ = train_base(tiny, replace(BRIEF, reports=7, banks=XRAY), lines.append)
