@@ -32,12 +32,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import describe, machine, one_thread, table
-from fedrad.federation import answers, budget, hospital, server, simulated, simulated_client
+from fedrad.federation import answers, budget, hospital, server
 from fedrad.federation import rounds as flower_rounds
-from fedrad.federation.grid import InProcessGrid
+from fedrad.ledger.ledger import Ledger
 from fedrad.privacy import accounting
-from fedrad.privacy.ledger import Ledger
-from fedrad.simulate import simulate
+from fedrad.simulation import client as simulated_client
+from fedrad.simulation import hospitals as simulated
+from fedrad.simulation.grid import InProcessGrid
+from fedrad.simulation.run import simulate
 from fedrad.training import site
 
 # part -> the functions, as (owner, name), whose own seconds are counted for it

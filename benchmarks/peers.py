@@ -33,7 +33,7 @@ from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.training.loss import report_losses
+from fedrad.tasks.loss import report_losses
 
 Precision = Literal["float32", "medium", "bfloat16"]
 STEPS, DELTA = 1000, 1e-5  # of the plan that fedrad's optimizer wants to see; no step costs more or less for them

@@ -147,7 +147,7 @@ def table(records: list[dict[str, object]]) -> str:
 
 
 def by_length(records: list[dict[str, object]]) -> str:
-    """Markdown: the gain by the length of the walk, which `fedrad.training.expected_gain` holds."""
+    """Markdown: the gain by the length of the walk, which `fedrad.planning.expected_gain` holds."""
     lines = ["| bank | length | runs | mean | least | most |", "|---|---|---|---|---|---|"]
     for bank in sorted({str(record["cell"]["bank"]) for record in records}):  # type: ignore[index]
         mine = [r for r in records if r["cell"]["bank"] == bank and r["cell"]["epsilon"] and not r["cell"]["trained"]]  # type: ignore[index]

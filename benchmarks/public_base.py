@@ -27,8 +27,8 @@ from fedrad.data.report import label_matrix, label_names
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.difference import apply_difference, difference, save_difference
 from fedrad.model.public_head import HEAD_FILE, PublicHead
+from fedrad.public_base.build import BaseRecipe, Line, fast_products, pooled_of, score_base, train_base
 from fedrad.settings import EMBEDDED
-from fedrad.training.public_base import BaseRecipe, Line, fast_products, pooled_of, score_base, train_base
 
 REPORTS, EPOCHS, RANK = 40_000, 1, 96
 

@@ -25,7 +25,7 @@ from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import clip_factors, finite_rows
 from fedrad.settings import EMBEDDED
-from fedrad.training.loss import report_losses
+from fedrad.tasks.loss import report_losses
 
 REPORTS, CLIP, LABELS = 32, 1.0, 14
 

@@ -32,10 +32,10 @@ from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.privacy.plan import declared_size
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
-from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.inputs import prepare
 from fedrad.training.local import Recipe, TrainingState, run_steps
 from fedrad.training.setup import plan_for, set_up
+from fedrad.training.together import Member, run_steps_together
 
 REPORTS = 3000
 STEPS = 2
@@ -113,7 +113,7 @@ def commands(grid: str, hospitals: int = 32, rounds: int = 2) -> Ratio:
 
 
 def _simulate(grid: str, hospitals: int, out: Path) -> Seconds:
-    command = [sys.executable, "-m", "fedrad.cli", "simulate", "mimic", "--grid", grid, "--out", str(out)]
+    command = [sys.executable, "-m", "fedrad", "simulate", "mimic", "--grid", grid, "--out", str(out)]
     for setting in (f"sites.count={hospitals}", "privacy.noise=seeded", "train.batch=8", "train.rounds=3"):
         command += ["--set", setting]
     began = time.perf_counter()

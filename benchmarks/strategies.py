@@ -41,15 +41,15 @@ from fedrad.data.shards import split_by_patient
 from fedrad.federation.delivery import Deliveries, nbytes
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
+from fedrad.tasks.metrics import label_prior_decisions, score
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
-from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState
-from fedrad.training.metrics import label_prior_decisions, score
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.site import RoundRequest
 from fedrad.training.strategy import Contribution, Round, strategy_of
+from fedrad.training.together import Member, run_steps_together
 
 STRATEGIES = ("head", "fedsb", "fedsb base", "ffa", "rolora", "fedavg", "refactor", "fedex", "flora", "flexlora")
 EPSILONS = (0.0, 8.0, 1.0, 0.1)

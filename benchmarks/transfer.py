@@ -24,7 +24,7 @@ from fedrad.data.report import label_matrix, label_names
 from fedrad.data.synthetic import generate
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.public_head import PublicHead
-from fedrad.training.public_base import fast_products, pooled_of
+from fedrad.public_base.build import fast_products, pooled_of
 
 OTHER_HANDS = Path(__file__).with_name("other_hands")
 

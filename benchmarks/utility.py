@@ -29,13 +29,13 @@ from fedrad.data.batches import Tokenized, tokenize
 from fedrad.data.report import DataWarning
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
+from fedrad.public_base.choice import starts_warm
+from fedrad.tasks.metrics import label_prior_decisions, score
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState, run_steps
-from fedrad.training.metrics import label_prior_decisions, score
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
-from fedrad.training.start import starts_warm
 from fedrad.training.strategy import weighted_mean
 from fedrad.training.warm_start import initial_state
 

@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedrad.centralized import train as train
     from fedrad.config import Experiment as Experiment
     from fedrad.data.load import load_corpus as load_corpus
     from fedrad.model.classifier import Classifier as Classifier
     from fedrad.privacy.accounting import epsilon as epsilon
     from fedrad.privacy.plan import PrivacyPlan as PrivacyPlan
+    from fedrad.simulation.centralized import train as train
 
 __version__ = "0.1.0"
 __all__ = ["Classifier", "Experiment", "PrivacyPlan", "__version__", "epsilon", "load_corpus", "train"]
@@ -26,7 +26,7 @@ _HOMES = {
     "PrivacyPlan": "fedrad.privacy.plan",
     "epsilon": "fedrad.privacy.accounting",
     "load_corpus": "fedrad.data.load",
-    "train": "fedrad.centralized",
+    "train": "fedrad.simulation.centralized",
 }
 
 

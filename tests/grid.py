@@ -15,10 +15,14 @@ from flwr.common.serde import message_from_proto, message_to_proto, recorddict_t
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from fedrad.config import Experiment
-from fedrad.federation import client, fused, grid, hospital, server, simulated, simulated_client
+from fedrad.federation import client, hospital, server
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Request, request_content
 from fedrad.model.base import load_base
+from fedrad.simulation import client as simulated_client
+from fedrad.simulation import grid
+from fedrad.simulation import hospitals as simulated
+from fedrad.simulation import one_pass as fused
 from fedrad.training.setup import set_up
 from tests.model import tiny
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
+from fedrad.ledger.ledger import Ledger
 from fedrad.model.export import export_peft
 from fedrad.model.kernels import on_cpu
-from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
+from fedrad.tasks.metrics import Scores
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, StepReport, TrainingState
-from fedrad.training.metrics import Scores
 from fedrad.training.result import Result
 from fedrad.training.setup import Setup, plan_for, set_up
 from fedrad.training.site import RoundRequest, Site, train_round

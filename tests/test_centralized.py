@@ -18,12 +18,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from fedrad import centralized
-from fedrad.centralized import main, train
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, ModelError
 from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon
+from fedrad.simulation import centralized
+from fedrad.simulation.centralized import main, train
 from fedrad.training import run_directory
 from fedrad.training.run_directory import Result
 from fedrad.training.site import train_round

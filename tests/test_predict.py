@@ -19,7 +19,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from fedrad import cli, predict
+from fedrad import predict
+from fedrad.cli.app import app as cli
 from fedrad.errors import DataError
 from fedrad.model.classifier import Classifier
 from tests import small

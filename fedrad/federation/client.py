@@ -31,8 +31,8 @@ from fedrad.federation.latch import latched, refuse_if_closed
 from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, labels_digest
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Memory, answer_stage, masking_of
-from fedrad.privacy.bindings import bind, check_path
-from fedrad.privacy.ledger import Ledger
+from fedrad.ledger.bindings import bind, check_path
+from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.passes import most_units
 from fedrad.training.corpus import read_corpus
 from fedrad.training.preflight import check_before_first_step

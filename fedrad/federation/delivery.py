@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedrad.errors import StateMissing
-from fedrad.privacy.durable import private_folder
+from fedrad.ledger.durable import private_folder
 from fedrad.training.site import adapter_digest
 
 # A reply that is lost leaves the server one state behind; the hospital keeps some more than the newest.

@@ -20,16 +20,16 @@ from fedrad.data.batches import tokenize
 from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
 from fedrad.federation.secure_hospital import Masking
+from fedrad.ledger.ledger import Ledger
 from fedrad.model.residual import is_residual
-from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe
 from fedrad.training.padding import Padding
 from fedrad.training.setup import Setup, Terms, set_up
 from fedrad.training.site import RoundRequest, Site, train_round
-from fedrad.training.start import starts_warm
 from fedrad.training.strategy import Strategy, strategy_of
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.errors import SecureAggregationRefusal
 from fedrad.federation.messages import Opening, Request, Stage, StageRequest
-from fedrad.privacy.durable import explained, locked, private_folder, sync_folder
+from fedrad.ledger.durable import explained, locked, private_folder, sync_folder
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND, encode, flatten, out_of_range
 from fedrad.secure.hospital import (

@@ -18,16 +18,17 @@ from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
 from fedrad.federation.actors import replace_dead_actors
 from fedrad.federation.arrays import to_arrays
-from fedrad.federation.central import SERVER, CentralRounds, central_plan
+from fedrad.federation.hospital_unit import SERVER, CentralRounds, central_plan
 from fedrad.federation.messages import Hello, labels_digest, read_hello
 from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
 from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.model.base import load_base
+from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.privacy.plan import declared_size
+from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, show_notes, test_set_lines
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_labels
 from fedrad.training.evaluation import Evaluation, compare, evaluate
-from fedrad.training.findings import Noise, after_training, notes_on_plan
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used, write_checkpoint
@@ -42,7 +43,6 @@ from fedrad.training.setup import (
     terms_of,
     units_in,
 )
-from fedrad.training.start import starts_warm
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
 

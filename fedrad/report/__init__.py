@@ -1,1 +1,1 @@
-"""Pictures of a run: the terminal now, plots and the HTML report later."""
+"""Pictures of a run for the terminal."""

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.table import Table
 from rich.text import Text
 
+from fedrad.ledger.view import LedgerView, Left
+from fedrad.planning.noise_to_signal import BORDERLINE, RANKS, Choice, verdict
 from fedrad.privacy.accounting import Event
-from fedrad.privacy.ledger_view import LedgerView, Left
-from fedrad.privacy.planning import BORDERLINE, RANKS, Choice, verdict
 from fedrad.report.terminal import show_epsilon
 from fedrad.training.result import rounded_up
 
 if TYPE_CHECKING:  # it needs torch, and a ledger does not
-    from fedrad.outlook import Outlook
+    from fedrad.planning.outlook import Outlook
 
 _COLUMNS = ("row", "time", "run", "round", "steps", "sampling_rate", "noise_multiplier", "done", "epsilon")
 _STYLES = {"fine": "green", "borderline": "yellow", "noise-dominated": "red"}

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedrad.training.metrics import Comparison, Scores
+from fedrad.tasks.metrics import Comparison, Scores
 from fedrad.training.result import Result
 
 _LABELS = 30

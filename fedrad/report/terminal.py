@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fedrad.config import Experiment
 from fedrad.report.scores import label_table, score_table
-from fedrad.training.metrics import Scores
+from fedrad.tasks.metrics import Scores
 from fedrad.training.result import Result, rounded_up
 
 # Of a round; more of them are told in one line.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
+from fedrad.tasks.metrics import Comparison, Scores, decide, label_prior_decisions, score
 from fedrad.training.inputs import Inputs
-from fedrad.training.metrics import Comparison, Scores, decide, label_prior_decisions, score
 
 
 @torch.no_grad()

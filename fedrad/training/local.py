@@ -28,8 +28,8 @@ from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.units import Units
+from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
-from fedrad.training.loss import report_losses
 
 
 @dataclass(frozen=True)

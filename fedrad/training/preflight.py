@@ -19,9 +19,9 @@ from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, learning_rate, torch_optimizer
-from fedrad.training.loss import report_losses
 from fedrad.training.setup import Setup
 
 _REPORTS = 8

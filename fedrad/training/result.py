@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Context
 from fedrad.config import Experiment
 from fedrad.privacy.filter import FILTER, Account
 from fedrad.privacy.groups import patients_in_words
-from fedrad.training.metrics import Comparison, Scores
+from fedrad.tasks.metrics import Comparison, Scores
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.model.export import export_peft
-from fedrad.training.metrics import Scores, scores_as_dict
+from fedrad.tasks.metrics import Scores, scores_as_dict
 from fedrad.training.result import Result, privacy_statement
 from fedrad.training.setup import Setup
 

@@ -24,7 +24,7 @@ from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
 from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.training.start import base_of, directions_of
+from fedrad.public_base.choice import base_of, directions_of
 from fedrad.training.strategy import Strategy, strategy_of
 
 Value = TypeVar("Value", int, float)

@@ -30,8 +30,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fedrad.errors import FederationError, PrivacyError
+from fedrad.ledger.ledger import Ledger
 from fedrad.model.encoder import ReportClassifier
-from fedrad.privacy.ledger import Ledger
 from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND

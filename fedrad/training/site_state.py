@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from fedrad.errors import LedgerError
-from fedrad.privacy.durable import sync_folder
+from fedrad.ledger.durable import sync_folder
 
 STATE_FILE = "round.safetensors"
 

@@ -31,8 +31,8 @@ from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.buckets import micro_batches
 from fedrad.model.public_head import PublicHead
+from fedrad.public_base.choice import collection_of, starts_warm
 from fedrad.training.setup import Setup
-from fedrad.training.start import collection_of, starts_warm
 
 # The generated reports of the centring are others than those of a synthetic corpus, whatever its seed.
 _SEED_OFFSET = 7_000_000

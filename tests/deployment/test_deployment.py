@@ -17,8 +17,8 @@ from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT
 from fedrad.data.synthetic import generate
 from fedrad.federation.policy import HospitalPolicy
+from fedrad.ledger.ledger import Ledger
 from fedrad.model.base import load_base
-from fedrad.privacy.ledger import Ledger
 from tests import small
 from tests.deployment.loopback import Loopback
 

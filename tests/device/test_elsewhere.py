@@ -16,9 +16,7 @@ from torch import Tensor
 
 from benchmarks import check, gpu, problems
 from benchmarks.peers import PEERS
-from fedrad import centralized, simulate
 from fedrad.errors import ConfigError
-from fedrad.flower_run import _federation
 from fedrad.model import adapter, block, fused
 from fedrad.model.base import load_base
 from fedrad.model.block import eager_attention as plain
@@ -29,13 +27,16 @@ from fedrad.model.probe import probe
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.simulation import centralized
+from fedrad.simulation import run as simulate
+from fedrad.simulation.flower_run import _federation
+from fedrad.tasks.loss import report_losses
 from fedrad.training import local, warm_start
 from fedrad.training.evaluation import probabilities
-from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.loss import report_losses
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import pin_arithmetic
+from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.device import stand_in
 

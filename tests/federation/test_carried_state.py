@@ -17,7 +17,7 @@ from torch import Tensor
 from fedrad.errors import FederationError
 from fedrad.federation import secure_hospital
 from fedrad.federation.messages import Failure, Reply, read_reply
-from fedrad.privacy.ledger import Ledger
+from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.local import TrainingState
 from fedrad.training.setup import plan_for, shared_plan

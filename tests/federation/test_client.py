@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
-from fedrad.federation import client, hospital, simulated, simulated_client
+from fedrad.federation import client, hospital
 from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import (
@@ -31,12 +31,14 @@ from fedrad.federation.messages import (
     stage_content,
 )
 from fedrad.federation.secure_rounds import STAGE
+from fedrad.ledger.ledger import Ledger
 from fedrad.model.base import load_base
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.filter import FILTER, MECHANISM, PLAN
-from fedrad.privacy.ledger import Ledger
 from fedrad.secure.messages import UnmaskRequest
 from fedrad.settings import EMBEDDED
+from fedrad.simulation import client as simulated_client
+from fedrad.simulation import hospitals as simulated
 from fedrad.training import local, site_state
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of

@@ -15,7 +15,7 @@ from fedrad.federation import client
 from fedrad.federation import hospital as hospital_module
 from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Failure, Reply, read_reply
-from fedrad.privacy.durable import locked
+from fedrad.ledger.durable import locked
 from tests.counted import Passes
 from tests.grid import LABELS, Mercy, forget
 from tests.model import tiny

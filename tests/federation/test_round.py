@@ -12,15 +12,15 @@ import pytest
 from flwr.app import Error, Message
 from safetensors.torch import load_file
 
-from fedrad import centralized
 from fedrad.config import Experiment
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, DataError, ModelError, QuorumLost, SitesMissing
 from fedrad.federation import hospital
 from fedrad.federation.messages import Reply, read_reply, reply_content
+from fedrad.ledger.ledger import Ledger
 from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon as composed_epsilon
-from fedrad.privacy.ledger import Ledger
+from fedrad.simulation import centralized
 from fedrad.training import warm_start
 from fedrad.training.site import Site, train_round
 from tests.grid import InProcessGrid, federate, forget, small

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedrad import centralized
 from fedrad.config import Experiment
 from fedrad.errors import (
     ConfigError,
@@ -32,9 +31,8 @@ from fedrad.errors import (
     SecureAggregationRefusal,
     SitesMissing,
 )
-from fedrad.federation import client, secure_hospital, secure_rounds, server, simulated_client
+from fedrad.federation import client, secure_hospital, secure_rounds, server
 from fedrad.federation import hospital as hospital_module
-from fedrad.federation.fused import FusedGrid
 from fedrad.federation.hospital import reply_of
 from fedrad.federation.identity import make_identity, read_identity
 from fedrad.federation.messages import (
@@ -53,13 +51,16 @@ from fedrad.federation.messages import (
 from fedrad.federation.rounds import Hospital
 from fedrad.federation.secure_hospital import Masking, bound_run
 from fedrad.federation.secure_rounds import STAGE, SecureRounds
-from fedrad.privacy.ledger_view import read_ledger
+from fedrad.ledger.view import read_ledger
 from fedrad.secure import hospital as protocol
 from fedrad.secure.fixed_point import DEFAULT_BOUND, encode, error_bound
 from fedrad.secure.keys import Identity
 from fedrad.secure.messages import Inbox, KeyAdvert, Roster, SealedShares, Unmasking, UnmaskRequest
 from fedrad.secure.server import build_roster, inboxes
 from fedrad.secure.setup import RoundSetup
+from fedrad.simulation import centralized
+from fedrad.simulation import client as simulated_client
+from fedrad.simulation.one_pass import FusedGrid
 from fedrad.training import site as site_module
 from fedrad.training.local import Recipe, torch_optimizer
 from fedrad.training.setup import plan_for, shared_noise_terms, shared_plan, shared_plans

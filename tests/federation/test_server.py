@@ -10,8 +10,8 @@ from flwr.app import Context, RecordDict
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.federation import server
-from fedrad.federation.grid import InProcessGrid
-from fedrad.federation.simulated_client import app
+from fedrad.simulation.client import app
+from fedrad.simulation.grid import InProcessGrid
 from tests.model import tiny
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from fedrad.errors import ModelError
 from fedrad.model import base as module
 from fedrad.model.base import CHEST_SHA256, BaseModel, load_base
+from fedrad.public_base.build import BaseRecipe, score_base
 from fedrad.settings import CHEST, EMBEDDED
-from fedrad.training.public_base import BaseRecipe, score_base
 from tests import small
 
 

@@ -3,7 +3,7 @@
 A patch file in ``patches/`` begins with what it is:
 
     Guarantee: what no longer holds under the patch
-    Test: tests/privacy/test_ledger.py::test_charges_are_kept     (one line for each test that must fail)
+    Test: tests/ledger/test_ledger.py::test_charges_are_kept     (one line for each test that must fail)
     Row: P2                                                       (of docs/sharp-edges.md; or: none)
     Sample: yes                                                   (only where it runs with every pytest)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fedrad.cli import app
+from fedrad.cli.app import app
 from fedrad.errors import PlanError
 from fedrad.privacy import accounting, composition
 from fedrad.privacy.accounting import epsilon, rdp_epsilon

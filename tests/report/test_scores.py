@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.report.scores import label_table, score_table
-from fedrad.training.metrics import Comparison, Scores
+from fedrad.tasks.metrics import Comparison, Scores
 from tests import small
 
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedrad import centralized
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import ConfigError
+from fedrad.ledger.view import read_ledger
 from fedrad.model.classifier import Classifier
-from fedrad.privacy.ledger_view import read_ledger
+from fedrad.simulation import centralized
+from fedrad.tasks.metrics import score
 from fedrad.training.corpus import read_corpus
-from fedrad.training.metrics import score
 from fedrad.training.setup import set_up
 from fedrad.training.strategy import strategy_of
 from strategies.communication import Shapes, traffic
@@ -175,7 +175,7 @@ def test_a_hospital_that_runs_out_halfway_is_left_out_and_the_rest_go_on(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its ledger has a smaller cap than its plan needs, as if an earlier run had spent the rest."""
-    from fedrad.federation import simulated
+    from fedrad.simulation import hospitals as simulated
 
     opened, resumed = simulated.Ledger.open, simulated.Ledger.resume
 

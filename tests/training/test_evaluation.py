@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fedrad.data.batches import collate
+from fedrad.tasks.metrics import decide, label_prior_decisions, score
 from fedrad.training.evaluation import Evaluation, compare, evaluate, probabilities
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.metrics import decide, label_prior_decisions, score
 from fedrad.training.setup import set_up
 from tests import small
 from tests.model import tiny

@@ -13,8 +13,8 @@ from fedrad.data.batches import Tokenized
 from fedrad.model.buckets import micro_batches
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import clip_factors, finite_rows
+from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import prepare
-from fedrad.training.loss import report_losses
 from tests import small
 from tests.processors import CoupledRows
 

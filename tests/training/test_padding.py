@@ -14,11 +14,11 @@ from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.passes import passes_of_step
+from fedrad.tasks.loss import report_losses
 from fedrad.training import inputs as inputs_module
 from fedrad.training import local
 from fedrad.training.inputs import prepare
 from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.loss import report_losses
 from fedrad.training.padding import padding_for
 from tests import small
 from tests.counted import Passes

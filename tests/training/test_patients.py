@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrad.centralized import train
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
 from fedrad.errors import ConfigError, PrivacyError
@@ -24,12 +23,13 @@ from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import declared_size
 from fedrad.privacy.units import Units
+from fedrad.simulation.centralized import train
 from fedrad.training import inputs, local, warm_start
 from fedrad.training.corpus import read_corpus
-from fedrad.training.fused import Member, run_steps_together
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import TrainingState, run_steps
 from fedrad.training.setup import plan_for, set_up, units_in
+from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.model import tiny
 

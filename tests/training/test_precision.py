@@ -21,8 +21,8 @@ from fedrad.model.export import export_peft
 from fedrad.model.kernels import Kernels
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.tasks.loss import report_losses
 from fedrad.training.local import learning_rate, run_steps, torch_optimizer
-from fedrad.training.loss import report_losses
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import set_up
 from tests import small

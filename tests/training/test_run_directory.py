@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
+from fedrad.tasks.metrics import Comparison
 from fedrad.training import run_directory as module
-from fedrad.training.metrics import Comparison
 from fedrad.training.result import privacy_statement, rounded_up
 from fedrad.training.run_directory import (
     append_metrics,

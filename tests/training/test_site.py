@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedrad.errors import BudgetExhausted, FederationError, LedgerError
-from fedrad.privacy.ledger import Ledger
+from fedrad.ledger.ledger import Ledger
 from fedrad.training import site as module
 from fedrad.training import site_state
 from fedrad.training.local import TrainingState, run_steps

@@ -15,10 +15,10 @@ from torch import Tensor
 from fedrad.data import synthetic
 from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.errors import ConfigError
+from fedrad.public_base.choice import starts_warm, unknown_labels
 from fedrad.settings import EMBEDDED
 from fedrad.training import warm_start
 from fedrad.training.setup import Setup, set_up
-from fedrad.training.start import starts_warm, unknown_labels
 from fedrad.training.warm_start import initial_state
 from tests import small
 

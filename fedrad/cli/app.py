@@ -1,0 +1,286 @@
+"""The ``fedrad`` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
+
+import typer
+from rich.console import Console
+
+import fedrad
+from fedrad.cli.base import base_app
+from fedrad.config import Experiment, parse_overrides, read_flat
+from fedrad.errors import ConfigError, DataError, FedradError
+from fedrad.settings import Model as ModelSettings
+from fedrad.simulation.apps import app_folder
+
+# What the commands need is imported inside them, once all that can be checked without it has been found in order: torch
+# and transformers take seconds. tests/cli/test_app.py holds which command imports what.
+
+# Typer's own tracebacks print local variables, and those may hold reports (P27).
+_COMMON: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "suggest_commands": False,  # click does
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
+app.add_typer(base_app, name="base")
+
+# What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
+_Grid = Literal["inprocess", "fused", "flower"]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.config` lists the keys"),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fedrad {fedrad.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def centralized(
+    config: Annotated[Path | None, typer.Argument()] = None,
+    set_: _Set = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+) -> None:
+    """Train on all reports in one place, with differential privacy.
+
+    CONFIG is a TOML file, e.g. mine.toml; without one, the defaults.
+    """
+    with reporting_errors():
+        Experiment.load(config, list(set_ or []))
+        from fedrad.simulation.centralized import main
+
+        main(config, set_, out)
+
+
+def centralized_alone() -> None:
+    """``python -m fedrad.centralized``: that command by itself."""
+    alone = typer.Typer(**_COMMON)
+    alone.command()(centralized)
+    alone(prog_name="python -m fedrad.centralized")
+
+
+@app.command()
+def simulate(
+    name: Annotated[str, typer.Argument()] = "mimic",
+    config: Annotated[
+        Path | None, typer.Option(help="a TOML file; its keys go before the app's, and --set before both")
+    ] = None,
+    set_: _Set = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+    grid: Annotated[
+        _Grid,
+        typer.Option(
+            help="inprocess: one hospital after the other; fused: all in one pass; flower: the real `flwr run`"
+        ),
+    ] = "inprocess",
+    verbose: Annotated[bool, typer.Option("--verbose", help="show Flower's own log as well")] = False,
+) -> None:
+    """Simulate a federation of hospitals with Flower; exits with 0 only if the run finished.
+
+    NAME is mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app.
+    """
+    with reporting_errors():
+        from fedrad.simulation.run import simulate as run
+
+        run(name, list(set_ or []), out, config=config, grid=grid, verbose=verbose)
+
+
+@app.command("app")
+def app_(name: Annotated[str, typer.Argument()] = "mimic") -> None:
+    """Print the folder of a simulation app, for `flwr run` or to copy.
+
+    NAME is mimic, ct_rate or openi. For example: flwr run "$(fedrad app mimic)" --stream
+    """
+    with reporting_errors():
+        print(app_folder(name))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument()],
+    reports: Annotated[Path, typer.Argument()],
+    output: Annotated[Path | None, typer.Argument()] = None,
+    column: Annotated[
+        str | None, typer.Option(help="the column with the text; default: the one that the run was trained on")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="where to write; default standard output")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
+) -> None:
+    """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
+
+    RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV or Parquet file with one report a
+    row; OUTPUT is where to write, as --out.
+
+    A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
+    "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole.
+    """
+    with reporting_errors():
+        from fedrad.model.folder import adapter_folder
+
+        if output is not None and out is not None:
+            raise ConfigError("OUTPUT and --out name two files; name one")
+        adapter_folder(run)
+        if not reports.exists():
+            raise DataError("there is no such file.", file=reports)
+        from fedrad.predict import predict as run_predict
+
+        try:
+            run_predict(run, reports, column, output or out, device)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+            sys.exit(128 + signal.SIGPIPE)
+
+
+@app.command()
+def ledger(
+    site_dir: Annotated[Path, typer.Argument()],
+    cap: Annotated[float | None, typer.Option(help="the hospital's epsilon cap, to see what is left")] = None,
+    csv_: Annotated[Path | None, typer.Option("--csv", help="also write the charges to this new file")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+) -> None:
+    """What a hospital was charged, what that spent, and what is left. Reads only, also while the hospital trains.
+
+    SITE_DIR is a hospital's state directory, or ledger/<site> of a run directory.
+    """
+    from fedrad.ledger.durable import ledger_file
+
+    with reporting_errors():
+        ledger_file(site_dir)
+        if csv_ is not None and csv_.exists():
+            raise _exists(csv_)
+        from fedrad.ledger.view import read_ledger
+        from fedrad.report import budget
+
+        view = read_ledger(site_dir)
+        curve, left = view.curve(), None if cap is None else view.left(cap)
+        if csv_ is not None:
+            with _new_file(csv_) as file:
+                budget.write_ledger_csv(view, curve, file)
+        if json_:
+            _print_json(budget.ledger_json(view, curve, left))
+            return
+        console = _wide()
+        if view.rows:
+            console.print(budget.charges_table(view, curve))
+        for text in (budget.curve_plot(curve), budget.ledger_lines(view, left)):
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument()] = ModelSettings.name,
+    revision: Annotated[str, typer.Option(help="commit of a hub id")] = "",
+) -> None:
+    """What a base model is, and the fingerprint by which a hospital pins it (node-config model-sha256).
+
+    NAME is the embedded model's name, a hub id, or a folder.
+    """
+    from fedrad.model.base import load_base
+
+    with reporting_errors():
+        base = load_base(name, revision)
+        print(f"name         {base.name}")
+        print(f"family       {base.config.model_type}, {base.layers} layers, width {base.hidden}")
+        print(f"max-length   {base.max_length}")
+        print(f"fingerprint  {base.fingerprint}")
+
+
+@app.command()
+def plan(
+    config: Annotated[Path | None, typer.Argument()] = None,
+    set_: _Set = None,
+    reports: Annotated[
+        int | None, typer.Option(help="size that each hospital declares (patients, if those are the unit)")
+    ] = None,
+    labels: Annotated[int | None, typer.Option(help="outputs of the head; default: those of data.name")] = None,
+    hospitals: Annotated[
+        int | None,
+        typer.Option(help="how many there are (sites.count); 1 judges one place, as centralized training is"),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+) -> None:
+    """Before any training: what noise a configuration takes, how loud it is, and what to train instead.
+
+    CONFIG is a TOML file; without one, the defaults.
+    """
+    from fedrad.planning.questions import check_told
+
+    with reporting_errors():
+        overrides = [*(set_ or []), *([] if hospitals is None else [f"sites.count={hospitals}"])]
+        experiment = Experiment.load(config, overrides).resolve_paths(Path.cwd())
+        check_told(experiment, reports, labels)
+        from fedrad.planning.outlook import outlook_of
+        from fedrad.report import budget
+
+        said = {**({} if config is None else read_flat(config)), **parse_overrides(overrides)}
+        outlook = outlook_of(experiment, declared=reports, labels=labels)
+        if json_:
+            _print_json(budget.outlook_json(outlook))
+            return
+        console = _wide()
+        text = budget.outlook_lines(outlook, assumed="sites.count" not in said)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if outlook.plan.private:
+            console.print()
+            console.print(budget.choices_table(outlook))
+
+
+def _wide() -> Console:
+    """Standard output; a pipe has no width, and 80 columns would break the tables."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _exists(path: Path) -> DataError:
+    return DataError("exists already; nothing is overwritten.", file=path, remedy="Name another file.")
+
+
+def _new_file(path: Path) -> TextIO:
+    try:
+        return path.open("x", newline="", encoding="utf-8")
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise DataError(f"can't be written: {error.strerror}.", file=path) from None
+
+
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Prints an error of fedrad's as one red line and ends with its exit code."""
+    try:
+        yield
+    except FedradError as error:
+        Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("fedrad: interrupted; nothing is finished. What was charged is in the ledgers.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,87 @@
+"""``fedrad base``: public bases, made or written out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedrad.errors import ModelError
+from fedrad.settings import CHEST, EMBEDDED
+
+base_app = typer.Typer(
+    no_args_is_help=True,
+    help="Public bases: encoders that know generated chest reports.",
+    suggest_commands=False,  # click does
+)
+
+
+@base_app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="the folder to write; must not exist, or be empty")],
+    model: Annotated[str, typer.Option(help="what to start from: the embedded model, a hub id or a folder")] = EMBEDDED,
+    revision: Annotated[str, typer.Option(help="commit of a hub id")] = "",
+    reports: Annotated[int, typer.Option(min=64, help="generated reports")] = 12_000,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over them")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="of the reports and of the training")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="torch threads")] = 2,
+) -> None:
+    """Train an encoder, its embedding tables aside, on generated reports; write a stock transformers folder.
+
+    No real report is read, so it costs no privacy. Name the folder in model.name; `fedrad model DIR` prints the
+    fingerprint by which hospitals pin it.
+    """
+    from fedrad.cli.app import reporting_errors
+
+    with reporting_errors():
+        _refuse_used(out)
+        import torch
+
+        from fedrad.model.base import load_base
+        from fedrad.public_base.build import BaseRecipe, Line, score_base, train_base
+        from fedrad.public_base.folder import write_base_folder
+
+        torch.set_num_threads(threads)
+        started, line = time.monotonic(), Line()
+        base = load_base(model, revision)
+        recipe = BaseRecipe(reports=reports, epochs=epochs, seed=seed, max_length=min(256, base.max_length))
+        trained, head = train_base(base, recipe, line)
+        line.end()
+        scores = score_base(trained, head, recipe)
+        facts = {
+            "generated reports": reports,
+            "epochs": epochs,
+            "seed": seed,
+            "phrase banks": ", ".join(bank for bank, _ in recipe.banks),
+            **{f"weighted F1 on other generated reports, {name}": f"{score:.4f}" for name, score in scores.items()},
+        }
+        write_base_folder(trained, head, out, facts)
+        for name, score in scores.items():
+            print(f"weighted F1 on generated reports that it has not seen, {name}: {score:.4f}")
+        print(f"{out} ({time.monotonic() - started:.0f} s)")
+
+
+@base_app.command()
+def write(out: Annotated[Path, typer.Option(help="the folder to write; must not exist, or be empty")]) -> None:
+    """Write the public base that comes with fedrad, chest-minilm, as a stock transformers folder."""
+    from fedrad.cli.app import reporting_errors
+
+    with reporting_errors():
+        _refuse_used(out)
+        from fedrad.model.base import load_base
+        from fedrad.public_base.folder import write_base_folder
+
+        base = replace(load_base(CHEST), name=EMBEDDED)  # what it was made of
+        if base.public_head is None:
+            raise ModelError(f"{CHEST} has no head: install fedrad again.")
+        write_base_folder(base, base.public_head, out, {"made by": "benchmarks/public_base.py"})
+        print(out)
+
+
+def _refuse_used(out: Path) -> None:
+    """``write_base_folder`` would, but only after a model was loaded or trained."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out} exists already; nothing is overwritten. Name another folder.")

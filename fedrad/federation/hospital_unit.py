@@ -1,0 +1,114 @@
+"""Rounds whose privacy unit is the hospital: the server clips, sums and noises whole updates (``privacy/central.py``).
+
+The server is trusted: the updates reach it without noise. So it keeps a ledger of its own, and charges it before the
+noise of a round is drawn. A hospital with a policy of its own (a real one) refuses such a run; simulated ones take
+part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+from torch import Tensor
+
+from fedrad.config import Experiment
+from fedrad.errors import ConfigError
+from fedrad.federation.messages import Reply, check_adapter
+from fedrad.federation.rounds import Federation, RoundOutcome, Rounds
+from fedrad.ledger.ledger import Ledger
+from fedrad.privacy.filter import Account
+from fedrad.privacy.hospital_unit import hospital_plan, noised_mean, update_of
+from fedrad.privacy.noise import stream
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.training.strategy import AveragingStrategy, Strategy
+
+SERVER = "server"
+
+
+def central_plan(experiment: Experiment) -> PrivacyPlan:
+    """The server's plan of a run whose unit is the hospital.
+
+    Raises:
+        PlanError: no noise multiplier meets the budget, or the plan contradicts itself.
+    """
+    privacy = experiment.privacy
+    return hospital_plan(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        hospitals=experiment.asked,
+        rounds=experiment.train.rounds,
+        clip=privacy.clip,
+        noise=privacy.noise,
+    )
+
+
+class CentralRounds(Rounds):
+    """As ``Rounds``, with noise from the server. A hospital that does not answer counts as an update of zeros.
+
+    Guarantee: that of ``privacy.central.noised_mean`` for all rounds of the run together; after it the strategy sees
+    nothing else.
+
+    Raises:
+        ConfigError: the strategy needs more than the mean of what was sent.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        federation: Federation,
+        state: Mapping[str, Tensor],
+        on_round: Callable[[RoundOutcome], None],
+        plan: PrivacyPlan,
+        ledger: Path,
+    ) -> None:
+        super().__init__(strategy, federation, state, on_round)
+        if not isinstance(strategy, AveragingStrategy):
+            raise ConfigError(
+                "strategy.name: with privacy.unit=hospital nothing but the noised mean is seen; take a strategy that"
+                " averages (fedavg, ffa, rolora, fedsb, refactor or head)"
+            )
+        self._averaging = strategy
+        self._plan = plan
+        self._directory = ledger
+        self._spent: dict[str, float] = {}
+        self._charges: dict[str, Account] = {}
+
+    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
+        rank = self.federation.lora.rank
+        sent = self._expected[rank]
+        updates = {reply.site: update_of(reply.adapter, sent) for reply in replies}
+        cap = self._plan.epsilon if self._plan.private else float("inf")
+        delta = self._plan.delta
+        with Ledger.open(self._directory, site=SERVER, cap=cap, delta=delta, witness=None) as ledger:
+            charge = ledger.record_intent(run=self.federation.run, round=server_round, plan=self._plan, steps=1)
+            randomness = stream(self._plan.noise, self.federation.seed, SERVER, server_round, "noise")
+            update = noised_mean(updates, sent, self._plan, randomness)
+            ledger.mark_done(charge)
+            account = ledger.account()
+            self._charges, self._spent = {SERVER: account}, {SERVER: account.epsilon(delta)}
+        mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
+        return self._averaging.after_mean(self.state, mean, self.facts(server_round))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        try:
+            return super().aggregate_train(server_round, replies)
+        finally:
+            # The only ledger that counts is the server's own: an answer that was lost leaves nothing uncertain.
+            self.unconfirmed = frozenset()
+
+    def check(self, answer: Reply, expected: Mapping[str, Tensor]) -> None:
+        """Numbers that are not finite pass: a refusal would tell, without noise, of a single hospital's reports. The
+        whole update counts as zero (``noised_mean``)."""
+        check_adapter(answer.adapter, expected, answer.site, must_be_finite=False)
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        return self._spent
+
+    @property
+    def charges(self) -> Mapping[str, Account]:
+        return self._charges

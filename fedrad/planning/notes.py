@@ -1,0 +1,246 @@
+"""What the user should know about a run, a sentence each with what to do: about its plan, and about its result.
+
+Nothing here is computed from a training report. Counts come from the test set, which is public or, in a simulation and
+a centralized run, outside the guarantee anyway; sizes are the declared ones; noise is the plan's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedrad.config import Experiment
+from fedrad.data.label_names import nearest, positions
+from fedrad.data.labels import COLLECTIONS
+from fedrad.planning.expected_gain import ExpectedGain, expected_gain, measured_for
+from fedrad.planning.noise_to_signal import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.public_base.choice import collection_of, starts_warm, unknown_labels
+from fedrad.tasks.metrics import Comparison, Scores, positives_in
+from fedrad.training.inputs import Inputs
+from fedrad.training.local import Recipe
+from fedrad.training.result import rounded_up
+from fedrad.training.setup import Setup
+from fedrad.training.strategy import Strategy
+
+# F1 of fewer reports moves by several points with a single decision.
+_FEW_REPORTS = 30
+# With fewer changed decisions even a sign test of changes that are all right does not reach 5%.
+_WITHIN_CHANCE = 5
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of the hospitals' plans beside the largest signal, for d trainable numbers. All of it is public.
+
+    Attributes:
+        plans: one for each hospital; hospitals of a run have the same steps.
+        averaged: m, hospitals whose adapters a round averages.
+    """
+
+    plans: Sequence[PrivacyPlan]
+    averaged: int
+
+    @property
+    def private(self) -> bool:
+        return all(plan.private for plan in self.plans)
+
+    @property
+    def batch(self) -> float:
+        """Units of a hospital's step, on average."""
+        return sum(plan.expected_batch for plan in self.plans) / len(self.plans)
+
+    @property
+    def declared(self) -> int:
+        """Declared units of all hospitals."""
+        return sum(plan.declared_size for plan in self.plans)
+
+    def to_signal(self, numbers: int) -> float:
+        """rho of so many trained numbers (``privacy.planning``), with the hospitals' mean noise power."""
+        each = [plan.own_noise_multiplier / plan.expected_batch for plan in self.plans]
+        power = math.sqrt(sum(noise**2 for noise in each) / len(each))
+        return noise_to_signal_of_steps(
+            numbers, noise_multiplier=power, batch=1, steps=self.plans[0].steps, hospitals=self.averaged
+        )
+
+
+def notes_on_plan(
+    experiment: Experiment, setup: Setup, strategy: Strategy, noise: Noise, test: Inputs | None
+) -> tuple[str, ...]:
+    """``before_training`` of a run that is set up; ``test`` is None where nothing is evaluated."""
+    sizes = {name: tensor.numel() for name, tensor in setup.classifier.adapter().items()}
+    turns = strategy.turns(sizes, 1) or (frozenset(sizes),)
+    positives = {} if test is None else positives_in(test.tokens, setup.names)
+    return before_training(
+        experiment,
+        setup.names,
+        single_label=setup.single_label,
+        noise=noise,
+        trainable=max(sum(size for name, size in sizes.items() if name in turn) for turn in turns),
+        row=setup.classifier.features + 1,
+        positives=positives,
+        reports=0 if test is None else len(test),
+        expected=_expected(experiment, setup, noise),
+    )
+
+
+def _expected(experiment: Experiment, setup: Setup, noise: Noise) -> ExpectedGain | None:
+    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
+    if not (warm and setup.classifier.head_only and noise.private and measured_for(experiment)):
+        return None
+    sites = noise.averaged
+    recipe = Recipe.of(experiment, single_label=setup.single_label, sites=sites, warm=True)
+    return expected_gain(recipe, max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor))
+
+
+def before_training(
+    experiment: Experiment,
+    names: Sequence[str],
+    *,
+    single_label: bool,
+    noise: Noise,
+    trainable: int,
+    row: int,
+    positives: Mapping[str, int],
+    reports: int,
+    expected: ExpectedGain | None = None,
+) -> tuple[str, ...]:
+    """What can be known before a step is charged.
+
+    Args:
+        trainable: numbers that a step trains.
+        row: numbers of the head that are one label's own: hidden size and bias.
+        positives, reports: of the test set; none and 0 where nothing is evaluated.
+        expected: where the head alone is trained from a public base. Then noise does not drown what the start knows.
+    """
+    found = _unknown(experiment, names, single_label=single_label)
+    if expected is not None:
+        new = {name: positives[name] for name in unknown_labels(names) if name in positives}
+        found += [f"Expected: {expected}.", *_rare(noise, row, new, reports)]
+    elif noise.private:
+        found += _loud(experiment, noise, trainable) + _rare(noise, row, positives, reports)
+    return (*found, *(_small_test(positives, reports) if reports else ()))
+
+
+def after_training(
+    experiment: Experiment, scores: Scores, comparison: Comparison, *, epsilon: float, warm: bool
+) -> tuple[str, ...]:
+    """What the result comes to, beside the start and the label prior.
+
+    Args:
+        epsilon: the largest that a hospital spent; infinite without privacy.
+        warm: whether the run started from an adapter that generated reports have trained.
+    """
+    before, prior = comparison.before.weighted_f1, comparison.prior.weighted_f1
+    phase = "The private phase" if math.isfinite(epsilon) else "Training"
+    spent = f"Epsilon {rounded_up(epsilon, 4)} was spent for nothing. " if math.isfinite(epsilon) else ""
+    more = "Take more reports, train.rounds or train.local-steps."
+    remedy = _against_noise(experiment) if math.isfinite(epsilon) else more
+    cautious = warm and math.isfinite(epsilon) and not experiment.train.learning_rate
+    found = []
+    if comparison.changed == 0:
+        why = "After a warm start the step size falls with the noise, so that the start isn't lost. "
+        found.append(
+            f"{phase} changed nothing: all decisions on the {comparison.reports} evaluated reports are those of the"
+            f" start. {spent}{why if cautious else ''}{remedy}"
+        )
+    elif scores.weighted_f1 <= before:
+        found.append(
+            f"{phase} gained nothing: weighted F1 went from {before:.4f} before training to {scores.weighted_f1:.4f}."
+            f" {spent}{remedy}"
+        )
+    elif comparison.changed < _WITHIN_CHANCE:
+        found.append(
+            f"What {phase[0].lower()}{phase[1:]} changed may be chance: decisions on the {comparison.reports} evaluated"
+            f" reports that differ from the start: {comparison.changed}. {remedy}"
+        )
+    if scores.weighted_f1 <= prior and any(scores.positives.values()):
+        found.append(
+            f"The result is no better than the label prior, which reads no text (weighted F1 {scores.weighted_f1:.4f}"
+            f" against {prior:.4f}): don't use it. {remedy}"
+        )
+    return tuple(found)
+
+
+def _against_noise(experiment: Experiment) -> str:
+    fewer = "" if not experiment.adapted.targets else " fewer trained numbers (lora.targets=[]),"
+    return f"Take more reports or hospitals,{fewer} or a larger privacy.epsilon; `fedrad plan` shows what each brings."
+
+
+def _unknown(experiment: Experiment, names: Sequence[str], *, single_label: bool) -> list[str]:
+    """Labels that the warm start can't teach, where one was asked for or is the default."""
+    unknown = unknown_labels(tuple(names))
+    if single_label or experiment.warm_start != "synthetic" or not unknown:
+        return []
+    these = "that label starts" if len(unknown) == 1 else "these labels start"
+    starts = "the run starts" if len(unknown) == len(names) else these
+    found = f"The warm start does not know {_listed(unknown)}, so {starts} cold."
+    if experiment.data.name != "table":
+        return [found]  # a published corpus's names are not the user's to change
+    known = COLLECTIONS[collection_of(names)]
+    free = [label for label, place in zip(known, positions(known, names), strict=True) if place < 0]
+    offers = [f'{name} is meant as "{label}"' for name in unknown if (label := nearest(name, free))]
+    if offers:
+        return [f"{found} If {_listed(offers, ' and ')}, rename the column so, in the file and in label-columns."]
+    return [f"{found} It knows {', '.join(known)}: rename a column that means one of these."]
+
+
+def _loud(experiment: Experiment, noise: Noise, trainable: int) -> list[str]:
+    rho = noise.to_signal(trainable)
+    if verdict(rho) != "noise-dominated":
+        return []
+    unit = experiment.privacy.unit
+    return [
+        f"Noise-dominated: with {noise.declared:,} declared {unit}{'' if noise.declared == 1 else 's'} the noise is"
+        f" {rho:.3g} times the largest signal (noise / signal), so the result will be mostly noise."
+        f" {_against_noise(experiment)}"
+    ]
+
+
+def _rare(noise: Noise, row: int, positives: Mapping[str, int], reports: int) -> list[str]:
+    whole = noise.to_signal(row)
+    if whole >= DOMINATED:
+        return []  # of every label, which is what ``_loud`` says
+    shares = {name: count / reports for name, count in positives.items() if count}
+    rare = {name: noise_to_signal_of_label(share, whole) for name, share in shares.items()}
+    rare = {name: rho for name, rho in rare.items() if rho >= DOMINATED}
+    if not rare:
+        return []
+    each = [
+        f"{name} (about {shares[name] * noise.batch:.2g} in a step, noise / signal {rho:.3g})"
+        for name, rho in rare.items()
+    ]
+    needed = math.ceil(whole * noise.batch)
+    without = f", or leave {'it' if len(rare) == 1 else 'them'} out" if len(rare) < len(positives) else ""
+    return [
+        f"Too few positives to be learnt at this noise: {_listed(each)}. By its share of the evaluated reports, a label"
+        f" needs about {needed} in a step of {noise.batch:.0f}. Take more reports or a larger privacy.epsilon{without}."
+    ]
+
+
+def _small_test(positives: Mapping[str, int], reports: int) -> list[str]:
+    found = []
+    if reports < _FEW_REPORTS:
+        found.append(
+            f"Scores are of {reports} report{'' if reports == 1 else 's'} only, too few to tell runs apart: take more"
+            " reports, or a larger data.test-fraction."
+        )
+    absent = [name for name, count in positives.items() if not count]
+    if absent and len(absent) == len(positives):
+        found.append(
+            "No evaluated report is positive for any label: F1 is 0 whatever is predicted. Take more reports, or a"
+            " larger data.test-fraction."
+        )
+    elif absent:
+        found.append(
+            f"No evaluated report is positive for {_listed(absent)}: F1 is 0 there whatever is predicted. Take a larger"
+            " data.test-fraction, or leave the label out."
+        )
+    return found
+
+
+def _listed(items: Sequence[str], joint: str = ", ") -> str:
+    more = len(items) - _LISTED
+    return joint.join(items[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,97 @@
+"""Where a run starts: the base model that it trains on, and what that base already knows of the run's labels.
+
+With ``train.warm-start = "synthetic"`` a run starts from a public base: the one that comes with fedrad, a folder that
+``fedrad base build`` made, or, in a simulation, one that is built once and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import fedrad
+from fedrad.cache import fedrad_cache_dir, sources
+from fedrad.config import Experiment
+from fedrad.data.label_names import positions
+from fedrad.data.labels import COLLECTIONS
+from fedrad.errors import ModelError
+from fedrad.model.base import BaseModel, load_base
+from fedrad.public_base.build import BaseRecipe, Line, train_base
+from fedrad.public_base.folder import write_base_folder
+
+
+def base_of(experiment: Experiment) -> BaseModel:
+    """The base model of a run: ``model.name``, or its public base where the run starts warm.
+
+    A public base that neither comes with fedrad nor is named is built, which takes minutes, and kept in the cache
+    folder. Its weights depend on the machine, so hospitals of a real federation can't each build their own
+    (``policy.accept_model``).
+
+    Raises:
+        ModelError: as `load_base`.
+    """
+    base = load_base(experiment.base_name, experiment.model.revision)
+    if experiment.warm_start != "synthetic" or base.public_head is not None:
+        return base
+    train = experiment.train
+    recipe = BaseRecipe(  # of one seed, whatever the run's: the base is made once
+        reports=train.warm_reports, epochs=train.warm_epochs, max_length=min(256, base.max_length)
+    )
+    facts = [base.sha256, asdict(recipe), train.threads, fedrad.__version__, _source_digest()]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    folder = fedrad_cache_dir() / "bases" / key
+    if not folder.is_dir():
+        print(f"fedrad: building the public base of {base.name!r} on generated reports, once", file=sys.stderr)
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        line = Line()
+        trained, head = train_base(base, recipe, line)
+        line.end()
+        try:
+            write_base_folder(trained, head, folder, {"made of": base.name, **asdict(recipe)})
+        except ModelError:
+            if not folder.is_dir():  # else another run has built it meanwhile
+                raise
+    return load_base(str(folder))
+
+
+def _source_digest() -> str:
+    """Of the code and the phrases that decide what is built."""
+    digest = hashlib.sha256()
+    package = Path(fedrad.__file__).parent
+    for part in ("data", "model", "training/public_base.py"):
+        for file in sources(package / part):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def starts_warm(experiment: Experiment, names: Sequence[str], *, single_label: bool) -> bool:
+    """Whether a run with these labels starts from a head that generated reports have trained."""
+    return experiment.warm_start == "synthetic" and not single_label and len(unknown_labels(names)) < len(names)
+
+
+def unknown_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """The labels that generated reports teach nothing about."""
+    known = COLLECTIONS[collection_of(names)]
+    return tuple(name for name, place in zip(names, positions(names, known), strict=True) if place < 0)
+
+
+def collection_of(names: Sequence[str]) -> str:
+    """The collection of labels that knows most of these."""
+    return max(COLLECTIONS, key=lambda which: sum(place >= 0 for place in positions(names, COLLECTIONS[which])))
+
+
+def directions_of(experiment: Experiment, base: BaseModel, names: Sequence[str], *, single_label: bool) -> int:
+    """How many features the head reads; 0: all numbers of the pooled vector.
+
+    A warm start reads the base's first ``model.directions`` principal directions, and as many more as it takes for the
+    head that it starts from.
+    """
+    head = base.public_head
+    if head is None or not experiment.model.directions or not starts_warm(experiment, names, single_label=single_label):
+        return 0
+    wanted = min(experiment.model.directions, len(head.directions)) + len(names) - len(unknown_labels(names))
+    return min(wanted, base.hidden)
