@@ -1,7 +1,9 @@
 """What private training gains from a public base, by the size of a hospital and epsilon, on generated stand-ins.
 
-    python -m benchmarks.private_phase --out private_phase.jsonl        # 1,000 to 50,000 reports take an hour
+    python -m benchmarks.private_phase --out private_phase.jsonl
     python -m benchmarks.private_phase --out private_phase.jsonl --table
+    python -m benchmarks.private_phase --out curve.jsonl --trained last --sizes 1000,3000,10000,50000 --seeds 1 \
+        --banks chest-xray-hospitals --set train.local-steps=12 --set train.batch=256 --plot curve.png  # hours
 
 One stand-in has words and label rules of its own (the bank chest-xray-hospitals, which no public base has seen): there
 is something to learn. The other (chest-xray) is what the base was trained on: there is only something to lose.
@@ -32,11 +34,13 @@ from fedrad.training.warm_start import initial_state
 
 EPSILONS = (0.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.01)
 TESTED = 1500
+# What is trained: (lora.targets, lora.layers).
+TRAINED = {"head": ("", 1), "last": ("all-linear", 1), "all": ("all-linear", 0)}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table. ``trained``: what ``lora.targets`` says."""
+    """One number of the table. ``trained``: one of `TRAINED`."""
 
     bank: str
     trained: str
@@ -52,16 +56,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("private_phase.jsonl"))
     parser.add_argument("--sizes", default="1000,3000,10000")
     parser.add_argument("--banks", default="chest-xray-hospitals,chest-xray")
-    parser.add_argument(
-        "--trained", default="", help="lora.targets: empty for the head alone, or query,value; all-linear"
-    )
-    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--trained", default="head", choices=TRAINED, help="the head alone, or LoRA with it")
     parser.add_argument("--epsilons", default=",".join(f"{eps:g}" for eps in EPSILONS))
     parser.add_argument("--hospitals", default="1,4")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="section.key=value")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--plot", type=Path, help="draw the curve over the size of the hospitals")
     arguments = parser.parse_args()
     if not arguments.table:
         done = {Cell(**json.loads(line)["cell"]) for line in _lines(arguments.out)}
@@ -69,6 +71,8 @@ def main() -> None:
             _run(bank, arguments, done)
     records = [json.loads(line) for line in _lines(arguments.out)]
     print(table(records), by_length(records), sep="\n\n")
+    if arguments.plot:
+        plot(records, arguments.plot)
 
 
 def _run(bank: str, arguments: argparse.Namespace, done: set[Cell]) -> None:
@@ -80,8 +84,8 @@ def _run(bank: str, arguments: argparse.Namespace, done: set[Cell]) -> None:
             "data.bank": bank,
             "train.warm-start": "synthetic",
             "train.threads": arguments.threads,
-            "lora.targets": arguments.trained,
-            "lora.layers": arguments.layers,
+            "lora.targets": TRAINED[arguments.trained][0],
+            "lora.layers": TRAINED[arguments.trained][1],
             "privacy.noise": "seeded",
         }
     )
@@ -132,7 +136,7 @@ def table(records: list[dict[str, object]]) -> str:
     starts: dict[tuple[str, str, int, int], float] = {}
     for record in records:
         cell = Cell(**record["cell"])  # type: ignore[arg-type]
-        key = (cell.bank, cell.trained or "head", cell.size, cell.hospitals)
+        key = (cell.bank, cell.trained, cell.size, cell.hospitals)
         cells.setdefault(key, {}).setdefault(cell.epsilon, []).append(float(record["f1"]))  # type: ignore[arg-type]
         starts[key] = float(record["start"])  # type: ignore[arg-type]
     columns = sorted({eps for row in cells.values() for eps in row}, key=lambda eps: -eps if eps else -1e9)
@@ -150,7 +154,9 @@ def by_length(records: list[dict[str, object]]) -> str:
     """Markdown: the gain by the length of the walk, which `fedrad.planning.expected_gain` holds."""
     lines = ["| bank | length | runs | mean | least | most |", "|---|---|---|---|---|---|"]
     for bank in sorted({str(record["cell"]["bank"]) for record in records}):  # type: ignore[index]
-        mine = [r for r in records if r["cell"]["bank"] == bank and r["cell"]["epsilon"] and not r["cell"]["trained"]]  # type: ignore[index]
+        mine = [
+            r for r in records if r["cell"]["bank"] == bank and r["cell"]["epsilon"] and r["cell"]["trained"] == "head"
+        ]  # type: ignore[index]
         for low, high in pairwise((0, 1, 3, 8, 20, 60, 150, 400, 601)):
             found = [r for r in mine if low <= float(r["length"]) < high]  # type: ignore[arg-type]
             if found:
@@ -159,6 +165,46 @@ def by_length(records: list[dict[str, object]]) -> str:
                 figures = [f"{value:+.3f}" for value in (statistics.mean(gains), min(gains), max(gains))]
                 lines.append(f"| {bank} | {length:.3g} | {len(gains)} | " + " | ".join(figures) + " |")
     return "\n".join(lines)
+
+
+def plot(records: list[dict[str, object]], path: Path) -> None:
+    """Weighted F1 over the number of reports: one panel an epsilon, one line for what is trained and how many
+    hospitals share the reports."""
+    import matplotlib.pyplot as plt
+
+    found: dict[float, dict[tuple[str, int], dict[int, list[float]]]] = {}
+    for record in records:
+        cell = Cell(**record["cell"])  # type: ignore[arg-type]
+        sizes = found.setdefault(cell.epsilon, {}).setdefault((cell.trained, cell.hospitals), {})
+        sizes.setdefault(cell.size, []).append(float(record["f1"]))  # type: ignore[arg-type]
+    panels = sorted(found, key=lambda eps: -eps if eps else -1e9)
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.4), sharey=True, layout="constrained")
+    colours = {"head": "tab:gray", "last": "tab:blue", "all": "tab:orange"}
+    for axis, epsilon in zip(np.atleast_1d(axes), panels, strict=True):
+        for (trained, hospitals), values in sorted(found[epsilon].items()):
+            sizes = sorted(values)
+            means = [statistics.mean(values[size]) for size in sizes]
+            name = {"head": "head", "last": "LoRA, last layer", "all": "LoRA, all layers"}[trained]
+            axis.plot(
+                sizes,
+                means,
+                label=f"{name}, {hospitals} hospital{'s' if hospitals > 1 else ''}",
+                color=colours[trained],
+                linestyle="-" if hospitals == 1 else ":",
+                marker="o",
+                markersize=4,
+            )
+        axis.axhline(float(records[0]["start"]), color="black", linewidth=0.8, linestyle="--", label="before")  # type: ignore[arg-type]
+        axis.set(title=f"epsilon {epsilon:g}" if epsilon else "not private", xscale="log", xlabel="reports")
+        axis.grid(alpha=0.3)
+    np.atleast_1d(axes)[0].set_ylabel("weighted F1")
+    handles = {
+        label: handle
+        for axis in np.atleast_1d(axes)
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def _lines(path: Path) -> list[str]:

@@ -40,6 +40,9 @@ class PrivateOptimizer(DPOptimizer):
         every coordinate before anything else sees the sum. That is one Poisson-subsampled Gaussian step of the plan,
         if the units were drawn by `poisson_sample`, each report is accumulated at most once, and its gradient depends
         on no other unit. A plan that is not private (epsilon 0) neither clips nor adds noise.
+        A parameter group of scale s (public; 1 unless its key ``"scale"`` says otherwise) enters this vector multiplied
+        by s, and its noised sum is divided by s: the mechanism is the same, of the scaled gradient. A smaller scale
+        leaves more of the norm to the other groups, and gives this one more noise.
         Under a plan with shared noise the standard deviation is ``plan.own_noise_multiplier * plan.clip``: less than
         the plan's, so that only the sum over hospitals is that step. No other way leads to less noise.
 
@@ -57,6 +60,7 @@ class PrivateOptimizer(DPOptimizer):
         self._plan = plan
         self._units = UnitsOfStep()
         self._names: list[str] | None = _names(optimizer)
+        self._scales = scales_of(optimizer)
         self._stream: Stream | None = None
         self._seen: set[bytes] = set()
         self._power: Tensor | None = None
@@ -85,7 +89,7 @@ class PrivateOptimizer(DPOptimizer):
         if not self._plan.private:
             return math.inf
         std = self._plan.own_noise_multiplier * self._plan.clip / self._plan.divisor
-        expected = std**2 * sum(p.numel() for p in self.params)
+        expected = std**2 * sum(p.numel() / s**2 for p, s in zip(self.params, self._scales, strict=True))
         return math.sqrt(max(float(self._power) - expected, 0.0) / expected)
 
     def accumulate(self, grads: Mapping[str, Tensor], units: NDArray[np.int64] | None = None) -> None:
@@ -163,10 +167,10 @@ class PrivateOptimizer(DPOptimizer):
 
     @torch.no_grad()
     def clip_and_accumulate(self) -> None:
-        """Adds sum_i min(1, clip / |g_i|) g_i to ``p.summed_grad``, in float64; a non-finite g_i counts as 0."""
-        factors = clip_factors([p.grad_sample for p in self.params], largest_norm(self._plan))
-        for p in self.params:
-            total = (factors @ finite_rows(p.grad_sample, factors)).view_as(p)
+        """Adds sum_i min(1, clip / |s g_i|) s g_i to ``p.summed_grad``, in float64; a non-finite g_i counts as 0."""
+        factors = clip_factors([p.grad_sample for p in self.params], largest_norm(self._plan), self._scales)
+        for p, scale in zip(self.params, self._scales, strict=True):
+            total = (scale * factors @ finite_rows(p.grad_sample, factors)).view_as(p)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     @torch.no_grad()
@@ -182,7 +186,7 @@ class PrivateOptimizer(DPOptimizer):
                 if i == 0:
                     self._refuse_repeated(noise)
                 total = total + std * noise.to(p.device)
-            p.grad = total.to(p.dtype)
+            p.grad = (total / self._scales[i]).to(p.dtype)
 
     @torch.no_grad()
     def scale_grad(self) -> None:
@@ -264,8 +268,20 @@ def largest_norm(plan: PrivacyPlan) -> float:
     return plan.clip if plan.private else math.inf
 
 
-def clip_factors(grads: Sequence[Tensor], clip: Tensor | float) -> Tensor:
-    """Factors [B], float64: min(1, clip / |g_i|), or 0 for a g_i that is not finite.
+def scales_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The scale in the joint clipping of each parameter, in the order of the groups: the group's ``"scale"``, else 1.
+
+    Raises:
+        PrivacyError: a scale is not positive and finite.
+    """
+    scales = [float(group.get("scale", 1.0)) for group in optimizer.param_groups for _ in group["params"]]
+    if not all(0 < scale < math.inf for scale in scales):
+        raise PrivacyError(f"The scales of the joint clipping must be above 0 and finite, not {sorted(set(scales))}.")
+    return scales
+
+
+def clip_factors(grads: Sequence[Tensor], clip: Tensor | float, scales: Sequence[float] = ()) -> Tensor:
+    """Factors [B], float64: min(1, clip / |s g_i|), or 0 for a g_i that is not finite.
 
     The norm is that of report i's gradient over all tensors together. It is taken of the very numbers that are then
     summed, in float64, so it bounds them whatever arithmetic made them.
@@ -273,8 +289,11 @@ def clip_factors(grads: Sequence[Tensor], clip: Tensor | float) -> Tensor:
     Args:
         grads: the tensors of a gradient, each [B, *shape].
         clip: one bound for all, or one for each report [B].
+        scales: what each tensor is multiplied by within the norm; empty: 1.
     """
-    squares = torch.stack([g.reshape(len(g), math.prod(g.shape[1:])).double().square().sum(1) for g in grads]).sum(0)
+    rows = [g.reshape(len(g), math.prod(g.shape[1:])).double() for g in grads]
+    scaled = zip(rows, scales or [1.0] * len(rows), strict=True)
+    squares = torch.stack([scale**2 * row.square().sum(1) for row, scale in scaled]).sum(0)
     # The margin keeps every contribution at most clip in spite of float64's rounding. (x / 0 is infinite, so 1.)
     factors = (clip * (1 - 1e-12) / squares.sqrt()).clamp(max=1.0)
     return factors.where(squares.isfinite(), 0.0)

@@ -22,6 +22,7 @@ from fedrad.privacy.optimizer import (
     largest_norm,
     refuse_hospital_unit,
     refuse_unknown_units,
+    scales_of,
 )
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.units import UnitsOfStep, sum_by_unit
@@ -40,7 +41,8 @@ class StackedPrivateOptimizer:
         optimizer must work elementwise (SGD, Adam): it sees all layers at once.
 
     Args:
-        optimizer: over stacked parameters [H, *shape], built from named ones.
+        optimizer: over stacked parameters [H, *shape], built from named ones; its groups may have a ``"scale"``, as
+            `PrivateOptimizer`'s.
         plans: of each hospital.
         gains: by which each hospital's noised gradient is multiplied last, public: its step size as a share of the
             optimizer's.
@@ -59,6 +61,7 @@ class StackedPrivateOptimizer:
             for group in optimizer.param_groups
             for name, parameter in zip(group["param_names"], group["params"], strict=True)
         }
+        self._scales = scales_of(optimizer)
         self._device = next(iter(self._parameters.values())).device
         self._gains = torch.tensor(gains, dtype=torch.float64).to(self._device)
         self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)
@@ -98,12 +101,12 @@ class StackedPrivateOptimizer:
             grads, first = sum_by_unit(grads, units)
             hospital = hospital[torch.from_numpy(first)]
         clips = self._clips[hospital].to(self._device)
-        factors = clip_factors([grads[name] for name in self._parameters], clips)
+        factors = clip_factors([grads[name] for name in self._parameters], clips, self._scales)
         # [H, B]: the factor where the report is the hospital's. A product sums by hospital in one pass.
         belongs = torch.nn.functional.one_hot(hospital, len(self._plans)).T.to(self._device)
         members = torch.where(belongs == 1, factors, 0.0)
-        for name, total in self._sums.items():
-            total.addmm_(members, finite_rows(grads[name], factors))
+        for (name, total), scale in zip(self._sums.items(), self._scales, strict=True):
+            total.addmm_(members, finite_rows(grads[name], factors), alpha=scale)
 
     def step_noisy(self, streams: Sequence[Stream]) -> None:
         """Noise of each hospital from its own stream, its divisor, one step of the wrapped optimizer.
@@ -120,9 +123,9 @@ class StackedPrivateOptimizer:
             for index, (plan, stream) in enumerate(zip(self._plans, streams, strict=True)):
                 if plan.private:
                     self._add_noise(index, plan.noise_multiplier * plan.clip, stream)
-            for name, parameter in self._parameters.items():
+            for (name, parameter), scale in zip(self._parameters.items(), self._scales, strict=True):
                 # As PrivateOptimizer: sum and noise are rounded to the parameter's dtype only together.
-                noised = self._sums[name].to(parameter.dtype)
+                noised = (self._sums[name] / scale).to(parameter.dtype)
                 for index, plan in enumerate(self._plans):
                     noised[index] /= plan.divisor
                 parameter.grad = (noised * self._gains[:, None].to(noised.dtype)).view_as(parameter)

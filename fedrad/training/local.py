@@ -250,7 +250,8 @@ def _only(parameters: Mapping[str, torch.nn.Parameter], names: Collection[str]) 
 # Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
 LARGEST_RATE = 4.0
 RATE_WITHOUT_PRIVACY = 0.5
-LORA_SHARE = 0.06
+
+LORA_SHARE, LORA_SCALE = 0.06, 0.3
 COLD_WALK, WARM_WALK = 1.0, 0.3
 LARGEST_WARM_RATE = 2.0
 
@@ -291,7 +292,7 @@ def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe
         return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
     head = [(name, parameter) for name, parameter in parameters.items() if name.startswith("head.")]
     lora = [(name, parameter) for name, parameter in parameters.items() if not name.startswith("head.")]
-    groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate}]
+    groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate, "scale": LORA_SCALE}]
     return torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=recipe.momentum)
 
 

@@ -37,7 +37,7 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND
 from fedrad.secure.rounding import check_covered, check_start
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import LORA_SHARE, Recipe, StepReport, TrainingState, run_steps
+from fedrad.training.local import LORA_SCALE, LORA_SHARE, Recipe, StepReport, TrainingState, run_steps
 from fedrad.training.site_state import Left, Saved, load_state, save_state
 from fedrad.training.strategy import Strategy
 
@@ -242,7 +242,8 @@ def _bound(request: RoundRequest, plan: PrivacyPlan) -> str:
 def step_scales(terms: SharedNoiseTerms, names: Collection[str]) -> dict[str, float]:
     """Learning rate x clip / divisor of each tensor by ``torch_optimizer``, under which the head has the whole rate."""
     scale = terms.step_scales[0]
-    return {name: scale if name.startswith("head.") else LORA_SHARE * scale for name in names}
+    lora = LORA_SHARE / LORA_SCALE  # the clipped sum of LoRA is divided by its scale
+    return {name: scale if name.startswith("head.") else lora * scale for name in names}
 
 
 def _check_maskable(plan: PrivacyPlan, sent: Mapping[str, Tensor]) -> None:

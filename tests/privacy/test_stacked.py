@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedrad.errors import PrivacyError
 from fedrad.privacy import stacked as module
 from fedrad.privacy.noise import Stream
+from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.stacked import StackedPrivateOptimizer
 
@@ -49,8 +50,30 @@ def test_no_report_moves_its_hospital_by_more_than_its_clip_norm() -> None:
 
 
 def test_control_without_clipping_a_report_moves_it_by_any_amount(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "clip_factors", lambda grads, clip: torch.ones(len(grads[0]), dtype=torch.float64))
+    monkeypatch.setattr(module, "clip_factors", lambda grads, clip, scales: torch.ones(len(grads[0]), dtype=torch.float64))
     assert contributions([0.5], torch.full((1, 6), 100.0), [0])[0].norm() > 200
+
+
+def test_scaled_tensors_get_what_the_single_optimizer_gives_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grads = {"head": torch.randn(5, 3, generator=generator), "lora": 4 * torch.randn(5, 7, generator=generator)}
+    hospital, plan = torch.tensor([0, 1, 0, 1, 1]), replace(PLAN, clip=0.4)
+    stacked = {name: nn.Parameter(torch.zeros(2, *g.shape[1:])) for name, g in grads.items()}
+    together = StackedPrivateOptimizer(scaled_groups(stacked), [plan, plan], [1.0, 1.0])
+    together.accumulate(grads, hospital)
+    together.step_noisy(streams(2))
+    for site in range(2):
+        alone = {name: nn.Parameter(torch.zeros(g.shape[1:])) for name, g in grads.items()}
+        optimizer = PrivateOptimizer(scaled_groups(alone), plan)
+        optimizer.accumulate({name: g[hospital == site] for name, g in grads.items()})
+        optimizer.step_noisy(streams(2)[site])
+        for name, parameter in alone.items():
+            torch.testing.assert_close(stacked[name][site], parameter)
+
+
+def scaled_groups(parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    head, lora = ([(name, parameters[name])] for name in ("head", "lora"))
+    return torch.optim.SGD([{"params": head}, {"params": lora, "scale": 0.25}], lr=1.0)
 
 
 def test_noise_has_the_variance_of_each_hospital_s_plan() -> None:

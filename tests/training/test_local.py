@@ -164,7 +164,7 @@ def test_an_empty_sample_is_a_step_of_noise(monkeypatch: pytest.MonkeyPatch) -> 
     assert after.step == 1
     parameters = here.setup.classifier.adapter()
     for name in sorted(parameters, key=lambda name: not name.startswith("head.")):  # the optimizer's order
-        rate = 0.1 if name.startswith("head.") else 0.1 * local.LORA_SHARE
+        rate = 0.1 if name.startswith("head.") else 0.1 * local.LORA_SHARE / local.LORA_SCALE
         moved = here.state.adapter[name] - rate * scale * noise.normal(parameters[name].shape)
         assert torch.allclose(after.adapter[name], moved, atol=1e-6), name
 
