@@ -1,19 +1,20 @@
 """A hospital's ClientApp: it trains on its own reports, under its own policy, and sends noised adapter weights.
 
 Guarantee: there is one way through this module, by the policy in the node configuration. A simulated hospital reads
-what the server names and has no policy; it is another app (``simulated_client``), which this module does not import, so
-nothing that a server or a node configuration says can make a hospital answer as a simulated one. Who registers that
-other app at a hospital's node has chosen other code, as anybody may who submits a run (docs/deployment.md).
+what the server names and has no policy; it is another app (``fedrad.simulation.client``), which this module does not
+import, so nothing that a server or a node configuration says can make a hospital answer as a simulated one. Who
+registers that other app at a hospital's node has chosen other code, as anybody may who submits a run
+(docs/deployment.md).
 
 Nothing lives in module globals (a SuperNode starts a process for every message): what lasts is on disk in the site's
-directory, and what is kept in memory can be rebuilt from it.
+directory.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +24,32 @@ from flwr.clientapp import ClientApp
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, DataError, PolicyRefusal
-from fedrad.federation.answers import answer_hello, answer_secure, answer_training
 from fedrad.federation.delivery import PublicStore
-from fedrad.federation.hospital import answer_round, held_back, inputs_of, recipe_of, round_of, set_up_with
+from fedrad.federation.hospital import (
+    Accepted,
+    Hospital,
+    answer_round,
+    check_state,
+    failure_of,
+    inputs_of,
+    recipe_of,
+    reply_to,
+    round_of,
+)
 from fedrad.federation.identity import read_identity
-from fedrad.federation.latch import latched, refuse_if_closed
-from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, labels_digest
+from fedrad.federation.lockout import held_back, locked_out_unless_foreseen, refuse_if_locked_out
+from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, content_of, labels_digest
 from fedrad.federation.policy import HospitalPolicy
-from fedrad.federation.secure_hospital import Memory, answer_stage, masking_of
+from fedrad.federation.secure_hospital import Memory, answer_stage
 from fedrad.ledger.bindings import bind, check_path
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.passes import most_units
 from fedrad.training.corpus import read_corpus
+from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
-from fedrad.training.setup import plan_for
-from fedrad.training.site import Site, judge_round
+from fedrad.training.setup import Terms, pin_arithmetic, plan_for, set_up
+from fedrad.training.site import judge_round
+from fedrad.training.strategy import strategy_of
 
 app = ClientApp()
 
@@ -45,19 +57,24 @@ app = ClientApp()
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
     """Says which hospital answers here."""
-    return answer_hello(message, lambda: _hello(_policy(context)))
+    try:
+        policy = _policy(context)
+        hello = Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
+        return Message(content=content_of(hello), reply_to=message)
+    except Exception as error:
+        return Message(content=content_of(failure_of(error, "", 0)), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answers one round."""
-    return answer_training(message, context, lambda experiment, request: _timed(experiment, request, _policy(context)))
+    return reply_to(message, Request, lambda request: _round(request, context))
 
 
 @app.query("secure")
 def secure_stage(message: Message, context: Context) -> Message:
     """Answers one of the stages of secure aggregation that lie around training."""
-    return answer_secure(message, context, lambda experiment, request: _stage(experiment, request, _policy(context)))
+    return reply_to(message, StageRequest, lambda request: _stage(request, context))
 
 
 def _policy(context: Context) -> HospitalPolicy:
@@ -76,86 +93,116 @@ def _policy(context: Context) -> HospitalPolicy:
     return HospitalPolicy.from_node_config(context.node_config)
 
 
-def _hello(policy: HospitalPolicy) -> Hello:
-    return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
-
-
-def _stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy) -> Stage:
+def _refuse_other_site(request: Request | StageRequest, policy: HospitalPolicy) -> None:
     if request.site != policy.site:
         raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
+
+
+def _stage(request: StageRequest, context: Context) -> Stage:
+    experiment, policy = Experiment.from_flat(context.run_config), _policy(context)
+    _refuse_other_site(request, policy)
     policy.terms(experiment)  # refuses before any key is made
-    refuse_if_closed(Path(policy.state_dir))
+    refuse_if_locked_out(Path(policy.state_dir))
     identity = read_identity(Path(policy.identity_key), Path(policy.peers)) if policy.identity_key else None
     return answer_stage(request, experiment, Memory(Path(policy.state_dir), durable=True), identity)
 
 
-def _timed(experiment: Experiment, request: Request, policy: HospitalPolicy) -> Reply:
+@warnings_as_lines()  # in the hospital's log; a simulation's server says for all of its hospitals what is odd
+def _round(request: Request, context: Context) -> Reply:
+    experiment, policy = Experiment.from_flat(context.run_config), _policy(context)
+    pin_arithmetic(experiment)
     # What is locked stays so until the answer leaves: otherwise a second question, refused meanwhile, would tell when
     # the work was done.
     with ExitStack() as until_answered, held_back(policy.answer_every):
-        return _round(experiment, request, policy, until_answered)
+        return answer_round(RealHospital(experiment, policy, until_answered), request)
 
 
-@warnings_as_lines()  # in the hospital's log; a simulation's server says for all of its hospitals what is odd
-def _round(experiment: Experiment, request: Request, policy: HospitalPolicy, until_answered: ExitStack) -> Reply:
-    if request.site != policy.site:
-        raise ConfigError(f"the server asks for {request.site}, this is {policy.site}")
-    terms, directory = policy.terms(experiment), Path(policy.state_dir)
-    refuse_if_closed(directory)
-    policy.accept_labels(request.labels)
-    policy.accept_model(experiment)
-    own = policy.own(experiment)
-    store = PublicStore(directory / "public")
-    state = store.receive(request.state)
-    setup = set_up_with(own, policy.labels, bool(policy.classes), state, terms.rank)
-    store.keep(request.state.digest, state)
-    plan = plan_for(own, policy.declared_size, terms)
-    recipe = recipe_of(experiment, setup)
-    reports = Path(policy.data_path)
-    check_path(policy.witness, site=policy.site, path=reports, shares_with=policy.shares_with)
-    opened = Ledger.open(
-        directory,
-        site=policy.site,
-        cap=policy.epsilon_cap,
-        delta=policy.delta,
-        witness=policy.witness,
-        mechanism=policy.mechanism,
-        shares_with=policy.shares_with,
-    )
-    ledger = until_answered.enter_context(opened)
-    refuse_if_closed(directory)  # again, with the lock held: an earlier question may just have closed it
-    masking = masking_of(experiment, request, Memory(directory, durable=True), plan)
-    plan = plan if masking is None else masking.plan
-    check_before_first_step(setup, recipe, plan)
-    incoming = {name: state[name] for name in setup.classifier.adapter()}
-    asked = replace(round_of(experiment, request, setup), masked=masking is not None)
-    judge_round(directory, ledger, asked, plan, incoming)
-    # Nothing was read of any report until here, so that no refusal tells of one.
-    until_answered.enter_context(latched(directory, f"run {request.run}, round {request.round}"))
-    corpus = read_corpus(own)
-    if (corpus.names, corpus.single_label) != (policy.labels, bool(policy.classes)):
-        raise DataError(
-            "the labels in the reports are not those that the node configuration states.",
-            file=policy.data_path,
-            remedy="Correct label-columns; a column of class names needs all of them in classes.",
+class RealHospital(Hospital):
+    """A hospital with reports and a policy of its own, for one round.
+
+    Args:
+        until_answered: holds ledger and lockout until the answer leaves.
+    """
+
+    def __init__(self, experiment: Experiment, policy: HospitalPolicy, until_answered: ExitStack) -> None:
+        self.experiment = experiment
+        self.policy = policy
+        self.memory = Memory(Path(policy.state_dir), durable=True)
+        self._until_answered = until_answered
+        self._ledger: Ledger | None = None
+        self._own = experiment
+
+    def accept(self, request: Request) -> Accepted:
+        policy, experiment = self.policy, self.experiment
+        _refuse_other_site(request, policy)
+        terms = policy.terms(experiment)
+        refuse_if_locked_out(self.memory.directory)
+        policy.accept_labels(request.labels)
+        policy.accept_model(experiment)
+        self._own = policy.own(experiment)
+        store = PublicStore(self.memory.directory / "public")
+        state = store.receive(request.state)
+        setup = set_up(self._own, policy.labels, bool(policy.classes), terms.rank)
+        check_state(setup, state)
+        setup.classifier.load_state(state)
+        store.keep(request.state.digest, state)
+        plan = plan_for(self._own, policy.declared_size, terms)
+        recipe = recipe_of(experiment, setup)
+        asked = round_of(experiment, strategy_of(experiment), request, setup)
+        return Accepted(request, terms, setup, state, plan, recipe, asked)
+
+    @contextmanager
+    def ledger(self, terms: Terms) -> Iterator[Ledger]:
+        policy, directory = self.policy, self.memory.directory
+        if self._ledger is None:
+            site, shares_with = policy.site, policy.shares_with
+            check_path(policy.witness, site=site, path=Path(policy.data_path), shares_with=shares_with)
+            opened = Ledger.open(
+                directory,
+                site=site,
+                cap=policy.epsilon_cap,
+                delta=policy.delta,
+                witness=policy.witness,
+                mechanism=policy.mechanism,
+                shares_with=shares_with,
+            )
+            self._ledger = self._until_answered.enter_context(opened)
+            refuse_if_locked_out(directory)  # again, with the lock held: an earlier question may just have begun one
+        yield self._ledger
+
+    def preflight(self, accepted: Accepted) -> None:
+        check_before_first_step(accepted.setup, accepted.recipe, accepted.plan)
+
+    def read(self, accepted: Accepted, ledger: Ledger) -> Inputs:
+        policy, request, directory = self.policy, accepted.request, self.memory.directory
+        judge_round(directory, ledger, accepted.round, accepted.plan, accepted.incoming)
+        # Nothing was read of any report until here, so that no refusal tells of one.
+        what = f"run {request.run}, round {request.round}"
+        self._until_answered.enter_context(locked_out_unless_foreseen(directory, what))
+        corpus = read_corpus(self._own)
+        if (corpus.names, corpus.single_label) != (policy.labels, bool(policy.classes)):
+            raise DataError(
+                "the labels in the reports are not those that the node configuration states.",
+                file=policy.data_path,
+                remedy="Correct label-columns; a column of class names needs all of them in classes.",
+            )
+        bind(
+            policy.witness,
+            site=policy.site,
+            path=Path(policy.data_path),
+            shares_with=policy.shares_with,
+            directory=directory,
+            texts=corpus.reports["text"],
         )
-    bind(
-        policy.witness,
-        site=policy.site,
-        path=reports,
-        shares_with=policy.shares_with,
-        directory=directory,
-        texts=corpus.reports["text"],
-    )
-    # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
-    padding = policy.padding(setup, plan)
-    inputs = inputs_of(setup, corpus, np.arange(len(corpus.reports)), own, padding)
-    if padding is not None and inputs.units(plan.unit).count > most_units(plan.declared_size):
-        print(
-            f"fedrad: {policy.site}: more {plan.unit}s than declared-size = {plan.declared_size} covers: the"
-            " time of a round may tell so. State a larger declared-size.",
-            file=sys.stderr,
-            flush=True,
-        )
-    site = Site(request.site, directory, setup.classifier, inputs, plan, recipe)
-    return answer_round(experiment, request, setup, site, ledger, state, terms, masking)
+        # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
+        padding = policy.padding(accepted.setup, accepted.plan)
+        inputs = inputs_of(accepted.setup, corpus, np.arange(len(corpus.reports)), padding)
+        unit = accepted.plan.unit
+        if padding is not None and inputs.units(unit).count > most_units(policy.declared_size):
+            print(
+                f"fedrad: {policy.site}: more {unit}s than declared-size = {policy.declared_size} covers: the"
+                " time of a round may tell so. State a larger declared-size.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return inputs

@@ -1,4 +1,4 @@
-"""What travels down: a hospital gets the tensors that have changed since the state that it has, and no others.
+"""What travels down (delta encoding): a hospital gets the tensors that have changed since the state that it has.
 
 A frozen factor is the same in all rounds, so it travels once; a residual grows by the newest factors. The server knows
 what each hospital has from its last valid answer. The hospital checks the whole against a digest, and says so if it
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,9 +19,6 @@ from torch import Tensor
 from fedrad.errors import StateMissing
 from fedrad.ledger.durable import private_folder
 from fedrad.training.site import adapter_digest
-
-# A reply that is lost leaves the server one state behind; the hospital keeps some more than the newest.
-_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -61,11 +57,12 @@ class PublicStore:
 
     Attributes:
         folder: a hospital's own, or one for all simulated hospitals of a run, which get the same states.
-        shared: keep all states, since some of the hospitals may have sat out many rounds.
+        kept: how many; a reply that is lost leaves the server one state behind. None: all of them, where some of the
+            hospitals may have sat out many rounds.
     """
 
     folder: Path
-    shared: bool = False
+    kept: int | None = 4
 
     def receive(self, sent: Delivery) -> dict[str, Tensor]:
         """The whole state that was meant. Nothing is written: ``keep`` it when it has been found to fit.
@@ -73,8 +70,6 @@ class PublicStore:
         Raises:
             StateMissing: the state it builds on is not here, or the result is not the one that was meant.
         """
-        if self.shared and self._file(sent.digest).is_file():
-            return dict(_stored(self._file(sent.digest)))
         before = self._read(sent.base) if sent.base else {}
         state = {name: tensor for name, tensor in before.items() if name not in sent.dropped} | dict(sent.tensors)
         if adapter_digest(state) != sent.digest:
@@ -83,7 +78,7 @@ class PublicStore:
 
     def _read(self, digest: str) -> dict[str, Tensor]:
         try:
-            return _stored(self._file(digest)) if self.shared else load_file(self._file(digest))
+            return load_file(self._file(digest))
         except (OSError, SafetensorError):
             raise StateMissing("the state that the server builds on is not here; it must be sent whole") from None
 
@@ -91,29 +86,21 @@ class PublicStore:
         """Keeps what ``receive`` returned, for deliveries that build on it."""
         file = self._file(digest)
         if file.is_file():
-            if not self.shared:
-                os.utime(file)  # the newest again
+            os.utime(file)  # the newest again
             return
         private_folder(self.folder)
         partial = file.with_suffix(f".{os.getpid()}.partial")
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
         partial.replace(file)
-        if self.shared:
-            return
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-        for old in files[:-_KEPT]:
-            old.unlink(missing_ok=True)
+        if self.kept is not None:
+            files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+            for old in files[: -self.kept]:
+                old.unlink(missing_ok=True)
 
     def _file(self, digest: str) -> Path:
         if len(digest) != 64 or not digest.isalnum():
             raise StateMissing("what the server calls a state is no digest")
         return self.folder / f"{digest}.safetensors"
-
-
-@lru_cache(maxsize=8)
-def _stored(file: Path) -> dict[str, Tensor]:
-    # A file is named by its content, so what was read once need not be read again.
-    return load_file(file)
 
 
 @dataclass

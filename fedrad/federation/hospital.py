@@ -1,139 +1,150 @@
-"""What a real and a simulated hospital have in common in answering a round: model, recipe, request, reply, failure."""
+"""One round at a hospital, real or simulated: ``answer_round`` is all that a training request starts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import lru_cache
-from time import monotonic, sleep
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import numpy as np
+from flwr.app import Message
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import FedradError, PrivacyError, place_of
-from fedrad.federation.messages import Failure, Reply, Request, check_adapter
-from fedrad.federation.secure_hospital import Masking
+from fedrad.federation.messages import Answer, Failure, Q, Reply, Request, check_adapter, content_of, read_question
+from fedrad.federation.secure_hospital import Memory, masking_of
 from fedrad.ledger.ledger import Ledger
 from fedrad.model.residual import is_residual
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe
+from fedrad.training.local import Recipe, TrainingState, run_steps
 from fedrad.training.padding import Padding
-from fedrad.training.setup import Setup, Terms, set_up
-from fedrad.training.site import RoundRequest, Site, train_round
-from fedrad.training.strategy import Strategy, strategy_of
+from fedrad.training.setup import Setup, Terms
+from fedrad.training.site import RoundRequest, close_round, open_round
+from fedrad.training.strategy import Strategy
 
 
-@lru_cache(maxsize=4)
-def experiment_of(config: str) -> Experiment:
-    """The run's configuration, from JSON, which tells 1 from 1.0: as keys of a cache they would be the same."""
-    return Experiment.from_flat(json.loads(config))
+@dataclass(frozen=True)
+class Accepted:
+    """What a hospital that accepts a round trains by, known before any report is read.
 
-
-def set_up_with(
-    experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor], rank: int
-) -> Setup:
-    """The model with the server's state in it, which is checked as strictly as the server checks a reply.
-
-    Raises:
-        RefusedReply: the state does not fit.
-        ModelError: its base residual does not fit.
+    Attributes:
+        setup: the model, with the state in it.
+        state: all public tensors of the run, as the server meant them.
+        plan: with shared noise another than the hospital would follow by itself.
+        round: what ``training.site`` is asked for.
     """
-    setup = blank_setup(experiment, names, single_label, rank)
-    check_state(setup, state)
-    setup.classifier.load_state(state)
-    return setup
+
+    request: Request
+    terms: Terms
+    setup: Setup
+    state: Mapping[str, Tensor]
+    plan: PrivacyPlan
+    recipe: Recipe
+    round: RoundRequest
+
+    @property
+    def incoming(self) -> dict[str, Tensor]:
+        """The trainable tensors that the server sent."""
+        return {name: self.state[name] for name in self.setup.classifier.adapter()}
 
 
-def check_state(setup: Setup, state: Mapping[str, Tensor]) -> None:
-    """Refuses a state of the server's that does not fit the model, its base residual aside.
+@dataclass(frozen=True)
+class LocalSteps:
+    """The noisy steps of an accepted round, which are charged and may be taken from the state ``before`` them."""
 
-    Raises:
-        RefusedReply: naming the first tensor that is wrong.
+    accepted: Accepted
+    inputs: Inputs
+    before: TrainingState
+
+    def take(self) -> TrainingState:
+        """The state after them."""
+        accepted, request = self.accepted, self.accepted.round
+        return run_steps(
+            accepted.setup.classifier,
+            self.inputs,
+            accepted.plan,
+            accepted.recipe,
+            self.before,
+            request.steps,
+            site=accepted.request.site,
+            turns=request.turns,
+        )
+
+
+class Hospital(ABC):
+    """What real and simulated hospitals do differently in a round.
+
+    Attributes:
+        experiment: the run's configuration, as the server proposes it.
+        memory: of secure aggregation; its directory holds ledger and state as well.
     """
-    plain = {name: tensor for name, tensor in state.items() if not is_residual(name)}
-    check_adapter(plain, setup.classifier.state(), "the server")
+
+    experiment: Experiment
+    memory: Memory
+
+    @abstractmethod
+    def accept(self, request: Request) -> Accepted:
+        """Refuses the request, or says what the hospital would train by."""
+
+    @abstractmethod
+    def ledger(self, terms: Terms) -> AbstractContextManager[Ledger]:
+        """The hospital's ledger, locked. It is asked for before the steps and again after them."""
+
+    @abstractmethod
+    def preflight(self, accepted: Accepted) -> None:
+        """``check_before_first_step`` of what was accepted."""
+
+    @abstractmethod
+    def read(self, accepted: Accepted, ledger: Ledger) -> Inputs:
+        """The hospital's reports. Nothing reads any before this."""
 
 
-# A simulation's process serves many hospitals and rounds. What is kept is a pure function of the arguments.
-@lru_cache(maxsize=4)
-def blank_setup(experiment: Experiment, names: tuple[str, ...], single_label: bool, rank: int) -> Setup:
-    """The model before any state is loaded."""
-    return set_up(experiment, names, single_label, rank)
+def answer_round(hospital: Hospital, request: Request) -> Reply:
+    """Charges and trains one round, and says what leaves the hospital.
 
-
-@lru_cache(maxsize=4)
-def strategy_of_run(experiment: Experiment) -> Strategy:
-    """The strategy, which says what a round trains."""
-    return strategy_of(experiment)
-
-
-def inputs_of(
-    setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment, padding: Padding | None = None
-) -> Inputs:
-    """These reports as the trainable part of the model reads them; ``padding`` is a real hospital's."""
-    tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id, padding=padding)
-
-
-def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
-    """The optimisation of one hospital among ``sites.count``."""
-    return Recipe.of(
-        experiment,
-        single_label=setup.single_label,
-        sites=experiment.sites.count,
-        warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
-    )
-
-
-@lru_cache(maxsize=64)
-def settings_of(experiment: Experiment, rounds: int, rank: int, names: tuple[str, ...]) -> str:
-    """Digest of everything in the request and the configuration but the round's number, the state that is sent and who
-    else is asked: a new key of the configuration is bound to the run as soon as there is one."""
-    return hashlib.sha256(json.dumps([experiment.digest(), rounds, rank, names]).encode()).hexdigest()
-
-
-def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundRequest:
-    """The round that is asked for, as the site sees it."""
-    return RoundRequest.of(
-        strategy_of_run(experiment),
-        setup.classifier.adapter().keys(),
-        run=request.run,
-        round=request.round,
-        steps=experiment.local_steps,
-        last=request.round == request.rounds,
-        settings=settings_of(experiment, request.rounds, setup.lora.rank, setup.names),
-    )
-
-
-def answer_round(
-    experiment: Experiment,
-    request: Request,
-    setup: Setup,
-    site: Site,
-    ledger: Ledger,
-    state: Mapping[str, Tensor],
-    terms: Terms,
-    masking: Masking | None,
-) -> Reply:
-    """Charges and trains the round at this site, and says what leaves it.
-
-    Raises: as ``training.site.train_round``.
+    Raises: as ``training.site.train_round``, ``masking_of``, and what the hospital itself refuses.
     """
-    incoming = {name: state[name] for name in site.classifier.adapter()}
-    asked = replace(round_of(experiment, request, setup), masked=masking is not None)
-    adapter = train_round(site, ledger, asked, incoming)
-    masked = b"" if masking is None else masking.mask(adapter)
-    return reply_of(request, site.plan, terms.delta, adapter, ledger, masked)
+    running = round_at(hospital, request)
+    try:
+        running.send(next(running).take())
+    except StopIteration as ended:
+        reply: Reply = ended.value
+        return reply
+    raise AssertionError("a round has its steps once")
+
+
+def round_at(hospital: Hospital, request: Request) -> Generator[LocalSteps, TrainingState, Reply]:
+    """``answer_round``, which stops where the steps would be taken, for a caller who takes them: those of many
+    hospitals together, in a simulation. A round that was answered before has none.
+
+    Order of writes: the ledger's intent for all steps, before it stops; then state and answer.
+    """
+    accepted = hospital.accept(request)
+    directory = hospital.memory.directory
+    with hospital.ledger(accepted.terms) as ledger:
+        masking = masking_of(hospital.experiment, request, hospital.memory, accepted.plan)
+        if masking is not None:
+            accepted = replace(accepted, plan=masking.plan, round=replace(accepted.round, masked=True))
+        hospital.preflight(accepted)
+        inputs = hospital.read(accepted, ledger)
+        opened = open_round(directory, ledger, accepted.round, accepted.plan, accepted.incoming)
+        if opened.answer is not None:
+            return reply_of(request, accepted.plan, accepted.terms.delta, opened.answer, ledger)
+    after = yield LocalSteps(accepted, inputs, opened.before)
+    with hospital.ledger(accepted.terms) as ledger:
+        adapter = close_round(directory, ledger, accepted.round, opened, after)
+        masked = b"" if masking is None else masking.mask(adapter)
+        return reply_of(request, accepted.plan, accepted.terms.delta, adapter, ledger, masked)
 
 
 def reply_of(
@@ -170,19 +181,61 @@ def reply_of(
     )
 
 
-@contextmanager
-def held_back(every: float) -> Iterator[None]:
-    """Lets what is in it end, by an error or not, at a whole multiple of so many seconds only; 0: at once.
+def check_state(setup: Setup, state: Mapping[str, Tensor]) -> None:
+    """Refuses a state of the server's that does not fit the model (its base residual aside), as strictly as the server
+    checks a reply.
 
-    Guarantee: who sees no more than when the answer leaves learns how often that time has passed. If the work always
-    takes less, that is once, whatever took how long in it.
+    Raises:
+        RefusedReply: naming the first tensor that is wrong.
     """
-    begun = monotonic()
+    plain = {name: tensor for name, tensor in state.items() if not is_residual(name)}
+    check_adapter(plain, setup.classifier.state(), "the server")
+
+
+def inputs_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], padding: Padding | None = None) -> Inputs:
+    """These reports as the trainable part of the model reads them; ``padding`` is a real hospital's."""
+    tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
+    return prepare(setup.classifier, tokens, setup.pad_id, padding=padding)
+
+
+def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
+    """The optimisation of one hospital among ``sites.count``."""
+    return Recipe.of(
+        experiment,
+        single_label=setup.single_label,
+        sites=experiment.sites.count,
+        warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
+    )
+
+
+def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup: Setup) -> RoundRequest:
+    """The round that is asked for, as the site sees it.
+
+    It is bound to everything in the request and the configuration but the round's number, the state that is sent and
+    who else is asked; a new key of the configuration is so as soon as there is one.
+    """
+    bound = [experiment.digest(), request.rounds, setup.lora.rank, setup.names]
+    return RoundRequest.of(
+        strategy,
+        setup.classifier.adapter().keys(),
+        run=request.run,
+        round=request.round,
+        steps=experiment.local_steps,
+        last=request.round == request.rounds,
+        settings=hashlib.sha256(json.dumps(bound).encode()).hexdigest(),
+    )
+
+
+def reply_to(message: Message, kind: type[Q], answer: Callable[[Q], Answer]) -> Message:
+    """From a message to its answer: whatever goes wrong, only an error's code leaves."""
+    site, number = "", 0
     try:
-        yield
-    finally:
-        if every:
-            sleep(-(monotonic() - begun) % every)
+        question = read_question(message, kind)
+        site, number = question.site, question.round
+        content = content_of(answer(question))
+    except Exception as error:
+        content = content_of(failure_of(error, site, number))
+    return Message(content=content, reply_to=message)
 
 
 def failure_of(error: Exception, site: str, number: int) -> Failure:

@@ -7,22 +7,22 @@ part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError
 from fedrad.federation.messages import Reply, check_adapter
-from fedrad.federation.rounds import Federation, RoundOutcome, Rounds
+from fedrad.federation.participants import Federation
+from fedrad.federation.rounds import Rounds
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.filter import Account
 from fedrad.privacy.hospital_unit import hospital_plan, noised_mean, update_of
 from fedrad.privacy.noise import stream
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.training.strategy import AveragingStrategy, Strategy
+from fedrad.training.strategy import AveragingStrategy
 
 SERVER = "server"
 
@@ -50,25 +50,19 @@ class CentralRounds(Rounds):
     Guarantee: that of ``privacy.central.noised_mean`` for all rounds of the run together; after it the strategy sees
     nothing else.
 
-    Raises:
-        ConfigError: the strategy needs more than the mean of what was sent.
+    Args:
+        ledger: the folder of the server's own ledger.
     """
 
     def __init__(
         self,
-        strategy: Strategy,
+        strategy: AveragingStrategy,
         federation: Federation,
         state: Mapping[str, Tensor],
-        on_round: Callable[[RoundOutcome], None],
         plan: PrivacyPlan,
         ledger: Path,
     ) -> None:
-        super().__init__(strategy, federation, state, on_round)
-        if not isinstance(strategy, AveragingStrategy):
-            raise ConfigError(
-                "strategy.name: with privacy.unit=hospital nothing but the noised mean is seen; take a strategy that"
-                " averages (fedavg, ffa, rolora, fedsb, refactor or head)"
-            )
+        super().__init__(strategy, federation, state)
         self._averaging = strategy
         self._plan = plan
         self._directory = ledger
@@ -83,7 +77,7 @@ class CentralRounds(Rounds):
         delta = self._plan.delta
         with Ledger.open(self._directory, site=SERVER, cap=cap, delta=delta, witness=None) as ledger:
             charge = ledger.record_intent(run=self.federation.run, round=server_round, plan=self._plan, steps=1)
-            randomness = stream(self._plan.noise, self.federation.seed, SERVER, server_round, "noise")
+            randomness = stream(self._plan.noise, self.experiment.train.seed, SERVER, server_round, "noise")
             update = noised_mean(updates, sent, self._plan, randomness)
             ledger.mark_done(charge)
             account = ledger.account()

@@ -255,9 +255,9 @@ def masking_of(experiment: Experiment, request: Request, memory: Memory, plan: P
         PlanError: the shared noise is less than this hospital's budget needs.
     """
     secure = experiment.privacy.secure_aggregation
-    if secure != (request.inbox is not None):
+    if secure != bool(request.inbox.boxes):
         raise SecureAggregationRefusal("a request without masks in a run with secure aggregation, or the reverse")
-    if request.inbox is None:
+    if not secure:
         return None
     held, state = memory.held(request.run, request.round)
     if not isinstance(state, Shared):

@@ -7,28 +7,18 @@ there reveal what takes the masks off the sum. Whom to ask, deliveries, budgets 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from logging import WARNING
 from typing import TypeVar
 
 import torch
 from flwr.app import Message
 from flwr.common import log
-from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedrad.config import Experiment
-from fedrad.errors import ConfigError, FedradError, QuorumLost, RefusedReply
-from fedrad.federation.absence import SiteFailed
-from fedrad.federation.messages import (
-    Body,
-    Opening,
-    Reply,
-    StageRequest,
-    read_stage_answer,
-    stage_content,
-)
-from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds
+from fedrad.errors import QuorumLost, RefusedReply
+from fedrad.federation.messages import Body, Opening, Reply, StageRequest, content_of
+from fedrad.federation.participants import Federation, Participant
+from fedrad.federation.rounds import R, Rounds
 from fedrad.federation.secure_hospital import bound_run
 from fedrad.privacy.noise_share import own_noise_multiplier
 from fedrad.secure.fixed_point import DEFAULT_BOUND, decode, unflatten
@@ -46,10 +36,9 @@ from fedrad.secure.server import build_roster, inboxes, survivors, unmasked_sum
 from fedrad.secure.setup import RoundSetup
 from fedrad.training.setup import shared_noise_terms
 from fedrad.training.site import adapter_digest, step_scales
-from fedrad.training.strategy import AveragingStrategy, Strategy
+from fedrad.training.strategy import AveragingStrategy
 
 STAGE = "query.secure"  # the type of Flower's messages for the stages
-R = TypeVar("R")
 S = TypeVar("S", KeyAdvert, SealedShares, Confirmation, Unmasking)
 
 
@@ -57,49 +46,37 @@ class SecureRounds(Rounds):
     """As ``Rounds``; of the adapters nothing but their sum over ``sites.quorum`` hospitals or more arrives here.
 
     Guarantee: that of ``fedrad.secure``. This server follows the protocol. What a hospital sends in clear is in
-    ``messages.REPLY_FIELDS``. A round in which fewer than the quorum mask, or reveal their shares, ends the run.
+    ``messages.Reply``. A round in which fewer than the quorum mask, or reveal their shares, ends the run.
 
     Args:
-        experiment: quorum, colluders and time limit; the hospitals bind their keys to all of it.
         noise_multiplier: of the sum, where hospitals share its noise; 0: each adds all of its own.
-
-    Raises:
-        ConfigError: the strategy needs more than the mean of what was sent.
     """
 
     asks_again = False  # a masked adapter leaves a hospital once
 
     def __init__(
         self,
-        strategy: Strategy,
+        strategy: AveragingStrategy,
         federation: Federation,
         state: Mapping[str, Tensor],
-        on_round: Callable[[RoundOutcome], None],
-        experiment: Experiment,
         noise_multiplier: float = 0.0,
     ) -> None:
-        super().__init__(strategy, federation, state, on_round)
-        if not isinstance(strategy, AveragingStrategy):
-            raise ConfigError(
-                "strategy.name: with privacy.secure-aggregation nothing but the mean is seen; take a strategy that"
-                " averages (fedavg, ffa, rolora, fedsb, refactor or head)"
-            )
+        super().__init__(strategy, federation, state)
         self._averaging = strategy
-        self._experiment = experiment
         self._noise_multiplier = noise_multiplier
         self._setup: RoundSetup
         self._roster: Roster
         self._digest = ""
         self._shared: list[SealedShares] = []
 
-    def ready(self, server_round: int, grid: Grid) -> list[Hospital]:
+    def ready(self, server_round: int) -> list[Participant]:
         """Exchanges keys with the participants, and returns those whose shares the others hold.
 
         Raises:
             QuorumLost: fewer than the quorum; no adapter was made.
             SecureAggregationRefusal: every hospital would refuse the state, because of the size of its numbers.
         """
-        self._grid, self._fell_out = grid, {}
+        self._fell_out = {}
         invited = self.participants(server_round)
         # All hospitals get one state: strategies that average know one rank.
         state = self.strategy.for_rank(self.state, self.federation.lora.rank, self.facts(server_round))
@@ -132,8 +109,7 @@ class SecureRounds(Rounds):
         for site, reason in sorted(silent.items()):
             log(WARNING, "round %s: %s masked its adapter, which counts, but then: %s", server_round, site, reason)
         total = unmasked_sum(self._setup, self._roster, self._shared, inputs, unmaskings)
-        expected = self._expected[self.federation.lora.rank]
-        mean = unflatten(decode(total) / len(inputs), expected)
+        mean = unflatten(decode(total) / len(inputs), self._expected[self.federation.lora.rank])
         return self._averaging.after_mean(
             self.state, {name: tensor.to(torch.float32) for name, tensor in mean.items()}, self.facts(server_round)
         )
@@ -148,24 +124,24 @@ class SecureRounds(Rounds):
         sent = {name: state[name] for name in names}
         check_start(sent, DEFAULT_BOUND)
         if self._noise_multiplier > 0:
-            terms, batch = shared_noise_terms(self._experiment), self._experiment.train.batch
+            terms, batch = shared_noise_terms(self.experiment), self.experiment.train.batch
             own = own_noise_multiplier(self._noise_multiplier, terms)
             check_covered(sent, step_scales(terms, sent), own, batch, DEFAULT_BOUND)
 
     def _terms(self, server_round: int, sites: Sequence[str]) -> RoundSetup:
-        quorum = self.federation.quorum
+        quorum = self.experiment.quorum
         if len(sites) < quorum:
             raise QuorumLost(
                 f"round {server_round}: {len(sites)} hospitals are left to ask, {quorum} are needed (sites.quorum)"
             )
         names = self.strategy.sent(self.federation.trainable, server_round)
         return RoundSetup(
-            run=bound_run(self.federation.run, self._experiment, self._noise_multiplier, self._digest),
+            run=bound_run(self.federation.run, self.experiment, self._noise_multiplier, self._digest),
             round=server_round,
             sites=tuple(sorted(sites)),
             threshold=quorum,
             entries=sum(self.state[name].numel() for name in names),
-            colluders=self._experiment.privacy.colluders,
+            colluders=self.experiment.privacy.colluders,
         )
 
     def _stage(self, kind: type[S], bodies: Mapping[str, Body], failed: dict[str, str]) -> list[S]:
@@ -174,39 +150,22 @@ class SecureRounds(Rounds):
         Args:
             failed: gets the reasons of the others.
         """
-        hospitals = {hospital.site: hospital for hospital in self.federation.hospitals if hospital.site in bodies}
-        questions = {
-            site: Message(
-                content=stage_content(
-                    StageRequest(
-                        run=self.federation.run,
-                        site=site,
-                        index=hospital.index,
-                        round=self._setup.round,
-                        directory=self.federation.directory,
-                        body=bodies[site],
-                    )
-                ),
-                message_type=STAGE,
-                dst_node_id=hospital.node,
-            )
-            for site, hospital in hospitals.items()
-        }
-        answers: dict[str, S] = {}
-        reasons = dict.fromkeys(questions, f"no answer to {kind.__name__} within sites.timeout")
-        received = list(self._grid.send_and_receive(questions.values(), timeout=self._experiment.sites.timeout))
-        waiting = {question.metadata.message_id: hospitals[site] for site, question in questions.items()}
-        for message in received:
-            hospital = waiting.pop(message.metadata.reply_to_message_id, None)
-            if hospital is None:
-                continue
-            try:
-                answers[hospital.site] = self._answer(message, hospital, partial(read_stage_answer, kind=kind))
-                del reasons[hospital.site]
-            except (FedradError, SiteFailed) as error:
-                reasons[hospital.site] = str(error)
-        failed |= reasons
-        return [answers[site] for site in sorted(answers)]
+        asked = [hospital for hospital in self.federation.hospitals if hospital.site in bodies]
+        questions = [self._stage_question(hospital, bodies[hospital.site]) for hospital in asked]
+        received = list(self._grid.send_and_receive(questions, timeout=self.experiment.sites.timeout))
+        valid, reasons = self.matched(
+            received,
+            [(question.metadata, hospital) for question, hospital in zip(questions, asked, strict=True)],
+            f"no answer to {kind.__name__} within sites.timeout",
+            lambda message, hospital: self.answer(message, hospital, kind),
+        )
+        failed |= {site: str(reason) for site, reason in reasons.items()}
+        return [valid[site] for site in sorted(valid)]
+
+    def _stage_question(self, hospital: Participant, body: Body) -> Message:
+        run, directory = self.federation.run, self.federation.directory
+        request = StageRequest(run, hospital.site, hospital.index, self._setup.round, directory, body)
+        return Message(content=content_of(request), message_type=STAGE, dst_node_id=hospital.node)
 
     def _unless_lost(self, relay: Callable[[], R]) -> R:
         """What the server relays; a lost quorum also says why each hospital fell out."""

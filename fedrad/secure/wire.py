@@ -1,7 +1,9 @@
 """Frozen dataclasses as flat fields (for Flower's records) and as bytes (for a state file), without pickle.
 
-Fields are str, int, float, bytes, tuple[str, ...], Mapping[str, bytes] or another such dataclass. What is read must
-have exactly the declared fields, of exactly the declared types: nothing is ignored, converted or filled in.
+The type is the list of what may be sent: fields are str, int, float, bool, bytes, tuple[str, ...], Mapping[str, bytes],
+a tuple of named tuples (a list for each column), another such dataclass or one of several, or Mapping[str, Tensor],
+which stays as it is. What is read must have exactly the declared fields, of exactly the declared types: nothing is
+ignored, converted or filled in.
 """
 
 from __future__ import annotations
@@ -9,24 +11,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from torch import Tensor
 
 from fedrad.errors import RefusedReply
 
-Value = str | int | float | bytes | list[str] | list[bytes]
 T = TypeVar("T")
 
 
-def to_fields(record: Any) -> dict[str, Value]:
+def to_fields(record: Any) -> dict[str, Any]:
     """Flat fields, such as a Flower ``ConfigRecord`` holds. A mapping becomes two lists, sorted by name."""
-    flat: dict[str, Value] = {}
-    for field in fields(record):
-        name, value = field.name.replace("_", "-"), getattr(record, field.name)
+    flat: dict[str, Any] = {}
+    for field, hint in _hints(type(record)).items():
+        name, value = _dashed(field), getattr(record, field)
         if is_dataclass(value):
-            flat |= {f"{name}.{inner}": kept for inner, kept in to_fields(value).items()}
-        elif isinstance(value, Mapping):
+            kind = {f"{name}.kind": type(value).__name__} if len(_dataclasses(hint)) > 1 else {}
+            flat |= kind | {f"{name}.{inner}": kept for inner, kept in to_fields(value).items()}
+        elif hint == Mapping[str, bytes]:
             flat[f"{name}.of"] = sorted(value)
             flat[name] = [value[key] for key in sorted(value)]
+        elif columns := _columns(hint):
+            flat |= {f"{name}.{_dashed(column)}": [getattr(row, column) for row in value] for column in columns}
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value
     return flat
@@ -42,24 +49,29 @@ def from_fields(kind: type[T], flat: Mapping[str, Any]) -> T:
     rest = dict(flat)
     found: dict[str, Any] = {}
     for field, hint in _hints(kind).items():
-        name = field.replace("_", "-")
-        if is_dataclass(hint) and isinstance(hint, type):
+        name = _dashed(field)
+        if inner := _dataclasses(hint):
             prefix = f"{name}."
-            found[field] = from_fields(
-                hint, {k.removeprefix(prefix): rest.pop(k) for k in flat if k.startswith(prefix)}
-            )
+            below = {key.removeprefix(prefix): rest.pop(key) for key in flat if key.startswith(prefix)}
+            found[field] = from_fields(_named(inner, below, name), below)
         elif hint == Mapping[str, bytes]:
             names = _list_of(str, _taken(kind, rest, f"{name}.of"), name)
             values = _list_of(bytes, _taken(kind, rest, name), name)
             if len(set(names)) != len(values) or len(names) != len(values):
                 raise RefusedReply(f"{name} of a {kind.__name__}: as many names as values are needed, each name once")
             found[field] = dict(zip(names, values, strict=True))
+        elif columns := _columns(hint):
+            lists = [_list_of(of, _taken(kind, rest, f"{name}.{_dashed(c)}"), name) for c, of in columns.items()]
+            if len({len(column) for column in lists}) != 1:
+                raise RefusedReply(f"{name} of a {kind.__name__} is incomplete")
+            found[field] = tuple(get_args(hint)[0](*row) for row in zip(*lists, strict=True))
         elif hint == tuple[str, ...]:
             found[field] = tuple(_list_of(str, _taken(kind, rest, name), name))
         else:
             found[field] = _taken(kind, rest, name)
-            if type(found[field]) is not hint:
-                raise RefusedReply(f"{name} of a {kind.__name__} must be {hint.__name__}")
+            expected = dict if hint == Mapping[str, Tensor] else hint
+            if type(found[field]) is not expected:
+                raise RefusedReply(f"{name} of a {kind.__name__} must be {getattr(hint, '__name__', hint)}")
     if rest:
         raise RefusedReply(f"a {kind.__name__} has no field {sorted(rest)[0]}")
     return kind(**found)
@@ -88,9 +100,36 @@ def from_bytes(kinds: tuple[type[T], ...], raw: bytes) -> T:
     return from_fields(kind, flat)
 
 
+@cache
 def _hints(kind: type) -> dict[str, Any]:
     known = get_type_hints(kind)
     return {field.name: known[field.name] for field in fields(kind)}
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _dataclasses(hint: Any) -> list[type]:
+    """The dataclasses of which a field holds one; none for any other field."""
+    return [kind for kind in get_args(hint) or (hint,) if isinstance(kind, type) and is_dataclass(kind)]
+
+
+def _named(kinds: list[type], below: dict[str, Any], name: str) -> type:
+    """The only kind, or the one that the field's ``kind`` names."""
+    if len(kinds) == 1:
+        return kinds[0]
+    wanted = below.pop("kind", None)
+    for kind in kinds:
+        if kind.__name__ == wanted:
+            return kind
+    raise RefusedReply(f"{name} is of a kind that is not on the list")
+
+
+def _columns(hint: Any) -> dict[str, Any]:
+    """Names and types of the columns, if the field is a tuple of named tuples."""
+    (row, *_) = get_args(hint) or (None,)
+    return get_type_hints(row) if isinstance(row, type) and issubclass(row, tuple) else {}
 
 
 def _taken(kind: type, rest: dict[str, Any], name: str) -> Any:

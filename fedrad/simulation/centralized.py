@@ -1,46 +1,34 @@
-"""Centralized DP-LoRA: everything in one place, through the same loop that every hospital runs."""
+"""Centralized DP-LoRA: a federation of one hospital with all reports, which skips the messages and the averaging."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, FedradError
+from fedrad.federation.hospital import inputs_of
+from fedrad.federation.run import Run
 from fedrad.ledger.ledger import Ledger
-from fedrad.planning.notes import Noise, after_training, notes_on_plan
+from fedrad.planning.notes import Noise
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
-from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines, show_notes
-from fedrad.training.corpus import Corpus, read_corpus, site_name
-from fedrad.training.evaluation import Evaluation, compare, evaluate
-from fedrad.training.inputs import prepare
+from fedrad.report.terminal import StepView, final_table, show_notes
+from fedrad.training.corpus import Corpus, site_name
 from fedrad.training.local import Recipe, StepReport
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.result import Result
-from fedrad.training.run_directory import (
-    CHECKPOINT,
-    append_metrics,
-    create_run_directory,
-    finish,
-    refuse_used,
-    write_checkpoint,
-)
-from fedrad.training.setup import Setup, exported, pin_arithmetic, plan_for, refuse_single_terms, set_up, units_in
+from fedrad.training.run_directory import CHECKPOINT, write_checkpoint
+from fedrad.training.setup import plan_for, refuse_single_terms, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
-from fedrad.training.strategy import strategy_of
-from fedrad.training.warm_start import initial_state
 
 
 def train(experiment: Experiment, console: Console | None = None) -> tuple[Result, Path]:
@@ -59,121 +47,74 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     Raises:
         FedradError: see ``fedrad.errors``; a run directory without ``result.json`` is what an unfinished run leaves.
     """
-    console = console if console is not None else Console(quiet=True)
-    started = time.monotonic()
     experiment = experiment.resolve_paths(Path.cwd())
     if experiment.privacy.unit == "hospital":
         raise ConfigError("privacy.unit: one place has no hospitals to hide; take report or patient")
     if experiment.privacy.secure_aggregation:
         raise ConfigError("privacy.secure-aggregation: one place has nobody to be summed with; leave it out")
     refuse_single_terms(experiment, "one place has no hospitals")
-    pin_arithmetic(experiment)
-    refuse_used(experiment)
-    strategy_of(experiment)  # an unknown one is refused before anything is read
-    corpus = read_corpus(experiment)
-    setup = set_up(experiment, corpus.names, corpus.single_label)
-    console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
-    state = initial_state(experiment, setup, progress_lines(console))
-    directory = create_run_directory(experiment, Path.cwd())
-    with _telling_what_is_left(directory):
-        return _train(experiment, console, directory, corpus, setup, state, started), directory
+    run = Run(experiment, console if console is not None else Console(quiet=True))
+    if run.corpus is None:
+        raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
+    run.console.print(f"reading {len(run.corpus.train)} training and {run.tested} test reports", highlight=False)
+    run.begin()
+    with _telling_what_is_left(run.directory):
+        return _train(run, run.corpus), run.directory
 
 
-def _train(
-    experiment: Experiment,
-    console: Console,
-    directory: Path,
-    corpus: Corpus,
-    setup: Setup,
-    state: Mapping[str, Tensor],
-    started: float,
-) -> Result:
-    """The run from its directory on, with the model in its first state."""
-    strategy = strategy_of(experiment)
-    train_tokens = tokenize(corpus.reports, corpus.train, setup.base.tokenizer, setup.max_length)
-    test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
-    test = prepare(setup.classifier, test_tokens, setup.pad_id)
-    warm = starts_warm(experiment, corpus.names, single_label=corpus.single_label)
-    recipe = Recipe.of(experiment, single_label=corpus.single_label, warm=warm)
-    units = units_in(experiment, corpus.reports, corpus.train)
-    plan = plan_for(experiment, experiment.data.declared_size or declared_size(units))
-    name = site_name(0)
-    site = Site(
-        name=name,
-        directory=directory / "ledger" / name,
-        classifier=setup.classifier,
-        inputs=prepare(setup.classifier, train_tokens, setup.pad_id),
-        plan=plan,
-        recipe=recipe,
+def _train(run: Run, corpus: Corpus) -> Result:
+    """The run from its directory on."""
+    experiment, setup, train = run.experiment, run.setup, run.experiment.train
+    name, steps = site_name(0), run.experiment.local_steps
+    plan = plan_for(
+        experiment, experiment.data.declared_size or declared_size(units_in(experiment, corpus.reports, corpus.train))
     )
-    adapter = {key: state[key] for key in setup.classifier.adapter()}
-    console.print(
-        plan_lines(
-            experiment,
-            declared={name: plan.declared_size},
-            trainable=sum(tensor.numel() for tensor in adapter.values()),
-            noise={name: plan.noise_multiplier},
-        ),
-        highlight=False,
-        soft_wrap=True,
-    )
-    early = notes_on_plan(experiment, setup, strategy, Noise([plan], averaged=1), test)
-    show_notes(console, early)
+    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
+    recipe = Recipe.of(experiment, single_label=setup.single_label, warm=warm)
+    inputs = inputs_of(setup, corpus, corpus.train)
+    site = Site(name, run.directory / "ledger" / name, setup.classifier, inputs, plan, recipe)
+    declared = {name: plan.declared_size}
+    run.announce(declared, {name: plan.noise_multiplier}, Noise([plan], averaged=1))
     check_before_first_step(setup, recipe, plan)
-    cap = experiment.privacy.epsilon if plan.private else float("inf")
-    view = StepView(console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
+    delta, cap = experiment.privacy.delta, experiment.privacy.epsilon if plan.private else float("inf")
+    view = StepView(run.console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
+    adapter, state = run.trainable, run.state
 
-    def score(round: int, step: int, spent: float) -> Evaluation:
-        evaluation = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
-        append_metrics(directory, round=round, step=step, scores=evaluation.scores, epsilon={name: spent})
-        view.evaluated(evaluation.scores)
-        return evaluation
+    def evaluate(round: int, spent: float) -> None:
+        if scores := run.evaluate(round, state, {name: spent}):
+            view.evaluated(scores)
 
-    with (
-        Ledger.open(site.directory, site=name, cap=cap, delta=experiment.privacy.delta, witness=None) as ledger,
-        view.showing(),
-    ):
-        start = last = score(0, 0, 0.0)
-        rounds, steps = experiment.train.rounds, experiment.local_steps
-        for round in range(1, rounds + 1):
+    with Ledger.open(site.directory, site=name, cap=cap, delta=delta, witness=None) as ledger, view.showing():
+        evaluate(0, 0.0)
+        for round in range(1, train.rounds + 1):
             # The whole round is charged when it starts, so this is what its steps have spent.
-            charged = composed_epsilon([plan.event(round * steps)], experiment.privacy.delta)
+            charged = composed_epsilon([plan.event(round * steps)], delta)
 
             def show(report: StepReport, spent: float = charged) -> None:
                 view.step(report.step, epsilon=spent, noise_to_signal=report.noise_to_signal, reports=report.reports)
 
             request = RoundRequest.of(
-                strategy,
+                run.strategy,
                 adapter.keys(),
                 run="centralized",
                 round=round,
                 steps=steps,
-                last=round == rounds,
+                last=round == train.rounds,
                 settings=experiment.digest(),
             )
             adapter |= train_round(site, ledger, request, adapter, show)
-            if round % experiment.train.evaluate_every == 0 or round == rounds:
-                setup.classifier.load_state({**state, **adapter})
-                last = score(round, round * steps, charged)
-            write_checkpoint(directory, {**state, **adapter}, round)
+            state = {**state, **adapter}
+            evaluate(round, charged)
+            write_checkpoint(run.directory, state, round)
         account = ledger.account()
-        spent = account.epsilon(experiment.privacy.delta)
-    comparison = compare(start, last, test, single_label=corpus.single_label)
-    result = Result(
-        scores=last.scores,
-        epsilon={name: spent},
-        steps=recipe.total_steps,
-        declared={name: plan.declared_size},
+    return run.finish(
+        state,
+        epsilon={name: account.epsilon(delta)},
+        declared=declared,
         sizes_stated=experiment.data.declared_size > 0,
-        test_reports=len(corpus.test),
-        seconds=time.monotonic() - started,
         charges={name: account},
-        delta=experiment.privacy.delta,
-        comparison=comparison,
-        notes=early + after_training(experiment, last.scores, comparison, epsilon=spent, warm=warm),
+        delta=delta,
     )
-    finish(directory, experiment, exported(setup, strategy, {**state, **adapter}), result)
-    return result
 
 
 @contextmanager

@@ -13,14 +13,11 @@ from itertools import count
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedrad.errors import place_of
+from fedrad.federation.flower_internals import APP_FAILED, NODE_UNAVAILABLE, Run, give_id, make_message, speak_as_server
 
 Value = str | int | float | bool
 _FIRST_NODE = 10  # above the number that Flower reserves for the SuperLink
@@ -101,13 +98,13 @@ class InProcessGrid(Grid):
         """What the node that a message is for replies."""
         node = message.metadata.dst_node_id
         if node not in self.nodes:
-            return Message(Error(ErrorCode.NODE_UNAVAILABLE, "there is no such node"), reply_to=message)
+            return Message(Error(NODE_UNAVAILABLE, "there is no such node"), reply_to=message)
         context = self.context(node)
         try:
             reply = self.app(message, context)
         except Exception as error:
             print(f"fedrad: node {node}: {type(error).__name__} at {place_of(error)}", file=sys.stderr, flush=True)
-            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "the ClientApp failed"), reply_to=message)
+            return Message(Error(APP_FAILED, "the ClientApp failed"), reply_to=message)
         self._states[node] = context.state
         return reply
 
@@ -135,11 +132,4 @@ class InProcessGrid(Grid):
         return make_message(copy(message.metadata), RecordDict(records))
 
     def _posted(self, message: Message) -> Message:
-        """Gives a message its id, as Flower's grids do when they send it."""
-        message.metadata.__dict__["_message_id"] = f"message-{next(self._ids)}"
-        return message
-
-
-def speak_as_server(run_id: int) -> None:
-    """Says who makes the messages of this process: Flower's ``Message`` asks a class for it that is no public API."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, 1
+        return give_id(message, f"message-{next(self._ids)}")

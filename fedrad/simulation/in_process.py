@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
 
 from fedrad.config import Experiment
 from fedrad.errors import FederationError, FedradError, place_of
+from fedrad.federation.flower_internals import SUPERLINK_NODE_ID
+from fedrad.simulation import client as simulated_client
 from fedrad.simulation.apps import importable, load_apps
 from fedrad.simulation.grid import InProcessGrid
-from fedrad.simulation.hospitals import close_ledgers
 
 
 def run_in_process(
@@ -49,7 +49,7 @@ def run_in_process(
             problem = f"the run did not complete: {type(error).__name__} in the ServerApp at {place_of(error)}"
             raise FederationError(problem) from None
         finally:
-            close_ledgers()
+            simulated_client.forget()
 
 
 @dataclass

@@ -1,35 +1,31 @@
 """All hospitals of a round in one forward and backward: a simulation's fastest grid.
 
-The ServerApp, the strategy, the messages and the closed list are those of every run, and so are each hospital's plan,
-ledger and random streams. What is different is that the hospitals' training requests of a round are answered together
-(``training/fused.py``) and not one after the other. Results are those of the other grids up to rounding.
+The ServerApp, the strategy, the messages and the closed list are those of every run, and so is each hospital's round
+(``round_at``) with its plan, ledger and random streams. What is different is that the steps of a round's hospitals are
+taken together (``training/together.py``) and not one after the other. Results are those of the other grids up to
+rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
-from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_of, round_of
-from fedrad.federation.messages import Reply, Request, read_request, reply_content
+from fedrad.federation.hospital import Accepted, LocalSteps, failure_of, round_at
+from fedrad.federation.messages import Request, content_of, read_question
 from fedrad.ledger.ledger import Ledger
-from fedrad.privacy.plan import PrivacyPlan
 from fedrad.simulation import client as simulated_client
-from fedrad.simulation import hospitals as simulated
 from fedrad.simulation.grid import InProcessGrid, Value
+from fedrad.simulation.hospitals import SimulatedHospital, Simulation
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe, TrainingState
-from fedrad.training.setup import Setup, Terms, local_plan_for, pin_arithmetic, terms_of
-from fedrad.training.site import OpenedRound, close_round, open_round
+from fedrad.training.local import TrainingState
+from fedrad.training.setup import pin_arithmetic
 from fedrad.training.together import Member, run_steps_together
 
 
@@ -49,142 +45,90 @@ class FusedGrid(InProcessGrid):
         on_answer: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         super().__init__(app, nodes, run_config, run_id, on_answer)
-        self._experiment = Experiment.from_flat(run_config)
+        privacy = Experiment.from_flat(run_config).privacy
         if app is not simulated_client.app:
             raise ConfigError(
                 "this simulation has a ClientApp of its own, which runs one hospital at a time: use --grid inprocess"
             )
-        if self._experiment.privacy.secure_aggregation:
+        if privacy.secure_aggregation:
             raise ConfigError("privacy.secure-aggregation: hospitals that mask train one by one: use --grid inprocess")
-        if self._experiment.privacy.gradients != "leaf":
+        if privacy.gradients != "leaf":
             raise ConfigError("privacy.gradients: --grid fused needs leaf; Opacus's engine knows one adapter at a time")
 
     def answers(self, messages: Sequence[Message]) -> Iterator[Message]:
         training = [message for message in messages if message.metadata.message_type == MessageType.TRAIN]
-        contents = iter(answer_together(training, self._experiment))
+        contents = iter(self.answer_together(training))
         for message in messages:
             if message.metadata.message_type == MessageType.TRAIN:
                 yield Message(content=next(contents), reply_to=message)
             else:
                 yield self.answer(message)
 
+    def answer_together(self, messages: Sequence[Message]) -> list[RecordDict]:
+        """What each hospital answers, in the order of the messages. One that fails answers its code, the rest train."""
+        running = [self._answering(message) for message in messages]
+        waiting: dict[int, LocalSteps] = {}
+        answers: dict[int, RecordDict] = {}
 
-@dataclass(frozen=True)
-class _Asked:
-    """A hospital that is asked to train: its request, and where its reports lie in the common inputs."""
+        def go_on(number: int, until_steps: Callable[[], LocalSteps]) -> None:
+            try:
+                waiting[number] = until_steps()
+            except StopIteration as ended:
+                answers[number] = ended.value
 
-    position: int
-    request: Request
-    state: Mapping[str, Tensor]
-    setup: Setup
-    frozen: str
-    inputs: Inputs
-    start: int
-    stop: int
-    plan: PrivacyPlan
-    terms: Terms
-    recipe: Recipe
+        for number, one in enumerate(running):
+            go_on(number, partial(next, one))
+        for group in _groups(waiting):
+            try:
+                states = self._take_together([waiting[number] for number in group])
+            except Exception as error:
+                for number in group:
+                    go_on(number, partial(running[number].throw, error))
+                continue
+            for number, state in zip(group, states, strict=True):
+                go_on(number, partial(running[number].send, state))
+        return [answers[number] for number in range(len(messages))]
 
-
-def answer_together(messages: Sequence[Message], experiment: Experiment) -> list[RecordDict]:
-    """What each hospital answers, in the order of the messages. A hospital that fails answers its code, the rest train.
-
-    Order of writes, for each hospital, as ever: its ledger's intent for all steps; then the noisy steps of all; then
-    its state and answer.
-    """
-    pin_arithmetic(experiment)
-    answers: dict[int, RecordDict] = {}
-    opened: list[tuple[_Asked, OpenedRound]] = []
-
-    def fails(error: Exception, position: int, site: str, number: int) -> None:
-        answers[position] = reply_content(failure_of(error, site, number))
-
-    for position, message in enumerate(messages):
+    def _answering(self, message: Message) -> Generator[LocalSteps, TrainingState, RecordDict]:
+        """As ``hospital.reply_to``, up to the steps and from there on."""
         site, number = "", 0
         try:
-            request = read_request(message)
+            request = read_question(message, Request)
             site, number = request.site, request.round
-            asked = _ask(position, request, experiment)
-            found = _open(asked, experiment)
-            if isinstance(found, Reply):
-                answers[position] = reply_content(found)
-            else:
-                opened.append((asked, found))
+            simulation = self._simulation(request)
+            pin_arithmetic(simulation.experiment)
+            return content_of((yield from round_at(_InOnePass(simulation, request), request)))
         except Exception as error:
-            fails(error, position, site, number)
-    for group in _groups(opened):
-        try:
-            states = _train(group, experiment)
-        except Exception as error:
-            for asked, _ in group:
-                fails(error, asked.position, asked.request.site, asked.request.round)
-            continue
-        for (asked, found), state in zip(group, states, strict=True):
-            try:
-                answers[asked.position] = reply_content(_close(asked, found, state, experiment))
-            except Exception as error:
-                fails(error, asked.position, asked.request.site, asked.request.round)
-    return [answers[position] for position in range(len(messages))]
+            return content_of(failure_of(error, site, number))
+
+    def _take_together(self, group: Sequence[LocalSteps]) -> list[TrainingState]:
+        first, simulation = group[0].accepted, self._simulation(group[0].accepted.request)
+        first.setup.classifier.load_state(first.state)  # the frozen tensors of this group
+        ends = np.cumsum([0, *map(len, simulation.shards)]).tolist()
+        members = [
+            Member(request.site, ends[request.index], ends[request.index + 1], steps.accepted.plan, steps.before)
+            for steps in group
+            for request in [steps.accepted.request]
+        ]
+        return run_steps_together(group[0].inputs, members, first.recipe, first.round.steps, first.round.turns)
+
+    def _simulation(self, request: Request) -> Simulation:
+        return simulated_client.simulation_of(self.run_config, request.directory)
 
 
-def _ask(position: int, request: Request, experiment: Experiment) -> _Asked:
-    corpus, terms = simulated.corpus_of(experiment), terms_of(experiment, request.index)
-    received = simulated.received(request)
-    setup = simulated.set_up_with(experiment, corpus, received, terms.rank)
-    frozen = simulated.frozen_digest(setup, received)
-    inputs, ends = _common_inputs(experiment, frozen, setup)
-    start, stop = int(ends[request.index]), int(ends[request.index + 1])
-    plan = local_plan_for(experiment, simulated.declared_sizes(experiment)[request.index], terms)
-    recipe = recipe_of(experiment, setup)
-    simulated.checked_once(setup, recipe, plan)
-    return _Asked(position, request, received.state, setup, frozen, inputs, start, stop, plan, terms, recipe)
+class _InOnePass(SimulatedHospital):
+    """Its reports lie among those of all the others."""
+
+    def read(self, accepted: Accepted, ledger: Ledger) -> Inputs:
+        return self.simulation.inputs(-1, accepted.setup, self.received)
 
 
-@lru_cache(maxsize=2)
-def _common_inputs(experiment: Experiment, frozen: str, setup: Setup) -> tuple[Inputs, NDArray[np.int64]]:
-    """The reports of all hospitals, one hospital behind the other, and where each begins and ends."""
-    shares = simulated.shares_of(experiment)
-    rows = np.concatenate(shares)
-    return inputs_of(setup, simulated.corpus_of(experiment), rows, experiment), np.cumsum([0, *map(len, shares)])
-
-
-def _open(asked: _Asked, experiment: Experiment) -> OpenedRound | Reply:
-    """The round, charged and ready to train; or the answer, if it was given before."""
-    request, directory = asked.request, simulated.directory_of(asked.request)
-    incoming = {name: asked.state[name] for name in asked.setup.classifier.adapter()}
-    with simulated.open_ledger(experiment, request, asked.terms) as ledger:
-        found = open_round(directory, ledger, round_of(experiment, request, asked.setup), asked.plan, incoming)
-        return found if found.answer is None else _reply(asked, found.answer, ledger)
-
-
-def _reply(asked: _Asked, adapter: Mapping[str, Tensor], ledger: Ledger) -> Reply:
-    return reply_of(asked.request, asked.plan, asked.terms.delta, adapter, ledger)
-
-
-def _groups(opened: Sequence[tuple[_Asked, OpenedRound]]) -> list[list[tuple[_Asked, OpenedRound]]]:
+def _groups(waiting: Mapping[int, LocalSteps]) -> list[list[int]]:
     """Hospitals that can train together: of one structure and state, at the same step, with the same kinds of moments
     and averages. One that missed a round lags and trains on its own."""
-    groups: dict[tuple[object, ...], list[tuple[_Asked, OpenedRound]]] = {}
-    for asked, found in opened:
-        before = found.before
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, steps in waiting.items():
+        before, accepted = steps.before, steps.accepted
         carried = (before.step, before.averaged, *sorted([*before.moments, *before.average_sum]))
-        key = (id(asked.setup), asked.request.state.digest, *carried)
-        groups.setdefault(key, []).append((asked, found))
+        groups.setdefault((accepted.setup.lora.rank, accepted.request.state.digest, *carried), []).append(number)
     return list(groups.values())
-
-
-def _train(group: Sequence[tuple[_Asked, OpenedRound]], experiment: Experiment) -> list[TrainingState]:
-    first = group[0][0]
-    first.setup.classifier.load_state(first.state)  # the frozen tensors of this group
-    members = [
-        Member(site=a.request.site, start=a.start, stop=a.stop, plan=a.plan, state=found.before) for a, found in group
-    ]
-    turns = round_of(experiment, first.request, first.setup).turns
-    return run_steps_together(first.inputs, members, first.recipe, experiment.local_steps, turns)
-
-
-def _close(asked: _Asked, found: OpenedRound, state: TrainingState, experiment: Experiment) -> Reply:
-    request, directory = asked.request, simulated.directory_of(asked.request)
-    with simulated.open_ledger(experiment, request, asked.terms) as ledger:
-        adapter = close_round(directory, ledger, round_of(experiment, request, asked.setup), found, state)
-        return _reply(asked, adapter, ledger)

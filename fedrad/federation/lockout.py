@@ -1,12 +1,13 @@
-"""A hospital's latch: after an error that nobody foresaw it stays out, until a person has looked.
+"""A hospital locks itself out after an error that nobody foresaw, until a person has looked (a circuit breaker); and it
+may hold its answers back, so that their time tells little.
 
 Guarantee:
     What goes wrong while reports are read or trained on may depend on a report, and that it went wrong is an answer to
     whoever asked. Errors that fedrad foresees are raised before any report is read, or are the same for every question
-    (a file that can't be parsed). Any other end, that of the whole process included, is answered once: the latch is
-    closed before the first report is read and opened when the round has ended as foreseen, so every later question is
+    (a file that can't be parsed). Any other end, that of the whole process included, is answered once: the lockout
+    begins before the first report is read and ends when the round has ended as foreseen, so every later question is
     refused without a look at the reports. A server gets one such bit from a hospital, and a person learns of it. The
-    bit itself is not differentially private. A power cut in the middle of a round closes the latch, too.
+    bit itself is not differentially private. A power cut in the middle of a round locks the hospital out, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic, sleep
 
 from fedrad.errors import FedradError, Stopped, place_of
 from fedrad.ledger.durable import private_folder, sync_folder
@@ -23,11 +25,11 @@ from fedrad.ledger.durable import private_folder, sync_folder
 _FILE = "stopped"
 
 
-def refuse_if_closed(state_dir: Path) -> None:
-    """Nothing is answered while the latch is closed.
+def refuse_if_locked_out(state_dir: Path) -> None:
+    """Nothing is answered during a lockout.
 
     Raises:
-        Stopped: it is.
+        Stopped: there is one.
     """
     file = state_dir / _FILE
     if file.exists():
@@ -38,7 +40,7 @@ def refuse_if_closed(state_dir: Path) -> None:
 
 
 @contextmanager
-def latched(state_dir: Path, what: str) -> Iterator[None]:
+def locked_out_unless_foreseen(state_dir: Path, what: str) -> Iterator[None]:
     """Around all that reads reports. ``what`` names the round, for the person who looks."""
     private_folder(state_dir)
     file = state_dir / _FILE
@@ -53,6 +55,21 @@ def latched(state_dir: Path, what: str) -> Iterator[None]:
         _note(file, f"{what!r}: {type(error).__name__} at {place_of(error)}")
         raise
     file.unlink()
+
+
+@contextmanager
+def held_back(every: float) -> Iterator[None]:
+    """Lets what is in it end, by an error or not, at a whole multiple of so many seconds only; 0: at once.
+
+    Guarantee: who sees no more than when the answer leaves learns how often that time has passed. If the work always
+    takes less, that is once, whatever took how long in it.
+    """
+    begun = monotonic()
+    try:
+        yield
+    finally:
+        if every:
+            sleep(-(monotonic() - begun) % every)
 
 
 def _note(file: Path, line: str) -> None:
