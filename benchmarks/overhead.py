@@ -48,10 +48,10 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "messages": [
         (flower_rounds.Rounds, "configure_train"),
         (InProcessGrid, "carried"),
-        (answers, "read_request"),
+        (answers, "read_question"),
         (simulated, "received"),
-        (answers, "reply_content"),
-        (flower_rounds, "read_reply"),
+        (answers, "content_of"),
+        (flower_rounds, "read_answer"),
     ],
     "checks": [
         (simulated, "set_up_with"),

@@ -15,18 +15,17 @@ from flwr.common.serde import message_from_proto, message_to_proto, recorddict_t
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from fedrad.config import Experiment
-from fedrad.federation import client, hospital, server
+from fedrad.federation import client, server
 from fedrad.federation.delivery import delivery
-from fedrad.federation.messages import Request, request_content
+from fedrad.federation.flower_internals import give_id, speak_as_server
+from fedrad.federation.messages import Request, content_of
 from fedrad.model.base import load_base
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation import grid
-from fedrad.simulation import hospitals as simulated
-from fedrad.simulation import one_pass as fused
 from fedrad.training.setup import set_up
 from tests.model import tiny
 
-grid.speak_as_server(1)  # some tests make messages without a grid
+speak_as_server(1)  # some tests make messages without a grid
 
 CANARY = "zyzzyva"
 LABELS = ("edema", "effusion")
@@ -35,8 +34,7 @@ _ids = count(1)
 
 def posted(message: Message) -> Message:
     """Gives a message its id, as Flower's grids do when they send it."""
-    message.metadata.__dict__["_message_id"] = f"message-{next(_ids)}"
-    return message
+    return give_id(message, f"message-{next(_ids)}")
 
 
 def over_the_wire(message: Message) -> Message:
@@ -115,21 +113,7 @@ def federate(
 
 def forget() -> None:
     """Empties everything that this process keeps between messages, as its end would."""
-    for kept in (
-        hospital.experiment_of,
-        hospital.blank_setup,
-        hospital.strategy_of_run,
-        simulated.corpus_of,
-        simulated.shares_of,
-        simulated.declared_sizes,
-        simulated.checked_once,
-        simulated._fits,
-        simulated.frozen_digest,
-        simulated_client._inputs,
-        fused._common_inputs,
-    ):
-        kept.cache_clear()
-    simulated.close_ledgers()
+    simulated_client.forget()
 
 
 def small(base: str, **changes: object) -> Experiment:
@@ -205,7 +189,7 @@ class Mercy:
 
     def ask(self, request: Request | RecordDict, **run_config: Any) -> RecordDict:
         """What leaves the hospital in answer to this."""
-        content = request if isinstance(request, RecordDict) else request_content(request)
+        content = request if isinstance(request, RecordDict) else content_of(request)
         message = posted(Message(content=content, message_type=MessageType.TRAIN, dst_node_id=10))
         hospital = InProcessGrid(client.app, [self.node], {**self.experiment.flat(), **run_config})
         (reply,) = hospital.send_and_receive([message])

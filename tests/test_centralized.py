@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, ModelError
+from fedrad.federation import run as run_module
 from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon
 from fedrad.simulation import centralized
@@ -307,7 +308,7 @@ def test_ctrl_c_before_the_run_directory_leaves_nothing(tmp_path: Path, monkeypa
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(centralized, "initial_state", interrupted)
+    monkeypatch.setattr(run_module, "initial_state", interrupted)
     outcome = command(*set_all(experiment()), "--out", str(tmp_path / "out"))
 
     assert outcome.exit_code == 130

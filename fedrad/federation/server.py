@@ -54,8 +54,9 @@ def main(grid: Grid, context: Context) -> None:
 
 
 class FederatedRun(Run):
-    """A run with hospitals, in the order of the picture in README.md. ``Rounds`` asks, checks, books and aggregates; after
-    each round the server evaluates, checkpoints and draws.
+    """A run with hospitals, in the order of the picture in README.md.
+
+    ``Rounds`` asks, checks, books and aggregates; after each round the server evaluates, checkpoints and draws.
 
     Attributes:
         simulated: whether the hospitals are.

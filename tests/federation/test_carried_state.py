@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedrad.errors import FederationError
 from fedrad.federation import secure_hospital
-from fedrad.federation.messages import Failure, Reply, read_reply
+from fedrad.federation.messages import Failure, Reply, read_answer
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.local import TrainingState
@@ -52,7 +52,7 @@ def masked_rounds(one: One, number: int, monkeypatch: pytest.MonkeyPatch) -> dic
     monkeypatch.setattr(secure_hospital, "flatten", lambda adapter: (sent.append(dict(adapter)), real(adapter))[1])
     for round in range(1, number + 1):
         one.turn_to(round)
-        reply = read_reply(one.train(one.share()))
+        reply = read_answer(one.train(one.share()), Reply)
         assert isinstance(reply, Reply) == (round <= one.experiment.train.rounds)
         one.mercy.state = {**one.mercy.state, **sent[-1]}  # as if the sum were public, and the others' were the same
     return sent[-1]
@@ -84,7 +84,7 @@ def test_a_masked_adapter_is_in_no_later_answer_in_clear(
     zeros = {name: torch.zeros_like(tensor) if name in masked else tensor for name, tensor in one.mercy.state.items()}
     one.mercy.state = zeros
     for changes in ({"rounds": 3}, {"rounds": 9}):
-        left = read_reply(one.ask(one.request(**changes), MessageType.TRAIN, **IN_CLEAR))
+        left = read_answer(one.ask(one.request(**changes), MessageType.TRAIN, **IN_CLEAR), Reply)
         assert not isinstance(left, Reply) or missed(left.adapter, masked) > 0.9
         assert left == Failure("ava", 3, "federation")
     assert one.charges == charges  # refused before it was charged
@@ -93,7 +93,7 @@ def test_a_masked_adapter_is_in_no_later_answer_in_clear(
     for place in ({}, {"state-dir": str(tmp_path / "new"), "witness-dir": str(tmp_path / "witness")}):
         one.mercy.node |= place
         request = one.request(run="8", round=1)
-        answers.append(read_reply(one.ask(request, MessageType.TRAIN, **IN_CLEAR)))
+        answers.append(read_answer(one.ask(request, MessageType.TRAIN, **IN_CLEAR), Reply))
     used, fresh = (answer.adapter for answer in answers if isinstance(answer, Reply))
     assert all(torch.equal(used[name], fresh[name]) for name in masked)
     assert missed(used, masked) > 0.9
@@ -196,7 +196,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Mercy:
     """A real hospital after the first of two rounds in clear."""
     forget()
     mercy = Mercy(tmp_path_factory.mktemp("mercy"), epsilon_cap=20.0)
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     return mercy
 
 
@@ -220,12 +220,12 @@ def test_nor_does_where_it_started(tmp_path: Path) -> None:
     """From a public base a cold start and a warm one, which takes other steps, have tensors of the same shapes."""
     fixed = {"model__directions": 0, "lora__targets": "query,value"}
     mercy = Mercy(tmp_path, epsilon_cap=20.0, base=tiny.save_public(tmp_path / "public"), **fixed)
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     before = held(mercy)
     for number in (1, 2):
         assert code(mercy.ask(mercy.request(round=number), **{"train.warm-start": "synthetic"})) == "federation"
     assert held(mercy) == before
-    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)  # control
+    assert isinstance(read_answer(mercy.ask(mercy.request(round=2)), Reply), Reply)  # control
 
 
 def test_nor_do_the_number_of_rounds_and_the_hospitals_own_plan(begun: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +240,6 @@ def test_nor_do_the_number_of_rounds_and_the_hospitals_own_plan(begun: Mercy, mo
 def test_what_does_change_in_a_run(begun: Mercy) -> None:
     """Control, and last in this file: the round's number and the state that is sent."""
     begun.state = {name: tensor + 0.125 for name, tensor in begun.state.items()}
-    answer: Any = read_reply(begun.ask(begun.request(round=2)))
+    answer: Any = read_answer(begun.ask(begun.request(round=2)), Reply)
     assert isinstance(answer, Reply), answer
     assert held(begun)[1] == 2

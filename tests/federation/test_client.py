@@ -24,11 +24,9 @@ from fedrad.federation.messages import (
     Reply,
     Request,
     StageRequest,
+    content_of,
     labels_digest,
-    read_hello,
-    read_reply,
-    request_content,
-    stage_content,
+    read_answer,
 )
 from fedrad.federation.secure_rounds import STAGE
 from fedrad.ledger.ledger import Ledger
@@ -65,7 +63,7 @@ def mercy(tmp_path: Path) -> Iterator[Mercy]:
 
 
 def code(content: RecordDict) -> str:
-    answer = read_reply(content)
+    answer = read_answer(content, Reply)
     assert isinstance(answer, Failure), answer
     return answer.code
 
@@ -87,7 +85,7 @@ def ledger(mercy: Mercy) -> Ledger:
     )
 
 
-@pytest.mark.parametrize("inside", ["inputs_of", "read_corpus", "set_up_with", "plan_for", "train_round", "reply_of"])
+@pytest.mark.parametrize("inside", ["inputs_of", "read_corpus", "set_up", "plan_for", "run_steps", "reply_of"])
 def test_the_text_of_an_exception_stays_in_the_hospital(
     inside: str, mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +95,7 @@ def test_the_text_of_an_exception_stays_in_the_hospital(
         except KeyError as error:
             raise ValueError(f"can't parse {mercy.texts[1]!r}") from error
 
-    monkeypatch.setattr(hospital if inside in ("train_round", "reply_of") else client, inside, fails)
+    monkeypatch.setattr(hospital if inside in ("run_steps", "reply_of") else client, inside, fails)
     left = mercy.ask(mercy.request(round=2))
     assert set(left) == {"failure"}
     assert dict(left.config_records["failure"]) == {"site": "mercy", "round": 2, "code": "internal"}
@@ -124,7 +122,7 @@ def test_the_scan_of_the_log_would_find_a_text(
 def test_oddities_of_a_hospitals_reports_are_lines_in_its_log(mercy: Mercy, capsys: pytest.CaptureFixture[str]) -> None:
     with mercy.table.open("a") as table:
         table.write(",quux-x,0,0\n")  # a report without text
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     said = [line for line in capsys.readouterr().err.splitlines() if "arning" in line]
     assert len(said) == 1
     assert said[0].startswith(f"warning: {mercy.table}: 1 report ")
@@ -137,7 +135,7 @@ def test_an_introduction_fails_as_quietly(
         raise ValueError(mercy.texts[0])
 
     monkeypatch.setattr(client.HospitalPolicy, "from_node_config", fails)
-    assert read_reply(introduced(mercy.node)) == Failure("", 0, "internal")
+    assert read_answer(introduced(mercy.node), Reply) == Failure("", 0, "internal")
     assert CANARY not in capfd.readouterr().err
 
 
@@ -152,11 +150,11 @@ def introduced(node: dict[str, Any], app: ClientApp = client.app) -> RecordDict:
 
 
 def test_introductions(mercy: Mercy) -> None:
-    assert read_hello(introduced(mercy.node)) == Hello("mercy", False, 40, 0, labels_digest(LABELS))
-    assert read_hello(introduced(NUMBERED, simulated_client.app)) == Hello("", True, 0, 0)
-    assert read_reply(introduced({})) == Failure("", 0, "config")
+    assert read_answer(introduced(mercy.node), Hello) == Hello("mercy", False, 40, 0, labels_digest(LABELS))
+    assert read_answer(introduced(NUMBERED, simulated_client.app), Hello) == Hello("", True, 0, 0)
+    assert read_answer(introduced({}), Reply) == Failure("", 0, "config")
     # A hospital never passes for a simulated one because of a key too many.
-    assert read_reply(introduced({**mercy.node, "partition-id": 0})) == Failure("", 0, "config")
+    assert read_answer(introduced({**mercy.node, "partition-id": 0}), Reply) == Failure("", 0, "config")
 
 
 def test_errors_leave_as_codes(mercy: Mercy) -> None:
@@ -221,7 +219,7 @@ def test_an_unforeseen_error_is_answered_once(
     assert "remove the file" in capfd.readouterr().err
     assert spent(mercy) == []
     note.unlink()
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
 
 
 def test_the_end_of_the_process_closes_the_latch_as_well(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +236,7 @@ def test_the_end_of_the_process_closes_the_latch_as_well(mercy: Mercy, monkeypat
     assert code(mercy.ask(mercy.request())) == "stopped"
     # Control: a round that ends as foreseen leaves it open.
     (Path(mercy.node["state-dir"]) / "stopped").unlink()
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     assert not (Path(mercy.node["state-dir"]) / "stopped").exists()
 
 
@@ -258,7 +256,7 @@ def test_a_question_that_waited_for_the_lock_finds_the_latch_closed(
 
 def test_the_budget_is_judged_before_a_report_is_read(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
-        assert isinstance(read_reply(mercy.ask(mercy.request(round=number))), Reply)
+        assert isinstance(read_answer(mercy.ask(mercy.request(round=number)), Reply), Reply)
     monkeypatch.setattr(client, "read_corpus", never)
     assert code(mercy.ask(mercy.request(run="8"))) == "budget-exhausted"
     assert code(mercy.ask(mercy.request(round=1))) == "federation"  # an older round
@@ -274,11 +272,11 @@ def test_a_hospitals_reports_are_never_in_one_pass(mercy: Mercy, monkeypatch: py
         return real(model, trainable, inputs, loss)
 
     monkeypatch.setattr(local, "leaf_gradients", watched)
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     assert set(rows) == {1}
     # Control: by default in a simulation, or where the hospital says so, they share one.
     mercy.node |= {"isolate-reports": False, "pad-passes": False}
-    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request(round=2)), Reply), Reply)
     assert max(rows) > 1
 
 
@@ -292,7 +290,9 @@ def test_classes_that_were_not_stated(mercy: Mercy) -> None:
         assert answer == ("data" if labels == ("f", "m") else "policy")
     mercy.node["classes"] = "f,m,x"
     state = set_up(mercy.experiment, ("f", "m", "x"), single_label=True).classifier.state()
-    assert isinstance(read_reply(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delivery(state)))), Reply)
+    assert isinstance(
+        read_answer(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delivery(state))), Reply), Reply
+    )
 
 
 def spoiled(state: dict[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
@@ -318,7 +318,7 @@ def test_the_hospital_checks_the_servers_tensors(mercy: Mercy) -> None:
 def test_a_busy_and_a_damaged_ledger(mercy: Mercy) -> None:
     with ledger(mercy):
         assert code(mercy.ask(mercy.request())) == "ledger-busy"
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     (Path(mercy.node["state-dir"]) / "ledger.sqlite").unlink()
     assert code(mercy.ask(mercy.request(round=2))) == "ledger-tampered"
 
@@ -334,7 +334,7 @@ def opened_by(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
 def test_a_real_hospitals_ledger_and_state_wait_for_the_disk(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, synced = opened_by(client, monkeypatch), []
     monkeypatch.setattr(site_state, "sync_folder", synced.append)
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     assert [options.get("durable", True) for options in seen] == [True]
     assert synced == [Path(mercy.node["state-dir"])]
 
@@ -349,7 +349,7 @@ def test_every_round_of_a_real_hospital_is_checked_and_one_of_each_kind_of_a_sim
             module, "check_before_first_step", lambda *given: (checked.append(given[1:]), real(*given))[1]
         )
     for number in (1, 2):
-        assert isinstance(read_reply(mercy.ask(mercy.request(round=number))), Reply)
+        assert isinstance(read_answer(mercy.ask(mercy.request(round=number)), Reply), Reply)
     assert len(checked) == 2
 
     checked.clear()
@@ -372,14 +372,14 @@ def test_a_repeated_round_gets_the_same_bytes_and_costs_nothing(mercy: Mercy) ->
     # For another adapter it would be a second look at the reports with the same noise.
     other = spoiled(mercy.state, "head.bias", 1.0)
     assert code(mercy.ask(mercy.request(state=delivery(other)))) == "federation"
-    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request(round=2)), Reply), Reply)
     assert code(mercy.ask(mercy.request())) == "federation"  # an older round
     assert spent(mercy) == [("7", 1, 2), ("7", 2, 2)]
 
 
 def test_the_cap_bounds_all_runs_together(mercy: Mercy) -> None:
     """The server proposes epsilon 8 in each of two runs; the hospital's cap is 4, once and for all."""
-    replies = [read_reply(mercy.ask(mercy.request(round=number))) for number in (1, 2)]
+    replies = [read_answer(mercy.ask(mercy.request(round=number)), Reply) for number in (1, 2)]
     assert all(isinstance(reply, Reply) and reply.epsilon <= 4.0 for reply in replies)
     before = spent(mercy)
     assert code(mercy.ask(mercy.request(run="8"))) == "budget-exhausted"
@@ -395,7 +395,7 @@ def test_the_cap_bounds_all_runs_together(mercy: Mercy) -> None:
     assert 3.9 < opened.epsilon() <= 4.0
     # Negative control: it is the hospital's cap, and not something about these runs, that refuses.
     mercy.node["epsilon-cap"] = 20.0
-    assert isinstance(read_reply(mercy.ask(mercy.request(run="8"))), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request(run="8")), Reply), Reply)
 
 
 def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
@@ -413,9 +413,9 @@ def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
                     forget()
                 fields: dict[str, Any] = {"run": "1", "labels": names, "directory": str(folder), "rounds": 2}
                 request = Request(site=f"site-{index:03d}", index=index, round=number, state=delivery(state), **fields)
-                question = Message(content=request_content(request), message_type=MessageType.TRAIN, dst_node_id=10)
+                question = Message(content=content_of(request), message_type=MessageType.TRAIN, dst_node_id=10)
                 replies.append(grid.send_and_receive([question])[0].content)
-            answer = read_reply(replies[-1])
+            answer = read_answer(replies[-1], Reply)
             assert isinstance(answer, Reply), answer
             state = {**state, **answer.adapter}
         return [wire_bytes(reply) for reply in replies]
@@ -434,8 +434,8 @@ def messages_for(mercy: Mercy) -> dict[str, Message]:
     roster = StageRequest(run="7", site="mercy", round=1, **where, body=UnmaskRequest(("mercy", "other"), {}))
     content = {
         MessageType.QUERY: RecordDict(),
-        MessageType.TRAIN: request_content(mercy.request(**where)),
-        STAGE: stage_content(roster),
+        MessageType.TRAIN: content_of(mercy.request(**where)),
+        STAGE: content_of(roster),
     }
     return {kind: Message(content=records, message_type=kind, dst_node_id=10) for kind, records in content.items()}
 
@@ -454,7 +454,7 @@ def test_a_hospitals_app_refuses_a_simulations_context(
 ) -> None:
     """Whatever the process is called: a node without a policy gets no answer from a hospital's app."""
     monkeypatch.setattr("sys.argv", [f"/usr/bin/{process}"])
-    answer = read_reply(asked(client.app, NUMBERED, mercy, kind))
+    answer = read_answer(asked(client.app, NUMBERED, mercy, kind), Reply)
     assert isinstance(answer, Failure)
     assert answer.code == "policy"
     assert "this is a hospital's app, and the node is numbered as a simulation's are" in capfd.readouterr().err
@@ -467,12 +467,12 @@ def test_a_simulations_app_refuses_a_hospitals_node(
 ) -> None:
     """Flower's examples number real nodes as well; such a node would read what the server names, without a policy."""
     for node in (mercy.node, {**mercy.node, "partition-id": 0}, {}):
-        answer = read_reply(asked(simulated_client.app, node, mercy, kind))
+        answer = read_answer(asked(simulated_client.app, node, mercy, kind), Reply)
         assert isinstance(answer, Failure)
         assert answer.code == "policy"
         assert "this app simulates hospitals" in capfd.readouterr().err
     monkeypatch.setattr("sys.argv", ["/usr/bin/flwr-clientapp", "--token", "x"])
-    answer = read_reply(asked(simulated_client.app, NUMBERED, mercy, kind))
+    answer = read_answer(asked(simulated_client.app, NUMBERED, mercy, kind), Reply)
     assert isinstance(answer, Failure)
     assert answer.code == "policy"
     assert not (mercy.folder / "chosen by the server").exists()
@@ -481,7 +481,7 @@ def test_a_simulations_app_refuses_a_hospitals_node(
 def test_a_second_run_that_the_server_chose_is_counted_by_the_filter_and_the_server_agrees(mercy: Mercy) -> None:
     mirror = BudgetMirror()
     for run, epsilon, rule in (("7", 1.0, PLAN), ("8", 0.5, FILTER)):
-        reply = read_reply(mercy.ask(mercy.request(run=run), **{"privacy.epsilon": epsilon}))
+        reply = read_answer(mercy.ask(mercy.request(run=run), **{"privacy.epsilon": epsilon}), Reply)
         assert isinstance(reply, Reply)
         assert reply.rule == rule
         mirror = mirror.book(reply, 1e-5)
@@ -494,7 +494,7 @@ def test_a_second_run_that_the_server_chose_is_counted_by_the_filter_and_the_ser
 def test_a_hospital_with_fixed_noise_answers_every_run_with_it(mercy: Mercy) -> None:
     mercy.node |= {"batch": 8, "noise-multiplier": 4.0}
     for run, epsilon in (("7", 1.0), ("8", 3.0)):
-        reply = read_reply(mercy.ask(mercy.request(run=run), **{"privacy.epsilon": epsilon}))
+        reply = read_answer(mercy.ask(mercy.request(run=run), **{"privacy.epsilon": epsilon}), Reply)
         assert isinstance(reply, Reply)
         assert reply.rule == MECHANISM
         assert {(e.sampling_rate, e.noise_multiplier) for e in reply.events} == {(8 / 40, 4.0)}
@@ -508,7 +508,7 @@ def test_a_new_site_on_the_same_reports_is_no_new_budget(
     mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Once by the path, before a report is read; once by the texts, in a copy that was exported anew."""
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     renamed = {**mercy.node, "site": "grace", "state-dir": str(mercy.folder / "grace")}
     mercy.node = renamed
     with monkeypatch.context() as watched:
@@ -529,8 +529,8 @@ def test_a_new_site_on_the_same_reports_is_no_new_budget(
     assert not Path(renamed["state-dir"], "stopped").exists()
 
     mercy.node = {**mercy.node, "state-dir": str(mercy.folder / "agreed"), "shares-reports-with": "mercy"}
-    assert isinstance(read_reply(mercy.ask(mercy.request(site="grace"))), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request(site="grace")), Reply), Reply)
     # Where a site named its reports once, it goes on under its name, wherever they move.
     moved = mercy.table.rename(mercy.folder / "moved.csv")
     mercy.node = {**renamed, "site": "mercy", "state-dir": str(mercy.folder / "state"), "data-path": str(moved)}
-    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request(round=2)), Reply), Reply)

@@ -18,7 +18,7 @@ from fedrad.federation import hospital, server
 from fedrad.federation import hospital_unit as central
 from fedrad.federation.hospital_unit import CentralRounds, central_plan
 from fedrad.federation.messages import Reply
-from fedrad.federation.rounds import Federation, Hospital
+from fedrad.federation.participants import Federation, Participant
 from fedrad.ledger.view import read_ledger
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.accounting import epsilon
@@ -74,17 +74,12 @@ STATE = {"head.bias": torch.zeros(40), "head.weight": torch.zeros(40, 30)}
 
 
 def rounds(folder: Path, hospitals: int = 4, epsilon: float = 2.0, seed: int = 0) -> CentralRounds:
-    sites = tuple(Hospital(f"site-{i:03}", i, i, 10, rank=2, delta=DELTA) for i in range(hospitals))
+    sites = tuple(Participant(f"site-{i:03}", i, i, 10, rank=2, delta=DELTA) for i in range(hospitals))
     lora = LoRASpec(rank=2, alpha=4.0, targets=("query",))
-    federation = Federation(
-        "1", 3, ("a",), sites, str(folder), frozenset(STATE), lora, seed, "uniform", hospitals, hospitals
-    )
-    plan = central_plan(
-        small(
-            "unused", sites__count=hospitals, privacy__unit="hospital", privacy__delta=DELTA, privacy__epsilon=epsilon
-        )
-    )
-    made = CentralRounds(FedAvg(Settings()), federation, STATE, lambda outcome: None, plan, folder / "server")
+    budget = {"privacy__unit": "hospital", "privacy__delta": DELTA, "privacy__epsilon": epsilon}
+    experiment = small("unused", sites__count=hospitals, train__seed=seed, **budget)
+    federation = Federation("1", experiment, ("a",), sites, str(folder), frozenset(STATE), lora)
+    made = CentralRounds(FedAvg(Settings()), federation, STATE, central_plan(experiment), folder / "server")
     made._expected = {2: dict(STATE)}
     return made
 
@@ -127,12 +122,10 @@ def test_the_noise_is_that_of_the_plan(tmp_path: Path) -> None:
     assert epsilon([(1.0, plan.noise_multiplier, plan.steps)], DELTA) <= 2.0
 
 
-def test_a_strategy_that_needs_every_update_is_refused(tmp_path: Path) -> None:
-    made = rounds(tmp_path)
+def test_a_strategy_that_needs_every_update_is_refused() -> None:
     for name in ("fedex", "flora", "flexlora"):
-        strategy = strategy_of(small("unused", strategy__name=name))
-        with pytest.raises(ConfigError, match="noised mean"):
-            CentralRounds(strategy, made.federation, STATE, lambda outcome: None, made._plan, tmp_path)
+        with pytest.raises(ConfigError, match=r"with privacy\.unit=hospital nothing but the mean is seen"):
+            strategy_of(small("unused", strategy__name=name, privacy__unit="hospital", privacy__delta=DELTA))
 
 
 def test_hospitals_that_do_not_answer_are_zeros_and_do_not_change_the_divisor(base: str, tmp_path: Path) -> None:
@@ -179,16 +172,17 @@ def test_an_update_that_is_not_finite_can_not_be_told_from_one_of_zeros(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal would name the hospital without noise, and end the run where all are needed."""
-    real = hospital.train_round
+    real = hospital.close_round
 
     def answers(value: float) -> dict[str, object]:
-        def train_round(site: Any, ledger: Any, asked: Any, incoming: Any) -> dict[str, Tensor]:
-            trained = real(site, ledger, asked, incoming)
-            if site.name != "site-001":
+        def close_round(directory: Path, ledger: Any, asked: Any, opened: Any, after: Any) -> dict[str, Tensor]:
+            trained = real(directory, ledger, asked, opened, after)
+            if directory.name != "site-001":
                 return trained
-            return {name: incoming[name] + value * torch.ones_like(incoming[name]) for name in trained}
+            sent = opened.before.adapter
+            return {name: sent[name] + value * torch.ones_like(sent[name]) for name in trained}
 
-        monkeypatch.setattr(hospital, "train_round", train_round)
+        monkeypatch.setattr(hospital, "close_round", close_round)
         return hospital_run(base, tmp_path / f"run-{value}")
 
     zeros, broken = answers(0.0), answers(float("nan"))

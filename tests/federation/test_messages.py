@@ -16,20 +16,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrad.errors import FederationError, RefusedReply
+from fedrad.federation.arrays import from_arrays, to_arrays
 from fedrad.federation.messages import (
     ERROR_CODES,
     Failure,
     Hello,
     Reply,
+    Request,
     check_adapter,
-    from_arrays,
-    hello_content,
-    read_hello,
-    read_reply,
-    read_request,
-    reply_content,
-    request_content,
-    to_arrays,
+    content_of,
+    read_answer,
+    read_question,
 )
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.filter import FILTER, MECHANISM, PLAN, Account
@@ -54,7 +51,7 @@ def answer(mercy: Mercy) -> RecordDict:
 
 def emptied(content: RecordDict) -> bytes:
     """The reply's bytes with every tensor's values set to zero: all that could say more than the tensors do."""
-    adapter = {name: torch.zeros_like(tensor) for name, tensor in read_reply(content).adapter.items()}  # type: ignore[union-attr]
+    adapter = {name: torch.zeros_like(tensor) for name, tensor in read_answer(content, Reply).adapter.items()}  # type: ignore[union-attr]
     rest = {name: record for name, record in content.items() if name != "adapter"}
     return wire_bytes(RecordDict({"adapter": to_arrays(adapter), **rest}))
 
@@ -75,15 +72,16 @@ def test_a_real_reply_holds_the_closed_list_and_nothing_else(mercy: Mercy, answe
         "plan-id",
         "noise",
         "epsilon",
-        "rates",
-        "noise-multipliers",
-        "steps",
+        "events.sampling-rate",
+        "events.noise-multiplier",
+        "events.steps",
+        "masked",
         "rule",
         "order",
     }
     trainable = {name for name in mercy.state if name not in ("centre", "scale")}
     assert set(answer.array_records["adapter"]) == trainable
-    reply = read_reply(answer)
+    reply = read_answer(answer, Reply)
     assert isinstance(reply, Reply)
     assert (reply.site, reply.round, reply.declared_weight) == ("mercy", 1, 40)
     assert 0 < reply.epsilon <= 4.0
@@ -91,9 +89,9 @@ def test_a_real_reply_holds_the_closed_list_and_nothing_else(mercy: Mercy, answe
 
 
 def test_the_scan_for_words_would_find_them(answer: RecordDict) -> None:
-    reply = read_reply(answer)
+    reply = read_answer(answer, Reply)
     assert isinstance(reply, Reply)
-    assert leaks(reply_content(replace(reply, plan_id=f"{CANARY}3"))) == [CANARY]
+    assert leaks(content_of(replace(reply, plan_id=f"{CANARY}3"))) == [CANARY]
     assert "loss" in leaks(RecordDict({**answer, "metrics": MetricRecord({"loss": 0.3})}))
 
 
@@ -113,9 +111,9 @@ def test_nothing_but_tensor_values_tells_how_many_reports_there_are(
 
 
 def test_the_comparison_would_see_an_exact_count(answer: RecordDict) -> None:
-    reply = read_reply(answer)
+    reply = read_answer(answer, Reply)
     assert isinstance(reply, Reply)
-    told = [emptied(reply_content(replace(reply, declared_weight=n))) for n in (REPORTS, REPORTS - 1)]
+    told = [emptied(content_of(replace(reply, declared_weight=n))) for n in (REPORTS, REPORTS - 1)]
     assert told[0] != told[1]
 
 
@@ -154,70 +152,71 @@ SPOILED = [with_record, with_empty_record, with_field, without_field, with_wrong
 
 @pytest.mark.parametrize("spoil", SPOILED)
 def test_the_server_refuses_what_is_not_on_the_list(spoil: Callable[[RecordDict], RecordDict]) -> None:
-    for content in (reply_content(REPLY), reply_content(Failure("site-000", 1, "data"))):
-        read_reply(content)
+    for content in (content_of(REPLY), content_of(Failure("site-000", 1, "data"))):
+        read_answer(content, Reply)
         with pytest.raises(RefusedReply):
-            read_reply(spoil(content))
-    introduction = hello_content(Hello("mercy", False, 40, 4))
-    read_hello(introduction)
+            read_answer(spoil(content), Reply)
+    introduction = content_of(Hello("mercy", False, 40, 4))
+    read_answer(introduction, Hello)
     with pytest.raises(RefusedReply):
-        read_hello(spoil(introduction))
+        read_answer(spoil(introduction), Hello)
 
 
 @pytest.mark.parametrize("spoil", SPOILED)
 def test_the_hospital_refuses_requests_that_carry_more_or_less(
     spoil: Callable[[RecordDict], RecordDict], mercy: Mercy
 ) -> None:
-    good = request_content(mercy.request())
-    assert read_request(as_message(good)).labels == LABELS
-    with pytest.raises(FederationError, match="not a training request"):
-        read_request(as_message(spoil(good)))
-    assert read_reply(mercy.ask(spoil(good))) == Failure("", 0, "federation")
+    good = content_of(mercy.request())
+    assert read_question(as_message(good), Request).labels == LABELS
+    with pytest.raises(FederationError, match="no Request of this version"):
+        read_question(as_message(spoil(good)), Request)
+    assert read_answer(mercy.ask(spoil(good)), Reply) == Failure("", 0, "federation")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("index", 1.0), ("round", True), ("labels", "edema"), ("labels", [1, 2]), ("dropped", [1])]
+    ("field", "value"),
+    [("index", 1.0), ("round", True), ("labels", "edema"), ("labels", [1, 2]), ("state.dropped", [1])],
 )
 def test_the_hospital_refuses_fields_of_another_type(field: str, value: object, mercy: Mercy) -> None:
-    content = request_content(mercy.request())
+    content = content_of(mercy.request())
     content["request"] = ConfigRecord({**content.config_records["request"], field: value})  # type: ignore[dict-item]
     with pytest.raises(FederationError):
-        read_request(as_message(content))
+        read_question(as_message(content), Request)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epsilon", 1), ("round", 1.0), ("declared-weight", True), ("site", 3), ("steps", 6)]
+    ("field", "value"), [("epsilon", 1), ("round", 1.0), ("declared-weight", True), ("site", 3), ("events.steps", 6)]
 )
 def test_the_server_refuses_fields_of_another_type(field: str, value: object) -> None:
-    content = reply_content(REPLY)
+    content = content_of(REPLY)
     content["reply"] = ConfigRecord({**content.config_records["reply"], field: value})  # type: ignore[dict-item]
     with pytest.raises(RefusedReply, match=field):
-        read_reply(content)
+        read_answer(content, Reply)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("rates", [0.1]),
-        ("rates", [0.1, 1.5]),
-        ("rates", [0.1, float("nan")]),
-        ("noise-multipliers", [2.0, -1.0]),
-        ("noise-multipliers", [2, 1]),
-        ("steps", [6, -12]),
-        ("steps", [6.0, 12.0]),
+        ("events.sampling-rate", [0.1]),
+        ("events.sampling-rate", [0.1, 1.5]),
+        ("events.sampling-rate", [0.1, float("nan")]),
+        ("events.noise-multiplier", [2.0, -1.0]),
+        ("events.noise-multiplier", [2, 1]),
+        ("events.steps", [6, -12]),
+        ("events.steps", [6.0, 12.0]),
     ],
 )
 def test_the_server_refuses_charges_that_are_none(field: str, value: list[object]) -> None:
-    content = reply_content(REPLY)
+    content = content_of(REPLY)
     fields = dict(content.config_records["reply"])
     content["reply"] = ConfigRecord({**fields, field: value})  # type: ignore[dict-item]
-    with pytest.raises(RefusedReply, match="charges"):
-        read_reply(content)
+    with pytest.raises(RefusedReply, match=r"charges|events"):
+        read_answer(content, Reply)
 
 
 @pytest.mark.parametrize(("rule", "order"), [(PLAN, 0), (MECHANISM, 0), (FILTER, 18)])
 def test_the_rule_that_counts_the_charges_travels(rule: str, order: int) -> None:
-    read = read_reply(reply_content(replace(REPLY, rule=rule, order=order)))
+    read = read_answer(content_of(replace(REPLY, rule=rule, order=order)), Reply)
     assert isinstance(read, Reply)
     assert read.account == Account(REPLY.events, rule, order)
 
@@ -225,27 +224,27 @@ def test_the_rule_that_counts_the_charges_travels(rule: str, order: int) -> None
 @pytest.mark.parametrize(("rule", "order"), [("none", 0), (PLAN, 18), (FILTER, 0), (FILTER, 19), (FILTER, -2)])
 def test_the_server_refuses_a_rule_that_is_none(rule: str, order: int) -> None:
     with pytest.raises(RefusedReply, match="rule that counts"):
-        read_reply(reply_content(replace(REPLY, rule=rule, order=order)))
+        read_answer(content_of(replace(REPLY, rule=rule, order=order)), Reply)
 
 
 @pytest.mark.parametrize("stype", ["numpy.ndarray", "torch.pickle"])
 @pytest.mark.parametrize("data", [b"", b"junk", b"\x93NUMPY\x01\x00\xff\xff", b"PK\x03\x04", b"\x80\x04N."])
 def test_bytes_that_are_no_tensor_are_a_refused_reply_and_never_unpickled(stype: str, data: bytes) -> None:
-    content = reply_content(REPLY)
+    content = content_of(REPLY)
     content["adapter"] = ArrayRecord({"head.bias": Array(dtype="float32", shape=(3,), stype=stype, data=data)})
     with pytest.raises(RefusedReply, match="no tensor"):
-        read_reply(content)
+        read_answer(content, Reply)
 
 
 def test_a_failure_is_a_site_a_round_and_a_known_code() -> None:
     for code in sorted(ERROR_CODES):
-        assert read_reply(reply_content(Failure("a", 3, code))) == Failure("a", 3, code)
+        assert read_answer(content_of(Failure("a", 3, code)), Reply) == Failure("a", 3, code)
     # Whatever else stands in it, on its way out it becomes "internal", and on its way in it is refused.
-    content = reply_content(Failure("a", 3, f"ValueError: {CANARY}"))
-    assert read_reply(content) == Failure("a", 3, "internal")
+    content = content_of(Failure("a", 3, f"ValueError: {CANARY}"))
+    assert read_answer(content, Reply) == Failure("a", 3, "internal")
     content["failure"] = ConfigRecord({"site": "a", "round": 3, "code": CANARY})
     with pytest.raises(RefusedReply) as caught:
-        read_reply(content)
+        read_answer(content, Reply)
     assert CANARY not in str(caught.value)
 
 
@@ -281,7 +280,7 @@ def spoiled_at(value: float) -> dict[str, Tensor]:
     ids=["transposed", "flat", "float64", "float16", "int32", "extra", "missing", "empty", "nan", "inf", "-inf"],
 )
 def test_a_wrong_adapter_is_refused_and_its_sender_named(adapter: dict[str, Tensor]) -> None:
-    arrived = read_reply(over_the_wire(as_message(reply_content(replace(REPLY, adapter=adapter)))).content)
+    arrived = read_answer(over_the_wire(as_message(content_of(replace(REPLY, adapter=adapter)))).content, Reply)
     assert isinstance(arrived, Reply)
     with pytest.raises(RefusedReply, match="site-007"):
         check_adapter(arrived.adapter, ADAPTER, "site-007")
@@ -308,7 +307,7 @@ def test_tensors_travel_bit_for_bit(bits: list[int], transposed: bool) -> None:
 @given(st.floats(allow_nan=False), st.integers(0, 2**40), st.text(max_size=20))
 def test_replies_travel_unchanged(epsilon: float, number: int, site: str) -> None:
     sent = Reply(site, number, ADAPTER, number, "0123456789abcdef", abs(epsilon), epsilon, EVENTS)
-    arrived = read_reply(as_message(reply_content(sent)).content)
+    arrived = read_answer(as_message(content_of(sent)).content, Reply)
     assert isinstance(arrived, Reply)
     assert replace(arrived, adapter={}) == replace(sent, adapter={})
     assert np.float64(arrived.epsilon).tobytes() == np.float64(epsilon).tobytes()

@@ -15,6 +15,7 @@ from fedrad import Classifier
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.federation import client, server
+from fedrad.federation import run as run_module
 from fedrad.training.corpus import read_corpus, stated_labels
 from tests.grid import LABELS, InProcessGrid, Mercy, federate, forget, small
 from tests.model import tiny
@@ -120,7 +121,7 @@ def test_other_labels_end_the_run_before_anything_is_warmed_or_asked(
     """It took five minutes of warm start and a first round, whose failure named the reports."""
     columns = {"another order": "effusion,edema", "one more": "edema,effusion,nodule"}.get(proposed)
     changes = {} if columns is None else {"data__name": "none", "data__label_columns": columns}
-    monkeypatch.setattr(server, "initial_state", lambda *given: pytest.fail("the warm start began"))
+    monkeypatch.setattr(run_module, "initial_state", lambda *given: pytest.fail("the warm start began"))
     grid, error = run(tmp_path, base, "out", **changes)
     assert error is not None
     (problem,) = error.problems

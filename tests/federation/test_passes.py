@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from fedrad.errors import LedgerBusy
-from fedrad.federation import client
-from fedrad.federation import hospital as hospital_module
+from fedrad.federation import client, lockout
 from fedrad.federation.delivery import delivery
-from fedrad.federation.messages import Failure, Reply, read_reply
+from fedrad.federation.messages import Failure, Reply, read_answer
 from fedrad.ledger.durable import locked
 from tests.counted import Passes
 from tests.grid import LABELS, Mercy, forget
@@ -46,7 +45,7 @@ def rounds(mercy: Mercy, counted: Passes) -> tuple[list[tuple[int, list[int]]], 
     for number in (1, 2):
         forget()
         counted.counts()
-        answer = read_reply(mercy.ask(mercy.request(round=number, state=delivery(state))))
+        answer = read_answer(mercy.ask(mercy.request(round=number, state=delivery(state))), Reply)
         assert isinstance(answer, Reply), answer
         passes.append(counted.counts())
         adapters.append({name: tensor.numpy().tobytes() for name, tensor in answer.adapter.items()})
@@ -94,7 +93,7 @@ def test_a_shard_that_outgrew_its_declared_size_is_named_in_the_hospitals_own_lo
 ) -> None:
     for units in (44, 45):
         mercy = hospital(tmp_path / str(units), base, units, "report", 8)
-        answer = read_reply(mercy.ask(mercy.request()))
+        answer = read_answer(mercy.ask(mercy.request()), Reply)
         assert isinstance(answer, Reply)
         assert ("declared-size" in capfd.readouterr().err) is (units == 45)
 
@@ -122,10 +121,10 @@ def test_answers_leave_at_whole_multiples(
 
     real = client.inputs_of
     monkeypatch.setattr(client, "inputs_of", works)
-    monkeypatch.setattr(hospital_module, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(hospital_module, "sleep", sleeps)
+    monkeypatch.setattr(lockout, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(lockout, "sleep", sleeps)
     mercy = hospital(tmp_path, base, 20, "report", 2, **{"answer-every": 60.0})
-    assert isinstance(read_reply(mercy.ask(mercy.request())), Reply)
+    assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     took = clock[0] - 1000.0
     assert took % 60 == pytest.approx(0, abs=1e-6)
     assert 0 <= took - seconds < 60
@@ -134,7 +133,7 @@ def test_answers_leave_at_whole_multiples(
     os.close(locked(Path(mercy.node["state-dir"])))
     asked_meanwhile = None
     mercy.table.write_text("text\n")
-    assert isinstance(read_reply(mercy.ask(mercy.request(round=2))), Failure)
+    assert isinstance(read_answer(mercy.ask(mercy.request(round=2)), Reply), Failure)
     assert (clock[0] - 1000.0) % 60 == pytest.approx(0, abs=1e-6)
     # Control: at once, if the hospital does not say so.
     slept.clear()

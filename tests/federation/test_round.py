@@ -16,13 +16,13 @@ from fedrad.config import Experiment
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, DataError, ModelError, QuorumLost, SitesMissing
 from fedrad.federation import hospital
-from fedrad.federation.messages import Reply, read_reply, reply_content
+from fedrad.federation.messages import Reply, content_of, read_answer
 from fedrad.ledger.ledger import Ledger
 from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.simulation import centralized
 from fedrad.training import warm_start
-from fedrad.training.site import Site, train_round
+from fedrad.training.site import open_round
 from tests.grid import InProcessGrid, federate, forget, small
 from tests.model import tiny
 
@@ -128,7 +128,7 @@ def test_epsilon_is_met_from_below_and_is_what_the_ledgers_say(three: tuple[Expe
 def test_the_servers_answers_are_what_left_the_hospitals(three: tuple[Experiment, InProcessGrid, Path]) -> None:
     """Every reply of the run is on the closed list, and the two sites of one node answered apart."""
     _, grid, _ = three
-    replies = [read_reply(message.content) for message in grid.trained]
+    replies = [read_answer(message.content, Reply) for message in grid.trained]
     assert all(isinstance(reply, Reply) for reply in replies)
     assert sorted((reply.round, reply.site) for reply in replies) == [(r, site) for r in (1, 2) for site in SITES]
     assert {message.metadata.src_node_id for message in grid.trained} == {10, 11}
@@ -143,7 +143,9 @@ def test_the_same_seeds_give_the_same_bits_in_any_order_on_any_number_of_nodes(
     forget()
     again = Experiment.from_flat({**experiment.flat(), "run.out": str(tmp_path / "run")})
     shuffled = federate(again, nodes=3, shuffle=5)
-    assert [read_reply(m.content).site for m in shuffled.trained] != [read_reply(m.content).site for m in grid.trained]
+    assert [read_answer(m.content, Reply).site for m in shuffled.trained] != [
+        read_answer(m.content, Reply).site for m in grid.trained
+    ]
     assert tensor_bytes(tmp_path / "run") == tensor_bytes(out)
     assert metrics_of(tmp_path / "run") == metrics_of(out)
     assert result_of(tmp_path / "run")["epsilon"] == result_of(out)["epsilon"]
@@ -190,10 +192,10 @@ def test_one_hospital_is_centralized_training_bit_for_bit(
 
 
 def failing(site: str, round: int) -> Callable[..., Any]:
-    def fails(at: Site, ledger: Ledger, request: Any, *rest: Any) -> Any:
-        if at.name == site and request.round == round:
+    def fails(directory: Path, ledger: Ledger, request: Any, *rest: Any) -> Any:
+        if directory.name == site and request.round == round:
             raise DataError("a row of the table is gone")
-        return train_round(at, ledger, request, *rest)
+        return open_round(directory, ledger, request, *rest)
 
     return fails
 
@@ -201,7 +203,7 @@ def failing(site: str, round: int) -> Callable[..., Any]:
 def test_a_run_goes_on_without_a_failed_site_if_the_quorum_allows_and_says_so(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hospital, "train_round", failing("site-001", 1))
+    monkeypatch.setattr(hospital, "open_round", failing("site-001", 1))
     experiment = small(base, run__out=str(tmp_path / "run"))  # whose default is half of the hospitals, rounded up
     grid = federate(experiment)
     assert len(grid.trained) == 6  # asked again in round 2
@@ -219,7 +221,7 @@ def test_a_run_goes_on_without_a_failed_site_if_the_quorum_allows_and_says_so(
 def test_without_the_quorum_the_run_fails_and_writes_no_result(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hospital, "train_round", failing("site-001", 2))
+    monkeypatch.setattr(hospital, "open_round", failing("site-001", 2))
     with pytest.raises(QuorumLost, match=r"round 2: 2 of 3 .*site-001: data"):
         federate(small(base, run__out=str(tmp_path / "run"), sites__quorum=3))
     assert not (tmp_path / "run" / "result.json").exists()
@@ -242,7 +244,15 @@ class Mortal(InProcessGrid):
             return Message(Error(code=0, reason=reason), reply_to=message)
 
 
-@pytest.mark.parametrize("when", ["before it charged", "while it trained", "after it had answered"])
+# What is interrupted, and how it knows the site.
+PLACES: dict[str, tuple[str, Callable[..., str]]] = {
+    "before it charged": ("open_round", lambda directory, *given: directory.name),
+    "while it trained": ("run_steps", lambda *given, **named: named["site"]),
+    "after it had answered": ("reply_of", lambda request, *given: request.site),
+}
+
+
+@pytest.mark.parametrize("when", PLACES)
 def test_a_hospital_that_is_killed_once_does_not_end_the_run(
     base: str,
     three: tuple[Experiment, InProcessGrid, Path],
@@ -253,17 +263,16 @@ def test_a_hospital_that_is_killed_once_does_not_end_the_run(
     """Its plan uses up its budget exactly: what is charged twice in round 1 is missing in round 2, and never more."""
     deaths: list[str] = []
 
-    def dies_once(at: Site, ledger: Ledger, request: Any, *rest: Any) -> Any:
-        if at.name != "site-001" or deaths:
-            return train_round(at, ledger, request, *rest)
-        deaths.append(at.name)
-        if when == "while it trained":
-            ledger.record_intent(run=request.run, round=request.round, plan=at.plan, steps=request.steps)
-        if when == "after it had answered":
-            train_round(at, ledger, request, *rest)
+    inside, site_of = PLACES[when]
+    real = getattr(hospital, inside)
+
+    def dies_once(*given: Any, **named: Any) -> Any:
+        if site_of(*given, **named) != "site-001" or deaths:
+            return real(*given, **named)
+        deaths.append("site-001")
         raise Killed
 
-    monkeypatch.setattr(hospital, "train_round", dies_once)
+    monkeypatch.setattr(hospital, inside, dies_once)
     grid = federate(small(base, run__out=str(tmp_path / "run")), grid=Mortal)
 
     result, plain = result_of(tmp_path / "run"), result_of(three[2])
@@ -322,4 +331,4 @@ def test_a_run_without_privacy_says_so(base: str, tmp_path: Path) -> None:
     assert result["private"] is False
     assert "WITHOUT" in result["statement"]
     # A reply that carries infinity is still on the list.
-    assert reply_content(read_reply(grid.trained[0].content))
+    assert content_of(read_answer(grid.trained[0].content, Reply))

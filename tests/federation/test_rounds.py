@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedrad.config import Experiment
 from fedrad.errors import FedradError, QuorumLost
-from fedrad.federation.actors import replace_dead_actors
 from fedrad.federation.arrays import from_arrays, to_arrays
 from fedrad.federation.delivery import PublicStore, nbytes
-from fedrad.federation.messages import Failure, Reply, Request, read_request, reply_content
-from fedrad.federation.rounds import Federation, Hospital, RoundOutcome, Rounds, public_weights
+from fedrad.federation.messages import Failure, Reply, Request, content_of, read_question
+from fedrad.federation.participants import Federation, Participant, public_weights
+from fedrad.federation.rounds import RoundOutcome, Rounds
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.accounting import Event, epsilon
 from fedrad.settings import Strategy as Settings
@@ -66,30 +67,36 @@ def good(request: Request) -> Reply:
 
 
 def answers(request: Request) -> RecordDict:
-    return reply_content(good(request))
+    return content_of(good(request))
 
 
 def made(
     quorum: int = 3, weights: str = "uniform", rounds: int = 2, asked: int = 3, seed: int = 0
 ) -> tuple[Rounds, list[RoundOutcome]]:
     hospitals = tuple(
-        Hospital(site, NODES[site], int(site[-1]), DECLARED[site], rank=2, delta=DELTA) for site in sorted(NODES)
+        Participant(site, NODES[site], int(site[-1]), DECLARED[site], rank=2, delta=DELTA) for site in sorted(NODES)
     )
-    outcomes: list[RoundOutcome] = []
+    experiment = Experiment.from_flat(
+        {
+            "sites.count": 3,
+            "sites.fraction": asked / 3,
+            "sites.quorum": quorum,
+            "strategy.weights": weights,
+            "train.rounds": rounds,
+            "train.seed": seed,
+        }
+    )
     federation = Federation(
         run="1",
-        rounds=rounds,
+        experiment=experiment,
         labels=("a", "b", "c"),
         hospitals=hospitals,
         directory="/runs/1",
         trainable=frozenset(EXPECTED),
         lora=LoRASpec(rank=2, alpha=4.0, targets=("query",)),
-        seed=seed,
-        weights=weights,
-        quorum=quorum,
-        asked=asked,
     )
-    return Rounds(FedAvg(Settings()), federation, STATE, outcomes.append), outcomes
+    made = Rounds(FedAvg(Settings()), federation, STATE)
+    return made, made.outcomes
 
 
 def received(store: PublicStore, request: Request) -> dict[str, Tensor]:
@@ -110,7 +117,7 @@ class Played:
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         replies, asked = [], []
         for message in map(posted, messages):
-            request = read_request(over_the_wire(message))
+            request = read_question(over_the_wire(message), Request)
             asked.append(request.site)
             answer = self.behaviour.get(request.site, answers)(request)
             if answer is not None:
@@ -136,12 +143,14 @@ def bits(state: dict[str, Tensor]) -> bytes:
 def test_everybody_is_asked_for_what_is_theirs() -> None:
     strategy, _ = made()
     questions = list(strategy.configure_train(2, to_arrays(STATE), ConfigRecord(), None))  # type: ignore[arg-type]
-    assert [(m.metadata.dst_node_id, read_request(m).site, read_request(m).index) for m in questions] == [
+    assert [
+        (m.metadata.dst_node_id, read_question(m, Request).site, read_question(m, Request).index) for m in questions
+    ] == [
         (10, "site-000", 0),
         (11, "site-001", 1),
         (10, "site-002", 2),
     ]
-    request = read_request(questions[1])
+    request = read_question(questions[1], Request)
     assert (request.run, request.round, request.rounds, request.directory) == ("1", 2, 2, "/runs/1")
     assert bits(dict(request.state.tensors)) == bits(STATE)
     assert (request.state.base, request.state.dropped) == ("", ())
@@ -177,14 +186,14 @@ def test_declared_weights_are_those_of_the_introduction() -> None:
 
 
 def altered(**changes: object) -> Answer:
-    return lambda request: reply_content(replace(good(request), **changes))  # type: ignore[arg-type]
+    return lambda request: content_of(replace(good(request), **changes))  # type: ignore[arg-type]
 
 
 def with_value(value: float) -> Answer:
     def answer(request: Request) -> RecordDict:
         adapter = adapter_of(request.site)
         adapter["head.weight"][1, 2] = value
-        return reply_content(replace(good(request), adapter=adapter))
+        return content_of(replace(good(request), adapter=adapter))
 
     return answer
 
@@ -203,7 +212,7 @@ def with_fields_for_tensors(request: Request) -> RecordDict:
 
 
 def failed(code: str) -> Answer:
-    return lambda request: reply_content(Failure(request.site, request.round, code))
+    return lambda request: content_of(Failure(request.site, request.round, code))
 
 
 BAD: dict[str, tuple[Answer, str]] = {
@@ -227,7 +236,7 @@ BAD: dict[str, tuple[Answer, str]] = {
     "negative weight": (altered(declared_weight=-30), "-30"),
     "other weight": (altered(declared_weight=31), "31"),
     "failure": (failed("data"), "data (its reports can't be read)"),
-    "nameless failure": (lambda r: reply_content(Failure("", 0, "config")), "config"),
+    "nameless failure": (lambda r: content_of(Failure("", 0, "config")), "config"),
     "flower error": (lambda r: Error(code=3, reason=f"ValueError: {CANARY}"), "Flower error code 3"),
     "silence": (lambda r: None, "no reply within the time limit"),
 }
@@ -303,7 +312,7 @@ def test_a_run_whose_sites_are_all_exhausted_fails() -> None:
 def test_one_site_can_not_exhaust_another() -> None:
     """site-000 and site-002 share a node; a failure counts for the one that was asked."""
     strategy, outcomes = made(quorum=2)
-    grid = Played({"site-002": lambda r: reply_content(Failure("site-000", r.round, "budget-exhausted"))})
+    grid = Played({"site-002": lambda r: content_of(Failure("site-000", r.round, "budget-exhausted"))})
     run(strategy, grid, rounds=2)
     assert grid.asked == [sorted(NODES)] * 2
     assert set(outcomes[0].absent) == {"site-002"}
@@ -322,7 +331,7 @@ def test_a_reply_that_nobody_waits_for_is_ignored() -> None:
             forged = []
             for node in (11, 99):
                 stray = posted(Message(sent[1].content, dst_node_id=node, message_type="train"))
-                content = reply_content(replace(good(read_request(sent[1])), adapter=adapter_of("site-009")))
+                content = content_of(replace(good(read_question(sent[1], Request)), adapter=adapter_of("site-009")))
                 forged.append(posted(Message(content, reply_to=stray)))
             return [forged[0], *replies, forged[1], *replies]  # and everything twice
 
@@ -364,7 +373,7 @@ def test_a_budget_that_shrinks_is_refused() -> None:
 
 
 def told(request: Request, steps: int) -> RecordDict:
-    return reply_content(replace(good(request), epsilon=spent(steps), events=charges(steps)))
+    return content_of(replace(good(request), epsilon=spent(steps), events=charges(steps)))
 
 
 def test_the_next_round_starts_from_what_was_aggregated(tmp_path: Path) -> None:
@@ -485,35 +494,6 @@ def test_what_would_only_fail_again_is_not_asked_again(code: int) -> None:
     assert f"Flower error code {code}" in outcomes[0].absent["site-001"]
 
 
-def test_flowers_pool_gets_a_new_actor_for_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the mend the dead actor comes back, which is how Flower 1.41 loses every later answer."""
-    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
-    from ray.exceptions import ActorDiedError, OutOfMemoryError
-
-    def pool() -> BasicActorPool:
-        made = object.__new__(BasicActorPool)
-        made.pool, made._future_to_actor, made.create_actor_fn = [], {"future": "actor"}, lambda: "new"
-        return made
-
-    def returned(error: Exception | None) -> list[object]:
-        given = pool()
-        try:
-            if error is not None:
-                raise error
-            given.add_actor_back_to_pool("future")
-        except Exception:  # as Flower's RayBackend.process_message
-            given.add_actor_back_to_pool("future")
-        assert given._future_to_actor == {}
-        return given.pool
-
-    original = BasicActorPool.add_actor_back_to_pool
-    assert returned(ActorDiedError()) == ["actor"]  # Flower's own fault is still there; else the mend can go
-    monkeypatch.setattr(BasicActorPool, "add_actor_back_to_pool", original)  # put back afterwards
-    replace_dead_actors()
-    assert returned(ActorDiedError()) == returned(OutOfMemoryError("")) == ["new"]
-    assert returned(None) == returned(ValueError("the ClientApp's own")) == ["actor"]
-
-
 # What travels down
 
 
@@ -537,16 +517,15 @@ def test_a_hospital_gets_what_it_lacks_whatever_became_of_its_last_answer(answer
     """The store is the hospital's own; what it receives is the server's state in every round."""
     strategy, _ = made(quorum=2, rounds=4)
     store = PublicStore(tmp_path / "public")
-    arrived: list[tuple[str, bytes]] = []
+    arrived: list[tuple[bytes, bytes]] = []
 
     def hospital(request: Request) -> RecordDict | Error | None:
-        arrived.append((request.state.base, bits(received(store, request))))
+        arrived.append((bits(received(store, request)), bits(strategy.state)))
         return answer(request) if request.round == 2 else answers(request)
 
-    states: list[bytes] = []
-    strategy.on_round = lambda outcome: states.append(bits(strategy.state))
     run(strategy, Played({"site-001": hospital}), rounds=4)
-    assert [state for _, state in arrived] == [bits(STATE), *states[:3]]
+    assert len({state for _, state in arrived}) == 4
+    assert all(here == at_the_server for here, at_the_server in arrived)
 
 
 def test_a_hospital_that_lost_its_state_gets_everything_again(tmp_path: Path) -> None:
@@ -560,7 +539,7 @@ def test_a_hospital_that_lost_its_state_gets_everything_again(tmp_path: Path) ->
         try:
             received(store, request)
         except FedradError as error:
-            return reply_content(Failure(request.site, request.round, error.code))
+            return content_of(Failure(request.site, request.round, error.code))
         return answers(request)
 
     run(strategy, Played({"site-001": forgetful}), rounds=3)
@@ -625,5 +604,5 @@ def test_inverse_variance_weights_are_those_of_the_plans() -> None:
 
 def test_a_hospital_can_not_change_the_noise_that_it_is_weighed_by() -> None:
     strategy, outcomes = made(quorum=2, weights="inverse-variance")
-    run(strategy, Played({"site-001": lambda r: reply_content(replace(good(r), noise=1.0 / r.round))}), rounds=2)
+    run(strategy, Played({"site-001": lambda r: content_of(replace(good(r), noise=1.0 / r.round))}), rounds=2)
     assert "a plan stays as it is" in outcomes[1].absent["site-001"]

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, SitesMissing
 from fedrad.federation import client, server
-from fedrad.federation.server import connect
+from fedrad.federation.participants import connect
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation.apps import app_defaults
 from tests.grid import InProcessGrid, simulated_nodes

@@ -27,7 +27,7 @@ from fedrad.simulation.apps import app_defaults, importable, load_apps
 from fedrad.simulation.grid import InProcessGrid
 from fedrad.simulation.in_process import SignsOfLife, run_in_process
 from fedrad.training import warm_start
-from fedrad.training.site import train_round
+from fedrad.training.site import open_round
 from tests import small
 
 SECRET = "zyzzyva"
@@ -137,10 +137,10 @@ def test_two_runs_in_one_process_know_nothing_of_each_other(tmp_path: Path) -> N
 
 
 def failing(site: str, error: Exception) -> Callable[..., Any]:
-    def fails(at: Any, *rest: Any) -> Any:
-        if at.name == site:
+    def fails(directory: Path, *rest: Any) -> Any:
+        if directory.name == site:
             raise error
-        return train_round(at, *rest)
+        return open_round(directory, *rest)
 
     return fails
 
@@ -148,7 +148,7 @@ def failing(site: str, error: Exception) -> Callable[..., Any]:
 def test_a_failed_hospital_is_absent_and_its_text_stays_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hospital, "train_round", failing("site-001", ValueError(SECRET)))
+    monkeypatch.setattr(hospital, "open_round", failing("site-001", ValueError(SECRET)))
 
     run(tmp_path / "run", sites__quorum=2)
 
@@ -160,7 +160,7 @@ def test_a_failed_hospital_is_absent_and_its_text_stays_in_it(
 
 
 def test_a_lost_quorum_ends_the_run_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hospital, "train_round", failing("site-001", DataError("a row of the table is gone")))
+    monkeypatch.setattr(hospital, "open_round", failing("site-001", DataError("a row of the table is gone")))
 
     with pytest.raises(QuorumLost, match=r"round 1: 2 of 3 .*site-001: data"):
         run(tmp_path / "run", sites__quorum=3)
