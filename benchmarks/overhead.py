@@ -32,11 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import describe, machine, one_thread, table
-from fedrad.federation import answers, budget, hospital, server
+from fedrad.federation import hospital, run, server
 from fedrad.federation import rounds as flower_rounds
 from fedrad.ledger.ledger import Ledger
-from fedrad.privacy import accounting
-from fedrad.simulation import client as simulated_client
+from fedrad.privacy.filter import Account
 from fedrad.simulation import hospitals as simulated
 from fedrad.simulation.grid import InProcessGrid
 from fedrad.simulation.run import simulate
@@ -44,24 +43,23 @@ from fedrad.training import site
 
 # part -> the functions, as (owner, name), whose own seconds are counted for it
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "run_steps": [(site, "run_steps")],
+    "run_steps": [(hospital, "run_steps")],
     "messages": [
         (flower_rounds.Rounds, "configure_train"),
         (InProcessGrid, "carried"),
-        (answers, "read_question"),
-        (simulated, "received"),
-        (answers, "content_of"),
+        (hospital, "read_question"),
+        (hospital, "content_of"),
         (flower_rounds, "read_answer"),
     ],
     "checks": [
-        (simulated, "set_up_with"),
+        (simulated.Simulation, "setup_with"),
         (simulated, "adapter_digest"),
         (site, "adapter_digest"),
         (flower_rounds, "check_adapter"),
     ],
-    "pre-flight": [(simulated, "checked_once")],
-    "inputs": [(simulated, "corpus_of"), (simulated_client, "_inputs")],
-    "plan": [(simulated_client, "local_plan_for")],
+    "pre-flight": [(simulated.Simulation, "preflight")],
+    "inputs": [(simulated, "read_corpus"), (simulated, "inputs_of")],
+    "plan": [(simulated, "local_plan_for")],
     "ledger": [
         (Ledger, "open"),
         (Ledger, "resume"),
@@ -70,14 +68,10 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (Ledger, "mark_done"),
         (Ledger, "close"),
     ],
-    "epsilon": [(accounting, "epsilon"), (hospital, "composed_epsilon"), (budget, "epsilon")],
+    "epsilon": [(Account, "epsilon")],
     "state file": [(site, "save_state"), (site, "load_state")],
     "aggregation": [(flower_rounds.Rounds, "aggregate_train"), (flower_rounds.Rounds, "aggregate")],
-    "evaluation": [
-        (server, "evaluate"),
-        (server, "append_metrics"),
-        (server, "_checkpoint"),
-    ],
+    "evaluation": [(run, "evaluate"), (run, "append_metrics"), (server, "write_checkpoint")],
 }
 
 

@@ -23,9 +23,9 @@ from fedrad.training.local import TrainingState
 from fedrad.training.setup import plan_for, shared_plan
 from fedrad.training.site import RoundRequest, close_round, judge_round, open_round
 from fedrad.training.site_state import STATE_FILE
-from tests.federation.test_secure_rounds import SHARED, One, code, five
 from tests.grid import Mercy, forget
 from tests.model import tiny
+from tests.secure_run import SHARED, One, code, five
 
 IN_CLEAR = {"privacy.secure-aggregation": False, "privacy.shared-noise": False, "train.learning-rate": 1e-4}
 

@@ -26,14 +26,8 @@ from fedrad.settings import Strategy as Settings
 from fedrad.training.strategy import strategy_of
 from strategies.fedavg import FedAvg
 from tests.grid import federate, small
-from tests.model import tiny
 
 DELTA = 1e-3
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save(tmp_path_factory.mktemp("base"), "bert")
 
 
 def hospital_run(base: str, folder: Path, **changes: object) -> dict[str, object]:

@@ -18,7 +18,6 @@ from fedrad.federation import client, server
 from fedrad.federation import run as run_module
 from fedrad.training.corpus import read_corpus, stated_labels
 from tests.grid import LABELS, InProcessGrid, Mercy, federate, forget, small
-from tests.model import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +25,6 @@ def _nothing_kept() -> Iterator[None]:
     forget()
     yield
     forget()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save(tmp_path_factory.mktemp("base") / "model", "bert")
 
 
 class Watched(InProcessGrid):

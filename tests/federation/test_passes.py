@@ -53,11 +53,6 @@ def rounds(mercy: Mercy, counted: Passes) -> tuple[list[tuple[int, list[int]]], 
     return passes, adapters
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save(tmp_path_factory.mktemp("base") / "model", "bert")
-
-
 @pytest.mark.parametrize("unit", ["report", "patient"])
 @pytest.mark.parametrize("batch", [64, 20, 2])  # q = 1 (the batch is above the declared size), 0.5, 0.05
 def test_20_and_38_reports_run_the_same_passes(

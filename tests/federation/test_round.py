@@ -35,11 +35,6 @@ def _few_centring_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save(tmp_path_factory.mktemp("base"), "bert")
-
-
-@pytest.fixture(scope="module")
 def three(base: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, InProcessGrid, Path]:
     """Three sites on two nodes, two rounds of two steps."""
     out = tmp_path_factory.mktemp("three") / "run"
