@@ -34,6 +34,7 @@ from fedrad.secure.keys import Identity
 from fedrad.secure.messages import Inbox, KeyAdvert, SealedShares
 from fedrad.secure.server import build_roster, inboxes
 from fedrad.secure.setup import RoundSetup
+from fedrad.secure.states import State
 from fedrad.simulation import client as simulated_client
 from tests.grid import InProcessGrid, Mercy, posted, simulated_nodes, small
 from tests.model import tiny
@@ -187,7 +188,7 @@ class One:
             for sister in self.sisters.hospitals[1:]:
                 files = (Path(sister.node["identity-key"]), Path(sister.node["peers"]))
                 self.identities[sister.node["site"]] = read_identity(*files)
-        self.others: dict[str, protocol.State] = {}
+        self.others: dict[str, State] = {}
         self.turn_to(1)
 
     def turn_to(self, round: int) -> None:

@@ -29,8 +29,8 @@ from fedrad.federation.hospital import (
     Accepted,
     Hospital,
     answer_round,
+    answered,
     check_state,
-    failure_of,
     inputs_of,
     recipe_of,
     reply_to,
@@ -38,7 +38,7 @@ from fedrad.federation.hospital import (
 )
 from fedrad.federation.identity import read_identity
 from fedrad.federation.lockout import held_back, locked_out_unless_foreseen, refuse_if_locked_out
-from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, content_of, labels_digest
+from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, labels_digest
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Memory, answer_stage
 from fedrad.ledger.bindings import bind, check_path
@@ -57,12 +57,7 @@ app = ClientApp()
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
     """Says which hospital answers here."""
-    try:
-        policy = _policy(context)
-        hello = Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
-        return Message(content=content_of(hello), reply_to=message)
-    except Exception as error:
-        return Message(content=content_of(failure_of(error, "", 0)), reply_to=message)
+    return answered(message, lambda: _hello(_policy(context)))
 
 
 @app.train()
@@ -91,6 +86,10 @@ def _policy(context: Context) -> HospitalPolicy:
             " simulations/"
         )
     return HospitalPolicy.from_node_config(context.node_config)
+
+
+def _hello(policy: HospitalPolicy) -> Hello:
+    return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
 
 
 def _refuse_other_site(request: Request | StageRequest, policy: HospitalPolicy) -> None:

@@ -227,12 +227,18 @@ def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup
 
 
 def reply_to(message: Message, kind: type[Q], answer: Callable[[Q], Answer]) -> Message:
-    """From a message to its answer: whatever goes wrong, only an error's code leaves."""
-    site, number = "", 0
+    """The answer to a question of the server's; only an error's code leaves if it is none."""
     try:
         question = read_question(message, kind)
-        site, number = question.site, question.round
-        content = content_of(answer(question))
+    except Exception as error:
+        return Message(content=content_of(failure_of(error, "", 0)), reply_to=message)
+    return answered(message, lambda: answer(question), question.site, question.round)
+
+
+def answered(message: Message, answer: Callable[[], Answer], site: str = "", number: int = 0) -> Message:
+    """What this makes, as the answer to a message: whatever goes wrong, only an error's code leaves."""
+    try:
+        content = content_of(answer())
     except Exception as error:
         content = content_of(failure_of(error, site, number))
     return Message(content=content, reply_to=message)

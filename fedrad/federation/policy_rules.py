@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fedrad.privacy.accounting import SMALLEST_DELTA
@@ -14,108 +14,102 @@ from fedrad.settings import CHEST, EMBEDDED
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 
 
-def out_of_range(values: Mapping[str, object]) -> list[str]:
+def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
     """Every problem of these values, given by the attributes of ``HospitalPolicy``; each starts with its key.
 
     A value of a wrong type is skipped: the caller reports it.
     """
-    problems = []
     cap, size, delta = values.get("epsilon_cap"), values.get("declared_size"), values.get("delta", 1e-5)
     if isinstance(cap, float) and not (cap > 0 and math.isfinite(cap)):
-        problems.append("node-config epsilon-cap: must be above 0 and finite")
+        yield "node-config epsilon-cap: must be above 0 and finite"
     if isinstance(size, int) and size < 1:
-        problems.append("node-config declared-size: must be at least 1")
+        yield "node-config declared-size: must be at least 1"
     if isinstance(delta, float) and not SMALLEST_DELTA <= delta < 1:
-        problems.append(f"node-config delta: must be at least {SMALLEST_DELTA} and below 1")
+        yield f"node-config delta: must be at least {SMALLEST_DELTA} and below 1"
     elif isinstance(delta, float) and isinstance(size, int) and size >= 1 and delta >= 1 / size:
-        problems.append(f"node-config delta: {delta:g} must be below 1 / declared-size = {1 / size:g}")
+        yield f"node-config delta: {delta:g} must be below 1 / declared-size = {1 / size:g}"
     rate = values.get("max_sampling_rate", 1.0)
     if isinstance(rate, float) and not 0 < rate <= 1:
-        problems.append("node-config max-sampling-rate: must be above 0, at most 1")
+        yield "node-config max-sampling-rate: must be above 0, at most 1"
     every = values.get("answer_every", 0.0)
     if isinstance(every, float) and not 0 <= every < math.inf:
-        problems.append("node-config answer-every: must be 0 or more seconds, and finite")
+        yield "node-config answer-every: must be 0 or more seconds, and finite"
     if isinstance(steps := values.get("max_local_steps", 1), int) and steps < 1:
-        problems.append("node-config max-local-steps: must be at least 1")
+        yield "node-config max-local-steps: must be at least 1"
     if values.get("isolate_reports") is False and values.get("pad_passes", True):
-        problems.append(
+        yield (
             "node-config pad-passes: set false with isolate-reports=false; where reports share passes, the number of"
             " passes can't be fixed, and the time of a round tells how many there are"
         )
     if values.get("pad_lengths") and not values.get("pad_passes", True):
-        problems.append("node-config pad-lengths: goes with pad-passes")
+        yield "node-config pad-lengths: goes with pad-passes"
     for key in ("batch", "rank", "min_quorum", "min_colluders"):
         number = values.get(key, 0)
         if isinstance(number, int) and number < 0:
-            problems.append(f"node-config {key.replace('_', '-')}: must be 0 or more")
-    problems += _unsummable(values)
+            yield f"node-config {key.replace('_', '-')}: must be 0 or more"
+    yield from _unsummable(values)
     noise = values.get("noise_multiplier", 0.0)
     if isinstance(noise, float) and not (math.isfinite(noise) and (noise == 0 or noise >= SMALLEST_NOISE)):
-        problems.append(f"node-config noise-multiplier: must be 0 (not fixed), or at least {SMALLEST_NOISE} and finite")
+        yield f"node-config noise-multiplier: must be 0 (not fixed), or at least {SMALLEST_NOISE} and finite"
     elif noise and not values.get("batch"):
-        problems.append("node-config noise-multiplier: goes with batch, which fixes the sampling rate")
+        yield "node-config noise-multiplier: goes with batch, which fixes the sampling rate"
     if noise and values.get("allow_shared_noise") is True:
-        problems.append(
-            "node-config noise-multiplier: not with allow-shared-noise, which needs the same noise at all hospitals"
-        )
+        yield "node-config noise-multiplier: not with allow-shared-noise, which needs the same noise at all hospitals"
     if bool(values.get("identity_key")) != bool(values.get("peers")):
-        problems.append("node-config identity-key: goes with peers; give both or neither")
+        yield "node-config identity-key: goes with peers; give both or neither"
     needed, optional = ("data_path", "state_dir"), ("identity_key", "peers")
     for key in (*needed, *(key for key in optional if values.get(key))):
         value = values.get(key)
         if isinstance(value, str) and not Path(value).is_absolute():
-            problems.append(f"node-config {key.replace('_', '-')}: must be an absolute path")
+            yield f"node-config {key.replace('_', '-')}: must be an absolute path"
     witness, state = values.get("witness_dir", DEFAULT_WITNESS), values.get("state_dir")
     if isinstance(witness, str) and not Path(witness).expanduser().is_absolute():
-        problems.append("node-config witness-dir: must be an absolute path")
+        yield "node-config witness-dir: must be an absolute path"
     elif isinstance(witness, str) and isinstance(state, str) and _lies_in(witness, state):
         # What is deleted or set back together with the ledger could not tell of it.
-        problems.append("node-config witness-dir: must lie outside state-dir")
+        yield "node-config witness-dir: must lie outside state-dir"
     unit = values.get("unit", "report")
     if unit not in ("report", "patient"):
-        problems.append("node-config unit: must be report or patient")
+        yield "node-config unit: must be report or patient"
     name, columns = values.get("data_name", "table"), values.get("label_columns", "")
     if name not in ("table", "openi", "mimic-cxr", "ct-rate"):
-        problems.append("node-config data-name: must be table, openi, mimic-cxr or ct-rate")
+        yield "node-config data-name: must be table, openi, mimic-cxr or ct-rate"
     if unit == "patient" and name == "openi":
-        problems.append("node-config unit: Open-i names reports and no patients; take unit report")
+        yield "node-config unit: Open-i names reports and no patients; take unit report"
     if values.get("classes") and not (name == "table" and columns and len(names_in(str(columns))) == 1):
-        problems.append("node-config classes: goes with one label column of a table that holds class names")
+        yield "node-config classes: goes with one label column of a table that holds class names"
     if values.get("device", "cpu") not in ("cpu", "cuda", "auto"):
-        problems.append("node-config device: must be cpu, cuda or auto")
+        yield "node-config device: must be cpu, cuda or auto"
     most = values.get("reports_per_patient", 1)
     if isinstance(most, int) and most < 1:
-        problems.append("node-config reports-per-patient: must be at least 1")
+        yield "node-config reports-per-patient: must be at least 1"
     pin = values.get("model_sha256", "")
     if values.get("model", EMBEDDED) not in (EMBEDDED, CHEST) and not pin:
-        problems.append("node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it")
+        yield "node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it"
     if isinstance(pin, str) and pin and not re.fullmatch("[0-9a-f]{64}", pin):
-        problems.append("node-config model-sha256: must be 64 hexadecimal digits")
+        yield "node-config model-sha256: must be 64 hexadecimal digits"
     if unit == "patient" and name == "table" and not values.get("patient_column"):
-        problems.append("node-config patient-column: needed with unit patient; without it every report is a patient")
+        yield "node-config patient-column: needed with unit patient; without it every report is a patient"
     if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
-        problems.append("node-config site: letters, digits, - and _ only")
-    return problems
+        yield "node-config site: letters, digits, - and _ only"
 
 
-def _unsummable(values: Mapping[str, object]) -> list[str]:
+def _unsummable(values: Mapping[str, object]) -> Iterator[str]:
     """What is missing for the promises that rest on sums: colluders that are named, noise that is shared."""
     quorum, colluders = values.get("min_quorum", 0), values.get("min_colluders", 0)
     shared = values.get("allow_shared_noise", False) is True
-    problems = []
     if isinstance(quorum, int) and isinstance(colluders, int) and (shared or colluders > 0) and quorum < colluders + 2:
         # Colluders subtract what they sent: two others must be left in the sum, or it is one hospital's adapter.
         why = "allow-shared-noise" if shared else "min-colluders"
-        problems.append(
+        yield (
             f"node-config min-quorum: must be {max(colluders, 0) + 2} or more with {why}, two more than min-colluders;"
             " otherwise a sum, less what colluders sent, could be this hospital's adapter alone"
         )
     if shared and not (values.get("identity_key") and values.get("peers")):
-        problems.append(
+        yield (
             "node-config allow-shared-noise: needs identity-key and peers; without pinned identities a server that"
             " lies gets this hospital's adapter with its own share of the noise only"
         )
-    return problems
 
 
 def names_in(text: str) -> tuple[str, ...]:

@@ -23,20 +23,11 @@ from fedrad.federation.messages import Opening, Request, Stage, StageRequest
 from fedrad.ledger.durable import explained, locked, private_folder, sync_folder
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND, encode, flatten, out_of_range
-from fedrad.secure.hospital import (
-    Shared,
-    State,
-    advertise,
-    confirm,
-    mask_input,
-    share_keys,
-    state_bytes,
-    state_of,
-    unmask,
-)
+from fedrad.secure.hospital import advertise, confirm, mask_input, share_keys, unmask
 from fedrad.secure.keys import Identity
 from fedrad.secure.messages import Inbox, Roster, Survivors
 from fedrad.secure.rounding import on_lattice
+from fedrad.secure.states import Shared, State, state_of
 from fedrad.secure.wire import from_bytes, to_bytes
 from fedrad.training.setup import shared_plan
 from fedrad.training.site import step_scales
@@ -122,7 +113,7 @@ class Memory:
 
     def keep(self, held: Held, state: State) -> None:
         """Puts a new state in the place of the old one. The stage's message may leave afterwards, and not before."""
-        self._replace(_STATE_FILE, to_bytes(replace(held, state=state_bytes(state))))
+        self._replace(_STATE_FILE, to_bytes(replace(held, state=to_bytes(state))))
 
     def rounds(self) -> frozenset[tuple[str, int]]:
         """(run, round) of every round for which keys were advertised, ever.

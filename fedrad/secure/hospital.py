@@ -1,7 +1,7 @@
 """A hospital's side: a function for each stage, from the state that the stage before left to the next state and the
 message.
 
-States go to disk between stages (a SuperNode starts a new process for each message): ``state_bytes`` and ``state_of``.
+States (``states``) go to disk between stages, since a SuperNode starts a new process for each message.
 **Write the new state, synced, before its message leaves**, mode 0600, and keep no older copy: a stage answered
 twice from the same state is what the rules below forbid. ``Answered`` holds no secret; keep it, it is how a hospital
 remembers that it has answered the round.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,77 +45,7 @@ from fedrad.secure.messages import (
 )
 from fedrad.secure.setup import RoundSetup, joined
 from fedrad.secure.shares import SHARE_BYTES, split
-from fedrad.secure.wire import from_bytes, to_bytes
-
-
-@dataclass(frozen=True)
-class Advertised:
-    """After stage 1. ``pinned``: the identity keys of all hospitals; empty if they are not pinned."""
-
-    setup: RoundSetup
-    site: str
-    pinned: Mapping[str, bytes]
-    channel_private: bytes = field(repr=False)
-    mask_private: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """After stage 2. ``seed`` is that of the self mask; the keys are the public ones of the roster."""
-
-    setup: RoundSetup
-    site: str
-    pinned: Mapping[str, bytes]
-    channel_private: bytes = field(repr=False)
-    mask_private: bytes = field(repr=False)
-    seed: bytes = field(repr=False)
-    own_seed_share: bytes = field(repr=False)
-    channel_keys: Mapping[str, bytes]
-    mask_keys: Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class Masked:
-    """After stage 3: own keys and seed are gone, what is left are shares of the others' (and of the own seed).
-
-    Attributes:
-        seed_shares: by hospital, of all whose shares arrived and of this one.
-        key_shares: by hospital, of all whose shares arrived.
-        confirmed: the survivors that were signed; empty before.
-    """
-
-    setup: RoundSetup
-    site: str
-    pinned: Mapping[str, bytes]
-    seed_shares: Mapping[str, bytes] = field(repr=False)
-    key_shares: Mapping[str, bytes] = field(repr=False)
-    confirmed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answered:
-    """After stage 5: nothing is left that could be revealed."""
-
-    setup: RoundSetup
-    site: str
-
-
-State = Advertised | Shared | Masked | Answered
-
-
-def state_bytes(state: State) -> bytes:
-    """A state for the disk. It holds the hospital's secrets of the round."""
-    return to_bytes(state)
-
-
-def state_of(raw: bytes) -> State:
-    """The state that ``state_bytes`` wrote.
-
-    Raises:
-        RefusedReply: it is none.
-    """
-    kinds: tuple[type[State], ...] = (Advertised, Shared, Masked, Answered)
-    return from_bytes(kinds, raw)
+from fedrad.secure.states import Advertised, Answered, Masked, Shared, State
 
 
 def advertise(

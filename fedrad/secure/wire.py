@@ -61,7 +61,8 @@ def from_fields(kind: type[T], flat: Mapping[str, Any]) -> T:
                 raise RefusedReply(f"{name} of a {kind.__name__}: as many names as values are needed, each name once")
             found[field] = dict(zip(names, values, strict=True))
         elif columns := _columns(hint):
-            lists = [_list_of(of, _taken(kind, rest, f"{name}.{_dashed(c)}"), name) for c, of in columns.items()]
+            keys = {f"{name}.{_dashed(column)}": of for column, of in columns.items()}
+            lists = [_list_of(of, _taken(kind, rest, key), key) for key, of in keys.items()]
             if len({len(column) for column in lists}) != 1:
                 raise RefusedReply(f"{name} of a {kind.__name__} is incomplete")
             found[field] = tuple(get_args(hint)[0](*row) for row in zip(*lists, strict=True))

@@ -17,8 +17,8 @@ from flwr.clientapp import ClientApp
 from fedrad.config import Experiment
 from fedrad.errors import PolicyRefusal
 from fedrad.federation.flower_internals import CLIENT_PROCESS
-from fedrad.federation.hospital import answer_round, failure_of, reply_to
-from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, content_of
+from fedrad.federation.hospital import answer_round, answered, reply_to
+from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest
 from fedrad.federation.secure_hospital import answer_stage
 from fedrad.simulation.hospitals import SimulatedHospital, Simulation
 from fedrad.training.setup import pin_arithmetic
@@ -32,11 +32,7 @@ _running: dict[tuple[str, str], Simulation] = {}
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
     """Says that any simulated hospital answers here."""
-    try:
-        _refuse_real_nodes(context)
-        return Message(content=content_of(Hello("", True, 0, 0)), reply_to=message)
-    except Exception as error:
-        return Message(content=content_of(failure_of(error, "", 0)), reply_to=message)
+    return answered(message, lambda: _hello(context))
 
 
 @app.train()
@@ -81,6 +77,11 @@ def _refuse_real_nodes(context: Context) -> None:
             "this app simulates hospitals, which have no policy, and the node is no simulation's; real hospitals take"
             " part with the app in deployment/ (docs/deployment.md)"
         )
+
+
+def _hello(context: Context) -> Hello:
+    _refuse_real_nodes(context)
+    return Hello(site="", simulated=True, declared_weight=0, rank=0)
 
 
 def _stage(request: StageRequest, context: Context) -> Stage:

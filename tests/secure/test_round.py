@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrad.errors import QuorumLost, SecureAggregationRefusal
-from fedrad.secure import fixed_point, hospital, server
+from fedrad.secure import fixed_point, server
 from fedrad.secure.masks import pair_masks, self_mask
 from fedrad.secure.shares import combine
+from fedrad.secure.states import Shared
 from tests.secure.whole_round import (
     identities,
     plain_sum,
@@ -117,7 +118,7 @@ def test_an_input_that_came_late_stays_masked() -> None:
     encoded = {site: np.full(setup.entries, 7, np.uint64) for site in setup.sites}
     now = until_shared(setup)
     state = now.states[late]
-    assert isinstance(state, hospital.Shared)
+    assert isinstance(state, Shared)
     until_masked(now, encoded)
     arrived_late = next(masked for masked in now.inputs if masked.site == late)
     now.inputs = [masked for masked in now.inputs if masked.site != late]

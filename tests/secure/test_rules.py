@@ -17,6 +17,8 @@ from fedrad.secure.masks import pair_masks, self_mask
 from fedrad.secure.messages import Inbox, Roster, Survivors, Unmasking, UnmaskRequest
 from fedrad.secure.setup import RoundSetup, joined
 from fedrad.secure.shares import SHARE_BYTES, combine
+from fedrad.secure.states import Advertised, Shared
+from fedrad.secure.wire import to_bytes
 from tests.secure.whole_round import (
     Round,
     identities,
@@ -147,7 +149,7 @@ def test_what_is_left_after_an_answer_holds_no_secret() -> None:
     now, _ = masked_round()
     secrets = [share for state in now.states.values() for share in (*state.seed_shares.values(),)]  # type: ignore[union-attr]
     until_unmasked(now)
-    left = b"".join(hospital.state_bytes(state) for state in now.states.values())
+    left = b"".join(to_bytes(state) for state in now.states.values())
 
     assert secrets
     assert not any(secret.hex().encode() in left for secret in secrets)
@@ -185,7 +187,7 @@ def test_each_stage_is_taken_once_and_in_order() -> None:
 # Keys
 
 
-def roster_of(setup: RoundSetup) -> tuple[hospital.Advertised, Roster]:
+def roster_of(setup: RoundSetup) -> tuple[Advertised, Roster]:
     made = {site: hospital.advertise(setup, site, ()) for site in setup.sites}
     return made[VICTIM][0], server.build_roster(setup, [advert for _, advert in made.values()])
 
@@ -319,7 +321,7 @@ def test_the_server_can_not_open_a_box() -> None:
     purpose = joined("sealed shares", SETUP.context, a, VICTIM)
     state = now.states[VICTIM]
 
-    assert isinstance(state, hospital.Shared)
+    assert isinstance(state, Shared)
     assert open_sealed(agree(new_private_key(), now.roster.channel_keys[a], purpose), box, purpose) is None
     theirs = open_sealed(agree(state.channel_private, now.roster.channel_keys[a], purpose), box, purpose)
     assert theirs is not None
@@ -366,7 +368,7 @@ def test_a_man_in_the_middle_reads_an_adapter_if_identities_are_not_pinned() -> 
     state, honest = roster_of(SETUP)
     own, swapped = put_in_between(SETUP, honest)
     shared, victims = hospital.share_keys(state, swapped)
-    played = [hospital.Advertised(SETUP, site, {}, *own[site]) for site in own]
+    played = [Advertised(SETUP, site, {}, *own[site]) for site in own]
     boxes = {fake.site: hospital.share_keys(fake, swapped)[1].boxes[VICTIM] for fake in played}
     encoded = random_inputs(SETUP)
     _, masked = hospital.mask_input(shared, Inbox(boxes), encoded[VICTIM])

@@ -12,25 +12,26 @@ from fedrad.errors import RefusedReply, SecureAggregationRefusal
 from fedrad.secure import hospital, server
 from fedrad.secure.messages import KeyAdvert, Roster, UnmaskRequest
 from fedrad.secure.setup import RoundSetup
-from fedrad.secure.wire import from_fields, to_fields
+from fedrad.secure.states import Answered, State, state_of
+from fedrad.secure.wire import from_fields, to_bytes, to_fields
 from tests.secure.whole_round import identities, random_inputs, terms, until_confirmed, until_masked, until_shared
 
 SETUP = terms(3, 2)
 
 
-def every_state() -> list[hospital.State]:
+def every_state() -> list[State]:
     ids = identities(SETUP.sites)
     site = SETUP.sites[0]
     now = until_shared(SETUP, ids=ids)
-    states: list[hospital.State] = [hospital.advertise(SETUP, site, (), ids[site])[0], now.states[site]]
+    states: list[State] = [hospital.advertise(SETUP, site, (), ids[site])[0], now.states[site]]
     states.append(until_masked(now, random_inputs(SETUP)).states[site])
     states.append(until_confirmed(now, ids).states[site])
-    return [*states, hospital.Answered(SETUP, site)]
+    return [*states, Answered(SETUP, site)]
 
 
 def test_every_state_comes_back_from_its_bytes() -> None:
     for state in every_state():
-        assert hospital.state_of(hospital.state_bytes(state)) == state
+        assert state_of(to_bytes(state)) == state
 
 
 def test_every_message_comes_back_from_a_flower_record() -> None:
@@ -90,8 +91,8 @@ def test_terms_are_checked_when_they_are_read() -> None:
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"[]", b"{}", b'{"kind": "Other", "fields": {}}', b'{"kind": "Masked"}'])
 def test_other_bytes_are_no_state(raw: bytes) -> None:
     with pytest.raises(RefusedReply, match="no state of secure aggregation"):
-        hospital.state_of(raw)
+        state_of(raw)
 
 
 def test_a_state_is_plain_json() -> None:
-    assert json.loads(hospital.state_bytes(every_state()[0]))["kind"] == "Advertised"
+    assert json.loads(to_bytes(every_state()[0]))["kind"] == "Advertised"

@@ -23,7 +23,8 @@ from fedrad.secure.messages import (
     UnmaskRequest,
 )
 from fedrad.secure.setup import RoundSetup
-from fedrad.secure.wire import from_fields, to_fields
+from fedrad.secure.states import State, state_of
+from fedrad.secure.wire import from_fields, to_bytes, to_fields
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class Round:
     """What the server and the hospitals hold while a round goes on."""
 
     setup: RoundSetup
-    states: dict[str, hospital.State] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
     roster: Roster = field(default_factory=lambda: Roster({}, {}, {}))
     shared: list[SealedShares] = field(default_factory=list)
     inputs: list[MaskedInput] = field(default_factory=list)
@@ -61,9 +62,9 @@ def sent(message: T) -> T:
     return from_fields(type(message), to_fields(message))
 
 
-def resumed(state: hospital.State) -> hospital.State:
+def resumed(state: State) -> State:
     """The state as the next process reads it from the disk."""
-    return hospital.state_of(hospital.state_bytes(state))
+    return state_of(to_bytes(state))
 
 
 def until_shared(
