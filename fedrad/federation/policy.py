@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from fedrad.config import Experiment
+from fedrad.config import Experiment, names_in
 from fedrad.data.labels import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PolicyRefusal
-from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_range
+from fedrad.federation.policy_rules import DEFAULT_WITNESS, out_of_range
 from fedrad.model.base import load_base
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import CHEST, EMBEDDED, SOURCES, spelt

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from fedrad.config import names_in
 from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
 from fedrad.settings import CHEST, EMBEDDED
@@ -110,11 +111,6 @@ def _unsummable(values: Mapping[str, object]) -> Iterator[str]:
             "node-config allow-shared-noise: needs identity-key and peers; without pinned identities a server that"
             " lies gets this hospital's adapter with its own share of the noise only"
         )
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """The names in a list with commas between."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _lies_in(folder: str, other: str) -> bool:

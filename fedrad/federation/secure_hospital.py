@@ -27,7 +27,7 @@ from fedrad.secure.hospital import advertise, confirm, mask_input, share_keys, u
 from fedrad.secure.keys import Identity
 from fedrad.secure.messages import Inbox, Roster, Survivors
 from fedrad.secure.rounding import on_lattice
-from fedrad.secure.states import Shared, State, state_of
+from fedrad.secure.states import Shared, State
 from fedrad.secure.wire import from_bytes, to_bytes
 from fedrad.training.setup import shared_plan
 from fedrad.training.site import step_scales
@@ -58,13 +58,13 @@ class Held:
         run: as the server names it.
         noise_multiplier: of the sum, where noise is shared; 0: it isn't.
         digest: of the model's state that the round was opened for.
-        state: of the protocol, as bytes. It holds secrets.
+        state: of the protocol. It holds secrets.
     """
 
     run: str
     noise_multiplier: float
     digest: str
-    state: bytes = field(repr=False)
+    state: State = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Memory:
         finally:
             os.close(lock)
 
-    def held(self, run: str, round: int) -> tuple[Held, State]:
+    def held(self, run: str, round: int) -> Held:
         """What is held of this round.
 
         Raises:
@@ -105,15 +105,14 @@ class Memory:
         with explained(self.directory):
             raw = path.read_bytes() if path.exists() else b""
         if raw:
-            held = from_bytes((Held,), raw)
-            state = state_of(held.state)
-            if (held.run, state.setup.round) == (run, round):
-                return held, state
+            held = from_bytes(Held, raw)
+            if (held.run, held.state.setup.round) == (run, round):
+                return held
         raise SecureAggregationRefusal(f"round {round} of {run} was not opened here, or another one was opened since")
 
-    def keep(self, held: Held, state: State) -> None:
+    def keep(self, held: Held) -> None:
         """Puts a new state in the place of the old one. The stage's message may leave afterwards, and not before."""
-        self._replace(_STATE_FILE, to_bytes(replace(held, state=to_bytes(state))))
+        self._replace(_STATE_FILE, to_bytes(held))
 
     def rounds(self) -> frozenset[tuple[str, int]]:
         """(run, round) of every round for which keys were advertised, ever.
@@ -164,20 +163,20 @@ def answer_stage(request: StageRequest, experiment: Experiment, memory: Memory, 
                 raise SecureAggregationRefusal(f"round {request.round} of {request.run} was opened before: never twice")
             opened, advert = advertise(body.setup, request.site, (), identity)
             memory.remember(request.run, request.round)
-            memory.keep(Held(request.run, body.noise_multiplier, body.digest, b""), opened)
+            memory.keep(Held(request.run, body.noise_multiplier, body.digest, opened))
             return advert
-        held, state = memory.held(request.run, request.round)
+        held = memory.held(request.run, request.round)
         after: State
         answer: Stage
         if isinstance(body, Roster):
-            after, answer = share_keys(state, body)
+            after, answer = share_keys(held.state, body)
         elif isinstance(body, Survivors):
             if identity is None:
                 raise SecureAggregationRefusal("this hospital has no identity key to confirm survivors with")
-            after, answer = confirm(state, body, identity)
+            after, answer = confirm(held.state, body, identity)
         else:
-            after, answer = unmask(state, body)
-        memory.keep(held, after)
+            after, answer = unmask(held.state, body)
+        memory.keep(replace(held, state=after))
         return answer
 
 
@@ -230,7 +229,7 @@ class Masking:
             print(f"fedrad: {where}: diverged, {beyond} numbers clamped to {bound:g}", file=sys.stderr, flush=True)
         encoded = encode(values, bound)
         after, sent = mask_input(self.state, self.inbox, encoded)
-        self.memory.keep(self.held, after)
+        self.memory.keep(replace(self.held, state=after))
         return sent.vector
 
 
@@ -250,7 +249,8 @@ def masking_of(experiment: Experiment, request: Request, memory: Memory, plan: P
         raise SecureAggregationRefusal("a request without masks in a run with secure aggregation, or the reverse")
     if not secure:
         return None
-    held, state = memory.held(request.run, request.round)
+    held = memory.held(request.run, request.round)
+    state = held.state
     if not isinstance(state, Shared):
         raise SecureAggregationRefusal(
             f"round {request.round} of {request.run}: an input is masked once, after keys were shared"

@@ -1,4 +1,4 @@
-"""What a hospital holds of a round between the stages; ``wire.to_bytes`` makes it bytes for the disk.
+"""What a hospital holds of a round between the stages.
 
 Each state is what the stage before left; the next stage is refused from any other. They hold the hospital's secrets of
 the round, but for the last.
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedrad.secure.setup import RoundSetup
-from fedrad.secure.wire import from_bytes
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,3 @@ class Answered:
 
 
 State = Advertised | Shared | Masked | Answered
-
-
-def state_of(raw: bytes) -> State:
-    """The state that ``wire.to_bytes`` wrote.
-
-    Raises:
-        RefusedReply: it is none.
-    """
-    kinds: tuple[type[State], ...] = (Advertised, Shared, Masked, Answered)
-    return from_bytes(kinds, raw)

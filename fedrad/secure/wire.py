@@ -79,25 +79,24 @@ def from_fields(kind: type[T], flat: Mapping[str, Any]) -> T:
 
 
 def to_bytes(record: Any) -> bytes:
-    """The record with its kind's name, as JSON; bytes in hexadecimal."""
-    content = {"kind": type(record).__name__, "fields": to_fields(record)}
-    return json.dumps(content, default=lambda raw: {"hex": raw.hex()}).encode()
+    """The record's fields as JSON; bytes in hexadecimal."""
+    return json.dumps(to_fields(record), default=lambda raw: {"hex": raw.hex()}).encode()
 
 
-def from_bytes(kinds: tuple[type[T], ...], raw: bytes) -> T:
-    """The record, which must be of one of these kinds.
+def from_bytes(kind: type[T], raw: bytes) -> T:
+    """The record that ``to_bytes`` wrote.
 
     Raises:
-        RefusedReply: it is none, or not one of these.
+        RefusedReply: these bytes hold no such record.
     """
     try:
-        content = json.loads(
+        flat = json.loads(
             raw, object_hook=lambda found: bytes.fromhex(found["hex"]) if set(found) == {"hex"} else found
         )
-        kind = {kind.__name__: kind for kind in kinds}[content["kind"]]
-        flat = dict(content["fields"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-        raise RefusedReply("these bytes are no state of secure aggregation") from None
+    except (ValueError, TypeError, UnicodeDecodeError):
+        flat = None
+    if not isinstance(flat, dict):
+        raise RefusedReply(f"these bytes are no {kind.__name__}")
     return from_fields(kind, flat)
 
 

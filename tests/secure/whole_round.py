@@ -23,8 +23,8 @@ from fedrad.secure.messages import (
     UnmaskRequest,
 )
 from fedrad.secure.setup import RoundSetup
-from fedrad.secure.states import State, state_of
-from fedrad.secure.wire import from_fields, to_bytes, to_fields
+from fedrad.secure.states import State
+from fedrad.secure.wire import from_bytes, from_fields, to_bytes, to_fields
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def sent(message: T) -> T:
 
 def resumed(state: State) -> State:
     """The state as the next process reads it from the disk."""
-    return state_of(to_bytes(state))
+    return from_bytes(type(state), to_bytes(state))
 
 
 def until_shared(
