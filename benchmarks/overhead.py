@@ -38,7 +38,7 @@ from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.filter import Account
 from fedrad.simulation import hospitals as simulated
 from fedrad.simulation.grid import InProcessGrid
-from fedrad.simulation.run import simulate
+from fedrad.simulation.simulate import simulate
 from fedrad.training import site
 
 # part -> the functions, as (owner, name), whose own seconds are counted for it

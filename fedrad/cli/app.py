@@ -102,7 +102,7 @@ def simulate(
     NAME is mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app.
     """
     with reporting_errors():
-        from fedrad.simulation.run import simulate as run
+        from fedrad.simulation.simulate import simulate as run
 
         run(name, list(set_ or []), out, config=config, grid=grid, verbose=verbose)
 

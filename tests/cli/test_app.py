@@ -24,8 +24,7 @@ from fedrad.config import Experiment
 from fedrad.data.report import warn
 from fedrad.errors import ConfigError, DataError, FederationError
 from fedrad.federation import server
-from fedrad.simulation import centralized, in_process
-from fedrad.simulation import run as simulate
+from fedrad.simulation import centralized, in_process, simulate
 from fedrad.training.corpus import Corpus
 from fedrad.training.setup import plan_for
 from tests import small

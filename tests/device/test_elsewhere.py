@@ -27,8 +27,7 @@ from fedrad.model.probe import probe
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
-from fedrad.simulation import centralized
-from fedrad.simulation import run as simulate
+from fedrad.simulation import centralized, simulate
 from fedrad.simulation.flower_run import _federation
 from fedrad.tasks.loss import report_losses
 from fedrad.training import local, warm_start

@@ -20,9 +20,8 @@ from fedrad.config import Experiment
 from fedrad.data.labels import CT_RATE
 from fedrad.errors import ConfigError, DataError, FederationError, QuorumLost
 from fedrad.federation import hospital, server
-from fedrad.simulation import centralized
+from fedrad.simulation import centralized, simulate
 from fedrad.simulation import client as simulated_client
-from fedrad.simulation import run as simulate
 from fedrad.simulation.apps import app_defaults, importable, load_apps
 from fedrad.simulation.grid import InProcessGrid
 from fedrad.simulation.in_process import SignsOfLife, run_in_process

@@ -28,8 +28,7 @@ from safetensors.torch import load_file
 from fedrad import Classifier
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, FederationError
-from fedrad.simulation import centralized, flower_run, in_process, superlink
-from fedrad.simulation import run as simulate
+from fedrad.simulation import centralized, flower_run, in_process, simulate, superlink
 from fedrad.simulation.apps import app_folder
 from tests import small
 
