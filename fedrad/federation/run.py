@@ -17,7 +17,7 @@ from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import plan_lines, progress_lines, show_notes
 from fedrad.tasks.metrics import Scores
-from fedrad.training.corpus import read_corpus, stated_labels
+from fedrad.training.corpus import Corpus, stated_labels
 from fedrad.training.evaluation import Evaluation, compare, evaluate
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
@@ -45,13 +45,15 @@ class Run:
         self.console = console
         pin_arithmetic(experiment)
         refuse_used(experiment)
-        self.strategy = strategy_of(experiment)  # an unknown one is refused before anything is read
-        self.corpus = None if experiment.data.name == "none" else read_corpus(experiment)
-        known = self.corpus
-        names, single_label = stated_labels(experiment) if known is None else (known.names, known.single_label)
-        self.setup = set_up(experiment, names, single_label)
+        self.strategy = strategy_of(experiment)  # one that can't be had is refused before anything is read
         self.evaluations: list[Evaluation] = []
         self._early: tuple[str, ...] = ()
+
+    def set_up(self, corpus: Corpus | None) -> None:
+        """Builds the model. A base model that is no good is found here, before any hospital is asked."""
+        stated = stated_labels(self.experiment) if corpus is None else (corpus.names, corpus.single_label)
+        self.corpus = corpus
+        self.setup = set_up(self.experiment, *stated)
 
     @property
     def tested(self) -> int:

@@ -24,7 +24,7 @@ from fedrad.model.base import load_base
 from fedrad.planning.notes import Noise
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import final_table, round_line, show_notes, test_set_lines
-from fedrad.training.corpus import hospital_shares
+from fedrad.training.corpus import hospital_shares, read_corpus
 from fedrad.training.result import Result
 from fedrad.training.run_directory import write_checkpoint
 from fedrad.training.setup import local_plan_for, refuse_single_terms, shared_plans, terms_of, units_in
@@ -46,6 +46,7 @@ def main(grid: Grid, context: Context) -> None:
         refuse_to_build(experiment)  # before minutes of building: without reports the hospitals are real ones
     # Not a terminal of the user's: what is printed here reaches the user through `flwr run --stream`, as plain lines.
     run = FederatedRun(experiment, Console(width=110, force_terminal=False))
+    run.set_up(None if experiment.data.name == "none" else read_corpus(experiment))
     run.find_hospitals(grid)
     run.begin()
     run.plan(str(context.run_id))

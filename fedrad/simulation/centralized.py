@@ -22,7 +22,7 @@ from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import StepView, final_table, show_notes
-from fedrad.training.corpus import Corpus, site_name
+from fedrad.training.corpus import Corpus, read_corpus, site_name
 from fedrad.training.local import Recipe, StepReport
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.result import Result
@@ -54,12 +54,12 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         raise ConfigError("privacy.secure-aggregation: one place has nobody to be summed with; leave it out")
     refuse_single_terms(experiment, "one place has no hospitals")
     run = Run(experiment, console if console is not None else Console(quiet=True))
-    if run.corpus is None:
-        raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
-    run.console.print(f"reading {len(run.corpus.train)} training and {run.tested} test reports", highlight=False)
+    corpus = read_corpus(experiment)
+    run.set_up(corpus)
+    run.console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
     run.begin()
     with _telling_what_is_left(run.directory):
-        return _train(run, run.corpus), run.directory
+        return _train(run, corpus), run.directory
 
 
 def _train(run: Run, corpus: Corpus) -> Result:
