@@ -6,7 +6,7 @@ coarser than the updates of a late round.
 
 Error: the decoded sum of n hospitals differs from the true one by at most ``error_bound(n, bound)`` =
 n * (2^-41 + bound * 2^-52), which is below n * 2^-40 for every bound up to 2048. Rounding is to the nearest, so a value
-that is a multiple of 2^-40 (any float32 of at least 2^-17 in size, and 0) has no error at all with weight 1.
+that is a multiple of 2^-40 (any float32 of at least 2^-17 in size, and 0) has no error at all.
 
 A value beyond the public bound is set to the bound, and one that is no number to 0. It is not refused: whether a
 hospital answers would then be a function of its adapter alone, which is what masking hides, and a server that sets the
@@ -50,7 +50,7 @@ def check_no_wrap(hospitals: int, bound: float) -> None:
 def error_bound(hospitals: int, bound: float) -> float:
     """How far the decoded sum may be from the true one, in every entry.
 
-    Each hospital rounds once to the grid (2^-41) and, with a weight, once in float64; decoding rounds the sum once.
+    Each hospital rounds once to the grid (2^-41); decoding rounds the sum once, in float64.
     """
     return hospitals * (2.0 ** -(FRACTION_BITS + 1) + bound * 2.0**-52)
 
@@ -77,23 +77,17 @@ def unflatten(vector: NDArray[np.float64], like: Mapping[str, Tensor]) -> dict[s
     return {name: part.reshape(like[name].shape) for name, part in zip(sorted(like), parts, strict=True)}
 
 
-def encode(values: NDArray[np.float32], bound: float, weight: float = 1.0) -> NDArray[np.uint64]:
-    """``weight`` x values in fixed point, negative ones as their complement: (entries,) -> (entries,).
+def encode(values: NDArray[np.float32], bound: float) -> NDArray[np.uint64]:
+    """Values in fixed point, negative ones as their complement: (entries,) -> (entries,).
 
     Args:
         bound: what larger absolute values are set to.
-        weight: the hospital's public weight in the sum, in (0, 1].
 
     Guarantee: it refuses no values, so that whether a hospital answers tells nothing of them; and of what it returns no
     number is beyond the bound, so that the sum under ``check_no_wrap`` can't wrap around.
-
-    Raises:
-        SecureAggregationRefusal: the weight, which is public, is out of range.
     """
-    if not 0 < weight <= 1:
-        raise SecureAggregationRefusal(f"a weight must be above 0 and at most 1, not {weight}")
     wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=bound, neginf=-bound).clip(-bound, bound)
-    return np.rint(wide * weight * _SCALE).astype(np.int64).view(np.uint64)
+    return np.rint(wide * _SCALE).astype(np.int64).view(np.uint64)
 
 
 def out_of_range(values: NDArray[np.float32], bound: float) -> int:
