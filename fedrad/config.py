@@ -565,7 +565,7 @@ def read_flat(path: Path) -> dict[str, object]:
     Raises:
         ConfigError: it can't be read.
     """
-    return _flatten(_read(path))
+    return flatten(_read(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -576,10 +576,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Values by dotted key, of tables in tables."""
     flat: dict[str, object] = {}
     for name, value in nested.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
 
 

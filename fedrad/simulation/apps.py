@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import fedrad
+from fedrad.config import flatten
 from fedrad.errors import ConfigError, place_of
 
 if TYPE_CHECKING:
@@ -51,17 +52,7 @@ def app_defaults(folder: Path) -> dict[str, object]:
     Raises:
         ConfigError: its ``pyproject.toml`` is not that of a Flower app.
     """
-    flat: dict[str, object] = {}
-
-    def walk(prefix: str, table: Mapping[str, object]) -> None:
-        for key, value in table.items():
-            if isinstance(value, Mapping):
-                walk(f"{prefix}{key}.", value)
-            else:
-                flat[prefix + key] = value
-
-    walk("", _table(folder, "config"))
-    return flat
+    return flatten(_table(folder, "config"))
 
 
 def load_apps(folder: Path) -> tuple[ServerApp, ClientApp]:
