@@ -17,14 +17,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.federation import client, server
 from fedrad.federation.identity import make_identity, read_identity
-from fedrad.federation.messages import (
-    Failure,
-    Opening,
-    Reply,
-    StageRequest,
-    content_of,
-    read_answer,
-)
+from fedrad.federation.messages import Failure, Opening, Reply, StageRequest, content_of, read_answer
 from fedrad.federation.secure_hospital import bound_run
 from fedrad.federation.secure_rounds import STAGE
 from fedrad.ledger.view import read_ledger

@@ -22,15 +22,7 @@ from fedrad.federation.rounds import R, Rounds
 from fedrad.federation.secure_hospital import bound_run
 from fedrad.privacy.noise_share import own_noise_multiplier
 from fedrad.secure.fixed_point import DEFAULT_BOUND, decode, unflatten
-from fedrad.secure.messages import (
-    Confirmation,
-    KeyAdvert,
-    MaskedInput,
-    Roster,
-    SealedShares,
-    Unmasking,
-    UnmaskRequest,
-)
+from fedrad.secure.messages import Confirmation, KeyAdvert, MaskedInput, Roster, SealedShares, Unmasking, UnmaskRequest
 from fedrad.secure.rounding import check_covered, check_start
 from fedrad.secure.server import build_roster, inboxes, survivors, unmasked_sum
 from fedrad.secure.setup import RoundSetup

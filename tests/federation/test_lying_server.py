@@ -16,14 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.errors import (
-    QuorumLost,
-    SecureAggregationRefusal,
-)
+from fedrad.errors import QuorumLost, SecureAggregationRefusal
 from fedrad.federation import secure_hospital, secure_rounds, server
-from fedrad.federation.messages import (
-    Opening,
-)
+from fedrad.federation.messages import Opening
 from fedrad.federation.participants import Participant
 from fedrad.federation.secure_hospital import bound_run
 from fedrad.federation.secure_rounds import SecureRounds
@@ -34,12 +29,7 @@ from fedrad.training.local import Recipe, torch_optimizer
 from fedrad.training.setup import shared_noise_terms
 from fedrad.training.site import adapter_digest, step_scales
 from tests.grid import simulated_nodes
-from tests.secure_run import (
-    SHARED,
-    SITES,
-    five,
-    run,
-)
+from tests.secure_run import SHARED, SITES, five, run
 
 LIED_TO = {"site-001", "site-002"}
 

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedrad.errors import (
-    ConfigError,
-    QuorumLost,
-    SitesMissing,
-)
+from fedrad.errors import ConfigError, QuorumLost, SitesMissing
 from fedrad.federation.identity import make_identity, read_identity
-from tests.secure_run import (
-    SHARED,
-    Sisters,
-    pin,
-)
+from tests.secure_run import SHARED, Sisters, pin
 
 
 def test_real_hospitals(sisters: Sisters) -> None:

@@ -11,31 +11,15 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType, RecordDict
 
-from fedrad.errors import (
-    FederationError,
-    QuorumLost,
-    RefusedReply,
-    SecureAggregationRefusal,
-)
+from fedrad.errors import FederationError, QuorumLost, RefusedReply, SecureAggregationRefusal
 from fedrad.federation import server
 from fedrad.federation.arrays import to_arrays
-from fedrad.federation.messages import (
-    Reply,
-    StageRequest,
-    content_of,
-    read_answer,
-    read_question,
-)
+from fedrad.federation.messages import Reply, StageRequest, content_of, read_answer, read_question
 from fedrad.federation.secure_rounds import STAGE
 from fedrad.secure.messages import KeyAdvert, Roster, SealedShares
 from fedrad.simulation import client as simulated_client
 from tests.grid import simulated_nodes
-from tests.secure_run import (
-    Watched,
-    five,
-    plain,
-    site_of,
-)
+from tests.secure_run import Watched, five, plain, site_of
 
 
 def reply() -> Reply:

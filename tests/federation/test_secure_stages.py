@@ -14,29 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrad.errors import (
-    SecureAggregationRefusal,
-)
+from fedrad.errors import SecureAggregationRefusal
 from fedrad.federation import hospital as hospital_module
 from fedrad.federation import secure_hospital
-from fedrad.federation.messages import (
-    IN_CLEAR,
-    Opening,
-    Reply,
-    StageRequest,
-    content_of,
-    read_answer,
-)
+from fedrad.federation.messages import IN_CLEAR, Opening, Reply, StageRequest, content_of, read_answer
 from fedrad.federation.secure_hospital import bound_run
 from fedrad.secure.fixed_point import DEFAULT_BOUND
 from fedrad.secure.messages import KeyAdvert, Unmasking, UnmaskRequest
 from fedrad.training.site import close_round
-from tests.secure_run import (
-    One,
-    code,
-    five,
-    run,
-)
+from tests.secure_run import One, code, five, run
 
 
 def test_no_stage_is_answered_twice(one: One) -> None:

@@ -12,10 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedrad.errors import (
-    ConfigError,
-    QuorumLost,
-)
+from fedrad.errors import ConfigError, QuorumLost
 from fedrad.secure import hospital as protocol
 from fedrad.secure.fixed_point import DEFAULT_BOUND, encode
 from fedrad.simulation import centralized
@@ -23,17 +20,7 @@ from fedrad.simulation import client as simulated_client
 from fedrad.simulation.one_pass import FusedGrid
 from fedrad.training.site import RoundRequest
 from tests.grid import simulated_nodes, small, wire_bytes
-from tests.secure_run import (
-    SHARED,
-    SITES,
-    Watched,
-    adapters,
-    assert_mean,
-    dying,
-    five,
-    plain,
-    run,
-)
+from tests.secure_run import SHARED, SITES, Watched, adapters, assert_mean, dying, five, plain, run
 
 
 def test_the_sum_of_all_is_the_plain_mean(base: str, tmp_path: Path) -> None:

@@ -13,21 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrad.errors import (
-    PlanError,
-    PrivacyError,
-)
+from fedrad.errors import PlanError, PrivacyError
 from fedrad.federation.hospital import reply_of
 from fedrad.federation.secure_hospital import Masking
 from fedrad.ledger.view import read_ledger
 from fedrad.training.setup import plan_for, shared_plan, shared_plans
 from fedrad.training.site import RoundRequest, open_round
-from tests.secure_run import (
-    SHARED,
-    SITES,
-    five,
-    run,
-)
+from tests.secure_run import SHARED, SITES, five, run
 
 
 @pytest.mark.parametrize(("quorum", "colluders"), [(3, 0), (4, 1)])
