@@ -24,7 +24,7 @@ T = TypeVar("T")
 def to_fields(record: Any) -> dict[str, Any]:
     """Flat fields, such as a Flower ``ConfigRecord`` holds. A mapping becomes two lists, sorted by name."""
     flat: dict[str, Any] = {}
-    for field, hint in _hints(type(record)).items():
+    for field, hint in _hints(type(record)).items():  # type: ignore[arg-type]  # mypy takes no type for hashable
         name, value = _dashed(field), getattr(record, field)
         if is_dataclass(value):
             kind = {f"{name}.kind": type(value).__name__} if len(_dataclasses(hint)) > 1 else {}
@@ -48,7 +48,7 @@ def from_fields(kind: type[T], flat: Mapping[str, Any]) -> T:
     """
     rest = dict(flat)
     found: dict[str, Any] = {}
-    for field, hint in _hints(kind).items():
+    for field, hint in _hints(kind).items():  # type: ignore[arg-type]
         name = _dashed(field)
         if inner := _dataclasses(hint):
             prefix = f"{name}."
