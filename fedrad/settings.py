@@ -285,7 +285,7 @@ class Train:
         choices=("auto", "none", "synthetic"),
     )
     warm_reports: int = _key(
-        12_000,
+        8000,
         "generated reports of which a public base is built where `model.name` is none and none is embedded",
         rule=AT_LEAST_ONE,
     )
