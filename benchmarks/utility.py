@@ -46,7 +46,7 @@ ROWS: dict[str, dict[str, object]] = {
     "head, all 384 features": {"model.directions": 0, "lora.targets": ""},
     "head, without the public head": {"model.name": "chest-minilm", "train.warm-start": "none", "lora.targets": ""},
     "head of MiniLM": {"train.warm-start": "none", "lora.targets": ""},
-    "LoRA, last layer": {"lora.targets": "query,value"},
+    "LoRA, last layer": {"lora.targets": "all-linear"},
 }
 
 
