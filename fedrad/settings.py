@@ -73,7 +73,8 @@ class Data:
     max_length: int = _key(256, "longest report in word-pieces; what is beyond is cut off", rule=LENGTH)
     uncertain: str = _key(
         "negative",
-        "what an uncertain label counts as; `ignore` masks it out of loss and score",
+        "what an uncertain label counts as: -1.0 in MIMIC-CXR's label file, or a finding that a generated report only "
+        "suspects; `ignore` masks it out of loss and score. A public base has learnt them as negative",
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = _key(
