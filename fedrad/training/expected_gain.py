@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrad.config import Experiment
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.settings import CHEST
+from fedrad.settings import CHEST, Train
 from fedrad.training.local import Recipe, learning_rate
 
 # By the length of the walk, rate x steps / (1 - momentum): the mean change of weighted F1 over sizes, epsilons, numbers
@@ -53,13 +53,14 @@ class ExpectedGain:
 
 def measured_for(experiment: Experiment) -> bool:
     """Whether the figures are about such a run: the head alone, from the public base that comes with fedrad, by
-    momentum at the automatic step size. At another step size the noise is not what it was."""
+    the default momentum at the automatic step size. With others the noise is not what it was."""
     train, privacy = experiment.train, experiment.privacy
     return (
         experiment.base_name == CHEST
         and experiment.warm_start == "synthetic"
         and not experiment.adapted.targets
         and train.optimizer == "momentum"
+        and train.momentum == Train().momentum
         and train.learning_rate == 0
         and privacy.epsilon > 0
         and privacy.unit != "hospital"

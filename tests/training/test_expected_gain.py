@@ -40,6 +40,7 @@ def test_a_start_as_good_is_called_so() -> None:
         {"train.warm-start": "none"},
         {"lora.targets": "query,value"},
         {"train.learning-rate": 4.0},
+        {"train.momentum": 0.0},
         {"train.optimizer": "adam", "train.learning-rate": 0.001},
         {"model.name": "prajjwal1/bert-small"},
         {"privacy.unit": "hospital"},
