@@ -52,7 +52,7 @@ def test_no_figure_is_stated_of_runs_that_were_not_measured(change: dict[str, ob
 
 
 @pytest.mark.parametrize(
-    ("declared", "epsilon", "lora"), [(1000, 1.0, True), (100, 10.0, True), (999, 1.0, False), (0, 8.0, False)]
+    ("declared", "epsilon", "lora"), [(1000, 1.0, True), (10_000, 0.1, True), (999, 8.0, False), (0, 8.0, False)]
 )
 def test_auto_trains_lora_where_the_stated_size_is_large_enough_for_the_budget(
     declared: int, epsilon: float, lora: bool
