@@ -103,20 +103,31 @@ def openi_labels(problems: Iterable[str]) -> dict[str, int]:
     return {label: int(label in positive) for label in CHEXPERT}
 
 
+def value_of_doubt(uncertain: str) -> int:
+    """What an uncertain label counts as: 0 negative, 1 positive, -1 masked out of loss and score.
+
+    Args:
+        uncertain: "negative" (the default everywhere: a model that must act on "possible" reports should be told so),
+            "positive" or "ignore".
+    Raises:
+        ConfigError: another word.
+    """
+    if uncertain not in get_args(Uncertain):
+        raise ConfigError(f"data.uncertain must be one of {', '.join(get_args(Uncertain))}")
+    return {"negative": 0, "positive": 1, "ignore": -1}[uncertain]
+
+
 def chexpert_values(uncertain: str) -> dict[str, int]:
     """What the cells of a CheXpert-style label file mean: {cell: 1 positive, 0 negative, -1 masked}.
 
     A blank cell means that the report does not mention it: negative.
 
     Args:
-        uncertain: what -1.0 becomes: "negative" (the default everywhere: a model that must act on "possible" reports
-            should be told so), "positive", or "ignore" (masked out of loss and score).
+        uncertain: what -1.0 becomes, as for `value_of_doubt`.
     Raises:
         ConfigError: another word.
     """
-    if uncertain not in get_args(Uncertain):
-        raise ConfigError(f"data.uncertain must be one of {', '.join(get_args(Uncertain))}")
-    doubt = {"negative": 0, "positive": 1, "ignore": -1}[uncertain]
+    doubt = value_of_doubt(uncertain)
     return {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": doubt, "-1.0": doubt}
 
 

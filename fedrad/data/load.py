@@ -14,7 +14,7 @@ import datasets
 
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.data import ct_rate, mimic_cxr, openi, table
-from fedrad.data.labels import CHEXPERT, CT_RATE, chexpert_values
+from fedrad.data.labels import CHEXPERT, CT_RATE, value_of_doubt
 from fedrad.data.report import FEATURES, NothingLeft, Row, Warn, warn, write_reports
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError, DataError
@@ -47,7 +47,8 @@ def load_corpus(
     Args:
         name: one of ``NAMES``, with dashes or underscores; docs/data-formats.md has the files that each expects.
         path: the corpus's folder or file; not used by "synthetic".
-        uncertain: "mimic-cxr" only: what the label -1.0 becomes: "negative", "positive" or "ignore" (masked).
+        uncertain: "mimic-cxr" and "synthetic" only: what a label becomes that is -1.0, or only suspected in the text:
+            "negative", "positive" or "ignore" (masked).
         cache_dir: default ``fedrad_cache_dir()``.
         columns: "table" only, and needed there.
         reports: "synthetic" only: how many.
@@ -65,14 +66,14 @@ def load_corpus(
         close = get_close_matches(name, NAMES, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ConfigError(f"data.name is {name!r}{hint}: must be one of {', '.join(NAMES)}")
-    chexpert_values(uncertain)
+    value_of_doubt(uncertain)
     if name == "table" and columns is None:
         raise ConfigError("data.name = table needs data.text-column and data.label-columns")
     files = _inputs(name, path)
     by_name: dict[str, list[object]] = {
         "mimic-cxr": [uncertain],
         "table": [repr(columns)],
-        "synthetic": [reports, seed, bank],
+        "synthetic": [reports, seed, bank, uncertain],
     }
     options = by_name.get(name, [])
     folder = _private_folder(Path(cache_dir) if cache_dir else fedrad_cache_dir())
@@ -145,7 +146,7 @@ def _stream(
     from fedrad.data.synthetic.read_bank import labels_of
 
     reports, seed, bank = synthetic
-    return FEATURES(labels_of(bank)), generate(reports, seed, bank=bank)
+    return FEATURES(labels_of(bank)), generate(reports, seed, bank=bank, uncertain=uncertain)
 
 
 def _private_folder(cache_dir: Path) -> Path:
