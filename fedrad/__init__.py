@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from fedrad.privacy.accounting import epsilon as epsilon
     from fedrad.privacy.plan import PrivacyPlan as PrivacyPlan
     from fedrad.simulation.centralized import train as train
+    from fedrad.simulation.run import simulate as simulate
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "Experiment", "PrivacyPlan", "__version__", "epsilon", "load_corpus", "train"]
+__all__ = ["Classifier", "Experiment", "PrivacyPlan", "__version__", "epsilon", "load_corpus", "simulate", "train"]
 
 _HOMES = {
     "Classifier": "fedrad.model.classifier",
@@ -26,6 +27,7 @@ _HOMES = {
     "PrivacyPlan": "fedrad.privacy.plan",
     "epsilon": "fedrad.privacy.accounting",
     "load_corpus": "fedrad.data.load",
+    "simulate": "fedrad.simulation.run",
     "train": "fedrad.simulation.centralized",
 }
 

@@ -39,11 +39,6 @@ def load_corpus(
     The first call streams the corpus into an Arrow file below ``cache_dir`` (folder 0700, file 0600: it holds
     the texts); later calls map that file, until the source files, the options or this package's reading code change.
 
-        >>> from fedrad import load_corpus
-        >>> ds = load_corpus("mimic-cxr", "/data/mimic-cxr")
-        >>> ds[0]["patient"], ds[0]["split"], ds[0]["labels"]["Edema"]
-        ('p10000032', 'train', 0)
-
     Args:
         name: one of ``NAMES``, with dashes or underscores; docs/data-formats.md has the files that each expects.
         path: the corpus's folder or file; not used by "synthetic".
