@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from fedrad import predict
 from fedrad.cli.app import app as cli
 from fedrad.errors import DataError
-from fedrad.model.classifier import Classifier
+from fedrad.tasks.classifier import Classifier
 from tests import small
 
 SECRET = "zyzzyva"

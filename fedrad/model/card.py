@@ -89,7 +89,8 @@ def render_card(
     digest: str,
     pooling: str,
     labels: Sequence[str],
-    single_label: bool,
+    meaning: str,
+    probabilities: str,
     adapted: str,
     max_length: int,
     privacy: str,
@@ -99,6 +100,7 @@ def render_card(
 
     Args:
         base_expression: Python for what ``from_pretrained`` takes; ``base_import``: the import it needs, or nothing.
+        meaning: of the logits, in words; ``probabilities``: Python that makes probabilities of them.
         adapted: which layers carry LoRA, in words.
         privacy: the privacy statement, as the run can make it.
         notes: remarks below the code.
@@ -110,13 +112,13 @@ def render_card(
         labels=repr(list(labels)),
         count=len(labels),
         max_length=max_length,
-        probabilities="logits.softmax(-1)" if single_label else "logits.sigmoid()",
+        probabilities=probabilities,
     )
     return _CARD.format(
         base_name=base_name,
         digest=digest,
         pooling="mean over the tokens that are not padding" if pooling == "mean" else "first token through the pooler",
-        output="one class of several (softmax)" if single_label else "each label on its own (sigmoid)",
+        output=meaning,
         adapted=adapted,
         privacy=privacy.strip(),
         label_lines="\n".join(f"{i}. {name}" for i, name in enumerate(labels)),

@@ -30,7 +30,7 @@ from fedrad.model.folder import MANIFEST, incomplete
 from fedrad.model.layers import take_apart
 from fedrad.settings import CHEST, EMBEDDED
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,38 @@ class Manifest:
 
     spec: ModelSpec
     lora: LoRASpec
+    task: str
     labels: tuple[str, ...]
-    single_label: bool
     max_length: int
     base_sha256: str
     privacy: str
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What the logits are.
+
+    Attributes:
+        task: the name of what the model was trained for.
+        labels: a name for each logit.
+        meaning: of the logits, in words.
+        expression: Python that makes probabilities of ``logits``.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    meaning: str
+    expression: str
+
+
 def export_peft(
-    classifier: ReportClassifier, base: BaseModel, directory: Path, *, max_length: int, privacy_statement: str
+    classifier: ReportClassifier,
+    base: BaseModel,
+    directory: Path,
+    outputs: Outputs,
+    *,
+    max_length: int,
+    privacy_statement: str,
 ) -> None:
     """Writes the adapter folder. It appears whole or not at all.
 
@@ -73,7 +96,7 @@ def export_peft(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _write(classifier, base, partial, max_length, privacy_statement)
+        _write(classifier, base, partial, outputs, max_length, privacy_statement)
         shutil.rmtree(directory, ignore_errors=True)
         partial.replace(directory)
     except OSError as error:
@@ -114,8 +137,10 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
     return manifest, tensors | {"centre": torch.zeros(hidden), "scale": torch.ones(hidden)}
 
 
-def _write(classifier: ReportClassifier, base: BaseModel, folder: Path, max_length: int, privacy: str) -> None:
-    spec, lora, labels = classifier.spec, classifier.lora, classifier.label_names
+def _write(
+    classifier: ReportClassifier, base: BaseModel, folder: Path, outputs: Outputs, max_length: int, privacy: str
+) -> None:
+    spec, lora = classifier.spec, classifier.lora
     mean = spec.pooling == "mean"
     matrices = {name: tensor for name, tensor in classifier.state().items() if name.endswith((".lora_A", ".lora_B"))}
     rank, alpha = lora.rank, lora.alpha
@@ -132,11 +157,11 @@ def _write(classifier: ReportClassifier, base: BaseModel, folder: Path, max_leng
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = sorted({name.rpartition(".")[0] for name in matrices})
     _write_peft_config(folder, spec, base, targets, rank, alpha)
-    manifest = Manifest(spec, lora, labels, classifier.single_label, max_length, base.sha256, privacy)
+    manifest = Manifest(spec, lora, outputs.task, outputs.labels, max_length, base.sha256, privacy)
     (folder / MANIFEST).write_text(
         json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=2) + "\n", encoding="utf-8"
     )
-    (folder / "README.md").write_text(_card(manifest, base, targets), encoding="utf-8")
+    (folder / "README.md").write_text(_card(manifest, base, outputs, targets), encoding="utf-8")
 
 
 def _placeholder(base: BaseModel) -> dict[str, Tensor]:
@@ -173,7 +198,7 @@ def _write_peft_config(
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _card(manifest: Manifest, base: BaseModel, targets: list[str]) -> str:
+def _card(manifest: Manifest, base: BaseModel, outputs: Outputs, targets: list[str]) -> str:
     lora = manifest.lora
     notes = []
     if base.name == EMBEDDED:
@@ -200,8 +225,9 @@ def _card(manifest: Manifest, base: BaseModel, targets: list[str]) -> str:
         revision=base.revision,
         digest=manifest.base_sha256,
         pooling=manifest.spec.pooling,
-        labels=manifest.labels,
-        single_label=manifest.single_label,
+        labels=outputs.labels,
+        meaning=outputs.meaning,
+        probabilities=outputs.expression,
         adapted=f"{len(targets)} linear layers, rank {lora.rank}, alpha {lora.alpha:g}" if lora.targets else "none",
         max_length=manifest.max_length,
         privacy=manifest.privacy,
@@ -216,8 +242,8 @@ def _manifest_from(read: Mapping[str, Any]) -> Manifest:
     return Manifest(
         spec=ModelSpec(**read["spec"]),
         lora=LoRASpec(**lora),
+        task=str(read["task"]),
         labels=tuple(read["labels"]),
-        single_label=bool(read["single_label"]),
         max_length=int(read["max_length"]),
         base_sha256=str(read["base_sha256"]),
         privacy=str(read["privacy"]),

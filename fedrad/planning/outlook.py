@@ -124,7 +124,7 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
 def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
     if not measured_for(experiment):
         return None
-    return expected_gain(Recipe.of(experiment, single_label=False, sites=experiment.asked, warm=True), plan)
+    return expected_gain(Recipe.of(experiment, sites=experiment.asked, warm=True), plan)
 
 
 def features_of(experiment: Experiment, hidden: int, outputs: int) -> int:
