@@ -17,7 +17,8 @@ from fedrad.data.batches import Indices, Tokenized, tokenize
 from fedrad.errors import ModelError
 from fedrad.model.base import BaseModel
 from fedrad.model.encoder import ReportClassifier
-from fedrad.model.export import Outputs, export_peft
+from fedrad.model.export import export_peft
+from fedrad.model.folder import Outputs
 from fedrad.tasks.metrics import F1_FIGURES, Comparison, Evaluation, f1_scores
 
 if TYPE_CHECKING:

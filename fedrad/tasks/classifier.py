@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedrad.data.batches import collate
 from fedrad.errors import ModelError
 from fedrad.model.base import load_base
 from fedrad.model.buckets import micro_batches
@@ -58,7 +59,7 @@ class Classifier:
         """
         folder = adapter_folder(run_dir)
         manifest, tensors = import_peft(folder)
-        task = task_named(manifest.task, manifest.labels)
+        task = task_named(manifest.outputs.task, manifest.outputs.labels)
         loaded = load_base(base or manifest.spec.name, "" if base else manifest.spec.revision)
         if loaded.sha256 != manifest.base_sha256:
             raise ModelError(
@@ -91,16 +92,11 @@ class Classifier:
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
             ids = self.tokenizer(chunk, truncation=True, max_length=self.max_length)["input_ids"]
-            lengths = np.array([len(row) for row in ids])
-            for rows in micro_batches(lengths, np.arange(len(ids)), self.model.kernels.micro_tokens):
-                width = int(lengths[rows[-1]])
-                padded = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-                attention = torch.zeros((len(rows), width), dtype=torch.long)
-                for i, row in enumerate(rows):
-                    padded[i, : lengths[row]] = torch.tensor(ids[row])
-                    attention[i, : lengths[row]] = 1
-                padded, attention = padded.to(self.model.device), attention.to(self.model.device)
+            tokens = self.task.made_up(ids)
+            for rows in micro_batches(tokens.lengths, np.arange(len(ids)), self.model.kernels.micro_tokens):
+                batch = collate(tokens, rows, self.tokenizer.pad_token_id)
+                attention = batch.attention.to(self.model.device)
                 with self.model.arithmetic():
-                    hidden = self.model.prefix(padded, attention)
+                    hidden = self.model.prefix(batch.ids.to(self.model.device), attention)
                     out[start + rows] = self.task.predict(self.model, hidden, attention)
         return out

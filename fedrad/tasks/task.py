@@ -69,7 +69,7 @@ class Task(Protocol):
         """These rows of a corpus with their labels, as ``losses`` and ``evaluate`` want them."""
 
     def made_up(self, ids: Sequence[Sequence[int]]) -> Tokenized:
-        """Public texts, given as token ids, with labels that mean nothing: for passes that teach nothing."""
+        """Texts, given as token ids, with labels that mean nothing: to predict, or for passes that teach nothing."""
 
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Losses [B], float32, of the model's outputs [B, ...] against labels and mask [B, ...].

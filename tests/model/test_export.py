@@ -182,7 +182,7 @@ def test_what_the_folder_says(tmp_path: Path) -> None:
     manifest = import_peft(folder)[0]
     assert manifest.spec == ModelSpec(base.name, pooling="mean")
     assert manifest.lora == ADAPTERS["query-value"]
-    assert (manifest.task, manifest.labels, manifest.max_length) == ("multi-label", LABELS, 40)
+    assert (manifest.outputs.task, manifest.outputs.labels, manifest.max_length) == ("multi-label", LABELS, 40)
     assert (manifest.base_sha256, manifest.privacy) == (base.sha256, STATEMENT)
 
 
@@ -199,7 +199,7 @@ def test_what_comes_back_in(pooling: str, lora: str, tmp_path: Path) -> None:
     base = tiny.base_of(tmp_path / "base", "bert")
     classifier = trained(base, ADAPTERS[lora], pooling)
     manifest, tensors = import_peft(write(classifier, base, tmp_path / "adapter"))
-    again = build(base, manifest.spec, manifest.lora, len(manifest.labels), seed=99)
+    again = build(base, manifest.spec, manifest.lora, len(manifest.outputs.labels), seed=99)
     again.load_state(tensors)
     expected = logits_of(classifier, base, tiny.TEXTS)
     torch.testing.assert_close(logits_of(again, base, tiny.TEXTS), expected, atol=1e-5, rtol=0)
@@ -229,7 +229,7 @@ def test_a_failure_on_the_way_leaves_nothing_half_written(tmp_path: Path, monkey
     def full(*args: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "_card", full)
+    monkeypatch.setattr(export, "card", full)
     for target in (folder, tmp_path / "run" / "new"):
         with pytest.raises(ModelError, match="No space left"):
             write(trained(base, ADAPTERS["query-value"], "cls"), base, target)

@@ -17,6 +17,8 @@ from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.errors import ConfigError
 from fedrad.public_base.choice import starts_warm, unknown_labels
 from fedrad.settings import EMBEDDED
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task
 from fedrad.training import warm_start
 from fedrad.training.setup import Setup, set_up
@@ -208,20 +210,20 @@ def test_a_label_is_known_however_it_is_written() -> None:
 # Where the generator can't help
 
 
-CLASSES = ("chest", "spine")
+CLASSES, UNKNOWN = SingleLabel(("chest", "spine")), MultiLabel(("Oddity", "Rarity"))
 TABLE = {"data__name": "table", "data__path": "/data/t.csv", "data__label_columns": "protocol"}
 
 
-@pytest.mark.parametrize(("names", "single"), [(CLASSES, True), (("Oddity", "Rarity"), False), (("Edema", "x"), True)])
-def test_a_warm_start_that_was_asked_for_but_can_not_be_is_an_error(names: tuple[str, ...], single: bool) -> None:
+@pytest.mark.parametrize("task", [CLASSES, UNKNOWN, SingleLabel(("Edema", "x"))])
+def test_a_warm_start_that_was_asked_for_but_can_not_be_is_an_error(task: Task) -> None:
     with pytest.raises(ConfigError, match="warm-start"):
-        state(names, single, **WARM, **TABLE)
+        state(task, **WARM, **TABLE)
     assert kept() == []
 
 
-@pytest.mark.parametrize(("names", "single"), [(CLASSES, True), (("Oddity", "Rarity"), False)])
-def test_auto_does_without_where_it_can_not_be(names: tuple[str, ...], single: bool) -> None:
-    found = state(names, single, model__name=EMBEDDED, **TABLE)
+@pytest.mark.parametrize("task", [CLASSES, UNKNOWN])
+def test_auto_does_without_where_it_can_not_be(task: Task) -> None:
+    found = state(task, model__name=EMBEDDED, **TABLE)
 
     assert not found["head.weight"].any()
     assert not found["head.bias"].any()
