@@ -42,7 +42,7 @@ def expected(run: Path) -> list[list[float]]:
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(cli.app, ["predict", *map(str, arguments)])
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments)])
 
 
 def table(path: Path, rows: Sequence[Sequence[object]]) -> Path:
