@@ -250,8 +250,7 @@ def library(problem: Problem, kernels: Kernels) -> ReportClassifier:
     pooling = "cls" if problem.model in SHAPES else "mean"
     spec = ModelSpec(problem.model, pooling=pooling, backbone=kernels.backbone)
     lora = LoRASpec(problem.rank, 2.0 * problem.rank, ADAPTED[problem.adapted])
-    names = tuple(f"label {i}" for i in range(LABELS))
-    classifier = build(base_of(problem.model), spec, lora, names, False, 0, kernels)
+    classifier = build(base_of(problem.model), spec, lora, LABELS, 0, kernels)
     _, tensors = stock(problem)
     classifier.load_adapter({name: tensor.detach() for name, tensor in tensors.items()})
     return classifier

@@ -42,8 +42,9 @@ from fedrad.data.batches import Tokenized, tokenize
 from fedrad.data.load import load_corpus
 from fedrad.data.report import DataWarning, label_names
 from fedrad.data.shards import split_by_patient
-from fedrad.tasks.metrics import score
-from fedrad.training.evaluation import probabilities
+from fedrad.tasks.metrics import f1_scores
+from fedrad.tasks.task import task_of
+from fedrad.training.evaluation import predictions
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import LORA_SHARE, Recipe, TrainingState, run_steps
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
@@ -107,12 +108,12 @@ def read(openi: Path | None, setup: Setup, folder: Path) -> dict[str, tuple[Toke
     }
     found = {}
     for name, corpus in corpora.items():
-        assert label_names(corpus.features) == setup.names
+        assert label_names(corpus.features) == setup.task.labels
         tokens = tokenize(corpus, np.arange(len(corpus)), setup.base.tokenizer, setup.max_length)
         assert tokens.mask.all()
         file = folder / f"{name}.npy"
         if not file.is_file():  # the classifier is fresh: its features are the pooled vectors
-            kept = prepare(setup.classifier, tokens, setup.pad_id).kept
+            kept = prepare(setup, tokens).kept
             assert kept is not None
             np.save(file, kept)
         found[name] = tokens, np.load(file), corpus
@@ -121,10 +122,10 @@ def read(openi: Path | None, setup: Setup, folder: Path) -> dict[str, tuple[Toke
 
 def tasks(openi: Path | None, folder: Path, start: str, seed: int) -> Iterator[tuple[str, int, Task]]:
     """(corpus, reports, task)."""
-    names = label_names(load_corpus("synthetic", reports=10, seed=0).features)
-    corpora = read(openi, set_up(experiment_of("cold"), names, single_label=False), folder)
+    what = task_of(load_corpus("synthetic", reports=10, seed=0).features)
+    corpora = read(openi, set_up(experiment_of("cold"), what), folder)
     experiment = experiment_of(start)
-    setup = set_up(experiment, names, single_label=False)
+    setup = set_up(experiment, what)
     state = initial_state(experiment, setup)
     head = torch.cat([state["head.weight"], state["head.bias"][:, None]], 1).double()
 
@@ -158,11 +159,11 @@ def tasks(openi: Path | None, folder: Path, start: str, seed: int) -> Iterator[t
 
 def figures(margins: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[str, object]:
     truth = labels.numpy().astype(np.float32)
-    scores = score(margins.numpy() > 0, truth, np.ones_like(truth), names)
+    scores = f1_scores(margins.numpy() > 0, truth, np.ones_like(truth), names)
     rare = sorted(scores.positives, key=lambda name: scores.positives[name])[:RARE]
     return {
-        "weighted": scores.weighted_f1,
-        "macro": scores.macro_f1,
+        "weighted": scores.figures["weighted_f1"],
+        "macro": scores.figures["macro_f1"],
         "rare": statistics.mean(scores.per_label[name] for name in rare),
         "rare labels": rare,
     }
@@ -172,7 +173,7 @@ def run_heads(arguments: argparse.Namespace, done: set[tuple[object, ...]], writ
     for start in STARTS:
         for seed in range(arguments.seeds):
             for corpus, n, task in tasks(arguments.openi, arguments.features, start, seed):
-                (x, y), names = task.test, task.setup.names
+                (x, y), names = task.test, task.setup.task.labels
                 for epsilon in EPSILONS:
                     if ("filter", start, corpus, n, epsilon, seed) in done:
                         continue
@@ -187,9 +188,9 @@ def run_lora(arguments: argparse.Namespace, done: set[tuple[object, ...]], write
     corpus = load_corpus("synthetic", reports=max(SIZES) + TESTED, seed=11, bank="chest-xray-hospitals")
     rows = np.random.default_rng(0).permutation(len(corpus))[: TESTED + 2000]
     experiment = experiment_of("warm", **{"lora.targets": "query,value", "lora.layers": 1})
-    setup = set_up(experiment, label_names(corpus.features), single_label=False)
+    setup = set_up(experiment, task_of(corpus.features))
     state, classifier = initial_state(experiment, setup), setup.classifier
-    everything = prepare(classifier, tokenize(corpus, rows, setup.base.tokenizer, setup.max_length), setup.pad_id)
+    everything = prepare(setup, tokenize(corpus, rows, setup.base.tokenizer, setup.max_length))
     test, inputs = part(everything, np.arange(TESTED)), part(everything, np.arange(TESTED, TESTED + 2000))
     for seed in range(2):
         for epsilon in (10.0, 1.0):
@@ -199,7 +200,7 @@ def run_lora(arguments: argparse.Namespace, done: set[tuple[object, ...]], write
                 one = Experiment.from_flat(
                     {**experiment.flat(), **keys, "privacy.epsilon": epsilon, "train.seed": seed}
                 )
-                plan, recipe = plan_for(one, 2000), Recipe.of(one, single_label=False, warm=True)
+                plan, recipe = plan_for(one, 2000), Recipe.of(one, warm=True)
                 adapter = {key: state[key] for key in classifier.adapter()}
                 turns = strategy_of(one).turns(adapter, 1)
                 classifier.load_state(state)
@@ -215,8 +216,8 @@ def run_lora(arguments: argparse.Namespace, done: set[tuple[object, ...]], write
                 }
                 for method, adapter in ((name, result), (f"{name}, singular values shrunk", cleaned)):
                     classifier.load_state({**state, **adapter})
-                    odds = torch.from_numpy(probabilities(classifier, test, single_label=False))
-                    found = figures(odds - 0.5, torch.from_numpy(test.tokens.labels), setup.names)
+                    odds = torch.from_numpy(predictions(test))
+                    found = figures(odds - 0.5, torch.from_numpy(test.tokens.labels), setup.task.labels)
                     write("lora", "warm", "stand-in", 2000, epsilon, seed, method, found)
 
 

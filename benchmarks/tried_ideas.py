@@ -77,7 +77,7 @@ class Task:
     def terms(self, epsilon: float, seed: int) -> tuple[PrivacyPlan, Recipe]:
         one = Experiment.from_flat({**self.experiment.flat(), "privacy.epsilon": epsilon, "train.seed": seed})
         warm = self.experiment.warm_start == "synthetic"
-        return plan_for(one, declared_size(len(self.inputs))), Recipe.of(one, single_label=False, warm=warm)
+        return plan_for(one, declared_size(len(self.inputs))), Recipe.of(one, warm=warm)
 
 
 def default(task: Task, epsilon: float, seed: int, *turns: frozenset[str]) -> Tensor:

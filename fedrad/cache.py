@@ -18,4 +18,7 @@ def sources(part: Path) -> list[Path]:
     """
     if part.is_file():
         return [part]
-    return sorted(file for file in part.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    found = sorted(file for file in part.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    if not found:
+        raise FileNotFoundError(part)  # the part was renamed: what was made of it would never be made again
+    return found

@@ -14,6 +14,9 @@ from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_ran
 from fedrad.model.base import load_base
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import CHEST, EMBEDDED, SOURCES, spelt
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.tasks.task import Task
 from fedrad.training.padding import Padding, padding_for
 from fedrad.training.setup import Setup, Terms
 
@@ -148,16 +151,16 @@ class HospitalPolicy:
         return names_in(self.shares_reports_with)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels (or classes) of this hospital's reports, in order, as it states them before one is read."""
+    def task(self) -> Task:
+        """What this hospital's reports are labelled for, as it states before one is read."""
         match self.data_name:
             case "ct-rate":
-                return CT_RATE
+                return MultiLabel(CT_RATE)
             case "table" if self.classes:
-                return tuple(sorted(names_in(self.classes)))
+                return SingleLabel(tuple(sorted(names_in(self.classes))))
             case "table" if self.label_columns:
-                return names_in(self.label_columns)
-        return CHEXPERT
+                return MultiLabel(names_in(self.label_columns))
+        return MultiLabel(CHEXPERT)
 
     @property
     def mechanism(self) -> tuple[float, float] | None:
@@ -197,10 +200,10 @@ class HospitalPolicy:
         Raises:
             PolicyRefusal: the server's head has other labels than this hospital states.
         """
-        if labels != self.labels:
+        if labels != self.task.labels:
             raise PolicyRefusal(
                 "the server's labels are not those of this hospital's node configuration (label-columns, classes;"
-                f" {len(self.labels)} of them, in the same order)"
+                f" {len(self.task.labels)} of them, in the same order)"
             )
 
     def accept_model(self, experiment: Experiment) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,7 +17,14 @@ from fedrad.model.kernels import Kernels, dtype_of, matmul_precision, on_cpu
 from fedrad.model.layers import Layers, Prefix, Readout, Suffix, take_apart
 from fedrad.model.residual import Factors, equal_factors, is_residual, residual_factors
 
-__all__ = ["BaseModel", "ModelSpec", "ReportClassifier", "build", "load_base"]
+__all__ = ["BaseModel", "ModelSpec", "ReportClassifier", "build", "is_head", "load_base"]
+
+_HEAD = "head"
+
+
+def is_head(name: str) -> bool:
+    """Whether the adapter tensor of this name is the head's. The others are of LoRA."""
+    return name.startswith(f"{_HEAD}.")
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,6 @@ class ReportClassifier(nn.Module):
         adapted: Mapping[str, LoRALinear],
         spec: ModelSpec,
         lora: LoRASpec,
-        label_names: tuple[str, ...],
-        single_label: bool,
         kernels: Kernels,
     ) -> None:
         super().__init__()
@@ -62,8 +67,6 @@ class ReportClassifier(nn.Module):
         self.suffix = suffix
         self.spec = spec
         self.lora = lora
-        self.label_names = label_names
-        self.single_label = single_label
         self.kernels = kernels
         self._adapted = dict(adapted)  # the same modules as inside suffix, by their names in the base model
         self._residual: Factors = {}
@@ -208,7 +211,7 @@ class ReportClassifier(nn.Module):
         return weight.float(), bias.float()
 
     def _tensors(self) -> dict[str, nn.Parameter]:
-        tensors = dict(self.suffix.head.named_parameters(prefix="head"))
+        tensors = dict(self.suffix.head.named_parameters(prefix=_HEAD))
         for name, module in self._adapted.items():
             for part, parameter in module.named_parameters():
                 if part.startswith("lora_"):
@@ -220,8 +223,7 @@ def build(
     base: BaseModel,
     spec: ModelSpec,
     lora: LoRASpec,
-    label_names: Sequence[str],
-    single_label: bool,
+    outputs: int,
     seed: int,
     kernels: Kernels | None = None,
     directions: int = 0,
@@ -229,16 +231,15 @@ def build(
     """A classifier on a structure of its own that shares the frozen tensors of ``base``.
 
     Args:
+        outputs: L, of the head.
         directions: k, how many the head reads of the pooled vector (``set_basis``); 0: all of its d numbers.
 
     A is drawn from ``seed`` alone (torch's global generator is neither read nor moved); B, the head's weight and its
     bias are zero, so every logit starts at 0. Always in eval mode with every dropout 0.
 
     Raises:
-        ModelError: targets, layers, rank, pooling or labels that this base model can't have.
+        ModelError: targets, layers, rank or pooling that this base model can't have.
     """
-    if not label_names or len(set(label_names)) < len(label_names) or (single_label and len(label_names) < 2):
-        raise ModelError("a classifier needs labels with different names, and two or more if a report has exactly one.")
     # The memo makes deepcopy keep the tensors themselves and copy only the modules around them.
     kernels = Kernels(backbone=spec.backbone) if kernels is None else kernels
     frozen = base.placed(dtype_of(spec.backbone), kernels.device).module
@@ -264,7 +265,7 @@ def build(
     # The modules' own initialisation draws from the global generator; what it draws is overwritten.
     with torch.random.fork_rng(devices=[]):
         adapted = add_lora({name: stack.layers[name] for name in chosen}, lora, generator)
-        head = SampleLinear(directions or base.hidden, len(label_names))
+        head = SampleLinear(directions or base.hidden, outputs)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     touched = {i for i, name in enumerate(names) if any(module.startswith(f"{name}.") for module in adapted)}
@@ -286,7 +287,7 @@ def build(
 
     prefix = Prefix(stack.embed, part(stack.order[:cut], last=not touched), readout if not touched else None)
     suffix = Suffix(part(stack.order[cut:], last=bool(touched)), readout if touched else None, head)
-    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, tuple(label_names), single_label, kernels)
+    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, kernels)
     # The frozen tensors are there already: what moves is the adapter, the head and the centring.
     return classifier.eval().to(kernels.device)
 

@@ -125,7 +125,7 @@ def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
     curve = curve_of(experiment)
     if curve is None:
         return None
-    return expected_gain(curve, Recipe.of(experiment, single_label=False, sites=experiment.asked, warm=True), plan)
+    return expected_gain(curve, Recipe.of(experiment, sites=experiment.asked, warm=True), plan)
 
 
 def features_of(experiment: Experiment, hidden: int, outputs: int) -> int:

@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 from fedrad.config import Experiment, names_in
 from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import load_corpus
-from fedrad.data.report import is_single_label, label_names
 from fedrad.data.shards import partition, split_by_patient
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.tasks.task import Task, task_of
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus with its split by patient; ``train`` and ``test`` are row indices, ascending."""
+    """A corpus, its task, and its split by patient; ``train`` and ``test`` are row indices, ascending."""
 
     reports: datasets.Dataset
-    names: tuple[str, ...]
-    single_label: bool
+    task: Task
     train: NDArray[np.int64]
     test: NDArray[np.int64]
 
@@ -59,18 +60,17 @@ def read_corpus(experiment: Experiment) -> Corpus:
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
     return Corpus(
         reports=reports,
-        names=label_names(reports.features),
-        single_label=is_single_label(reports.features),
+        task=task_of(reports.features),
         train=np.sort(train),
         test=np.sort(test),
     )
 
 
-def stated_labels(experiment: Experiment) -> tuple[tuple[str, ...], bool]:
-    """The labels of a run whose server has no corpus (``data.name = none``), and whether a report has exactly one."""
+def stated_task(experiment: Experiment) -> Task:
+    """The task of a run whose server has no corpus (``data.name = none``)."""
     if experiment.data.classes:
-        return tuple(sorted(names_in(experiment.data.classes))), True
-    return names_in(experiment.data.label_columns) or CHEXPERT, False
+        return SingleLabel(tuple(sorted(names_in(experiment.data.classes))))
+    return MultiLabel(names_in(experiment.data.label_columns) or CHEXPERT)
 
 
 def hospital_shares(experiment: Experiment, corpus: Corpus) -> list[NDArray[np.int64]]:

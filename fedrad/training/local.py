@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.model.buckets import micro_batches
-from fedrad.model.encoder import ReportClassifier
+from fedrad.model.encoder import ReportClassifier, is_head
 from fedrad.model.kernels import on_cpu
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import stream
@@ -28,7 +28,6 @@ from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.units import Units
-from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
 
 
@@ -53,13 +52,12 @@ class Recipe:
     gradients: Literal["leaf", "opacus"]
     seed: int
     total_steps: int
-    single_label: bool
     sites: int = 1
     warm: bool = False
     restarts: int = 0
 
     @staticmethod
-    def of(experiment: Experiment, *, single_label: bool, sites: int = 1, warm: bool = False) -> Recipe:
+    def of(experiment: Experiment, *, sites: int = 1, warm: bool = False) -> Recipe:
         train = experiment.train
         return Recipe(
             optimizer="adam" if train.optimizer == "adam" else "momentum",
@@ -69,7 +67,6 @@ class Recipe:
             gradients="opacus" if experiment.privacy.gradients == "opacus" else "leaf",
             seed=train.seed,
             total_steps=train.rounds * experiment.local_steps,
-            single_label=single_label,
             sites=sites,
             warm=warm,
             restarts=experiment.local_steps if experiment.privacy.secure_aggregation else 0,
@@ -212,12 +209,10 @@ def _one_step(
     sample = units.reports(drawn, plan.reports_per_patient, randomness)
     cuts = micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=units.of)
     for rows, batch in inputs.passes(cuts):
-
-        def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
-            return report_losses(logits, labels, mask, single_label=recipe.single_label)
-
         with classifier.arithmetic():
-            _, gradients = per_report_gradients(classifier.suffix, active, (batch.hidden, batch.attention), losses)
+            _, gradients = per_report_gradients(
+                classifier.suffix, active, (batch.hidden, batch.attention), batch.losses
+            )
         if len(rows):
             optimizer.accumulate({name: g[: len(rows)] for name, g in gradients.items()}, units.of[rows])
         else:
@@ -294,8 +289,8 @@ def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe
     """
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
-    head = [(name, parameter) for name, parameter in parameters.items() if name.startswith("head.")]
-    lora = [(name, parameter) for name, parameter in parameters.items() if not name.startswith("head.")]
+    head = [(name, parameter) for name, parameter in parameters.items() if is_head(name)]
+    lora = [(name, parameter) for name, parameter in parameters.items() if not is_head(name)]
     groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate, "scale": LORA_SCALE}]
     return torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=recipe.momentum)
 

@@ -52,13 +52,13 @@ def initial_state(
     """The first state of a run: the classifier's state after warm or cold start. Deterministic.
 
     Raises:
-        ConfigError: a warm start is asked for and none of the labels is one that generated reports teach, or the label
-            is one class of several.
+        ConfigError: a warm start is asked for, and generated reports teach none of the labels or not this task.
     """
-    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
-    if experiment.train.warm_start == "synthetic" and setup.single_label:
+    task = setup.task
+    warm = starts_warm(experiment, task.findings)
+    if experiment.train.warm_start == "synthetic" and not task.findings:
         raise ConfigError(
-            "train.warm-start: generated reports teach labels of 0 and 1, and this run's is one class of several; set"
+            f"train.warm-start: generated reports teach labels of 0 and 1, and the task is {task.name}; set"
             " train.warm-start=none"
         )
     if experiment.train.warm_start == "synthetic" and not warm:
@@ -77,8 +77,8 @@ def initial_state(
 def _start_from(head: PublicHead, setup: Setup, *, no_other_label: bool) -> None:
     """Sets basis and head so that the logits are those of the public head; of a label that it lacks, log-odds of 5%."""
     other = plain("No Finding") if no_other_label else None
-    asked = [NO_OTHER_LABEL if plain(name) == other else name for name in setup.names]
-    collection = collection_of(setup.names)
+    asked = [NO_OTHER_LABEL if plain(name) == other else name for name in setup.task.findings]
+    collection = collection_of(setup.task.findings)
     if collection not in head.labels:
         raise ModelError(
             f"the public base {setup.base.name!r} has no head for the labels of {collection}: build it again with"
@@ -119,14 +119,12 @@ def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str,
         uncertain=experiment.data.uncertain,
     )
     tokens = tokenize(text, np.arange(len(text)), setup.base.tokenizer, experiment.data.max_length)
-    columns = np.array(positions(setup.names, CHEXPERT), dtype=np.int64)
+    columns = np.array(positions(setup.task.findings, CHEXPERT), dtype=np.int64)
     if experiment.model.centre:
         with setup.classifier.arithmetic():
             _centre(setup, tokens, progress)
-    if not setup.single_label and (columns >= 0).any():
-        share = tokens.labels.sum(axis=0) / tokens.mask.sum(
-            axis=0
-        )  # some are masked where hedges are ignored, never all
+    if (columns >= 0).any():
+        share = tokens.labels.sum(axis=0) / tokens.mask.sum(axis=0)  # hedges may be masked, but never all reports
         share = np.clip(share[columns], 1e-3, 0.5)
         share = np.where(columns >= 0, share, 0.05)
         setup.classifier.set_head_bias(torch.from_numpy(np.log(share / (1 - share)).astype(np.float32)))
@@ -142,8 +140,7 @@ def _key(experiment: Experiment, setup: Setup) -> str:
     flat = experiment.flat()
     facts = {
         **{key: flat[key] for key in flat if key.startswith(("model.", "lora.")) or key in _DECIDE},
-        "names": setup.names,
-        "single": setup.single_label,
+        "task": [setup.task.name, setup.task.labels],
         "lora": asdict(setup.lora),  # as the strategy shapes it
         "base": setup.base.sha256,
         "kernels": replace(setup.classifier.kernels, measured={}).__dict__,
@@ -156,7 +153,7 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide the result: a change of them is never answered from the cache."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("data", "model", "training/warm_start.py", "training/start.py", "training/setup.py"):
+    for part in ("data", "model", "training/warm_start.py", "training/setup.py"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()

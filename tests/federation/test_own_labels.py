@@ -13,9 +13,12 @@ from flwr.app import Context, Message, MessageType, RecordDict
 
 from fedrad import Classifier
 from fedrad.config import Experiment
+from fedrad.data.labels import CHEXPERT
 from fedrad.errors import ConfigError
 from fedrad.federation import client, server
-from fedrad.training.corpus import read_corpus, stated_labels
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.training.corpus import read_corpus, stated_task
 from tests.grid import LABELS, InProcessGrid, Mercy, federate, forget, small
 from tests.model import tiny
 
@@ -148,11 +151,11 @@ def test_none_is_for_the_server_of_real_hospitals(base: str, tmp_path: Path) -> 
 
 def test_the_labels_that_a_run_states(base: str) -> None:
     bare = small(base, data__name="none")
-    assert len(stated_labels(bare)[0]) == 14
+    assert stated_task(bare) == MultiLabel(CHEXPERT)
     own = replace(bare, data=replace(bare.data, label_columns=" b, a "))
-    assert stated_labels(own) == (("b", "a"), False)
+    assert stated_task(own) == MultiLabel(("b", "a"))
     single = replace(bare, data=replace(bare.data, label_columns="kind", classes="z, a"))
-    assert stated_labels(single) == (("a", "z"), True)
+    assert stated_task(single) == SingleLabel(("a", "z"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import load_base
 from fedrad.settings import CHEST, EMBEDDED
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
 from fedrad.training.setup import plan_for
 from tests.model import tiny
 
@@ -52,7 +54,7 @@ def test_the_defaults_are_careful() -> None:
 def test_dashes_and_underscores_of_the_loaders_name_are_one() -> None:
     """The labels that a hospital states go by the name: with another spelling they were CheXpert's."""
     assert policy(data_name="ct_rate") == policy(data_name="ct-rate")
-    assert policy(data_name="ct_rate").labels == CT_RATE
+    assert policy(data_name="ct_rate").task == MultiLabel(CT_RATE)
 
 
 def test_a_proposal_is_clamped_to_the_cap() -> None:
@@ -261,10 +263,10 @@ def test_no_unit_of_patients_where_the_corpus_has_none() -> None:
 
 
 def test_labels_are_stated_before_a_report_is_read() -> None:
-    assert policy().labels == CHEXPERT
-    assert policy(data_name="ct-rate").labels == CT_RATE
-    assert policy(label_columns="b, a").labels == ("b", "a")
-    assert policy(label_columns="kind", classes="normal, effusion").labels == ("effusion", "normal")
+    assert policy().task == MultiLabel(CHEXPERT)
+    assert policy(data_name="ct-rate").task == MultiLabel(CT_RATE)
+    assert policy(label_columns="b, a").task == MultiLabel(("b", "a"))
+    assert policy(label_columns="kind", classes="normal, effusion").task == SingleLabel(("effusion", "normal"))
     policy(label_columns="b,a").accept_labels(("b", "a"))
     for other in (("a", "b"), ("b",), ("b", "a", "age")):
         with pytest.raises(PolicyRefusal, match="labels"):

@@ -27,7 +27,7 @@ def family(request: pytest.FixtureRequest) -> str:
 def classifier_of(folder: Path, family: str, targets: tuple[str, ...]) -> ReportClassifier:
     base = tiny.base_of(folder / "base", family)
     lora = LoRASpec(rank=3, alpha=6.0, targets=targets, layers=1)
-    return tiny.randomise(build(base, ModelSpec(base.name, pooling="cls"), lora, ("a", "b"), False, 0))
+    return tiny.randomise(build(base, ModelSpec(base.name, pooling="cls"), lora, 2, 0))
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,8 +82,8 @@ def test_a_cls_classifier_leaves_out_what_its_head_does_not_read(tmp_path: Path,
     hidden, attention, _ = inputs(torch.float32)
     assert classifier.suffix.layers(hidden, attention).shape == (4, 1, 32)
     base = tiny.base_of(tmp_path / "again", family)
-    mean = build(base, ModelSpec(base.name), classifier.lora, ("a", "b"), False, 0)
+    mean = build(base, ModelSpec(base.name), classifier.lora, 2, 0)
     assert mean.suffix.layers(hidden, attention).shape == (4, 9, 32)
-    head_only = build(base, ModelSpec(base.name, pooling="cls"), LoRASpec(1, 1.0, ()), ("a", "b"), False, 0)
+    head_only = build(base, ModelSpec(base.name, pooling="cls"), LoRASpec(1, 1.0, ()), 2, 0)
     assert head_only.prefix.layers.first_token_only
     assert not head_only.suffix.layers.first_token_only

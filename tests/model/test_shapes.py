@@ -20,7 +20,7 @@ LABELS = ("a", "b", "c")
 
 def counted(folder: str, lora: LoRASpec) -> int:
     """Trainable numbers of the adapter and head that are really built."""
-    classifier = build(load_base(folder), ModelSpec(folder, "", "mean"), lora, LABELS, False, 0)
+    classifier = build(load_base(folder), ModelSpec(folder, "", "mean"), lora, len(LABELS), 0)
     return sum(tensor.numel() for tensor in classifier.adapter().values())
 
 

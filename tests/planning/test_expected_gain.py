@@ -14,7 +14,7 @@ OPENI = {"data.name": "openi", "data.path": "/none"}
 
 def gain(epsilon: float, declared: int = 2000) -> float:
     experiment = Experiment.from_flat({**OPENI, "privacy.epsilon": epsilon})
-    recipe = Recipe.of(experiment, single_label=False, warm=True)
+    recipe = Recipe.of(experiment, warm=True)
     return expected_gain(HEAD, recipe, plan_for(experiment, declared)).new
 
 
@@ -27,7 +27,7 @@ def test_more_budget_and_more_reports_gain_more() -> None:
 
 def test_a_start_as_good_is_called_so() -> None:
     experiment = Experiment.from_flat({**OPENI, "privacy.epsilon": 0.01})
-    recipe = Recipe.of(experiment, single_label=False, warm=True)
+    recipe = Recipe.of(experiment, warm=True)
     found = expected_gain(HEAD, recipe, plan_for(experiment, 500))
     assert not found.worthwhile
     assert "the start is as good" in str(found)

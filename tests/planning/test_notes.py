@@ -55,7 +55,6 @@ def early(
     return before_training(
         experiment(**changes),
         names,
-        single_label=False,
         noise=Noise((plan(),) if plans is None else plans, averaged=1),
         trainable=trainable,
         row=385,
@@ -218,7 +217,7 @@ def test_a_run_s_own_figures_are_put_together() -> None:
 
 
 def scores(weighted: float, **positives: int) -> Scores:
-    return Scores(weighted, weighted, weighted, {"a": weighted}, positives or {"a": 30})
+    return Scores({"weighted F1": weighted}, {"a": weighted}, positives or {"a": 30})
 
 
 def late(

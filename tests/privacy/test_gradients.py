@@ -46,7 +46,7 @@ def classifier_of(
     init = "base" if core else "kaiming"
     lora = LoRASpec(rank=3, alpha=6.0, targets=targets, layers=layers, freeze_a=freeze_a, core=core, init=init)
     scale = 0.05 if family == "minilm" else 0.3
-    return tiny.randomise(build(base, ModelSpec(base.name, pooling=pooling), lora, LABELS, False, seed=0), scale=scale)
+    return tiny.randomise(build(base, ModelSpec(base.name, pooling=pooling), lora, len(LABELS), seed=0), scale=scale)
 
 
 def batch_of(family: str, lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -234,7 +234,7 @@ def test_nothing_is_averaged_after_the_runs_last_step(average: float) -> None:
 @given(rounds=st.integers(1, 50), steps=st.integers(1, 20), average=st.floats(0, 1, exclude_max=True))
 def test_averaging_starts_within_the_run(rounds: int, steps: int, average: float) -> None:
     exp = small.experiment(train__rounds=rounds, train__local_steps=steps, train__average=average)
-    recipe = Recipe.of(exp, single_label=False)
+    recipe = Recipe.of(exp)
 
     assert recipe.total_steps == rounds * steps
     assert 0 <= recipe.averages_from <= recipe.total_steps
