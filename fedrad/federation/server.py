@@ -27,7 +27,7 @@ from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, show_notes, test_set_lines
-from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_labels
+from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import Evaluation, compare, evaluate
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.result import Result
@@ -65,7 +65,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = strategy_of(experiment)
     refuse_used(experiment)
     corpus = None if experiment.data.name == "none" else read_corpus(experiment)
-    names, single_label = stated_labels(experiment) if corpus is None else (corpus.names, corpus.single_label)
+    names, single_label = experiment.stated_labels if corpus is None else (corpus.names, corpus.single_label)
     tested = 0 if corpus is None else len(corpus.test)
     console.print(test_set_lines(experiment, names, tested), highlight=False, markup=False, soft_wrap=True)
     if corpus is None:

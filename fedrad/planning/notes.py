@@ -177,7 +177,7 @@ def _unknown(experiment: Experiment, names: Sequence[str], *, single_label: bool
     these = "that label starts" if len(unknown) == 1 else "these labels start"
     starts = "the run starts" if len(unknown) == len(names) else these
     found = f"The warm start does not know {_listed(unknown)}, so {starts} cold."
-    if experiment.data.name != "table":
+    if experiment.corpus is None or not experiment.corpus.columns:
         return [found]  # a published corpus's names are not the user's to change
     known = COLLECTIONS[collection_of(names)]
     free = [label for label, place in zip(known, positions(known, names), strict=True) if place < 0]

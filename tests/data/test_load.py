@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from fedrad.corpora import CHEXPERT
 from fedrad.data import load
-from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.data.report import DataWarning, label_names
 from fedrad.data.table import TableColumns
@@ -68,7 +68,7 @@ def test_the_cache_is_used_and_private(tmp_path: Path, monkeypatch: pytest.Monke
     assert isinstance(first.data, datasets.table.MemoryMappedTable)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (cache, cache / "corpora")} == {0o700}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (cache / "corpora").iterdir()} == {0o600}
-    monkeypatch.setattr(load, "_stream", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(load, "write_reports", lambda *_: pytest.fail("read again"))
     again = load_corpus("table", source, columns=COLUMNS, cache_dir=cache)
     assert again.to_list() == first.to_list()
 

@@ -51,6 +51,7 @@ def policy(folder: Path, name: str) -> dict[str, object]:
         "site": name,
         "data-path": str(folder / "reports.csv"),
         "text-column": "report",
+        "label-columns": "chexpert",
         "patient-column": "person",
         "state-dir": str(folder / "state"),
         "witness-dir": str(folder / "witness"),
