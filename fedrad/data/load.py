@@ -118,10 +118,11 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _fingerprint(options: list[object], files: Sequence[Path]) -> str:
-    """Of the options, the code that reads and the phrases that it generates from, and name, size and time of change of
-    every file that is read."""
+    """Of the options, the code that reads (with the labels) and the phrases that it generates from, and name, size and
+    time of change of every file that is read."""
     digest = blake2b(repr(options).encode(), digest_size=12)
-    for source in sources(Path(__file__).parent):
+    package = Path(__file__).parent
+    for source in [*sources(package), *sources(package.with_name("corpora.py"))]:
         digest.update(source.read_bytes())
     for file in files:
         for entry in _walk(file):

@@ -148,7 +148,7 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide the result: a change of them is never answered from the cache."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("data", "model", "training/warm_start.py", "training/start.py", "training/setup.py"):
+    for part in ("corpora.py", "data", "model", "public_base", "training/warm_start.py", "training/setup.py"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -89,11 +89,14 @@ def test_a_change_of_source_or_options_is_noticed(tmp_path: Path) -> None:
     assert edema == {"negative": [0, 1, 0, 0], "positive": [1, 1, 0, 0], "ignore": [-1, 1, 0, 0]}
 
 
-def test_a_change_of_a_phrase_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py"])
+def test_a_change_of_a_phrase_or_a_label_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
     cache = tmp_path / "cache"
     load_corpus("synthetic", reports=2, cache_dir=cache)
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "normal.toml"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == changed))
     load_corpus("synthetic", reports=2, cache_dir=cache)
     assert len(list((cache / "corpora").glob("*.arrow"))) == 2
 
