@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrad.config import Experiment
+from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import nearest, positions
-from fedrad.data.labels import COLLECTIONS
 from fedrad.planning.expected_gain import ExpectedGain, expected_gain, measured_for
 from fedrad.planning.noise_to_signal import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
 from fedrad.privacy.plan import PrivacyPlan

@@ -16,8 +16,8 @@ from pathlib import Path
 import fedrad
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
+from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import positions
-from fedrad.data.labels import COLLECTIONS
 from fedrad.errors import ModelError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.public_base.build import BaseRecipe, Line, train_base

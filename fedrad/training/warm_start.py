@@ -24,9 +24,9 @@ from torch import Tensor
 import fedrad
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
+from fedrad.corpora import CHEXPERT, COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.label_names import plain, positions
-from fedrad.data.labels import CHEXPERT, COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.buckets import micro_batches

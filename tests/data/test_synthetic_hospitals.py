@@ -14,8 +14,7 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import MultinomialNB
 
-from fedrad.corpora import BANKS
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import BANKS, CHEXPERT
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_names
 from fedrad.data.synthetic import Draft, drafts, generate

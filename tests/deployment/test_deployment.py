@@ -14,7 +14,7 @@ import pytest
 
 from fedrad import Classifier
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import CHEXPERT
 from fedrad.data.synthetic import generate
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.ledger.ledger import Ledger

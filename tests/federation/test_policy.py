@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import load_base

@@ -12,8 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from fedrad.corpora import BANKS, CHEXPERT, CT_RATE
-from fedrad.data.labels import NO_OTHER_LABEL
+from fedrad.corpora import BANKS, CHEXPERT, CT_RATE, NO_OTHER_LABEL
 from fedrad.data.synthetic import generate
 from fedrad.errors import ConfigError
 from fedrad.model.base import BaseModel, load_base

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedrad.cache import fedrad_cache_dir
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.public_head import PublicHead
