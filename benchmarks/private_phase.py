@@ -122,7 +122,8 @@ def _run(bank: str, arguments: argparse.Namespace, done: set[Cell]) -> None:
                     shards = [part(everything, share) for share in np.array_split(np.arange(size), hospitals)]
                     federate(one, setup, {key: state[key] for key in setup.classifier.adapter()}, shards)
                     recipe = Recipe.of(one, single_label=False, sites=hospitals, warm=True)
-                    rate = learning_rate(recipe, plan_for(one, size // hospitals))
+                    units = shards[0].units(one.privacy.unit).count
+                    rate = learning_rate(recipe, plan_for(one, units))
                     length = rate * recipe.total_steps / (1 - recipe.momentum)
                     record = {"cell": asdict(cell), "start": start, "f1": scored(), "length": length}
                     with arguments.out.open("a") as file:

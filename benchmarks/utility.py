@@ -46,7 +46,7 @@ ROWS: dict[str, dict[str, object]] = {
     "head, all 384 features": {"model.directions": 0, "lora.targets": ""},
     "head, without the public head": {"model.name": "chest-minilm", "train.warm-start": "none", "lora.targets": ""},
     "head of MiniLM": {"train.warm-start": "none", "lora.targets": ""},
-    "LoRA, last layer": {"lora.targets": "query,value"},
+    "LoRA, last layer": {"lora.targets": "all-linear"},
 }
 
 
@@ -149,7 +149,8 @@ def federate(
     """All rounds; leaves the result in the classifier. Returns the largest epsilon, None if not private."""
     warm = starts_warm(experiment, setup.names, single_label=False)
     recipe = Recipe.of(experiment, single_label=False, sites=len(shards), warm=warm)
-    plans = [plan_for(experiment, declared_size(len(shard))) for shard in shards]
+    unit = experiment.privacy.unit
+    plans = [plan_for(experiment, declared_size(shard.units(unit).count)) for shard in shards]
     states = [TrainingState(adapter) for _ in shards]
     weights = [1.0 / len(shards)] * len(shards)
     rounds, steps = experiment.train.rounds, experiment.local_steps

@@ -43,6 +43,8 @@ from fedrad.settings import (
 
 Flat = dict[str, str | int | float | bool]
 _BATCH = 128
+_ALL_LINEAR = ("all-linear",)
+_LORA_PAYS_FROM = 1000  # reports of a hospital x min(epsilon, 1); benchmarks/private_phase.py, docs/utility.md
 
 
 @dataclass(frozen=True)
@@ -133,29 +135,41 @@ class Experiment:
 
     @property
     def adapted(self) -> Lora:
-        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy, and the
-        head alone with it, where fewer numbers take less noise (docs/utility.md).
+        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy; with it
+        those of the last layer where the stated size is large enough for the budget, else the head alone, where fewer
+        numbers take less noise (docs/utility.md).
         Otherwise, and under a strategy that is about LoRA, query and value of the last ``layers``."""
         if self.lora.targets != AUTO:
             return self.lora
         if self.warm_start != "synthetic" or self.strategy.name not in ("fedavg", "head") or self.lora.freeze_a:
             return replace(self.lora, targets=("query", "value"))
         if self.privacy.epsilon == 0 and self.strategy.name == "fedavg":
-            return replace(self.lora, targets=("all-linear",), layers=0)
+            return replace(self.lora, targets=_ALL_LINEAR, layers=0)
+        if self.strategy.name == "fedavg" and self.lora_pays(self.data.declared_size):
+            return replace(self.lora, targets=_ALL_LINEAR, layers=1)
         return replace(self.lora, targets=())
+
+    def lora_pays(self, declared: int) -> bool:
+        """Whether LoRA in the last layer is expected to end above the head alone, from a public base, at a hospital
+        that declares so many reports."""
+        enough = declared * min(self.privacy.epsilon, 1.0) >= _LORA_PAYS_FROM
+        return self.privacy.unit == "report" and enough
 
     @property
     def local_steps(self) -> int:
-        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all layers without privacy."""
-        whole = self.adapted.targets == ("all-linear",) and self.adapted.layers == 0
-        return self.train.local_steps or (12 if whole and not self.privacy.epsilon else 6)
+        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all linear layers."""
+        return self.train.local_steps or (12 if self.adapted.targets == _ALL_LINEAR else 6)
 
     def expected_batch(self, declared: int) -> int:
         """``train.batch`` of a hospital that declares so many units, with 0 resolved: a quarter of them where the head
-        alone is trained, which costs next to nothing a step and takes less noise; else 128. Never more than all."""
+        alone is trained, which costs next to nothing a step and takes less noise; 256 for private LoRA in all linear
+        layers; else 128. Never more than all."""
         if self.train.batch:
             return min(self.train.batch, declared)
-        return min(declared, _BATCH if self.adapted.targets else max(_BATCH, declared // 4))
+        if not self.adapted.targets:
+            return min(declared, max(_BATCH, declared // 4))
+        private_lora = self.adapted.targets == _ALL_LINEAR and self.privacy.epsilon > 0
+        return min(declared, 2 * _BATCH if private_lora else _BATCH)
 
     @property
     def no_finding(self) -> str:

@@ -113,7 +113,7 @@ class Corpus:
 
 CORPORA: Final[dict[str, Corpus]] = {
     "synthetic": Corpus(
-        "generated reports", "synthetic", "by bank", options=("reports", "seed", "bank"), generated=True
+        "generated reports", "synthetic", "by bank", options=("reports", "seed", "bank", "uncertain"), generated=True
     ),
     "mimic-cxr": Corpus(
         "MIMIC-CXR", "mimic_cxr", CHEXPERT, options=("uncertain",), own_split=True, no_finding="no-other-label"

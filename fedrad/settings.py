@@ -65,7 +65,8 @@ class Data:
     max_length: int = _key(256, "longest report in word-pieces; what is beyond is cut off", rule=LENGTH)
     uncertain: str = _key(
         "negative",
-        "what an uncertain label counts as; `ignore` masks it out of loss and score",
+        "what an uncertain label counts as: -1.0 in MIMIC-CXR's label file, or a finding that a generated report only "
+        "suspects; `ignore` masks it out of loss and score. A public base has learnt them as negative",
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = _key(
@@ -77,7 +78,8 @@ class Data:
         0,
         "`fedrad.centralized`: the number of training reports (or patients: `privacy.unit`) as stated in public, which "
         "sets the sampling rate; 0: the actual number rounded to two digits, fit for experiments only. Hospitals state "
-        "theirs in their node configuration",
+        "theirs in their node configuration; in a federation this is about what each of them has, and decides no more "
+        "than what `lora.targets=auto` trains",
         rule=NOT_NEGATIVE,
     )
     bank: str = _key(
@@ -187,8 +189,9 @@ class Lora:
     alpha: float = _key(8.0, "scaling numerator: the adapter adds (alpha / rank) B A", rule=POSITIVE)
     targets: tuple[str, ...] = _key(
         AUTO,
-        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: the head alone "
-        "with privacy, all linear layers of all layers without; else `query,value`",
+        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: all linear layers "
+        "of all layers without privacy; with it those of the last layer where `data.declared-size` x "
+        "min(`privacy.epsilon`, 1) is at least 1000, else the head alone. Not from a public base: `query,value`",
     )
     layers: int = _key(1, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
     freeze_a: bool = _key(False, "keep A as it was initialised (FFA-LoRA, arXiv 2403.12313)")
@@ -249,13 +252,13 @@ class Train:
     rounds: int = _key(5, "federation rounds", rule=AT_LEAST_ONE)
     local_steps: int = _key(
         0,
-        "noisy steps of each hospital in a round; 0: 6, or 12 where LoRA in all layers is trained without privacy",
+        "noisy steps of each hospital in a round; 0: 6, or 12 of LoRA in all linear layers",
         rule=NOT_NEGATIVE,
     )
     batch: int = _key(
         0,
-        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128, or, where the head alone is "
-        "trained, a quarter of what the hospital declares if that is more",
+        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128; 256 of private LoRA in all "
+        "linear layers; of the head alone a quarter of what the hospital declares, if that is more",
         rule=NOT_NEGATIVE,
     )
     optimizer: str = _key("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
@@ -280,7 +283,7 @@ class Train:
         choices=("auto", "none", "synthetic"),
     )
     warm_reports: int = _key(
-        12_000,
+        8000,
         "generated reports of which a public base is built where `model.name` is none and none is embedded",
         rule=AT_LEAST_ONE,
     )

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fedrad.corpora import CHEXPERT
 from fedrad.data.cells import said
 from fedrad.data.parquet_file import Kind
+from fedrad.data.report import value_of_doubt
 from fedrad.data.tabular import rows_of
-from fedrad.errors import ConfigError, DataError
+from fedrad.errors import DataError
 
 SPLITS: Final = ("train", "validate", "test")
 
@@ -45,15 +46,12 @@ def chexpert_values(uncertain: str) -> Mapping[str, int]:
     A blank cell means that the report does not mention it: negative.
 
     Args:
-        uncertain: what -1.0 becomes: "negative" (the default everywhere: a model that must act on "possible" reports
-            should be told so), "positive", or "ignore" (masked out of loss and score).
+        uncertain: what -1.0 becomes, as for `value_of_doubt`.
     Raises:
         ConfigError: another word.
     """
-    doubt = {"negative": 0, "positive": 1, "ignore": -1}
-    if uncertain not in doubt:
-        raise ConfigError(f"data.uncertain must be one of {', '.join(doubt)}")
-    return {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": doubt[uncertain], "-1.0": doubt[uncertain]}
+    doubt = value_of_doubt(uncertain)
+    return {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": doubt, "-1.0": doubt}
 
 
 def read_labels(path: Path, meaning: Mapping[str, int]) -> Studies:

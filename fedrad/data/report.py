@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedrad.errors import DataError
+from fedrad.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 Warn = Callable[[str], None]
@@ -45,6 +45,21 @@ def row_of(
 ) -> Row:
     """A report with the columns described above."""
     return {"text": text, "labels": labels, "patient": patient, "site": site, "time": time, "split": split}
+
+
+def value_of_doubt(uncertain: str) -> int:
+    """What an uncertain label counts as: 0 negative, 1 positive, -1 masked out of loss and score.
+
+    Args:
+        uncertain: "negative" (the default everywhere: a model that must act on "possible" reports should be told so),
+            "positive" or "ignore".
+    Raises:
+        ConfigError: another word.
+    """
+    values = {"negative": 0, "positive": 1, "ignore": -1}
+    if uncertain not in values:
+        raise ConfigError(f"data.uncertain must be one of {', '.join(values)}")
+    return values[uncertain]
 
 
 class Source(NamedTuple):

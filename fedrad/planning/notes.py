@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fedrad.config import Experiment
 from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import nearest, positions
-from fedrad.planning.expected_gain import ExpectedGain, expected_gain, measured_for
+from fedrad.planning.expected_gain import ExpectedGain, curve_of, expected_gain
 from fedrad.planning.noise_to_signal import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import collection_of, starts_warm, unknown_labels
@@ -88,11 +88,12 @@ def notes_on_plan(
 
 def _expected(experiment: Experiment, setup: Setup, noise: Noise) -> ExpectedGain | None:
     warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
-    if not (warm and setup.classifier.head_only and noise.private and measured_for(experiment)):
+    curve = curve_of(experiment)
+    if curve is None or not (warm and noise.private):
         return None
     sites = noise.averaged
     recipe = Recipe.of(experiment, single_label=setup.single_label, sites=sites, warm=True)
-    return expected_gain(recipe, max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor))
+    return expected_gain(curve, recipe, max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor))
 
 
 def before_training(

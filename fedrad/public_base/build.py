@@ -64,7 +64,7 @@ class BaseRecipe:
         half: 0 or 1, to use one half of the phrases only (``data.synthetic.halves``); None: all.
     """
 
-    reports: int = 12_000
+    reports: int = 8000
     epochs: int = 1
     learning_rate: float = 2e-4
     batch: int = 32

@@ -248,12 +248,12 @@ def _only(parameters: Mapping[str, torch.nn.Parameter], names: Collection[str]) 
 
 
 # Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
-LARGEST_RATE = 4.0
+LARGEST_REACH = 40.0
 RATE_WITHOUT_PRIVACY = 0.5
 
 LORA_SHARE, LORA_SCALE = 0.06, 0.3
 COLD_WALK, WARM_WALK = 1.0, 0.3
-LARGEST_WARM_RATE = 2.0
+LARGEST_WARM_REACH = 20.0
 
 
 def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
@@ -265,6 +265,9 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
     random walk at a fixed length. A cold start has far to go and nothing to lose, and takes a longer one than a warm
     start, whose walk is so short that the noise does not undo the start, however small epsilon is.
 
+    What a gradient moves in all, its reach lr / (1 - momentum), is the same with momentum or without. It is bounded
+    where there is little noise.
+
     This is for momentum that has built up. Where it starts anew in every round, steps are shorter, and the rate is
     larger by that factor.
 
@@ -273,8 +276,9 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
     if not plan.private:
         return RATE_WITHOUT_PRIVACY
     noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5)
-    walk, largest = (WARM_WALK, LARGEST_WARM_RATE) if recipe.warm else (COLD_WALK, LARGEST_RATE)
-    return min(largest, walk * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5)) / recipe.built_up
+    walk, largest = (WARM_WALK, LARGEST_WARM_REACH) if recipe.warm else (COLD_WALK, LARGEST_REACH)
+    reach = min(largest, walk / (noise * recipe.total_steps**0.5))
+    return reach * (1 - recipe.momentum) / recipe.built_up
 
 
 def learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:

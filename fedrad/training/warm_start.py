@@ -38,7 +38,7 @@ from fedrad.training.setup import Setup
 _SEED_OFFSET = 7_000_000
 _CENTRING_REPORTS = 1000
 # Settings that the cold start depends on, if only by rounding.
-_DECIDE = ("train.seed", "train.threads", "data.max-length")
+_DECIDE = ("train.seed", "train.threads", "data.max-length", "data.uncertain")
 Progress = Callable[[str, int, int], None]
 
 # Root-mean-square norm of the features. It sets the weight of the head's weights against its bias and against the LoRA
@@ -112,14 +112,22 @@ def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str,
             state = load_file(path)
             setup.classifier.load_state(state)
             return state
-    text = load_corpus("synthetic", reports=_CENTRING_REPORTS, seed=_SEED_OFFSET + experiment.train.seed)
+    text = load_corpus(
+        "synthetic",
+        reports=_CENTRING_REPORTS,
+        seed=_SEED_OFFSET + experiment.train.seed,
+        uncertain=experiment.data.uncertain,
+    )
     tokens = tokenize(text, np.arange(len(text)), setup.base.tokenizer, experiment.data.max_length)
     columns = np.array(positions(setup.names, CHEXPERT), dtype=np.int64)
     if experiment.model.centre:
         with setup.classifier.arithmetic():
             _centre(setup, tokens, progress)
     if not setup.single_label and (columns >= 0).any():
-        share = np.clip(tokens.labels.mean(axis=0)[columns], 1e-3, 0.5)
+        share = tokens.labels.sum(axis=0) / tokens.mask.sum(
+            axis=0
+        )  # some are masked where hedges are ignored, never all
+        share = np.clip(share[columns], 1e-3, 0.5)
         share = np.where(columns >= 0, share, 0.05)
         setup.classifier.set_head_bias(torch.from_numpy(np.log(share / (1 - share)).astype(np.float32)))
     state = {name: tensor.contiguous() for name, tensor in setup.classifier.state().items()}
