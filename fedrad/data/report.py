@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -96,16 +96,9 @@ def warnings_as_lines() -> Iterator[None]:
     with warnings.catch_warnings():
         others, said = warnings.showwarning, set[str]()
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
             if not issubclass(category, DataWarning):
-                others(message, category, filename, lineno, file, line)
+                others(message, category, *where, **how)
             elif str(message) not in said:  # the server and the hospitals of a simulation read the same corpus
                 said.add(str(message))
                 print(f"warning: {message}", file=sys.stderr, flush=True)
