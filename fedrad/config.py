@@ -23,12 +23,12 @@ from typing import Any, NamedTuple, get_type_hints
 
 import tomli_w
 
+from fedrad.corpora import CORPORA, UNSEEN, Corpus, label_columns, names_in
 from fedrad.errors import ConfigError
 from fedrad.settings import (
     AUTO,
     CHEST,
     EMBEDDED,
-    UNSEEN,
     Data,
     Lora,
     Model,
@@ -113,13 +113,18 @@ class Experiment:
         raise ConfigError(problems + _problems(unchecked, wrong))
 
     @property
+    def corpus(self) -> Corpus | None:
+        """What the registry says of ``data.name``; None for ``none``."""
+        return CORPORA.get(self.data.name)
+
+    @property
     def warm_start(self) -> str:
         """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports and for the bank that no public
         base has seen; ``none`` for the other generated reports, which would be tested on what the base learnt from,
         and with pooling ``cls``, since the head of a public base reads the mean over the tokens."""
         if self.train.warm_start != "auto":
             return self.train.warm_start
-        learnt = self.data.name == "synthetic" and self.data.bank != UNSEEN
+        learnt = self.corpus is not None and self.corpus.generated and self.data.bank != UNSEEN
         return "none" if learnt or self.model.pooling == "cls" else "synthetic"
 
     @property
@@ -171,7 +176,21 @@ class Experiment:
         """``data.no-finding`` with ``auto`` resolved: ``no-other-label``, as CheXpert means it, for MIMIC-CXR."""
         if self.data.no_finding != "auto":
             return self.data.no_finding
-        return "no-other-label" if self.data.name == "mimic-cxr" else "nothing-abnormal"
+        return self.corpus.no_finding if self.corpus else "nothing-abnormal"
+
+    @property
+    def stated_labels(self) -> tuple[tuple[str, ...], bool]:
+        """The labels (or classes) of the reports as the settings tell them, and whether a report has exactly one.
+
+        None where only reading tells: a table's single column may hold 0 and 1, or class names.
+        """
+        columns = label_columns(self.data.label_columns)
+        if self.corpus is None:
+            classes = tuple(sorted(names_in(self.data.classes)))
+            return classes or columns, bool(classes)
+        if self.corpus.columns and len(columns) == 1:
+            return (), False
+        return self.corpus.labels_of(self.data.bank, columns), False
 
     @property
     def asked(self) -> int:
@@ -325,11 +344,6 @@ def installed_strategies() -> frozenset[str]:
     return frozenset(entry.name for entry in entry_points(group="fedrad.strategies"))
 
 
-def names_in(text: str) -> tuple[str, ...]:
-    """Names with commas between, as `data.label-columns` has them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 class _Contradiction(NamedTuple):
     key: str  # the one to change
     other: str  # the one that it contradicts
@@ -339,24 +353,30 @@ class _Contradiction(NamedTuple):
 
 def _contradictions(exp: Experiment) -> list[_Contradiction]:
     """Settings that are fine alone but not together."""
-    data, sites, table = exp.data, exp.sites, exp.data.name == "table"
-    generated, absent = data.name == "synthetic", data.name == "none"
+    data, sites, corpus, absent = exp.data, exp.sites, exp.corpus, exp.data.name == "none"
+    table = corpus is not None and corpus.columns
     where = f"say where the {data.name} reports are, e.g. data.path=/data/{data.name}"
     by_site, temporal = sites.partition == "by-site", sites.partition == "temporal"
     more = f"{sites.quorum} is more than the {exp.asked} hospitals that a round asks (sites.count, sites.fraction)"
     embedded = exp.model.name in (EMBEDDED, CHEST)
     checks = (
-        _Contradiction("data.path", "data.name", not (generated or absent or data.path), where),
+        _Contradiction("data.path", "data.name", corpus is not None and not (corpus.generated or data.path), where),
         _Contradiction(
             "data.path", "data.name", absent and bool(data.path), "data.name=none reads nothing; leave it empty"
         ),
         _Contradiction(
             "data.classes",
             "data.name",
-            bool(data.classes) and not (absent and len(names_in(data.label_columns)) == 1),
+            bool(data.classes) and not (absent and len(label_columns(data.label_columns)) == 1),
             "goes with data.name=none and one column in data.label-columns",
         ),
         _Contradiction("data.label-columns", "data.name", table and not data.label_columns, "needed for a table"),
+        _Contradiction(
+            "data.label-columns",
+            "data.name",
+            absent and not data.label_columns and not data.classes,
+            "needed with data.name=none: the labels of the hospitals; `chexpert` stands for MIMIC-CXR's 14",
+        ),
         _Contradiction(
             "data.site-column",
             "sites.partition",
@@ -427,8 +447,9 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
         _Contradiction(
             "privacy.unit",
             "data.name",
-            exp.privacy.unit == "patient" and data.name == "openi",
-            "Open-i names reports and no patients, so none can be protected as one; take privacy.unit=report",
+            exp.privacy.unit == "patient" and corpus is not None and not corpus.patients,
+            f"{corpus.title if corpus else ''} names reports and no patients, so none can be protected as one; take"
+            " privacy.unit=report",
         ),
         _Contradiction(
             "strategy.weights",

@@ -10,23 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fedrad.corpora import BANKS, CORPORA
+
 EMBEDDED = "all-MiniLM-L6-v2"
 """The encoder that needs no download."""
 CHEST = "chest-minilm"
 """The public base that was made of it."""
-SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
 AUTO = ("auto",)
-UNSEEN = "chest-xray-hospitals"
-"""The bank that no public base is trained on."""
-BANKS = (
-    "chest-xray",
-    "chest-xray-icu",
-    "chest-xray-british",
-    "chest-xray-indian",
-    UNSEEN,
-    "chest-ct",
-    "chest-ct-western",
-)
+_GENERATED = " or ".join(f"`{name}`" for name, corpus in CORPORA.items() if corpus.generated)
+_DIVIDED = ", ".join(corpus.title for corpus in CORPORA.values() if corpus.own_split)
 
 
 class Rule(NamedTuple):
@@ -67,9 +59,9 @@ class Data:
     name: str = _key(
         "synthetic",
         "where the reports come from; of a server with real hospitals: its public test set, or `none`",
-        choices=(*SOURCES, "none"),
+        choices=(*CORPORA, "none"),
     )
-    path: str = _key("", "folder or file with the reports; needed unless `data.name` is `synthetic` or `none`")
+    path: str = _key("", f"folder or file with the reports; needed unless `data.name` is {_GENERATED} or `none`")
     max_length: int = _key(256, "longest report in word-pieces; what is beyond is cut off", rule=LENGTH)
     uncertain: str = _key(
         "negative",
@@ -78,7 +70,9 @@ class Data:
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = _key(
-        0.2, "share of the patients held out for testing, where the corpus has no split of its own", rule=BETWEEN
+        0.2,
+        f"share of the patients held out for testing, where the corpus has no split of its own (as {_DIVIDED} have)",
+        rule=BETWEEN,
     )
     declared_size: int = _key(
         0,
@@ -91,7 +85,7 @@ class Data:
     bank: str = _key(
         "chest-xray",
         "phrase bank that generated reports are written from (`synthetic` only); it decides the labels",
-        choices=BANKS,
+        choices=tuple(BANKS),
     )
     reports: int = _key(3000, "reports to generate (`synthetic` only)", rule=AT_LEAST_ONE)
     seed: int = _key(0, "seed of the generated corpus, the split and the shards", rule=NOT_NEGATIVE)
@@ -108,8 +102,9 @@ class Data:
     )
     label_columns: str = _key(
         "",
-        "label columns (`table`; `none`, where empty means the 14 of CheXpert), commas between: several of 0 and 1, or "
-        "a single one of class names",
+        "label columns, commas between: several of 0 and 1, or a single one of class names; `chexpert` and `ct-rate` "
+        "stand for the 14 and 18 labels of MIMIC-CXR and CT-RATE. Needed with `table`, and with `none`, where they are "
+        "the labels of the hospitals",
     )
     classes: str = _key(
         "", "the class names, commas between, where `data.label-columns` is one column of them (`none` only)"

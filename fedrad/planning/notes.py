@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrad.config import Experiment
+from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import nearest, positions
-from fedrad.data.labels import COLLECTIONS
 from fedrad.planning.expected_gain import ExpectedGain, curve_of, expected_gain
 from fedrad.planning.noise_to_signal import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
 from fedrad.privacy.plan import PrivacyPlan
@@ -174,7 +174,7 @@ def _unknown(experiment: Experiment, names: Sequence[str], unknown: Sequence[str
     these = "that label starts" if len(unknown) == 1 else "these labels start"
     starts = "the run starts" if len(unknown) == len(names) else these
     found = f"The warm start does not know {_listed(unknown)}, so {starts} cold."
-    if experiment.data.name != "table":
+    if experiment.corpus is None or not experiment.corpus.columns:
         return [found]  # a published corpus's names are not the user's to change
     known = COLLECTIONS[collection_of(names)]
     free = [label for label, place in zip(known, positions(known, names), strict=True) if place < 0]

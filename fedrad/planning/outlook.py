@@ -16,7 +16,7 @@ from fedrad.model.shapes import shapes_of
 from fedrad.planning import noise_to_signal as planning
 from fedrad.planning.expected_gain import ExpectedGain, curve_of, expected_gain
 from fedrad.planning.noise_to_signal import Choice
-from fedrad.planning.questions import check_told, labels_of
+from fedrad.planning.questions import check_told
 from fedrad.privacy import accounting
 from fedrad.privacy.hospital_unit import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
@@ -90,7 +90,7 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     notes: list[str] = []
     check_told(experiment, declared, labels)
     size = _declared(experiment, notes) if declared is None else declared
-    outputs = labels_of(experiment) if labels is None else labels
+    outputs = len(experiment.stated_labels[0]) if labels is None else labels
     plan = plan_for(experiment, size)
     lora, strategy = experiment.adapted, experiment.strategy.name
     spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a)

@@ -22,7 +22,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedrad.data.labels import COLLECTIONS, NO_OTHER_LABEL
+from fedrad.corpora import COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.synthetic import generate
 from fedrad.errors import ConfigError
 from fedrad.model.base import BaseModel

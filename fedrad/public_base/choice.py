@@ -16,8 +16,8 @@ from pathlib import Path
 import fedrad
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
+from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import positions
-from fedrad.data.labels import COLLECTIONS
 from fedrad.errors import ModelError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.public_base.build import BaseRecipe, Line, train_base
@@ -62,7 +62,7 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide what is built."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("data", "model", "public_base"):
+    for part in ("corpora.py", "data", "model", "public_base"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()

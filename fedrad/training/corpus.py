@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrad.config import Experiment, names_in
-from fedrad.data.labels import CHEXPERT
+from fedrad.config import Experiment
+from fedrad.corpora import label_columns
 from fedrad.data.load import load_corpus
 from fedrad.data.shards import partition, split_by_patient
 from fedrad.data.table import TableColumns
@@ -37,17 +37,15 @@ def read_corpus(experiment: Experiment) -> Corpus:
         ConfigError: there is none.
     """
     data = experiment.data
-    if data.name == "none":
+    if experiment.corpus is None:
         raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
-    columns = None
-    if data.name == "table":
-        columns = TableColumns(
-            text=data.text_column,
-            labels=names_in(data.label_columns),
-            patient=data.patient_column,
-            site=data.site_column,
-            time=data.time_column,
-        )
+    columns = TableColumns(
+        text=data.text_column,
+        labels=label_columns(data.label_columns),
+        patient=data.patient_column,
+        site=data.site_column,
+        time=data.time_column,
+    )
     reports = load_corpus(
         data.name,
         data.path or None,
@@ -68,9 +66,8 @@ def read_corpus(experiment: Experiment) -> Corpus:
 
 def stated_task(experiment: Experiment) -> Task:
     """The task of a run whose server has no corpus (``data.name = none``)."""
-    if experiment.data.classes:
-        return SingleLabel(tuple(sorted(names_in(experiment.data.classes))))
-    return MultiLabel(names_in(experiment.data.label_columns) or CHEXPERT)
+    labels, single = experiment.stated_labels
+    return SingleLabel(labels) if single else MultiLabel(labels)
 
 
 def hospital_shares(experiment: Experiment, corpus: Corpus) -> list[NDArray[np.int64]]:

@@ -24,9 +24,9 @@ from torch import Tensor
 import fedrad
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
+from fedrad.corpora import CHEXPERT, COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.label_names import plain, positions
-from fedrad.data.labels import CHEXPERT, COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.buckets import micro_batches
@@ -153,7 +153,7 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide the result: a change of them is never answered from the cache."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("data", "model", "training/warm_start.py", "training/setup.py"):
+    for part in ("corpora.py", "data", "model", "public_base", "training/warm_start.py", "training/setup.py"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import BANKS, CHEXPERT
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_matrix
-from fedrad.data.synthetic import BANKS, drafts, generate, read_bank
+from fedrad.data.synthetic import drafts, generate, read_bank
 from fedrad.data.synthetic.bank import Bank, Hedge, Phrase
 from fedrad.data.synthetic.grammar import Taste, expand
 from fedrad.data.synthetic.read_bank import load_bank

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import load_base
@@ -25,6 +25,7 @@ NODE: dict[str, object] = {
     "state-dir": "/srv/fedrad",
     "epsilon-cap": 2,
     "declared-size": 1200,
+    "label-columns": "chexpert",
 }
 
 
@@ -139,7 +140,7 @@ def test_all_problems_at_once() -> None:
         "colour": "red",
     }
     found = problems(wrong)
-    assert len(found) == 9
+    assert len(found) == 10
     expected = {
         "sight": "did you mean site?",
         "colour": "unknown key",
@@ -150,6 +151,7 @@ def test_all_problems_at_once() -> None:
         "allow-seeded": "must be bool, not str",
         "delta": "at least 1e-09 and below 1",
         "witness-dir": "outside state-dir",
+        "label-columns": "needed",
     }
     for key, says in expected.items():
         assert any(problem.startswith(f"node-config {key}: ") and says in problem for problem in found), key
@@ -241,7 +243,7 @@ def test_a_server_that_counts_with_too_few_colluders_is_refused() -> None:
 
 
 def test_an_empty_configuration_says_what_is_needed() -> None:
-    assert len(problems({})) == 5
+    assert len(problems({})) == 6
 
 
 def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
@@ -249,11 +251,10 @@ def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
     assert by_patient.terms(proposal(unit="patient")).epsilon == 2.0
     with pytest.raises(PolicyRefusal, match="promises per patient"):
         by_patient.terms(proposal())
-    node = {"site": "a", "data-path": "/a.csv", "state-dir": "/a", "epsilon-cap": 1.0, "declared-size": 9}
-    assert HospitalPolicy.from_node_config({**node, "unit": "patient", "patient-column": "id"}).unit == "patient"
+    assert by_patient.unit == "patient"
     for wrong, key in (({"unit": "patient"}, "patient-column"), ({"unit": "hospital"}, "unit")):
         with pytest.raises(ConfigError, match=f"node-config {key}"):
-            HospitalPolicy.from_node_config({**node, **wrong})
+            HospitalPolicy.from_node_config({**NODE, **wrong})
 
 
 def test_no_unit_of_patients_where_the_corpus_has_none() -> None:
@@ -300,7 +301,8 @@ def test_a_hospital_builds_no_public_base(tmp_path: Path) -> None:
     """Its weights would be others than the server's and every other hospital's, and nobody would notice."""
     one = tiny.save(tmp_path / "one", "bert")
     pinned = policy(model=one, model_sha256=load_base(one).fingerprint)
-    for data in ({"train.warm-start": "synthetic"}, {"data.name": "none"}):  # asked for, and by default
+    by_default: dict[str, object] = {"data.name": "none", "data.label-columns": "a"}
+    for data in ({"train.warm-start": "synthetic"}, by_default):
         with pytest.raises(PolicyRefusal, match="needs a public base"):
             pinned.accept_model(Experiment.from_flat({"model.name": one, **data}))
     base = tiny.save_public(tmp_path / "base")

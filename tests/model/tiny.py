@@ -21,7 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import CHEXPERT
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ReportClassifier
 from fedrad.model.public_head import HEAD_FILE, PublicHead

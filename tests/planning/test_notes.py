@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CT_RATE
+from fedrad.corpora import CT_RATE
 from fedrad.planning.noise_to_signal import noise_to_signal_of_steps
 from fedrad.planning.notes import Noise, after_training, before_training, notes_on_plan
 from fedrad.privacy.plan import PrivacyPlan

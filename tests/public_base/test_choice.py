@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedrad.cache import fedrad_cache_dir
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.public_head import PublicHead
@@ -136,10 +136,11 @@ def test_a_folder_that_can_not_be_written_is_an_error(monkeypatch: pytest.Monkey
         base_of(small.experiment(**WARM))
 
 
-def test_a_change_of_a_phrase_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py", "build.py"])
+def test_a_change_of_phrases_labels_or_code_is_noticed(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = start._source_digest()
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "normal.toml"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == changed))
     assert start._source_digest() != before
 
 

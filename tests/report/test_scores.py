@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console, RenderableType
 
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.report.scores import label_table, score_table
 from fedrad.tasks.metrics import F1_FIGURES, Comparison, Scores
 from tests import small

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrad.data.labels import CT_RATE
+from fedrad.corpora import CT_RATE
 from fedrad.data.synthetic import generate
 from fedrad.errors import DataError
 from fedrad.tasks.multi_label import MultiLabel

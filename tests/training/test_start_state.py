@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE, NO_OTHER_LABEL
+from fedrad.corpora import CHEXPERT, CT_RATE, NO_OTHER_LABEL
 from fedrad.model.base import load_base
 from fedrad.model.public_head import PublicHead
 from fedrad.settings import CHEST, EMBEDDED

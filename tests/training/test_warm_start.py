@@ -54,10 +54,11 @@ def state(task: Task = small.TASK, **changes: object) -> dict[str, Tensor]:
 # Always the same
 
 
-def test_a_change_of_a_phrase_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py", "build.py"])
+def test_a_change_of_phrases_labels_or_code_is_noticed(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = warm_start._source_digest()
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "normal.toml"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == changed))
     assert warm_start._source_digest() != before
 
 

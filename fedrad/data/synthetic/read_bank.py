@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import BANKS
 from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Hedge, Negative, Part, Phrase, Release, Style
 from fedrad.data.synthetic.grammar import Taste, endless, faults, names
 from fedrad.data.synthetic.read_patients import read_patients
@@ -17,16 +17,6 @@ from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
 _FOLDER = Path(__file__).parent / "banks"
-BANKS: Final[Mapping[str, tuple[str, ...]]] = {
-    "chest-xray": CHEXPERT,
-    "chest-xray-icu": CHEXPERT,
-    "chest-xray-british": CHEXPERT,
-    "chest-xray-indian": CHEXPERT,
-    "chest-xray-hospitals": CHEXPERT,
-    "chest-ct": CT_RATE,
-    "chest-ct-western": CT_RATE,
-}
-"""Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
 BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
 """Names that are bound for each finding (``write.bind``)."""
 # Names that a group of sentences of normal.toml may use; all others are said of anatomy, without a finding.
@@ -58,7 +48,10 @@ def labels_of(bank: str) -> tuple[str, ...]:
 
 
 def load_bank(name: str) -> Bank:
-    """The bank of that name. Raises ConfigError as `labels_of`, and DataError as `read_bank`."""
+    """The bank of that name, from the folder of that name, with _ for each dash.
+
+    Raises ConfigError as `labels_of`, and DataError as `read_bank`.
+    """
     labels = labels_of(name)
     return read_bank(_FOLDER / name.replace("-", "_"), labels)
 
