@@ -26,7 +26,8 @@ from fedrad.data.labels import COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.synthetic import generate
 from fedrad.errors import ConfigError
 from fedrad.model.base import BaseModel
-from fedrad.model.layers import Layers, Readout, take_apart
+from fedrad.model.families import take_apart
+from fedrad.model.layers import Layers, Readout
 from fedrad.model.public_head import PublicHead
 
 # Share of each bank among the reports. The bank of hospitals that the base has never seen is not here.
