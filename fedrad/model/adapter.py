@@ -67,8 +67,8 @@ class SampleLinear(nn.Linear):
 class LoRALinear(nn.Module):
     """base(x) + scaling * B A x, with ``base`` frozen and ``scaling`` = alpha / rank; with a core B R A x.
 
-    With one A and B per sample it is one fused operation (``fedrad.model.lora_product``); with plain matrices it calls its
-    parts as modules, which is what Opacus's hooks need, and what the fused operation is tested against.
+    With one A and B per sample it is one fused operation (``lora_product.py``); with plain matrices it calls its parts
+    as modules, which is what Opacus's hooks need, and what the fused operation is tested against.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, *, core: bool = False) -> None:

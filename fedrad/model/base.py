@@ -110,8 +110,8 @@ def load_base(name: str, revision: str = "") -> BaseModel:
         revision: commit of a hub id.
 
     Raises:
-        ModelError: not found, altered, no safetensors, code of its own, a family that is not in ``families/``, weights that
-            are missing, superfluous or not finite, or a tokenizer that can't read an ordinary report.
+        ModelError: not found, altered, no safetensors, code of its own, of none of ``FAMILIES``, weights that are
+            missing, superfluous or not finite, or a tokenizer that can't read an ordinary report.
     """
     with _LOCK:  # lru_cache alone would let two threads load at once
         return _load(name, revision)
@@ -181,7 +181,9 @@ def _load(name: str, revision: str) -> BaseModel:
 
 def _chest() -> BaseModel:
     embedded = _load(EMBEDDED, "")
-    paths = {name: _published(_CHEST_FOLDER / name, digest, "install fedrad again") for name, digest in CHEST_SHA256.items()}
+    paths = {
+        name: _published(_CHEST_FOLDER / name, digest, "install fedrad again") for name, digest in CHEST_SHA256.items()
+    }
     return replace(
         embedded,
         name=CHEST,

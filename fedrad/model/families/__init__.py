@@ -26,8 +26,9 @@ def family_of(name: str, config: Any) -> Family:
     if config.model_type not in FAMILIES:
         raise ModelError(f"base model {name!r} is a {config.model_type!r} model; supported: {', '.join(FAMILIES)}.")
     if config.to_dict().get("is_decoder", False):
-        raise ModelError(f"base model {name!r} is a decoder (is_decoder in config.json); of its family, only encoders"
-                         " are supported.")
+        raise ModelError(
+            f"base model {name!r} is a decoder (is_decoder in config.json); of its family, only encoders are supported."
+        )
     return FAMILIES[config.model_type]
 
 
