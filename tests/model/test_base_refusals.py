@@ -89,6 +89,7 @@ def refused(folder: Path, match: str) -> str:
         ("distilbert", "lacks tokenizer.json, vocab.txt"),
         ("roberta", "lacks tokenizer.json, vocab.json, merges.txt"),
         ("albert", "lacks tokenizer.json, spiece.model"),
+        ("electra", "lacks tokenizer.json, vocab.txt"),
     ],
 )
 def test_a_model_without_a_vocabulary_is_refused(family: str, files: str, tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_tokenizer_of_a_smaller_model_is_refused(tmp_path: Path) -> None:
 # ---- padding
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "electra"])
 def test_a_configuration_without_a_padding_id_gives_the_same_model(family: str, tmp_path: Path) -> None:
     ordinary = tiny.base_of(tmp_path / "ordinary", family)
     folder = saved(tmp_path, family)

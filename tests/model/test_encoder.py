@@ -59,8 +59,7 @@ def merged(classifier: ReportClassifier, base: BaseModel) -> dict[str, torch.Ten
 @pytest.mark.parametrize("family", tiny.ALL)
 def test_both_parts_together_are_the_stock_encoder(bases: dict[str, BaseModel], family: str, layers: int) -> None:
     base = bases[family]
-    targets = ("q_lin", "v_lin") if family == "distilbert" else ("query", "value")
-    classifier = classifier_of(base, LoRASpec(2, 4.0, targets, layers))
+    classifier = classifier_of(base, LoRASpec(2, 4.0, ("query", "value"), layers))
     assert classifier.prefix_layers == (0 if family == "albert" else (3 - layers) % 3)
     ids, attention = tiny.encode(base, tiny.TEXTS)
     stock = type(base.module)(base.config).eval()
@@ -290,7 +289,7 @@ def test_what_can_not_be_built_is_refused(
         build(bases["bert"], spec_of(bases["bert"], pooling), lora, labels, single, 0)
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
 def test_cls_needs_the_pooler_that_stock_classifiers_read(bases: dict[str, BaseModel], family: str) -> None:
     with pytest.raises(ModelError, match="use pooling 'mean'"):
         build(bases[family], spec_of(bases[family], "cls"), HEAD, LABELS, False, 0)
