@@ -120,10 +120,6 @@ class ReportClassifier(nn.Module):
         """
         return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
 
-    def frozen_adapter(self) -> dict[str, nn.Parameter]:
-        """The A or B matrices that are frozen: part of the adapter, but not trained."""
-        return {name: tensor for name, tensor in self._tensors().items() if not tensor.requires_grad}
-
     def state(self) -> dict[str, Tensor]:
         """Copies, on the CPU, of all adapter tensors, frozen A included, and of the readout's constants: ``centre`` [d]
         with ``scale`` [d] or ``basis`` [k, d]."""
@@ -183,16 +179,8 @@ class ReportClassifier(nn.Module):
             raise ModelError("the scale of the features must be positive.")
         _copy({"centre": mean.detach().float(), "scale": full}, self.readout.constants())
 
-    def set_head_bias(self, log_odds: Tensor) -> None:
-        """Starts the head at these logits [L], for instance the log-odds of rare labels, from public figures only.
-
-        Raises:
-            ModelError: a wrong shape, or a number that is not finite.
-        """
-        _copy({"head.bias": log_odds.detach().float()}, {"head.bias": self.suffix.head.bias})
-
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Starts the head at this weight [L, k] and bias [L], from public figures only.
+        """Starts the head at this weight [L, k] and bias [L], for instance log-odds of rare labels, from public figures.
 
         Raises:
             ModelError: a wrong shape, or a number that is not finite.

@@ -94,11 +94,11 @@ class _Product(torch.autograd.Function):
         return gx, None, None, g if needs_gave else None, gA, gB, None
 
 
-def _one(weight: Tensor) -> Tensor | None:
-    """The matrix that all samples share, if they do."""
-    if weight.dim() == 2:
-        return weight
-    return weight[0] if len(weight) == 1 or weight.stride(0) == 0 else None
+def _matrix(weight: Tensor, dtype: torch.dtype, *, transposed: bool) -> Tensor:
+    """The matrix that all samples share [a, b], if they do, or one for each sample [n, a, b]."""
+    shared = weight.dim() == 3 and (len(weight) == 1 or weight.stride(0) == 0)
+    each = (weight[0] if shared else weight).to(dtype)
+    return each.mT if transposed else each
 
 
 def _samples(x: Tensor) -> Tensor:
@@ -108,25 +108,19 @@ def _samples(x: Tensor) -> Tensor:
 
 def _times(x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
     """x [n, ..., a] times a weight [a, b] (or [b, a] if ``transposed``) or one per sample -> [n, T, b]."""
-    shared = _one(weight)
-    rows = _samples(x)
-    if shared is None:
-        each = weight.to(x.dtype)
-        return torch.bmm(rows, each.transpose(1, 2) if transposed else each)
-    shared = shared.to(x.dtype)
-    flat = rows.reshape(-1, rows.shape[-1]) @ (shared.T if transposed else shared)
-    return flat.view(rows.shape[0], rows.shape[1], -1)
+    rows, matrix = _samples(x), _matrix(weight, x.dtype, transposed=transposed)
+    if matrix.dim() == 3:
+        return torch.bmm(rows, matrix)
+    return (rows.reshape(-1, rows.shape[-1]) @ matrix).view(*rows.shape[:2], -1)
 
 
 def _add_times(into: Tensor, x: Tensor, weight: Tensor, *, transposed: bool = False) -> None:
     """into [n T, b] += x [n, T, a] times the weight, as in ``_times``; in place."""
-    shared = _one(weight)
-    if shared is None:
-        each = weight.to(x.dtype)
-        into.view(x.shape[0], x.shape[1], -1).baddbmm_(x, each.transpose(1, 2) if transposed else each)
-        return
-    shared = shared.to(x.dtype)
-    into.addmm_(x.reshape(-1, x.shape[-1]), shared.T if transposed else shared)
+    matrix = _matrix(weight, x.dtype, transposed=transposed)
+    if matrix.dim() == 2:
+        into.addmm_(x.reshape(-1, x.shape[-1]), matrix)
+    else:
+        into.view(x.shape[0], x.shape[1], -1).baddbmm_(x, matrix)
 
 
 def _per_sample(left: Tensor, right: Tensor) -> Tensor:
