@@ -28,8 +28,8 @@ from fedrad.data.load import load_corpus
 from fedrad.model.adapter import ALL_LINEAR, LoRASpec
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels
-from fedrad.model.layers import take_apart
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.settings import EMBEDDED

@@ -20,7 +20,7 @@ from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
 from fedrad.federation.secure_hospital import Masking
 from fedrad.ledger.ledger import Ledger
-from fedrad.model.residual import is_residual
+from fedrad.model.adapter import is_residual
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import starts_warm
 from fedrad.tasks.task import Task

@@ -26,8 +26,8 @@ from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import EMBEDDED_HUB_ID, BaseModel
 from fedrad.model.card import card
 from fedrad.model.encoder import ModelSpec, ReportClassifier
+from fedrad.model.families import take_apart
 from fedrad.model.folder import MANIFEST, Manifest, Outputs, incomplete
-from fedrad.model.layers import take_apart
 from fedrad.settings import EMBEDDED
 
 _FORMAT = 2

@@ -127,7 +127,8 @@ def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str,
         share = tokens.labels.sum(axis=0) / tokens.mask.sum(axis=0)  # hedges may be masked, but never all reports
         share = np.clip(share[columns], 1e-3, 0.5)
         share = np.where(columns >= 0, share, 0.05)
-        setup.classifier.set_head_bias(torch.from_numpy(np.log(share / (1 - share)).astype(np.float32)))
+        log_odds = torch.from_numpy(np.log(share / (1 - share)).astype(np.float32))
+        setup.classifier.set_head(setup.classifier.suffix.head.weight, log_odds)
     state = {name: tensor.contiguous() for name, tensor in setup.classifier.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(f".{os.getpid()}.partial")  # two runs may start at once

@@ -17,11 +17,11 @@ from torch import Tensor
 from benchmarks import check, gpu, problems
 from benchmarks.peers import PEERS
 from fedrad.errors import ConfigError
-from fedrad.model import adapter, block, fused
+from fedrad.model import adapter, block, lora_product
 from fedrad.model.base import load_base
 from fedrad.model.block import eager_attention as plain
-from fedrad.model.fused import is_dense as dense
 from fedrad.model.kernels import device_for
+from fedrad.model.lora_product import is_dense as dense
 from fedrad.model.probe import probe
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import stream
@@ -50,7 +50,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Torch's fused attention is another kernel on every device; plain products are the same.
     monkeypatch.setattr(block, "scaled_dot_product_attention", lambda q, k, v, attn_mask: plain(q, k, v, attn_mask))
     # A parameter on a real device is of type Parameter; on this one it is of the stand-in's.
-    for module in (fused, adapter, block):
+    for module in (lora_product, adapter, block):
         monkeypatch.setattr(
             module, "is_dense", lambda layer: isinstance(layer.weight, stand_in.StandIn) or dense(layer)
         )

@@ -115,15 +115,6 @@ def test_what_the_readme_says_of_several_adapters(tmp_path: Path, monkeypatch: p
         hotswap_adapter(model, str(folders[1]), "default")
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert"])
-def test_the_readme_of_other_families(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = tiny.base_of(tmp_path / "base", family)
-    targets = ("query", "value") if family == "roberta" else ("q_lin", "v_lin")
-    classifier = trained(base, LoRASpec(2, 4.0, targets, 1), "mean")
-    names = run_readme(write(classifier, base, tmp_path / "adapter"), monkeypatch)
-    assert float((names["logits"] - logits_of(classifier, base, names["texts"])).abs().max()) <= 1e-5
-
-
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_the_readme_of_the_embedded_model(pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = load_base("all-MiniLM-L6-v2")

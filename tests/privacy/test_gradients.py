@@ -132,16 +132,6 @@ def test_exact_in_double_precision(family: str, engine: Callable[..., tuple[Tens
     assert error < 1e-9, error
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert"])
-def test_other_families(family: str) -> None:
-    targets = ("query", "value") if family == "roberta" else ("q_lin", "v_lin")
-    classifier = classifier_of(family, targets)
-    ids, attention, labels = batch_of(family, [7, 12, 2])
-    hidden = classifier.prefix(ids, attention)
-    _, found = leaf_gradients(classifier.suffix, classifier.adapter(), (hidden, attention), losses_of(labels))
-    assert relative_error(found, one_at_a_time(classifier, ids, attention, labels)) < 1e-5
-
-
 def test_the_embedded_model() -> None:
     classifier = classifier_of("minilm")
     base = base_model("minilm")
