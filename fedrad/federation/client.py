@@ -89,7 +89,7 @@ def _policy(context: Context) -> HospitalPolicy:
 
 
 def _hello(policy: HospitalPolicy) -> Hello:
-    return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
+    return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.task.labels))
 
 
 def _refuse_other_site(request: Request | StageRequest, policy: HospitalPolicy) -> None:
@@ -141,7 +141,7 @@ class RealHospital(Hospital):
         self._own = policy.own(experiment)
         store = PublicStore(self.memory.directory / "public")
         state = store.receive(request.state)
-        setup = set_up(self._own, policy.labels, bool(policy.classes), terms.rank)
+        setup = set_up(self._own, policy.task, terms.rank)
         check_state(setup, state)
         setup.classifier.load_state(state)
         store.keep(request.state.digest, state)
@@ -179,7 +179,7 @@ class RealHospital(Hospital):
         what = f"run {request.run}, round {request.round}"
         self._until_answered.enter_context(locked_out_unless_foreseen(directory, what))
         corpus = read_corpus(self._own)
-        if (corpus.names, corpus.single_label) != (policy.labels, bool(policy.classes)):
+        if corpus.task != policy.task:
             raise DataError(
                 "the labels in the reports are not those that the node configuration states.",
                 file=policy.data_path,

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.batches import tokenize
 from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import Answer, Failure, Q, Reply, Request, check_adapter, content_of, read_question
 from fedrad.federation.secure_hospital import Memory, masking_of
 from fedrad.ledger.ledger import Ledger
-from fedrad.model.residual import is_residual
+from fedrad.model.adapter import is_residual
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import Corpus
@@ -194,18 +193,14 @@ def check_state(setup: Setup, state: Mapping[str, Tensor]) -> None:
 
 def inputs_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], padding: Padding | None = None) -> Inputs:
     """These reports as the trainable part of the model reads them; ``padding`` is a real hospital's."""
-    tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id, padding=padding)
+    tokens = setup.task.tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
+    return prepare(setup, tokens, padding=padding)
 
 
 def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
     """The optimisation of one hospital among ``sites.count``."""
-    return Recipe.of(
-        experiment,
-        single_label=setup.single_label,
-        sites=experiment.sites.count,
-        warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
-    )
+    warm = starts_warm(experiment, setup.task.findings)
+    return Recipe.of(experiment, sites=experiment.sites.count, warm=warm)
 
 
 def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup: Setup) -> RoundRequest:
@@ -214,7 +209,7 @@ def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup
     It is bound to everything in the request and the configuration but the round's number, the state that is sent and
     who else is asked; a new key of the configuration is so as soon as there is one.
     """
-    bound = [experiment.digest(), request.rounds, setup.lora.rank, setup.names]
+    bound = [experiment.digest(), request.rounds, setup.lora.rank, setup.task.labels]
     return RoundRequest.of(
         strategy,
         setup.classifier.adapter().keys(),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from fedrad.config import names_in
+from fedrad.corpora import CORPORA, label_columns
 from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
 from fedrad.settings import CHEST, EMBEDDED
@@ -73,11 +73,19 @@ def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
     if unit not in ("report", "patient"):
         yield "node-config unit: must be report or patient"
     name, columns = values.get("data_name", "table"), values.get("label_columns", "")
-    if name not in ("table", "openi", "mimic-cxr", "ct-rate"):
-        yield "node-config data-name: must be table, openi, mimic-cxr or ct-rate"
-    if unit == "patient" and name == "openi":
-        yield "node-config unit: Open-i names reports and no patients; take unit report"
-    if values.get("classes") and not (name == "table" and columns and len(names_in(str(columns))) == 1):
+    corpus = CORPORA.get(str(name))
+    if corpus is None or corpus.generated:
+        real = ", ".join(name for name, corpus in CORPORA.items() if not corpus.generated)
+        yield f"node-config data-name: must be one of {real}"
+    table = corpus is not None and corpus.columns
+    if table and not label_columns(str(columns)):
+        yield (
+            "node-config label-columns: needed; the label columns of the table, in the order of the run's labels;"
+            " `chexpert` stands for MIMIC-CXR's 14, which generated reports have"
+        )
+    if unit == "patient" and corpus is not None and not corpus.patients:
+        yield f"node-config unit: {corpus.title} names reports and no patients; take unit report"
+    if values.get("classes") and not (table and len(label_columns(str(columns))) == 1):
         yield "node-config classes: goes with one label column of a table that holds class names"
     if values.get("device", "cpu") not in ("cpu", "cuda", "auto"):
         yield "node-config device: must be cpu, cuda or auto"
@@ -89,7 +97,7 @@ def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
         yield "node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it"
     if isinstance(pin, str) and pin and not re.fullmatch("[0-9a-f]{64}", pin):
         yield "node-config model-sha256: must be 64 hexadecimal digits"
-    if unit == "patient" and name == "table" and not values.get("patient_column"):
+    if unit == "patient" and table and not values.get("patient_column"):
         yield "node-config patient-column: needed with unit patient; without it every report is a patient"
     if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
         yield "node-config site: letters, digits, - and _ only"

@@ -16,9 +16,9 @@ from fedrad.federation.hospital import inputs_of
 from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import plan_lines, progress_lines, show_notes
-from fedrad.tasks.metrics import Scores
-from fedrad.training.corpus import Corpus, stated_labels
-from fedrad.training.evaluation import Evaluation, compare, evaluate
+from fedrad.tasks.metrics import Evaluation, Scores
+from fedrad.training.corpus import Corpus, stated_task
+from fedrad.training.evaluation import evaluate
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import exported, pin_arithmetic, set_up
@@ -51,9 +51,8 @@ class Run:
 
     def set_up(self, corpus: Corpus | None) -> None:
         """Builds the model. A base model that is no good is found here, before any hospital is asked."""
-        stated = stated_labels(self.experiment) if corpus is None else (corpus.names, corpus.single_label)
         self.corpus = corpus
-        self.setup = set_up(self.experiment, *stated)
+        self.setup = set_up(self.experiment, stated_task(self.experiment) if corpus is None else corpus.task)
 
     @property
     def tested(self) -> int:
@@ -83,11 +82,10 @@ class Run:
         self.setup.classifier.load_state(state)
         scores = None
         if self.test is not None:
-            names, single_label = self.setup.names, self.setup.single_label
-            self.evaluations.append(evaluate(self.setup.classifier, self.test, names, single_label=single_label))
+            self.evaluations.append(evaluate(self.test))
             scores = self.evaluations[-1].scores
         step = round * self.experiment.local_steps
-        append_metrics(self.directory, round=round, step=step, scores=scores, epsilon=epsilon)
+        append_metrics(self.directory, self.setup.task, round=round, step=step, scores=scores, epsilon=epsilon)
         return scores
 
     def finish(self, state: Mapping[str, Tensor], **figures: Any) -> Result:
@@ -96,11 +94,11 @@ class Run:
         Args:
             figures: the fields of ``Result`` that the caller knows.
         """
-        experiment, single_label = self.experiment, self.setup.single_label
+        experiment, task = self.experiment, self.setup.task
         scores = comparison = None
         if self.test is not None:
             scores = self.evaluations[-1].scores
-            comparison = compare(self.evaluations[0], self.evaluations[-1], self.test, single_label=single_label)
+            comparison = task.compare(self.evaluations[0], self.evaluations[-1], self.test.tokens)
         result = Result(
             scores=scores,
             steps=experiment.train.rounds * experiment.local_steps,
@@ -114,7 +112,7 @@ class Run:
             for site, numbers in result.missed.items()
         )
         if scores is not None and comparison is not None:
-            warm = starts_warm(experiment, self.setup.names, single_label=single_label)
+            warm = starts_warm(experiment, task.findings)
             late += after_training(experiment, scores, comparison, epsilon=result.epsilon_max, warm=warm)
         result = replace(result, notes=self._early + late)
         finish(self.directory, experiment, exported(self.setup, self.strategy, state), result)

@@ -68,14 +68,14 @@ class FederatedRun(Run):
 
     def find_hospitals(self, grid: Grid) -> None:
         """Waits for the hospitals, and refuses those that do not fit the run."""
-        experiment, names = self.experiment, self.setup.names
-        shown = test_set_lines(experiment, names, self.tested)
+        experiment, labels = self.experiment, self.setup.task.labels
+        shown = test_set_lines(experiment, labels, self.tested)
         self.console.print(shown, highlight=False, markup=False, soft_wrap=True)
         self.simulated, hospitals = connect(grid, experiment)
         if not self.simulated:
             refuse_to_build(experiment)
             refuse_single_terms(experiment, "a real hospital sets its own in its node configuration")
-            refuse_other_labels(hospitals, names)
+            refuse_other_labels(hospitals, labels)
         elif self.corpus is None:
             raise ConfigError("data.name: none is for a server of real hospitals; simulated ones have no reports then")
         else:
@@ -105,7 +105,7 @@ class FederatedRun(Run):
             Federation(
                 run=run_id,
                 experiment=experiment,
-                labels=self.setup.names,
+                labels=self.setup.task.labels,
                 hospitals=self.hospitals,
                 directory=str(self.directory / "ledger") if self.simulated else "",
                 trainable=frozenset(self.trainable),

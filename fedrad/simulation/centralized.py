@@ -69,8 +69,7 @@ def _train(run: Run, corpus: Corpus) -> Result:
     plan = plan_for(
         experiment, experiment.data.declared_size or declared_size(units_in(experiment, corpus.reports, corpus.train))
     )
-    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
-    recipe = Recipe.of(experiment, single_label=setup.single_label, warm=warm)
+    recipe = Recipe.of(experiment, warm=starts_warm(experiment, setup.task.findings))
     inputs = inputs_of(setup, corpus, corpus.train)
     site = Site(name, run.directory / "ledger" / name, setup.classifier, inputs, plan, recipe)
     declared = {name: plan.declared_size}

@@ -95,7 +95,7 @@ class Simulation:
             RefusedReply: the state does not fit.
         """
         if rank not in self._setups:
-            self._setups[rank] = set_up(self.experiment, self.corpus.names, self.corpus.single_label, rank)
+            self._setups[rank] = set_up(self.experiment, self.corpus.task, rank)
         setup, key = self._setups[rank], (sent.digest, rank)
         if key not in self._received:
             state = self._store.receive(sent)
