@@ -35,6 +35,7 @@ from scipy import optimize, special, stats
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import accounting
 from fedrad.privacy.filter import FILTER, ORDERS, Account, composed_epsilon, reading
+from fedrad.privacy.internals import losses_of
 
 Floats = NDArray[np.float64]
 Steps = tuple[float, float, int]
@@ -231,13 +232,11 @@ class _Step:
         """Renyi divergences at each of ``ORDERS``, of the larger direction, without infinite losses; their chance."""
         both, infinite = [], 0.0
         for pmf in self._masses(self.largest_loss / _MOST_ATOMS):
-            dense = pmf.to_dense_pmf()
-            masses, lost = dense._probs, dense._infinity_mass
-            losses = (dense._lower_loss + np.arange(len(masses))) * dense._discretization
+            losses, masses, lost = losses_of(pmf)
             with np.errstate(divide="ignore"):
                 logs = np.log(masses)
             both.append([special.logsumexp(logs + (order - 1) * losses) for order in ORDERS] / (ORDERS - 1))
-            infinite = max(infinite, float(lost))
+            infinite = max(infinite, lost)
         return np.maximum(both[0], both[1]), infinite
 
     def _masses(self, width: float) -> list[PLDPmf]:

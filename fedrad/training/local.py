@@ -23,7 +23,7 @@ from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
 from fedrad.model.kernels import on_cpu
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
-from fedrad.privacy.noise import stream
+from fedrad.privacy.randomness import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample

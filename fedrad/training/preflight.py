@@ -16,7 +16,7 @@ from fedrad.data.batches import Tokenized
 from fedrad.data.synthetic import generate
 from fedrad.errors import PreflightError
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.tasks.loss import report_losses

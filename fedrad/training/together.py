@@ -20,7 +20,7 @@ from fedrad.errors import PrivacyError
 from fedrad.model.buckets import micro_batches
 from fedrad.model.kernels import on_cpu
 from fedrad.privacy.gradients import leaf_gradients
-from fedrad.privacy.noise import stream
+from fedrad.privacy.randomness import stream
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.stacked import StackedPrivateOptimizer

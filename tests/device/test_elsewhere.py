@@ -25,7 +25,7 @@ from fedrad.model.fused import is_dense as dense
 from fedrad.model.kernels import device_for
 from fedrad.model.probe import probe
 from fedrad.privacy.gradients import leaf_gradients
-from fedrad.privacy.noise import stream
+from fedrad.privacy.randomness import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.simulation import centralized
 from fedrad.simulation import run as simulate

@@ -15,7 +15,7 @@ from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import hospital_unit as central
 from fedrad.privacy.accounting import epsilon
 from fedrad.privacy.hospital_unit import clip_update, hospital_plan, noised_mean, update_of
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.plan import PrivacyPlan
 
 CLIP = 0.5

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedrad.errors import PlanError
 from fedrad.privacy.accounting import epsilon
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.noise_share import SharedNoiseTerms, central_noise_multiplier, own_noise_multiplier
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan

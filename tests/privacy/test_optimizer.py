@@ -15,7 +15,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 

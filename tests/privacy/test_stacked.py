@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
 from fedrad.privacy import stacked as module
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.stacked import StackedPrivateOptimizer

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import optimizer as optimizer_module
 from fedrad.privacy.accounting import epsilon
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample

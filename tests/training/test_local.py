@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
-from fedrad.privacy.noise import Stream, stream
+from fedrad.privacy.randomness import Stream, stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.training import local
 from fedrad.training.local import Recipe, StepReport, TrainingState, automatic_learning_rate, run_steps

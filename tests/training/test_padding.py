@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedrad.data.batches import Tokenized
 from fedrad.privacy.gradients import leaf_gradients
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.passes import passes_of_step
 from fedrad.tasks.loss import report_losses

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedrad.data.batches import Tokenized
 from fedrad.errors import PrivacyError
 from fedrad.model.encoder import ReportClassifier
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.stacked import StackedPrivateOptimizer
 from fedrad.training import together as fused

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedrad.errors import PlanError, PrivacyError
-from fedrad.privacy import noise
-from fedrad.privacy.noise import Stream, stream
+from fedrad.privacy import randomness as noise
+from fedrad.privacy.randomness import Stream, stream
 
 
 def looks_normal(values: np.ndarray) -> bool:
