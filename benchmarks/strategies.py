@@ -45,11 +45,11 @@ from fedrad.tasks.metrics import label_prior_decisions, score
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe, TrainingState
+from fedrad.training.local import Member, TrainingState, run_steps_together
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.site import RoundRequest
 from fedrad.training.strategy import Contribution, Round, strategy_of
-from fedrad.training.together import Member, run_steps_together
 
 STRATEGIES = ("head", "fedsb", "fedsb base", "ffa", "rolora", "fedavg", "refactor", "fedex", "flora", "flexlora")
 EPSILONS = (0.0, 8.0, 1.0, 0.1)

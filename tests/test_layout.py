@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms, from the ground up. A module may import rooms of lower floors and its own, no others: not a neighbour's.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("fedrad.errors",),
+    ("fedrad.errors", "fedrad.files"),
     ("fedrad.settings", "fedrad.cache", "fedrad.secure"),
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
     ("fedrad.ledger", "fedrad.tasks", "fedrad.public_base", "fedrad.predict"),
@@ -33,7 +33,7 @@ FORBIDDEN = {
     "fedrad": ("strategies", "simulations", "deployment"),
     "strategies": ("fedrad.federation", "fedrad.simulation", "simulations", "deployment"),
 }
-NOTHING_OF_OURS = ("fedrad.errors",)
+NOTHING_OF_OURS = ("fedrad.errors", "fedrad.files")
 
 
 class Import:

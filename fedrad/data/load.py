@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -18,6 +17,7 @@ from fedrad.data.labels import CHEXPERT, CT_RATE, chexpert_values
 from fedrad.data.report import FEATURES, NothingLeft, Row, Warn, warn, write_reports
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError, DataError
+from fedrad.files import write_whole
 from fedrad.settings import SOURCES, spelt
 
 NAMES = SOURCES
@@ -88,7 +88,7 @@ def load_corpus(
             ds = write_reports(rows, features, target)
         except NothingLeft as error:
             raise (_nothing_left(Path(path).expanduser(), notes, columns) if path else error) from None
-        _write_private(notes_file, json.dumps(notes))
+        write_whole(notes_file, json.dumps(notes).encode(), durable=False, shared=True)
     for note in notes:
         warn(note)
     return ds
@@ -159,13 +159,6 @@ def _private_folder(cache_dir: Path) -> Path:
         problem = f"the cache can't be made ({error.strerror})."
         raise DataError(problem, file=folder, remedy="Set FEDRAD_CACHE to a folder of your own.") from None
     return folder
-
-
-def _write_private(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)  # mode 0600
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
 
 
 def _fingerprint(name: str, files: list[Path], options: list[object]) -> str:

@@ -26,8 +26,8 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe
 from fedrad.training.padding import Padding
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, Terms, set_up
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import Strategy, strategy_of

@@ -20,8 +20,8 @@ from fedrad.federation.rounds import Federation, RoundOutcome, Rounds
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.filter import Account
 from fedrad.privacy.hospital_unit import hospital_plan, noised_mean, update_of
-from fedrad.privacy.randomness import stream
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import stream
 from fedrad.training.strategy import AveragingStrategy, Strategy
 
 SERVER = "server"

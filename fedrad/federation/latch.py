@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedrad.errors import FedradError, Stopped, place_of
-from fedrad.ledger.durable import private_folder, sync_folder
+from fedrad.files import private_folder, sync_folder
 
 _FILE = "stopped"
 

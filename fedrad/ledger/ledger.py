@@ -30,9 +30,10 @@ from types import TracebackType
 from typing import Self
 
 from fedrad.errors import BudgetExhausted, LedgerError, LedgerTampered, PlanError
+from fedrad.files import private_folder
 from fedrad.ledger import chain
 from fedrad.ledger.chain import Row
-from fedrad.ledger.durable import explained, locked, private_folder
+from fedrad.ledger.durable import explained, locked
 from fedrad.ledger.file import LedgerFile, found
 from fedrad.ledger.room import steps_left
 from fedrad.ledger.witness import Witness, is_behind, read_witness, witness_file, write_witness

@@ -13,7 +13,7 @@ import numpy as np
 from fedrad.config import Experiment
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import CHEST
-from fedrad.training.local import Recipe, learning_rate
+from fedrad.training.recipe import Recipe, learning_rate
 
 # By the length of the walk, rate x steps / (1 - momentum): the mean change of weighted F1 over sizes, epsilons, numbers
 # of hospitals and seeds whose automatic rate gives about that length.

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fedrad.errors import PrivacyError
-from fedrad.privacy.randomness import Stream
 from fedrad.privacy.clipping import clip_factors, finite_rows, largest_norm
 from fedrad.privacy.noise import add_noise
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 
 
 def hospital_plan(

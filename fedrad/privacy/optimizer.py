@@ -207,7 +207,9 @@ class PrivateOptimizer(DPOptimizer):
         """``p.grad`` = the sum plus noise: both float64, rounded to the parameter's dtype only together."""
         if len(self._streams) != len(self.plans):
             raise PrivacyError("No noise without a stream for each hospital: call step_noisy(stream).")
-        sums = [torch.zeros_like(p, dtype=torch.float64) if p.summed_grad is None else p.summed_grad for p in self.params]
+        sums = [
+            torch.zeros_like(p, dtype=torch.float64) if p.summed_grad is None else p.summed_grad for p in self.params
+        ]
         for i, (plan, stream) in enumerate(zip(self.plans, self._streams, strict=True)):
             self._refuse_repeated(plan, stream)
             for total in sums:

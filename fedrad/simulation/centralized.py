@@ -26,8 +26,9 @@ from fedrad.report.terminal import StepView, final_table, plan_lines, progress_l
 from fedrad.training.corpus import Corpus, read_corpus, site_name
 from fedrad.training.evaluation import Evaluation, compare, evaluate
 from fedrad.training.inputs import prepare
-from fedrad.training.local import Recipe, StepReport
+from fedrad.training.local import StepReport
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import Recipe
 from fedrad.training.result import Result
 from fedrad.training.run_directory import (
     CHECKPOINT,

@@ -20,8 +20,8 @@ from fedrad.federation.messages import Request, StageRequest
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
-from fedrad.training.local import Recipe
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, Terms, units_in
 from fedrad.training.site import adapter_digest
 

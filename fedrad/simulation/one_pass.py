@@ -27,10 +27,10 @@ from fedrad.simulation import client as simulated_client
 from fedrad.simulation import hospitals as simulated
 from fedrad.simulation.grid import InProcessGrid, Value
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe, TrainingState
+from fedrad.training.local import Member, TrainingState, run_steps_together
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, Terms, local_plan_for, pin_arithmetic, terms_of
 from fedrad.training.site import OpenedRound, close_round, open_round
-from fedrad.training.together import Member, run_steps_together
 
 
 class FusedGrid(InProcessGrid):

@@ -16,12 +16,12 @@ from fedrad.data.batches import Tokenized
 from fedrad.data.synthetic import generate
 from fedrad.errors import PreflightError
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
-from fedrad.privacy.randomness import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe, learning_rate, torch_optimizer
+from fedrad.training.recipe import Recipe, learning_rate, torch_optimizer
 from fedrad.training.setup import Setup
 
 _REPORTS = 8

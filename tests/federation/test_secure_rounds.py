@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fedrad import files
 from fedrad.config import Experiment
 from fedrad.errors import (
     ConfigError,
@@ -62,7 +63,7 @@ from fedrad.simulation import centralized
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation.one_pass import FusedGrid
 from fedrad.training import site as site_module
-from fedrad.training.local import Recipe, torch_optimizer
+from fedrad.training.recipe import Recipe, torch_optimizer
 from fedrad.training.setup import plan_for, shared_noise_terms, shared_plan, shared_plans
 from fedrad.training.site import RoundRequest, adapter_digest, open_round, step_scales, train_round
 from tests.grid import InProcessGrid, Mercy, forget, posted, simulated_nodes, small, wire_bytes
@@ -842,7 +843,7 @@ def test_a_real_hospital_waits_for_the_disk(one: One, monkeypatch: pytest.Monkey
 
 def test_a_simulated_one_does_not(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[bool] = []
-    monkeypatch.setattr(secure_hospital, "sync_folder", lambda folder: waits.append(True))
+    monkeypatch.setattr(files, "sync_folder", lambda folder: waits.append(True))
     run(five(base, tmp_path / "run", train__rounds=1))
     assert not waits
 

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedrad import files
 from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
-from fedrad.ledger import chain, durable, ledger, witness
+from fedrad.ledger import chain, ledger, witness
 from fedrad.ledger import file as ledger_file
 from fedrad.ledger.ledger import Ledger
 from fedrad.ledger.witness import read_witness, witness_file
@@ -95,6 +96,7 @@ def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
     monkeypatch.setattr(ledger_file, "sync_folder", synced.append)
 
     def founded(name: str, **options: bool) -> tuple[int, str, bool]:
@@ -517,9 +519,9 @@ def test_a_crash_while_founding_leaves_nothing_behind(
         opened(place)
     monkeypatch.undo()
     (place[0] / "ledger.sqlite").unlink()  # as if it had died a moment earlier, before the renaming
-    (place[0] / "ledger.partial").write_text("half")
+    (place[0] / "ledger.sqlite.partial").write_text("half")
     filled(place)
-    assert not (place[0] / "ledger.partial").exists()
+    assert not (place[0] / "ledger.sqlite.partial").exists()
 
 
 def test_a_full_disk_is_an_error_and_no_charge(place: tuple[Path, Path]) -> None:
@@ -704,9 +706,9 @@ def test_kill_at_the_worst_moments(place: tuple[Path, Path], how: str, begun: in
 def test_the_charge_is_synced_before_the_step(place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The witness is written with fsync after the commit: file first, then its folder."""
     order: list[str] = []
-    real_fsync, real_sync = os.fsync, durable.sync_folder
-    monkeypatch.setattr(witness.os, "fsync", lambda fd: (order.append("file"), real_fsync(fd))[1])
-    monkeypatch.setattr(witness, "sync_folder", lambda folder: (order.append("folder"), real_sync(folder))[1])
+    real_fsync, real_sync = os.fsync, files.sync_folder
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("file"), real_fsync(fd))[1])
+    monkeypatch.setattr(files, "sync_folder", lambda folder: (order.append("folder"), real_sync(folder))[1])
     with opened(place) as book:
         order.clear()
         book._database.set_trace_callback(lambda sql: order.append("commit") if sql == "COMMIT" else None)

@@ -6,7 +6,7 @@ import pytest
 
 from fedrad.config import Experiment
 from fedrad.planning.expected_gain import expected_gain, measured_for
-from fedrad.training.local import Recipe
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import plan_for
 
 OPENI = {"data.name": "openi", "data.path": "/none"}

@@ -27,9 +27,8 @@ from fedrad.simulation.centralized import train
 from fedrad.training import inputs, local, warm_start
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import TrainingState, run_steps
+from fedrad.training.local import Member, TrainingState, run_steps, run_steps_together
 from fedrad.training.setup import plan_for, set_up, units_in
-from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.model import tiny
 
@@ -43,7 +42,7 @@ def experiment(**changes: object) -> Experiment:
 
 
 def run(here: small.Ready, steps: int = 3) -> TrainingState:
-    return run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, steps, site="site-000")
+    return run_steps(here.inputs, here.plan, here.recipe, here.state, steps, site="site-000")
 
 
 # What a patient can change
@@ -185,7 +184,7 @@ def both_ways(
     members = [Member(f"site-{i:03}", int(ends[i]), int(ends[i + 1]), plan, start) for i in range(len(sizes))]
     together = run_steps_together(common(classifier, shards), members, recipe, 3)
     alone = [
-        run_steps(classifier, prepare(classifier, own, 0), plan, recipe, start, 3, site=member.site)
+        run_steps(prepare(classifier, own, 0), plan, recipe, start, 3, site=member.site)
         for own, member in zip(shards, members, strict=True)
     ]
     return together, alone
