@@ -1,4 +1,4 @@
-"""Patients as the unit, through the training loop: what a patient can change, and that both loops agree."""
+"""Patients as the unit, through the training loop: what a patient can change, and that alone and in one pass agree."""
 
 from __future__ import annotations
 
