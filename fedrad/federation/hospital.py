@@ -154,7 +154,7 @@ def reply_of(
     """
     if plan.shared is not None and not masked:
         raise PrivacyError("An adapter with only a share of the noise must leave masked.")
-    account = ledger.account()
+    account = ledger.view.account
     return Reply(
         site=request.site,
         round=request.round,

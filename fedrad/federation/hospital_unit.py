@@ -86,7 +86,7 @@ class CentralRounds(Rounds):
             randomness = stream(self._plan.noise, self.federation.seed, SERVER, server_round, "noise")
             update = noised_mean(updates, sent, self._plan, randomness)
             ledger.mark_done(charge)
-            account = ledger.account()
+            account = ledger.view.account
             self._charges, self._spent = {SERVER: account}, {SERVER: account.epsilon(delta)}
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
         return self._averaging.after_mean(self.state, mean, self.facts(server_round))

@@ -157,7 +157,7 @@ def _train(
                 setup.classifier.load_state({**state, **adapter})
                 last = score(round, round * steps, charged)
             write_checkpoint(directory, {**state, **adapter}, round)
-        account = ledger.account()
+        account = ledger.view.account
         spent = account.epsilon(experiment.privacy.delta)
     comparison = compare(start, last, test, single_label=corpus.single_label)
     result = Result(

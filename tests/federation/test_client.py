@@ -393,7 +393,7 @@ def test_the_cap_bounds_all_runs_together(mercy: Mercy) -> None:
             plan=plan_for(mercy.experiment, 40, replace(terms_of(mercy.experiment), epsilon=0.5)),
             steps=2,
         )
-    assert 3.9 < opened.epsilon() <= 4.0
+    assert 3.9 < opened.view.epsilon <= 4.0
     # Negative control: it is the hospital's cap, and not something about these runs, that refuses.
     mercy.node["epsilon-cap"] = 20.0
     assert isinstance(read_reply(mercy.ask(mercy.request(run="8"))), Reply)
@@ -487,9 +487,9 @@ def test_a_second_run_that_the_server_chose_is_counted_by_the_filter_and_the_ser
         assert reply.rule == rule
         mirror = mirror.book(reply, 1e-5)
     with ledger(mercy) as opened:
-        assert mirror.charges == {"mercy": opened.account()}
-        assert mirror.booked == {"mercy": opened.epsilon()}
-        assert opened.epsilon() > composed_epsilon(opened.events(), 1e-5)
+        assert mirror.charges == {"mercy": opened.view.account}
+        assert mirror.booked == {"mercy": opened.view.epsilon}
+        assert opened.view.epsilon > composed_epsilon(opened.view.events, 1e-5)
 
 
 def test_a_hospital_with_fixed_noise_answers_every_run_with_it(mercy: Mercy) -> None:

@@ -11,15 +11,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 from rich.table import Table
-from tests.test_outlook import outlook
 
-from fedrad.ledger.chain import Row
-from fedrad.ledger.view import LedgerView
+from fedrad.ledger.chain import LedgerView, Row
 from fedrad.planning.noise_to_signal import Choice
 from fedrad.planning.outlook import Outlook
 from fedrad.privacy.filter import Founding
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.report import budget
+from tests.planning.test_outlook import outlook
 
 DELTA = 1e-5
 PLAN = PrivacyPlan.calibrate(epsilon=1.0, delta=DELTA, declared_size=1000, expected_batch=100, steps=40, clip=1.0)
