@@ -69,15 +69,14 @@ class PrivateOptimizer(DPOptimizer):
     def __init__(self, optimizer: torch.optim.Optimizer, *plans: PrivacyPlan, gains: Sequence[float] = ()) -> None:
         if any(plan.unit == "hospital" for plan in plans):
             raise PrivacyError("This plan's unit is the hospital: its noise is added at the server, to whole updates.")
-        self.plans = plans
-        self._gains = gains
+        self.plans, self._gains = plans, gains
         self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)
         self._units = UnitsOfStep()
         self._names: list[str] | None = _names(optimizer)
         self._scales = scales_of(optimizer)
         self._hospital: Tensor | None = None
         self._streams: Sequence[Stream] = ()
-        self._seen: set[bytes] = set()
+        self._seen: set[int] = set()
         self._power: Tensor | None = None
         super().__init__(
             optimizer,
@@ -102,8 +101,9 @@ class PrivateOptimizer(DPOptimizer):
         if not plan.private:
             return math.inf
         std = plan.own_noise_multiplier * plan.clip / plan.divisor
-        sizes = (p.numel() / len(self.plans) for p in self.params)
-        expected = std**2 * sum(size / s**2 for size, s in zip(sizes, self._scales, strict=True))
+        expected = (
+            std**2 * sum(p.numel() / s**2 for p, s in zip(self.params, self._scales, strict=True)) / len(self.plans)
+        )
         return math.sqrt(max(float(self._power) - expected, 0.0) / expected)
 
     def accumulate(
@@ -190,7 +190,7 @@ class PrivateOptimizer(DPOptimizer):
     @torch.no_grad()
     def clip_and_accumulate(self) -> None:
         """Adds sum_i min(1, clip / |s g_i|) s g_i to ``p.summed_grad``, in float64; a non-finite g_i counts as 0."""
-        grads, weights = [p.grad_sample for p in self.params], self._clips
+        grads = [p.grad_sample for p in self.params]
         if self._hospital is None:
             weights = factors = clip_factors(grads, float(self._clips), self._scales)
         else:

@@ -46,7 +46,8 @@ class Stream:
         self._mode = mode
         self._pid = os.getpid()
         self._taken = 0
-        self.fingerprint = hashlib.blake2b(key, digest_size=16, person=b"fedrad-mark").digest()  # equal for equal keys
+        # A one-way mark (BLAKE2b), by which the use of a key in a second stream is noticed.
+        self.fingerprint = int.from_bytes(hashlib.blake2b(key, digest_size=16, person=b"fedrad-mark").digest())
 
     @classmethod
     def system(cls) -> Stream:
