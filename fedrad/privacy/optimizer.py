@@ -130,9 +130,7 @@ class PrivateOptimizer(DPOptimizer):
                 )
             found = self._names
         if len(found) != len(self.params):
-            raise PrivacyError(
-                f"Gradients of {len(found)} tensors were handed over, but {len(self.params)} are trained."
-            )
+            raise PrivacyError(f"Gradients of {len(found)} tensors, but {len(self.params)} are trained.")
         if (hospital is None) != (len(self.plans) == 1):
             raise PrivacyError(f"Say of which of the {len(self.plans)} hospitals each gradient is.")
         sizes = {len(grads[name]) if grads[name].ndim else -1 for name in found}
