@@ -23,12 +23,12 @@ from typing import Any, NamedTuple, get_type_hints
 
 import tomli_w
 
+from fedrad.corpora import CORPORA, UNSEEN, Corpus, label_columns, names_in
 from fedrad.errors import ConfigError
 from fedrad.settings import (
     AUTO,
     CHEST,
     EMBEDDED,
-    UNSEEN,
     Data,
     Lora,
     Model,
@@ -43,6 +43,8 @@ from fedrad.settings import (
 
 Flat = dict[str, str | int | float | bool]
 _BATCH = 128
+_ALL_LINEAR = ("all-linear",)
+_LORA_PAYS_FROM = 1000  # reports of a hospital x min(epsilon, 1); benchmarks/private_phase.py, docs/utility.md
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,18 @@ class Experiment:
         raise ConfigError(problems + _problems(unchecked, wrong))
 
     @property
+    def corpus(self) -> Corpus | None:
+        """What the registry says of ``data.name``; None for ``none``."""
+        return CORPORA.get(self.data.name)
+
+    @property
     def warm_start(self) -> str:
         """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports and for the bank that no public
         base has seen; ``none`` for the other generated reports, which would be tested on what the base learnt from,
         and with pooling ``cls``, since the head of a public base reads the mean over the tokens."""
         if self.train.warm_start != "auto":
             return self.train.warm_start
-        learnt = self.data.name == "synthetic" and self.data.bank != UNSEEN
+        learnt = self.corpus is not None and self.corpus.generated and self.data.bank != UNSEEN
         return "none" if learnt or self.model.pooling == "cls" else "synthetic"
 
     @property
@@ -128,36 +135,62 @@ class Experiment:
 
     @property
     def adapted(self) -> Lora:
-        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy, and the
-        head alone with it, where fewer numbers take less noise (docs/utility.md).
+        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy; with it
+        those of the last layer where the stated size is large enough for the budget, else the head alone, where fewer
+        numbers take less noise (docs/utility.md).
         Otherwise, and under a strategy that is about LoRA, query and value of the last ``layers``."""
         if self.lora.targets != AUTO:
             return self.lora
         if self.warm_start != "synthetic" or self.strategy.name not in ("fedavg", "head") or self.lora.freeze_a:
             return replace(self.lora, targets=("query", "value"))
         if self.privacy.epsilon == 0 and self.strategy.name == "fedavg":
-            return replace(self.lora, targets=("all-linear",), layers=0)
+            return replace(self.lora, targets=_ALL_LINEAR, layers=0)
+        if self.strategy.name == "fedavg" and self.lora_pays(self.data.declared_size):
+            return replace(self.lora, targets=_ALL_LINEAR, layers=1)
         return replace(self.lora, targets=())
+
+    def lora_pays(self, declared: int) -> bool:
+        """Whether LoRA in the last layer is expected to end above the head alone, from a public base, at a hospital
+        that declares so many reports."""
+        enough = declared * min(self.privacy.epsilon, 1.0) >= _LORA_PAYS_FROM
+        return self.privacy.unit == "report" and enough
 
     @property
     def local_steps(self) -> int:
-        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all layers without privacy."""
-        whole = self.adapted.targets == ("all-linear",) and self.adapted.layers == 0
-        return self.train.local_steps or (12 if whole and not self.privacy.epsilon else 6)
+        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all linear layers."""
+        return self.train.local_steps or (12 if self.adapted.targets == _ALL_LINEAR else 6)
 
     def expected_batch(self, declared: int) -> int:
         """``train.batch`` of a hospital that declares so many units, with 0 resolved: a quarter of them where the head
-        alone is trained, which costs next to nothing a step and takes less noise; else 128. Never more than all."""
+        alone is trained, which costs next to nothing a step and takes less noise; 256 for private LoRA in all linear
+        layers; else 128. Never more than all."""
         if self.train.batch:
             return min(self.train.batch, declared)
-        return min(declared, _BATCH if self.adapted.targets else max(_BATCH, declared // 4))
+        if not self.adapted.targets:
+            return min(declared, max(_BATCH, declared // 4))
+        private_lora = self.adapted.targets == _ALL_LINEAR and self.privacy.epsilon > 0
+        return min(declared, 2 * _BATCH if private_lora else _BATCH)
 
     @property
     def no_finding(self) -> str:
         """``data.no-finding`` with ``auto`` resolved: ``no-other-label``, as CheXpert means it, for MIMIC-CXR."""
         if self.data.no_finding != "auto":
             return self.data.no_finding
-        return "no-other-label" if self.data.name == "mimic-cxr" else "nothing-abnormal"
+        return self.corpus.no_finding if self.corpus else "nothing-abnormal"
+
+    @property
+    def stated_labels(self) -> tuple[tuple[str, ...], bool]:
+        """The labels (or classes) of the reports as the settings tell them, and whether a report has exactly one.
+
+        None where only reading tells: a table's single column may hold 0 and 1, or class names.
+        """
+        columns = label_columns(self.data.label_columns)
+        if self.corpus is None:
+            classes = tuple(sorted(names_in(self.data.classes)))
+            return classes or columns, bool(classes)
+        if self.corpus.columns and len(columns) == 1:
+            return (), False
+        return self.corpus.labels_of(self.data.bank, columns), False
 
     @property
     def asked(self) -> int:
@@ -311,11 +344,6 @@ def installed_strategies() -> frozenset[str]:
     return frozenset(entry.name for entry in entry_points(group="fedrad.strategies"))
 
 
-def names_in(text: str) -> tuple[str, ...]:
-    """Names with commas between, as `data.label-columns` has them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 class _Contradiction(NamedTuple):
     key: str  # the one to change
     other: str  # the one that it contradicts
@@ -325,24 +353,30 @@ class _Contradiction(NamedTuple):
 
 def _contradictions(exp: Experiment) -> list[_Contradiction]:
     """Settings that are fine alone but not together."""
-    data, sites, table = exp.data, exp.sites, exp.data.name == "table"
-    generated, absent = data.name == "synthetic", data.name == "none"
+    data, sites, corpus, absent = exp.data, exp.sites, exp.corpus, exp.data.name == "none"
+    table = corpus is not None and corpus.columns
     where = f"say where the {data.name} reports are, e.g. data.path=/data/{data.name}"
     by_site, temporal = sites.partition == "by-site", sites.partition == "temporal"
     more = f"{sites.quorum} is more than the {exp.asked} hospitals that a round asks (sites.count, sites.fraction)"
     embedded = exp.model.name in (EMBEDDED, CHEST)
     checks = (
-        _Contradiction("data.path", "data.name", not (generated or absent or data.path), where),
+        _Contradiction("data.path", "data.name", corpus is not None and not (corpus.generated or data.path), where),
         _Contradiction(
             "data.path", "data.name", absent and bool(data.path), "data.name=none reads nothing; leave it empty"
         ),
         _Contradiction(
             "data.classes",
             "data.name",
-            bool(data.classes) and not (absent and len(names_in(data.label_columns)) == 1),
+            bool(data.classes) and not (absent and len(label_columns(data.label_columns)) == 1),
             "goes with data.name=none and one column in data.label-columns",
         ),
         _Contradiction("data.label-columns", "data.name", table and not data.label_columns, "needed for a table"),
+        _Contradiction(
+            "data.label-columns",
+            "data.name",
+            absent and not data.label_columns and not data.classes,
+            "needed with data.name=none: the labels of the hospitals; `chexpert` stands for MIMIC-CXR's 14",
+        ),
         _Contradiction(
             "data.site-column",
             "sites.partition",
@@ -413,8 +447,9 @@ def _contradictions(exp: Experiment) -> list[_Contradiction]:
         _Contradiction(
             "privacy.unit",
             "data.name",
-            exp.privacy.unit == "patient" and data.name == "openi",
-            "Open-i names reports and no patients, so none can be protected as one; take privacy.unit=report",
+            exp.privacy.unit == "patient" and corpus is not None and not corpus.patients,
+            f"{corpus.title if corpus else ''} names reports and no patients, so none can be protected as one; take"
+            " privacy.unit=report",
         ),
         _Contradiction(
             "strategy.weights",

@@ -10,23 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fedrad.corpora import BANKS, CORPORA
+
 EMBEDDED = "all-MiniLM-L6-v2"
 """The encoder that needs no download."""
 CHEST = "chest-minilm"
 """The public base that was made of it."""
-SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
 AUTO = ("auto",)
-UNSEEN = "chest-xray-hospitals"
-"""The bank that no public base is trained on."""
-BANKS = (
-    "chest-xray",
-    "chest-xray-icu",
-    "chest-xray-british",
-    "chest-xray-indian",
-    UNSEEN,
-    "chest-ct",
-    "chest-ct-western",
-)
+_GENERATED = " or ".join(f"`{name}`" for name, corpus in CORPORA.items() if corpus.generated)
+_DIVIDED = ", ".join(corpus.title for corpus in CORPORA.values() if corpus.own_split)
 
 
 class Rule(NamedTuple):
@@ -67,29 +59,33 @@ class Data:
     name: str = _key(
         "synthetic",
         "where the reports come from; of a server with real hospitals: its public test set, or `none`",
-        choices=(*SOURCES, "none"),
+        choices=(*CORPORA, "none"),
     )
-    path: str = _key("", "folder or file with the reports; needed unless `data.name` is `synthetic` or `none`")
+    path: str = _key("", f"folder or file with the reports; needed unless `data.name` is {_GENERATED} or `none`")
     max_length: int = _key(256, "longest report in word-pieces; what is beyond is cut off", rule=LENGTH)
     uncertain: str = _key(
         "negative",
-        "what an uncertain label counts as; `ignore` masks it out of loss and score",
+        "what an uncertain label counts as: -1.0 in MIMIC-CXR's label file, or a finding that a generated report only "
+        "suspects; `ignore` masks it out of loss and score. A public base has learnt them as negative",
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = _key(
-        0.2, "share of the patients held out for testing, where the corpus has no split of its own", rule=BETWEEN
+        0.2,
+        f"share of the patients held out for testing, where the corpus has no split of its own (as {_DIVIDED} have)",
+        rule=BETWEEN,
     )
     declared_size: int = _key(
         0,
         "`fedrad.centralized`: the number of training reports (or patients: `privacy.unit`) as stated in public, which "
         "sets the sampling rate; 0: the actual number rounded to two digits, fit for experiments only. Hospitals state "
-        "theirs in their node configuration",
+        "theirs in their node configuration; in a federation this is about what each of them has, and decides no more "
+        "than what `lora.targets=auto` trains",
         rule=NOT_NEGATIVE,
     )
     bank: str = _key(
         "chest-xray",
         "phrase bank that generated reports are written from (`synthetic` only); it decides the labels",
-        choices=BANKS,
+        choices=tuple(BANKS),
     )
     reports: int = _key(3000, "reports to generate (`synthetic` only)", rule=AT_LEAST_ONE)
     seed: int = _key(0, "seed of the generated corpus, the split and the shards", rule=NOT_NEGATIVE)
@@ -106,8 +102,9 @@ class Data:
     )
     label_columns: str = _key(
         "",
-        "label columns (`table`; `none`, where empty means the 14 of CheXpert), commas between: several of 0 and 1, or "
-        "a single one of class names",
+        "label columns, commas between: several of 0 and 1, or a single one of class names; `chexpert` and `ct-rate` "
+        "stand for the 14 and 18 labels of MIMIC-CXR and CT-RATE. Needed with `table`, and with `none`, where they are "
+        "the labels of the hospitals",
     )
     classes: str = _key(
         "", "the class names, commas between, where `data.label-columns` is one column of them (`none` only)"
@@ -192,8 +189,9 @@ class Lora:
     alpha: float = _key(8.0, "scaling numerator: the adapter adds (alpha / rank) B A", rule=POSITIVE)
     targets: tuple[str, ...] = _key(
         AUTO,
-        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: the head alone "
-        "with privacy, all linear layers of all layers without; else `query,value`",
+        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: all linear layers "
+        "of all layers without privacy; with it those of the last layer where `data.declared-size` x "
+        "min(`privacy.epsilon`, 1) is at least 1000, else the head alone. Not from a public base: `query,value`",
     )
     layers: int = _key(1, "adapt the last N layers; 0 means all", rule=NOT_NEGATIVE)
     freeze_a: bool = _key(False, "keep A as it was initialised (FFA-LoRA, arXiv 2403.12313)")
@@ -254,13 +252,13 @@ class Train:
     rounds: int = _key(5, "federation rounds", rule=AT_LEAST_ONE)
     local_steps: int = _key(
         0,
-        "noisy steps of each hospital in a round; 0: 6, or 12 where LoRA in all layers is trained without privacy",
+        "noisy steps of each hospital in a round; 0: 6, or 12 of LoRA in all linear layers",
         rule=NOT_NEGATIVE,
     )
     batch: int = _key(
         0,
-        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128, or, where the head alone is "
-        "trained, a quarter of what the hospital declares if that is more",
+        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128; 256 of private LoRA in all "
+        "linear layers; of the head alone a quarter of what the hospital declares, if that is more",
         rule=NOT_NEGATIVE,
     )
     optimizer: str = _key("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
@@ -285,7 +283,7 @@ class Train:
         choices=("auto", "none", "synthetic"),
     )
     warm_reports: int = _key(
-        12_000,
+        8000,
         "generated reports of which a public base is built where `model.name` is none and none is embedded",
         rule=AT_LEAST_ONE,
     )

@@ -14,7 +14,6 @@ from rich.console import Console
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, FedradError
 from fedrad.ledger.ledger import Ledger
@@ -23,8 +22,9 @@ from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines, show_notes
+from fedrad.tasks.metrics import Evaluation
 from fedrad.training.corpus import Corpus, read_corpus, site_name
-from fedrad.training.evaluation import Evaluation, compare, evaluate
+from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import prepare
 from fedrad.training.local import StepReport
 from fedrad.training.preflight import check_before_first_step
@@ -72,7 +72,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     refuse_used(experiment)
     strategy_of(experiment)  # an unknown one is refused before anything is read
     corpus = read_corpus(experiment)
-    setup = set_up(experiment, corpus.names, corpus.single_label)
+    setup = set_up(experiment, corpus.task)
     console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
     state = initial_state(experiment, setup, progress_lines(console))
     directory = create_run_directory(experiment, Path.cwd())
@@ -91,11 +91,11 @@ def _train(
 ) -> Result:
     """The run from its directory on, with the model in its first state."""
     strategy = strategy_of(experiment)
-    train_tokens = tokenize(corpus.reports, corpus.train, setup.base.tokenizer, setup.max_length)
-    test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
-    test = prepare(setup.classifier, test_tokens, setup.pad_id)
-    warm = starts_warm(experiment, corpus.names, single_label=corpus.single_label)
-    recipe = Recipe.of(experiment, single_label=corpus.single_label, warm=warm)
+    task, tokenizer = setup.task, setup.base.tokenizer
+    train_tokens = task.tokenize(corpus.reports, corpus.train, tokenizer, setup.max_length)
+    test = prepare(setup, task.tokenize(corpus.reports, corpus.test, tokenizer, setup.max_length))
+    warm = starts_warm(experiment, task.findings)
+    recipe = Recipe.of(experiment, warm=warm)
     units = units_in(experiment, corpus.reports, corpus.train)
     plan = plan_for(experiment, experiment.data.declared_size or declared_size(units))
     name = site_name(0)
@@ -103,7 +103,7 @@ def _train(
         name=name,
         directory=directory / "ledger" / name,
         classifier=setup.classifier,
-        inputs=prepare(setup.classifier, train_tokens, setup.pad_id),
+        inputs=prepare(setup, train_tokens),
         plan=plan,
         recipe=recipe,
     )
@@ -125,8 +125,8 @@ def _train(
     view = StepView(console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
 
     def score(round: int, step: int, spent: float) -> Evaluation:
-        evaluation = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
-        append_metrics(directory, round=round, step=step, scores=evaluation.scores, epsilon={name: spent})
+        evaluation = evaluate(test)
+        append_metrics(directory, task, round=round, step=step, scores=evaluation.scores, epsilon={name: spent})
         view.evaluated(evaluation.scores)
         return evaluation
 
@@ -159,7 +159,7 @@ def _train(
             write_checkpoint(directory, {**state, **adapter}, round)
         account = ledger.view.account
         spent = account.epsilon(experiment.privacy.delta)
-    comparison = compare(start, last, test, single_label=corpus.single_label)
+    comparison = task.compare(start, last, test.tokens)
     result = Result(
         scores=last.scores,
         epsilon={name: spent},

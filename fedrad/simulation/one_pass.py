@@ -2,7 +2,7 @@
 
 The ServerApp, the strategy, the messages and the closed list are those of every run, and so are each hospital's plan,
 ledger and random streams. What is different is that the hospitals' training requests of a round are answered together
-(``training/fused.py``) and not one after the other. Results are those of the other grids up to rounding.
+(``training/local.py``) and not one after the other. Results are those of the other grids up to rounding.
 """
 
 from __future__ import annotations

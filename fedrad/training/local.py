@@ -32,7 +32,6 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.randomness import stream
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.units import Units
-from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
 from fedrad.training.recipe import Recipe, learning_rate, torch_optimizer
 from fedrad.training.stacks import gained, layer_of, moments_of, optimizer_state, stacked
@@ -240,17 +239,14 @@ def _sum_gradients(
     cuts = micro_batches(inputs.lengths, np.concatenate(samples), classifier.kernels.micro_tokens, units=shards.unit_of)
     for rows, batch in inputs.passes(cuts):
         hospital = shards.hospital(rows)
-
-        def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
-            return report_losses(logits, labels, mask, single_label=recipe.single_label)
-
+        read = (batch.hidden, batch.attention)
         with classifier.arithmetic():
             if recipe.gradients == "opacus":
-                _, gradients = opacus_gradients(classifier.suffix, active, (batch.hidden, batch.attention), losses)
+                _, gradients = opacus_gradients(classifier.suffix, active, read, batch.losses)
             else:
                 whose = None if hospital is None else hospital.to(classifier.device)
                 own = {} if whose is None else {shards.adapter[name]: p.detach()[whose] for name, p in trained.items()}
-                _, gradients = leaf_gradients(classifier.suffix, active, (batch.hidden, batch.attention), losses, own)
+                _, gradients = leaf_gradients(classifier.suffix, active, read, batch.losses, own)
         if len(rows):
             optimizer.accumulate(
                 {name: g[: len(rows)] for name, g in gradients.items()}, shards.unit_of[rows], hospital
