@@ -30,9 +30,9 @@ from fedrad.model.kernels import Kernels
 from fedrad.model.probe import kernels_for
 from fedrad.privacy.accounting import epsilon
 from fedrad.privacy.gradients import leaf_gradients
-from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 from fedrad.tasks.multi_label import MultiLabel
 
 TASK = MultiLabel(())  # of the loss only

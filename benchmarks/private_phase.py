@@ -28,7 +28,7 @@ from fedrad.data.load import load_corpus
 from fedrad.tasks.task import task_of
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import prepare
-from fedrad.training.local import Recipe, learning_rate
+from fedrad.training.recipe import Recipe, learning_rate
 from fedrad.training.setup import pin_arithmetic, plan_for, set_up
 from fedrad.training.warm_start import initial_state
 

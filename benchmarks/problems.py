@@ -30,7 +30,7 @@ from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.settings import EMBEDDED
 

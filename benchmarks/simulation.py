@@ -33,9 +33,9 @@ from fedrad.data.batches import tokenize
 from fedrad.privacy.plan import declared_size
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
 from fedrad.training.inputs import prepare
-from fedrad.training.local import Recipe, TrainingState, run_steps
+from fedrad.training.local import Member, TrainingState, run_steps, run_steps_together
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import plan_for, set_up
-from fedrad.training.together import Member, run_steps_together
 
 REPORTS = 3000
 STEPS = 2
@@ -79,7 +79,7 @@ def steps_of(
     many = Recipe.of(federated, sites=hospitals)
     return (
         lambda: run_steps_together(inputs, members, many, STEPS),
-        lambda: run_steps(setup.classifier, inputs, plan, one, start, STEPS, site=site_name(0)),
+        lambda: run_steps(inputs, plan, one, start, STEPS, site=site_name(0)),
         sum(tensor.numel() for tensor in start.adapter.values()),
     )
 

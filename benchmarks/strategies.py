@@ -5,7 +5,7 @@
 
 All cells of a corpus do the same work: the same number of noisy steps, and the same expected number of reports in a
 step, shared out over the hospitals. Plans, samples, noise, optimizers and aggregation are those of every run
-(`training.fused`, `strategies`); messages and ledgers are left out, so that the frozen layers' output can be kept over
+(`training.local`, `strategies`); messages and ledgers are left out, so that the frozen layers' output can be kept over
 thousands of runs.
 
 The encoder is small (2 layers of width 128, of which the last is adapted), so that every cell can have five seeds.
@@ -44,11 +44,11 @@ from fedrad.privacy.plan import declared_size
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe, TrainingState
+from fedrad.training.local import Member, TrainingState, run_steps_together
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.site import RoundRequest
 from fedrad.training.strategy import Contribution, Round, strategy_of
-from fedrad.training.together import Member, run_steps_together
 
 STRATEGIES = ("head", "fedsb", "fedsb base", "ffa", "rolora", "fedavg", "refactor", "fedex", "flora", "flexlora")
 EPSILONS = (0.0, 8.0, 1.0, 0.1)

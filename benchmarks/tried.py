@@ -46,7 +46,8 @@ from fedrad.tasks.metrics import f1_scores
 from fedrad.tasks.task import task_of
 from fedrad.training.evaluation import predictions
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import LORA_SHARE, Recipe, TrainingState, run_steps
+from fedrad.training.local import TrainingState, run_steps
+from fedrad.training.recipe import LORA_SHARE, Recipe
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
@@ -143,7 +144,7 @@ def tasks(openi: Path | None, folder: Path, start: str, seed: int) -> Iterator[t
     )
     for name in [name for name in corpora if name not in PUBLIC_BANKS]:
         tokens, kept = corpora[name][0], features(name)
-        everything = Inputs(tokens, setup.classifier, kept, setup.pad_id)
+        everything = Inputs(tokens, setup.classifier, setup.task, kept, setup.pad_id)
         if name == "Open-i":
             train, test = map(np.sort, split_by_patient(corpora[name][2], 0.2, seed))  # type: ignore[arg-type]
             splits = [(train, test)]
@@ -205,9 +206,7 @@ def run_lora(arguments: argparse.Namespace, done: set[tuple[object, ...]], write
                 turns = strategy_of(one).turns(adapter, 1)
                 classifier.load_state(state)
                 begin, steps = TrainingState(adapter), recipe.total_steps
-                result = run_steps(
-                    classifier, inputs, plan, recipe, begin, steps, site="site-000", turns=turns
-                ).result()
+                result = run_steps(inputs, plan, recipe, begin, steps, site="site-000", turns=turns).result()
                 every = len(turns)
                 noise = {m: noise_of(plan, recipe, LORA_SHARE, every, first % every) for first, m in enumerate("BA")}
                 cleaned = {

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.privacy.noise import Stream
 from fedrad.privacy.plan import PrivacyPlan, declared_size
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe, TrainingState, learning_rate, run_steps
+from fedrad.training.local import TrainingState, run_steps
+from fedrad.training.recipe import Recipe, learning_rate
 from fedrad.training.setup import Setup, plan_for
 
 
@@ -86,9 +87,7 @@ def default(task: Task, epsilon: float, seed: int, *turns: frozenset[str]) -> Te
     adapter = {name: task.state[name] for name in task.setup.classifier.adapter()}
     start = TrainingState(adapter)
     task.setup.classifier.load_state(task.state)
-    done = run_steps(
-        task.setup.classifier, task.inputs, plan, recipe, start, recipe.total_steps, site="site-000", turns=turns
-    ).result()
+    done = run_steps(task.inputs, plan, recipe, start, recipe.total_steps, site="site-000", turns=turns).result()
     return torch.cat([done["head.weight"], done["head.bias"][:, None]], 1).double()
 
 

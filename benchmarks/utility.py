@@ -33,7 +33,8 @@ from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe, TrainingState, run_steps
+from fedrad.training.local import TrainingState, run_steps
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.strategy import weighted_mean
 from fedrad.training.warm_start import initial_state
@@ -152,9 +153,7 @@ def federate(
             before = TrainingState(
                 adapter, states[index].step, states[index].moments, states[index].average_sum, states[index].averaged
             )
-            states[index] = run_steps(
-                setup.classifier, shard, plans[index], recipe, before, steps, site=site_name(index)
-            )
+            states[index] = run_steps(shard, plans[index], recipe, before, steps, site=site_name(index))
         last = number == rounds
         adapter = weighted_mean([state.result() if last else state.adapter for state in states], weights)
     setup.classifier.load_adapter(adapter)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.training.strategy import Contribution, Round, Strategy, Tensors, weighted_mean
 from strategies.factors import combined
 from strategies.refusals import BOTH_FACTORS, HEAD_ALONE, refusals

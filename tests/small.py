@@ -19,7 +19,8 @@ from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.tasks.metrics import F1_FIGURES, Scores
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe, StepReport, TrainingState
+from fedrad.training.local import StepReport, TrainingState
+from fedrad.training.recipe import Recipe
 from fedrad.training.result import Result
 from fedrad.training.setup import Setup, plan_for, set_up
 from fedrad.training.site import RoundRequest, Site, train_round

@@ -94,7 +94,7 @@ def test_epsilon_is_met_from_below_and_is_the_ledger_s(run: tuple[Result, Path, 
     result, directory, _ = run
     figures = json.loads((directory / "result.json").read_text())
     with small.ledger(directory / "ledger" / "site-000") as ledger:
-        rows, events = ledger.rows(), ledger.events()
+        rows, events = ledger.rows(), ledger.view.events
 
     assert [(row.run, row.round, row.steps, row.done) for row in rows] == [
         ("centralized", 1, 3, True),

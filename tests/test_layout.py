@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms, from the ground up. A module may import rooms of lower floors and its own, no others: not a neighbour's.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("fedrad.errors",),
+    ("fedrad.errors", "fedrad.files"),
     ("fedrad.corpora",),
     ("fedrad.settings", "fedrad.cache", "fedrad.secure"),
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
@@ -34,7 +34,7 @@ FORBIDDEN = {
     "fedrad": ("strategies", "simulations", "deployment"),
     "strategies": ("fedrad.federation", "fedrad.simulation", "simulations", "deployment"),
 }
-NOTHING_OF_OURS = ("fedrad.errors",)
+NOTHING_OF_OURS = ("fedrad.errors", "fedrad.files")
 
 
 class Import:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from importlib import import_module
@@ -21,6 +20,7 @@ from fedrad.corpora import corpus_named
 from fedrad.data.report import NothingLeft, Source, warn, write_reports
 from fedrad.data.table import TableColumns
 from fedrad.errors import DataError
+from fedrad.files import write_whole
 
 
 def load_corpus(
@@ -74,7 +74,7 @@ def load_corpus(
             ds = write_reports(rows, features, target)
         except NothingLeft as error:
             raise (_nothing_left(Path(path).expanduser(), notes, source.remedy) if path else error) from None
-        _write_private(notes_file, json.dumps(notes))
+        write_whole(notes_file, json.dumps(notes).encode(), durable=False, shared=True)
     for note in notes:
         warn(note)
     return ds
@@ -104,13 +104,6 @@ def _private_folder(cache_dir: Path) -> Path:
         problem = f"the cache can't be made ({error.strerror})."
         raise DataError(problem, file=folder, remedy="Set FEDRAD_CACHE to a folder of your own.") from None
     return folder
-
-
-def _write_private(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)  # mode 0600
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
 
 
 def _fingerprint(options: list[object], files: Sequence[Path]) -> str:

@@ -15,9 +15,7 @@ Rows go to disk as they come and are mapped into memory afterwards, so memory do
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +31,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedrad.errors import ConfigError, DataError
+from fedrad.files import whole_file
 
 Row = dict[str, Any]
 Warn = Callable[[str], None]
@@ -176,21 +175,13 @@ def write_reports(rows: Iterable[Row], features: datasets.Features, path: Path) 
     """
     schema = features.arrow_schema
     stream, count = iter(rows), 0
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with pa.ipc.new_stream(file, schema) as writer:
-                while chunk := list(islice(stream, _ROWS_AT_ONCE)):
-                    writer.write_batch(_record_batch(chunk, schema, count))
-                    count += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+    with whole_file(path, durable=True, shared=True) as file:
+        with pa.ipc.new_stream(file, schema) as writer:
+            while chunk := list(islice(stream, _ROWS_AT_ONCE)):
+                writer.write_batch(_record_batch(chunk, schema, count))
+                count += len(chunk)
         if count == 0:
             raise NothingLeft("no report is left to use.")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return datasets.Dataset.from_file(str(path))
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedrad.errors import StateMissing
-from fedrad.ledger.durable import private_folder
+from fedrad.files import private_folder, write_whole
 from fedrad.training.site import adapter_digest
 
 
@@ -89,9 +89,8 @@ class PublicStore:
             os.utime(file)  # the newest again
             return
         private_folder(self.folder)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-        partial.replace(file)
+        content = save({name: tensor.contiguous() for name, tensor in state.items()})
+        write_whole(file, content, durable=False, shared=True)
         if self.kept is not None:
             files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
             for old in files[: -self.kept]:

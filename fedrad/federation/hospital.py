@@ -25,8 +25,9 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe, TrainingState, run_steps
+from fedrad.training.local import TrainingState, run_steps
 from fedrad.training.padding import Padding
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, Terms
 from fedrad.training.site import RoundRequest, close_round, open_round
 from fedrad.training.strategy import Strategy
@@ -164,7 +165,7 @@ def reply_of(
     """
     if plan.shared is not None and not masked:
         raise PrivacyError("An adapter with only a share of the noise must leave masked.")
-    account = ledger.account()
+    account = ledger.view.account
     return Reply(
         site=request.site,
         round=request.round,

@@ -20,8 +20,8 @@ from fedrad.federation.rounds import Rounds
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.filter import Account
 from fedrad.privacy.hospital_unit import hospital_plan, noised_mean, update_of
-from fedrad.privacy.noise import stream
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import stream
 from fedrad.training.strategy import AveragingStrategy
 
 SERVER = "server"
@@ -80,7 +80,7 @@ class CentralRounds(Rounds):
             randomness = stream(self._plan.noise, self.experiment.train.seed, SERVER, server_round, "noise")
             update = noised_mean(updates, sent, self._plan, randomness)
             ledger.mark_done(charge)
-            account = ledger.account()
+            account = ledger.view.account
             self._charges, self._spent = {SERVER: account}, {SERVER: account.epsilon(delta)}
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
         return self._averaging.after_mean(self.state, mean, self.facts(server_round))

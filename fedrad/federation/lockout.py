@@ -20,7 +20,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from fedrad.errors import FedradError, Stopped, place_of
-from fedrad.ledger.durable import private_folder, sync_folder
+from fedrad.files import private_folder, sync_folder
 
 _FILE = "stopped"
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.errors import SecureAggregationRefusal
 from fedrad.federation.messages import Opening, Request, Stage, StageRequest
-from fedrad.ledger.durable import explained, locked, private_folder, sync_folder
+from fedrad.files import private_folder, write_whole
+from fedrad.ledger.durable import explained, locked
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND, encode, flatten, out_of_range
 from fedrad.secure.hospital import advertise, confirm, mask_input, share_keys, unmask
@@ -133,18 +134,8 @@ class Memory:
         self._replace(_ROUNDS_FILE, json.dumps(sorted(self.rounds() | {(run, round)})).encode())
 
     def _replace(self, name: str, content: bytes) -> None:
-        path = self.directory / name
-        partial = path.with_suffix(".partial")
         with explained(self.directory):
-            partial.unlink(missing_ok=True)
-            with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-                file.write(content)
-                if self.durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            partial.replace(path)
-            if self.durable:
-                sync_folder(self.directory)
+            write_whole(self.directory / name, content, durable=self.durable)
 
 
 def answer_stage(request: StageRequest, experiment: Experiment, memory: Memory, identity: Identity | None) -> Stage:

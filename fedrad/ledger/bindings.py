@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fedrad.errors import LedgerError, LedgerTampered
-from fedrad.ledger.durable import private_folder, sync_folder
+from fedrad.files import private_folder, write_whole
 
 # A share of the smaller set's distinct texts. Two random halves of Open-i have 0.08 in common: boilerplate.
 LARGEST_OVERLAP = 0.2
@@ -182,14 +182,7 @@ def _read(witness: Path) -> _Index:
 def _write(witness: Path, index: _Index) -> None:
     path = _file(witness)
     try:
-        partial = path.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            json.dump(asdict(index), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(witness)
+        write_whole(path, json.dumps(asdict(index)).encode(), durable=True)
     except OSError as error:
         raise LedgerError(f"The index of reports {path} can't be written ({error.strerror}).") from None
 

@@ -1,14 +1,15 @@
 """What a ledger's file says: the founding facts, and a chain of charges in which each one names the hash of the last.
 
-Reading and checking only. ``ledger_file.py`` writes the facts and ``ledger.py`` the charges, ``ledger_view.py`` shows
-them.
+Reading and checking only: `file` writes the facts and `ledger` the charges.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 
 from fedrad.errors import LedgerError, LedgerTampered
 from fedrad.privacy.accounting import Event
-from fedrad.privacy.filter import Charge, Founding
+from fedrad.privacy.filter import Account, Charge, Founding
 
 VERSION = 2
 # Version 1 had no filter and kept no cap. Any that was not chosen by results will do.
 _CAP_OF_VERSION_1 = 1.0
+_MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,134 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Chain:
-    """A ledger's content, checked.
+class LedgerView:
+    """What a ledger says, checked: what its site has been charged for.
 
     Attributes:
-        site: whose it is.
+        site: whose ledger it is.
         delta: what epsilon is stated at.
-        founding: by which rule the charges are counted.
-        genesis: hash of the founding facts, which the first charge names.
+        founding: by which rule its charges are counted.
         rows: all charges, oldest first.
-        hashes: theirs.
+        genesis: hash of the founding facts, which the first charge names.
+        hashes: of the charges.
     """
 
     site: str
     delta: float
     founding: Founding
-    genesis: str
     rows: tuple[Row, ...]
-    hashes: tuple[str, ...]
+    genesis: str = ""
+    hashes: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> str:
+        """The hash that the next charge names."""
+        return self.hashes[-1] if self.hashes else self.genesis
+
+    @property
+    def charges(self) -> list[Charge]:
+        """All charges, for the rule that counts them."""
+        return [row.charge for row in self.rows]
+
+    @property
+    def events(self) -> list[Event]:
+        """All charges, for the accountant."""
+        return [row.event for row in self.rows]
+
+    @property
+    def account(self) -> Account:
+        """All charges, and the rule that counts them."""
+        return self.founding.account(self.charges)
+
+    @property
+    def epsilon(self) -> float:
+        """What all charges together have spent; ``math.inf`` if steps without noise are among them."""
+        return self.account.epsilon(self.delta)
+
+    @property
+    def steps(self) -> int:
+        """Noisy steps charged."""
+        return sum(row.steps for row in self.rows)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The names of the runs, by first appearance."""
+        return tuple(dict.fromkeys(row.run for row in self.rows))
+
+    @property
+    def plans(self) -> tuple[dict[str, Any], ...]:
+        """The different plans, by first appearance."""
+        return tuple(json.loads(plan) for plan in dict.fromkeys(row.plan for row in self.rows))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The units that the plans protect."""
+        return tuple(dict.fromkeys(str(plan["unit"]) for plan in self.plans))
+
+    @property
+    def seeded(self) -> bool:
+        """Whether some noise came from a seed, so that whoever knows the seed can remove it."""
+        return any(plan["noise"] != "system" for plan in self.plans)
+
+    @property
+    def shared(self) -> bool:
+        """Whether some noise was shared with other hospitals, so that only their sum had all of it."""
+        return any(plan.get("shared") is not None for plan in self.plans)
+
+    def curve(self) -> tuple[float, ...]:
+        """Epsilon after each charge: all up to it together, by the rule for them."""
+        charges = self.charges
+        accounts = (self.founding.account(charges[:count]) for count in range(1, len(charges) + 1))
+        return tuple(account.epsilon(self.delta) for account in accounts)
+
+    def left(self, cap: float) -> Left:
+        """What a cap leaves. The ledger does not hold the cap, which is the hospital's policy."""
+        if not (math.isfinite(cap) and cap >= 0):
+            raise LedgerError(f"The epsilon cap must be finite and 0 or more, not {cap}.")
+        charges = self.charges
+
+        def fits(steps: int) -> bool:
+            more = [charges[-1]._replace(event=charges[-1].event._replace(steps=steps))]
+            return self.founding.needed([*charges, *more]) <= cap
+
+        return Left(cap, max(cap - self.epsilon, 0.0), steps_left(fits) if charges else None)
 
 
-def read_chain(database: sqlite3.Connection, path: Path) -> Chain:
+@dataclass(frozen=True)
+class Left:
+    """What a ledger has room for.
+
+    Attributes:
+        cap: the epsilon that is not to be exceeded.
+        epsilon: the cap less what is spent. Epsilons don't add up: several rounds may fit whose own sum is above it.
+        steps: how many more steps of the plan last charged fit; None if there was no charge to go by.
+    """
+
+    cap: float
+    epsilon: float
+    steps: int | None
+
+
+def steps_left(fits: Callable[[int], bool], at_most: int = _MOST_STEPS) -> int:
+    """How many more steps there is room for.
+
+    Args:
+        fits: whether so many do; if some number does, so does every smaller one.
+        at_most: where the search ends.
+    """
+    if not fits(0):
+        return 0
+    low, high = 0, 1
+    while high <= at_most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, at_most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def read_chain(database: sqlite3.Connection, path: Path) -> LedgerView:
     """Reads a whole ledger and checks SQLite's pages, the founding facts and the chain.
 
     Args:
@@ -114,7 +223,7 @@ def read_chain(database: sqlite3.Connection, path: Path) -> Chain:
             hashes.append(hashed)
     except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise LedgerTampered(f"{path} can't be read as a ledger ({type(error).__name__}). {remedy}") from None
-    return Chain(site, delta, founding, genesis, tuple(rows), tuple(hashes))
+    return LedgerView(site, delta, founding, tuple(rows), genesis, tuple(hashes))
 
 
 # A hospital's charges are read again in every round. Their text is compared with its hash each time; what it means is a

@@ -1,4 +1,4 @@
-"""The few file-system moves that the ledger's durability rests on. Local file systems only."""
+"""The lock of a state directory, its ledger's file, and what went wrong with them. Local file systems only."""
 
 from __future__ import annotations
 
@@ -10,22 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedrad.errors import LedgerBusy, LedgerError, LedgerTampered
-
-
-def private_folder(folder: Path) -> None:
-    """Makes the folder, for its owner only."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_mode & 0o077:
-        folder.chmod(0o700)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a creation or a renaming in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def locked(directory: Path) -> int:

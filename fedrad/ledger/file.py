@@ -7,12 +7,13 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedrad.errors import LedgerBusy, LedgerError, LedgerTampered
+from fedrad.files import sync_folder, write_whole
 from fedrad.ledger.chain import VERSION, canonical
-from fedrad.ledger.durable import explained, locked, sync_folder
+from fedrad.ledger.durable import explained, locked
 from fedrad.privacy.filter import Founding
 
 _SCHEMA = """
@@ -143,10 +144,6 @@ def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> N
     Args:
         directory: the site's state directory, locked by the caller.
     """
-    partial = directory / "ledger.partial"
-    for leftover in (partial, directory / "ledger.partial-journal"):
-        leftover.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     facts: dict[str, object] = {
         "version": VERSION,
         "site": site,
@@ -156,16 +153,12 @@ def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> N
         # Tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
         "nonce": secrets.token_hex(16),
     }
-    database = sqlite3.connect(partial, isolation_level=None)
-    try:
-        database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
+    with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(_SCHEMA)
         database.execute("INSERT INTO meta VALUES (?)", (canonical(facts),))
-    finally:
-        database.close()
-    partial.rename(directory / "ledger.sqlite")
+        database.commit()
+        write_whole(directory / "ledger.sqlite", database.serialize(), durable=durable)
     if durable:
-        sync_folder(directory)
         sync_folder(directory.parent)
 
 

@@ -22,23 +22,22 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from fedrad.errors import BudgetExhausted, LedgerError, LedgerTampered, PlanError
+from fedrad.errors import LedgerError, LedgerTampered, PlanError
+from fedrad.files import private_folder
 from fedrad.ledger import chain
-from fedrad.ledger.chain import Row
-from fedrad.ledger.durable import explained, locked, private_folder
+from fedrad.ledger.chain import LedgerView, Row
+from fedrad.ledger.durable import explained, locked
 from fedrad.ledger.file import LedgerFile, found
-from fedrad.ledger.room import steps_left
+from fedrad.ledger.room import check_room, mechanism_in_words, remaining_steps
 from fedrad.ledger.witness import Witness, is_behind, read_witness, witness_file, write_witness
 from fedrad.privacy import accounting
-from fedrad.privacy.accounting import Event
-from fedrad.privacy.filter import FILTER, Account, Charge, Founding
+from fedrad.privacy.filter import Founding
 from fedrad.privacy.plan import PrivacyPlan
 
 _fields = lru_cache(maxsize=256)(asdict)  # of a plan, to be read only; a simulation's hospitals follow a few
@@ -52,14 +51,9 @@ class Ledger:
     ) -> None:
         self._directory, self._site, self._cap, self._witness = directory, site, cap, witness
         self.durable = durable
+        self.view: LedgerView  # all that it says; `verify` reads it
         self._file = LedgerFile(directory, lock=lock, durable=durable)
         self._path, self._database = self._file.path, self._file.database
-        self._version = -1
-        self._delta = 0.0
-        self._founding = Founding(cap, 1.0)
-        self._genesis = ""
-        self._rows: list[Row] = []
-        self._hashes: list[str] = []
 
     @classmethod
     def open(
@@ -123,19 +117,20 @@ class Ledger:
             raise
         try:
             ledger.verify()
-            if ledger._delta != delta:
+            if ledger.view.delta != delta:
                 raise LedgerError(
-                    f"The ledger in {directory} states epsilon at delta {ledger._delta}, and that is fixed. "
-                    f"Set the site's delta back to {ledger._delta} instead of {delta}."
+                    f"The ledger in {directory} states epsilon at delta {ledger.view.delta}, and that is fixed. "
+                    f"Set the site's delta back to {ledger.view.delta} instead of {delta}."
                 )
-            if mechanism is not None and ledger._founding.mechanism != mechanism:
+            was = ledger.view.founding.mechanism
+            if mechanism is not None and was != mechanism:
                 raise LedgerError(
-                    f"The ledger in {directory} was founded {_mechanism_in_words(ledger._founding.mechanism)}, and that"
-                    f" is fixed; the site now asks for one {_mechanism_in_words(mechanism)}. Set batch, declared-size"
+                    f"The ledger in {directory} was founded {mechanism_in_words(was)}, and that"
+                    f" is fixed; the site now asks for one {mechanism_in_words(mechanism)}. Set batch, declared-size"
                     " and noise-multiplier back to what they were."
                 )
             ledger._agree_with_witness()
-            if shares_with and not ledger._rows:
+            if shares_with and not ledger.view.rows:
                 ledger._file.note_consent(shares_with)
                 ledger.verify()
                 ledger._agree_with_witness()
@@ -163,7 +158,7 @@ class Ledger:
             if read_witness(witness, site) is None:
                 ledger._testify()
             ledger._agree_with_witness()
-            return len(ledger._rows)
+            return len(ledger.view.rows)
 
     def record_intent(self, *, run: str, round: int, plan: PrivacyPlan, steps: int) -> int:
         """Charges all noisy steps of a round. Only after it has returned may the first of them be taken.
@@ -179,10 +174,10 @@ class Ledger:
             PlanError: the number of steps is not positive.
         """
         self.check_room(plan, steps)
-        seq = len(self._rows) + 1
+        seq = len(self.view.rows) + 1
         body = chain.canonical(
             {
-                "previous": self._head(),
+                "previous": self.view.head,
                 "seq": seq,
                 "run": run,
                 "round": round,
@@ -195,11 +190,11 @@ class Ledger:
         with self._file.writing():
             stored = self._database.execute("SELECT count(*), max(seq) FROM intent").fetchone()
             last = self._database.execute("SELECT hash FROM intent WHERE seq = ?", (seq - 1,)).fetchone()
-            if stored[0] != seq - 1 or (last is not None and last[0] != self._head()):
+            if stored[0] != seq - 1 or (last is not None and last[0] != self.view.head):
                 raise LedgerTampered(f"{self._path} was changed by somebody else while it was open.")
             self._database.execute("INSERT INTO intent VALUES (?, ?, ?)", (seq, body, hashed))
-        self._rows.append(chain.parsed(body, False)[1])
-        self._hashes.append(hashed)
+        rows = (*self.view.rows, chain.parsed(body, False)[1])
+        self.view = replace(self.view, rows=rows, hashes=(*self.view.hashes, hashed))
         self._testify()
         return seq
 
@@ -211,41 +206,11 @@ class Ledger:
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise PlanError(f"A round takes one step or more, not {steps}.")
         self._agree_with_witness()
-        if self._rows and self._rows[-1].unit != plan.unit:
-            raise LedgerError(
-                f"The ledger in {self._directory} counts by {self._rows[-1].unit}, and this plan by {plan.unit}: no"
-                " epsilon is true of both. Keep one privacy.unit for all runs of a site."
-            )
-        fixed, kind = self._founding.mechanism, (plan.sampling_rate, plan.noise_multiplier)
-        if fixed is not None and kind != fixed:
-            raise LedgerError(
-                f"The ledger in {self._directory} was founded {_mechanism_in_words(fixed)}; this plan is one"
-                f" {_mechanism_in_words(kind)}."
-            )
-        if self._needed(plan, steps) > self._cap:
-            raise BudgetExhausted(self._why_exhausted(plan, steps))
-
-    def _needed(self, plan: PrivacyPlan, steps: int) -> float:
-        return self._founding.needed([*self.charges(), Charge(plan.event(steps), plan.steps)])
-
-    def _why_exhausted(self, plan: PrivacyPlan, steps: int) -> str:
-        charges, before = self.charges(), self.account()
-        after = self._founding.account([*charges, Charge(plan.event(steps), plan.steps)])
-        said = (
-            f"Site {self._site!r} has spent epsilon {before.epsilon(self._delta):.6g} of {self._cap:.6g} (delta"
-            f" {self._delta}; {before.words}); {steps} more steps would make it {after.epsilon(self._delta):.6g}"
-            f" ({after.words}). There is room for {self.remaining_steps(plan)} steps."
-        )
-        if charges and after.rule == FILTER and (first := self._founding.first_plan(charges)) > self._cap:
-            said += (
-                f" The first plan fills the cap by itself: in full, its {charges[0].planned} steps have epsilon"
-                f" {first:.6g} by the filter, so no other plan may follow it under this cap."
-            )
-        return said
+        check_room(self.view, self._cap, plan, steps, f"The ledger in {self._directory}")
 
     def mark_done(self, seq: int) -> None:
         """Notes that a charge's steps were all taken. It changes no charge."""
-        if not 1 <= seq <= len(self._rows):
+        if not 1 <= seq <= len(self.view.rows):
             raise LedgerError(f"There is no charge {seq} in {self._path}.")
         with self._file.writing():
             now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -255,30 +220,14 @@ class Ledger:
         """All charges, oldest first."""
         with explained(self._directory):
             done = {seq for (seq,) in self._database.execute("SELECT seq FROM done")}
-        return [Row(**{**vars(row), "done": row.seq in done}) for row in self._rows]
-
-    def events(self) -> list[Event]:
-        """All charges for the accountant, one each."""
-        return [row.event for row in self._rows]
-
-    def charges(self) -> list[Charge]:
-        """All charges with the number of steps that their plans have."""
-        return [row.charge for row in self._rows]
-
-    def account(self) -> Account:
-        """All charges, and the rule that counts them."""
-        return self._founding.account(self.charges())
-
-    def epsilon(self) -> float:
-        """What all charges together have spent at the ledger's delta."""
-        return self.account().epsilon(self._delta)
+        return [Row(**{**vars(row), "done": row.seq in done}) for row in self.view.rows]
 
     def remaining_steps(self, plan: PrivacyPlan) -> int:
         """How many more steps of this plan the cap has room for, at most ``plan.steps``."""
-        return steps_left(lambda steps: steps == 0 or self._needed(plan, steps) <= self._cap, plan.steps)
+        return remaining_steps(self.view, self._cap, plan)
 
     def verify(self) -> None:
-        """Reads the whole ledger again and checks SQLite's pages, the founding facts and the chain.
+        """Reads the whole ledger anew into ``view``, and checks SQLite's pages, the founding facts and the chain.
 
         Raises:
             LedgerTampered: something was changed or removed.
@@ -287,8 +236,7 @@ class Ledger:
         read = chain.read_chain(self._database, self._path)
         if read.site != self._site:
             raise LedgerError(f"{self._path} is the ledger of site {read.site!r}, not of {self._site!r}.")
-        self._delta, self._founding, self._genesis = read.delta, read.founding, read.genesis
-        self._rows, self._hashes = list(read.rows), list(read.hashes)
+        self.view = read
 
     def close(self) -> None:
         """Closes the file and frees the lock."""
@@ -314,7 +262,7 @@ class Ledger:
         Raises:
             LedgerBusy: another process has it open.
         """
-        if (site, delta) != (self._site, self._delta):
+        if (site, delta) != (self._site, self.view.delta):
             return False
         self._cap = float(cap)
         return self._file.resume(self._version)
@@ -322,13 +270,8 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _head(self) -> str:
-        return self._hashes[-1] if self._hashes else self._genesis
 
     def _testify(self) -> None:
         if self._witness is not None:
@@ -336,14 +279,8 @@ class Ledger:
 
     def _agree_with_witness(self) -> None:
         """The witness must tell of this very ledger."""
-        if self._witness is not None and is_behind(self._witness, self._as_witnessed(), self._hashes):
+        if self._witness is not None and is_behind(self._witness, self._as_witnessed(), self.view.hashes):
             self._testify()
 
     def _as_witnessed(self) -> Witness:
-        return Witness(self._site, str(self._directory), len(self._rows), self._head())
-
-
-def _mechanism_in_words(mechanism: tuple[float, float] | None) -> str:
-    if mechanism is None:
-        return "for steps of any kind"
-    return f"for steps of sampling rate {mechanism[0]:g} and noise multiplier {mechanism[1]:g} only"
+        return Witness(self._site, str(self._directory), len(self.view.rows), self.view.head)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedrad.errors import LedgerError, LedgerTampered
-from fedrad.ledger.durable import private_folder, sync_folder
+from fedrad.files import private_folder, write_whole
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,7 @@ def write_witness(folder: Path, witness: Witness) -> None:
     path = witness_file(folder, witness.site)
     try:
         private_folder(folder)
-        partial = path.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(asdict(witness), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(folder)
+        write_whole(path, json.dumps(asdict(witness)).encode(), durable=True)
     except OSError as error:
         raise LedgerError(f"The ledger's witness {path} can't be written ({error.strerror}).") from None
 

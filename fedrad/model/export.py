@@ -9,7 +9,6 @@ with pooling ``mean`` on ``AutoModel`` (the head lies beside it in ``head.safete
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedrad.errors import ModelError
+from fedrad.files import whole_folder
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import EMBEDDED_HUB_ID, BaseModel
 from fedrad.model.card import card
@@ -56,17 +56,12 @@ def export_peft(
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
         raise ModelError(f"{directory} is not empty and holds no adapter of fedrad's: name another folder.")
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _write(classifier, base, partial, outputs, max_length, privacy_statement)
-        shutil.rmtree(directory, ignore_errors=True)
-        partial.replace(directory)
+        with whole_folder(directory) as partial:
+            _write(classifier, base, partial, outputs, max_length, privacy_statement)
+            shutil.rmtree(directory, ignore_errors=True)
     except OSError as error:
         raise ModelError(f"the adapter can't be written to {directory}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:

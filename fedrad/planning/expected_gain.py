@@ -13,7 +13,7 @@ import numpy as np
 from fedrad.config import Experiment
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import CHEST, Lora, Train
-from fedrad.training.local import Recipe, learning_rate
+from fedrad.training.recipe import Recipe, learning_rate
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import collection_of, starts_warm, unknown_labels
 from fedrad.tasks.metrics import Comparison, Scores
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe
+from fedrad.training.recipe import Recipe
 from fedrad.training.result import rounded_up
 from fedrad.training.setup import Setup
 from fedrad.training.strategy import Strategy

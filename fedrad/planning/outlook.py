@@ -21,7 +21,7 @@ from fedrad.privacy import accounting
 from fedrad.privacy.hospital_unit import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.public_base.build import AXES
-from fedrad.training.local import Recipe
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import plan_for, terms_of
 
 

@@ -26,14 +26,13 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from dp_accounting import dp_event
-from dp_accounting.rdp import RdpAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 from scipy import special
 
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy.composition import Figure, compose
+from fedrad.privacy.internals import renyi_divergences
 from fedrad.privacy.losses import NoisyStep, loss_range
 
 # Each step counts 1e-22 as certain loss: however many there are, that is far below this.
@@ -254,7 +253,4 @@ def _rdp_of_one(rate: float, sigma: float) -> NDArray[np.float64]:
     """The divergence of one step at each order. Steps add up; what one costs takes a while to find."""
     if sigma < 1e-100:
         return np.full(len(_RDP_ORDERS), math.inf)
-    accountant = RdpAccountant(_RDP_ORDERS)
-    accountant.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma)))
-    divergences: NDArray[np.float64] = accountant._rdp  # it has no public name
-    return divergences
+    return renyi_divergences(_RDP_ORDERS, rate, sigma)

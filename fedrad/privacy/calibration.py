@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from scipy import optimize, stats
 
 from fedrad.cache import fedrad_cache_dir
 from fedrad.errors import PlanError
+from fedrad.files import write_whole
 from fedrad.privacy import accounting, composition, losses
 from fedrad.privacy.accounting import LARGEST_NOISE, Event
 
@@ -50,9 +50,7 @@ def smallest_noise_multiplier(target: float, delta: float, sampling_rate: float,
     found = _search(target, delta, sampling_rate, steps)
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = kept.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(repr(found))
-        partial.replace(kept)
+        write_whole(kept, repr(found).encode(), durable=False, shared=True)
     return found
 
 

@@ -97,7 +97,7 @@ def _composed(parts: Sequence[tuple[Direction, int]], width: float, delta: float
     places = np.arange(start, end + 1, dtype=np.float64) * width
     slack = 1e-9 + 1e-12 * steps  # relative: of the tilt, of the sums
     masses *= np.exp(np.minimum(moment + log_delta - tilt * places + slack, 700.0))
-    return Figure(_epsilon(masses, places, width, infinite), span * width, order)
+    return Figure(smallest_epsilon(masses, places, width, infinite), span * width, order)
 
 
 def _moments(parts: Sequence[tuple[Direction, int]]) -> tuple[Floats, Floats, Floats]:
@@ -150,8 +150,10 @@ def _error(points: int) -> float:
     return 8 * _UNIT * (math.log2(points) + 2)
 
 
-def _epsilon(masses: Floats, places: Floats, width: float, infinite: float) -> float:
-    """The smallest epsilon >= 0 whose divergence is at most 1: masses are in units of delta.
+def smallest_epsilon(masses: Floats, places: Floats, width: float, infinite: float) -> float:
+    """The smallest epsilon >= 0 whose divergence is at most 1: all masses are in units of delta.
+
+    dp_accounting's overflows near epsilon 709, where it says infinity for what is finite.
 
     At a grid point the divergence is U - V: the mass above it, less the same mass weighted by exp(point - loss).
     """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedrad.errors import PreflightError
-from fedrad.privacy.opacus_parts import GradSampleModule, compute_linear_grad_sample
+from fedrad.privacy.internals import GradSampleModule, compute_linear_grad_sample
 
 Losses = Callable[[Tensor], Tensor]
 
@@ -25,7 +25,7 @@ def leaf_gradients(
     trainable: Mapping[str, nn.Parameter],
     inputs: tuple[Tensor, ...],
     loss: Losses,
-    values: Mapping[str, Tensor] | None = None,
+    values: Mapping[nn.Parameter, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses and gradients of every sample, in one forward and one backward pass.
 
@@ -40,7 +40,7 @@ def leaf_gradients(
         inputs: tensors whose first dimension is B; B may be 0 (an empty Poisson sample), then nothing is run.
         loss: outputs [B, ...] -> losses [B], one for each sample. No mean over the batch.
         values: where samples have weights of their own (samples of different hospitals in one pass): tensors
-            [B, *shape] by the names of ``trainable``, whose own values are not used then.
+            [B, *shape] to be used in the place of these parameters of ``model``, trainable or not.
 
     Returns:
         losses [B], detached, and gradients [B, *shape] by the names of ``trainable``. ``.grad`` is not touched.
@@ -58,13 +58,14 @@ def leaf_gradients(
     _all_in(names, trainable)
     if batch == 0:
         return _nothing(trainable, inputs[0].device)
+    own = values or {}
     leaves = {
-        name: parameter.detach().expand(batch, *parameter.shape).requires_grad_()  # stride 0: shares the memory
-        for name, parameter in trainable.items()
+        # expanded with stride 0: the copies share the memory
+        name: (own[p].detach() if p in own else p.detach().expand(batch, *p.shape)).requires_grad_()
+        for name, p in trainable.items()
     }
-    if values is not None:
-        leaves = {name: values[name].detach().requires_grad_() for name in leaves}
-    swapped = {f"model.{names[id(trainable[name])]}": leaf for name, leaf in leaves.items()}
+    replaced = {id(p): value for p, value in own.items()} | {id(trainable[name]): leaf for name, leaf in leaves.items()}
+    swapped = {f"model.{names[key]}": value for key, value in replaced.items()}
     losses, gradients = functional_call(_Step(model, loss), swapped, (tuple(leaves.values()), inputs))
     found = dict(zip(leaves, gradients, strict=True))
     _all_used(found)

@@ -28,19 +28,22 @@ from itertools import combinations
 import numpy as np
 from dp_accounting.pld import pld_pmf
 from dp_accounting.pld.pld_pmf import PLDPmf
-from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import accounting
+from fedrad.privacy.composition import smallest_epsilon
 from fedrad.privacy.filter import FILTER, ORDERS, Account, composed_epsilon, reading
+from fedrad.privacy.internals import losses_of
 
 Floats = NDArray[np.float64]
 Steps = tuple[float, float, int]
 
 # Probability that is given up (added to delta as certain loss) at either end of a step's distribution.
 _TAIL = math.exp(-50) / 2
+# The same of every composition.
+_CUT = 1e-15
 # As in `accounting`: the grid is a power of ten, no wider than a thousandth of the result, and no finer than 1e-6.
 _WIDEST_GRID, _FINEST_GRID = -2, -6
 _MOST_POINTS = 2e6
@@ -180,8 +183,9 @@ def _group_epsilon(events: tuple[Steps, ...], delta: float, k: int, one: float) 
     narrowest = max(math.ceil(math.log10(step.largest_loss / _MOST_POINTS)) for step, _ in steps)
     exponent = max(min(_grid(one * k / 1000), _WIDEST_GRID), narrowest)
     while True:
-        losses = [step.losses(exponent).self_compose(count) for step, count in steps]
-        value = float(reduce(_compose, losses).get_epsilon_for_delta(delta))
+        width = 10.0**exponent
+        composed = [[pmf.self_compose(count, _CUT) for pmf in step.masses(width)] for step, count in steps]
+        value = max(_epsilon_of(reduce(_compose, one), delta, width) for one in zip(*composed, strict=True))
         if 1000 * 10.0**exponent <= value or exponent <= max(_FINEST_GRID, narrowest):
             break
         exponent = max(min(exponent - 1, _grid(value / 1000)), _FINEST_GRID, narrowest)
@@ -194,8 +198,13 @@ def _grid(width: float) -> int:
     return math.floor(math.log10(max(width, 10.0**_FINEST_GRID)) + 1e-12)
 
 
-def _compose(left: PrivacyLossDistribution, right: PrivacyLossDistribution) -> PrivacyLossDistribution:
-    return left.compose(right, tail_mass_truncation=1e-15)
+def _compose(left: PLDPmf, right: PLDPmf) -> PLDPmf:
+    return left.compose(right, _CUT)
+
+
+def _epsilon_of(pmf: PLDPmf, delta: float, width: float) -> float:
+    losses, masses, infinite = losses_of(pmf)
+    return smallest_epsilon(masses / delta, losses, width, infinite / delta)
 
 
 class _Step:
@@ -223,24 +232,19 @@ class _Step:
         """The width of the range that losses are kept of."""
         return max(high - low for low, high in (self._removal, self._addition))
 
-    def losses(self, exponent: int) -> PrivacyLossDistribution:
-        """Pessimistic on the grid 10^exponent, for removing and for adding the group."""
-        return PrivacyLossDistribution(*self._masses(10.0**exponent))
-
     def divergences(self) -> tuple[Floats, float]:
         """Renyi divergences at each of ``ORDERS``, of the larger direction, without infinite losses; their chance."""
         both, infinite = [], 0.0
-        for pmf in self._masses(self.largest_loss / _MOST_ATOMS):
-            dense = pmf.to_dense_pmf()
-            masses, lost = dense._probs, dense._infinity_mass
-            losses = (dense._lower_loss + np.arange(len(masses))) * dense._discretization
+        for pmf in self.masses(self.largest_loss / _MOST_ATOMS):
+            losses, masses, lost = losses_of(pmf)
             with np.errstate(divide="ignore"):
                 logs = np.log(masses)
             both.append([special.logsumexp(logs + (order - 1) * losses) for order in ORDERS] / (ORDERS - 1))
-            infinite = max(infinite, float(lost))
+            infinite = max(infinite, lost)
         return np.maximum(both[0], both[1]), infinite
 
-    def _masses(self, width: float) -> list[PLDPmf]:
+    def masses(self, width: float) -> list[PLDPmf]:
+        """Pessimistic on a grid of this width, for removing and for adding the group."""
         both = []
         for (low, high), hockey_stick in ((self._removal, self._removed), (self._addition, self._added)):
             first, last = math.floor(low / width), math.ceil(high / width)

@@ -9,16 +9,16 @@ Functions of tensors only; who sends what, and the server's own ledger, are the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from fedrad.errors import PrivacyError
-from fedrad.privacy.noise import Stream
-from fedrad.privacy.optimizer import largest_norm
+from fedrad.privacy.clipping import clip_factors, finite_rows, largest_norm
+from fedrad.privacy.noise import add_noise
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 
 
 def hospital_plan(
@@ -60,12 +60,8 @@ def clip_update(update: Mapping[str, Tensor], largest: float) -> dict[str, Tenso
     Returns:
         float64 tensors by the same names, whose joint norm is at most ``largest``.
     """
-    square = sum(float(tensor.double().square().sum()) for tensor in update.values())
-    if not math.isfinite(square):  # also a norm that overflows
-        return {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in update.items()}
-    # The margin keeps the norm at most `largest` in spite of rounding.
-    factor = min(1.0, largest * (1 - 1e-12) / math.sqrt(square)) if square > 0 else 1.0
-    return {name: tensor.double() * factor for name, tensor in update.items()}
+    factor = clip_factors([tensor[None] for tensor in update.values()], largest)
+    return {name: factor * finite_rows(tensor[None], factor)[0].view_as(tensor) for name, tensor in update.items()}
 
 
 def noised_mean(
@@ -100,8 +96,6 @@ def noised_mean(
     """
     if plan.unit != "hospital":
         raise PrivacyError(f"The plan's unit is the {plan.unit}; noise for whole hospitals needs a hospital plan.")
-    if stream.mode != plan.noise:
-        raise PrivacyError(f"The plan says {plan.noise} noise, but this stream is {stream.mode}.")
     if len(updates) > plan.divisor:
         raise PrivacyError(f"{len(updates)} hospitals answered, but {plan.divisor} were planned.")
     total = {name: torch.zeros(like[name].shape, dtype=torch.float64) for name in sorted(like)}
@@ -111,8 +105,7 @@ def noised_mean(
             raise PrivacyError(f"{site}: the update has other tensors than the model.")
         for name, tensor in clip_update(update, largest_norm(plan)).items():
             total[name] += tensor
-    if plan.private:
-        for tensor in total.values():
-            tensor.add_(stream.normal(tensor.shape, dtype=torch.float64), alpha=plan.noise_multiplier * plan.clip)
     # Sum and noise are rounded only together.
-    return {name: (tensor / plan.divisor).to(like[name].dtype) for name, tensor in total.items()}
+    return {
+        name: (add_noise(tensor, plan, stream) / plan.divisor).to(like[name].dtype) for name, tensor in total.items()
+    }

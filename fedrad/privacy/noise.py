@@ -1,126 +1,32 @@
-"""Where randomness comes from: a ChaCha20 keystream, keyed by the operating system or, for simulations, by a seed.
-
-Guarantee:
-    A system stream's key is 256 fresh bits of ``os.urandom``, is never stored, printed, copied or pickled, and is used
-    in one process only. Its output can't be told from uniform bits by anybody without the key (ChaCha20, RFC 8439), so
-    the noise that is made of it can't be predicted or subtracted, whatever seeds the configuration holds.
-    A seeded stream is reproducible by everybody who knows the seed. It protects nobody and exists for experiments only.
-
-Limits:
-    The noise is floating-point noise: float64 Gaussians on a finite grid, cut off at 8.58 standard deviations (mass
-    1e-17). Attacks on the low bits of such noise exist (Mironov 2012; arXiv 2112.05307). Summing in float64 and
-    rounding the noised sum to float32 hides most of these bits but is no proof. An integer mechanism would be; this is
-    not one.
-"""
+"""The one place where noise is added: to the clipped sum of a step, or of a round where the unit is the hospital."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
-from collections.abc import Sequence
-from typing import NoReturn
-
-import numpy as np
-import numpy.typing as npt
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from torch import Tensor
 
-from fedrad.errors import PlanError, PrivacyError
-
-# ChaCha20's block counter has 32 bits: after 256 GiB the keystream would start again. Stop long before.
-_KEYSTREAM_LIMIT = 2**37
-
-
-class Stream:
-    """A source of randomness that moves on with every draw. Make one for each step and purpose; never share one.
-
-    Use `Stream.system` or `Stream.seeded` (or `stream`), not the constructor.
-    """
-
-    __slots__ = ("_cipher", "_mode", "_pid", "_taken")
-
-    def __init__(self, key: bytes, mode: str) -> None:
-        self._cipher = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
-        self._mode = mode
-        self._pid = os.getpid()
-        self._taken = 0
-
-    @classmethod
-    def system(cls) -> Stream:
-        """A stream with a fresh key from the operating system."""
-        return cls(os.urandom(32), "system")
-
-    @classmethod
-    def seeded(cls, seed: int, *labels: str | int) -> Stream:
-        """A stream that depends on the seed and the labels only, e.g. ``Stream.seeded(0, "noise", site, step)``."""
-        # JSON is unambiguous: ("a", "bc"), ("ab", "c"), ("1",) and (1,) are four different streams.
-        text = json.dumps([seed, *labels], ensure_ascii=True, separators=(",", ":"))
-        return cls(hashlib.blake2b(text.encode(), digest_size=32, person=b"fedrad-stream").digest(), "seeded")
-
-    @property
-    def mode(self) -> str:
-        """ "system" or "seeded"."""
-        return self._mode
-
-    def uniform(self, n: int) -> npt.NDArray[np.float64]:
-        """[n] float64 values, multiples of 2^-53, uniform in [0, 1)."""
-        return (self._words(n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Standard normal values of this shape on the CPU: Box-Muller (1958) in float64, then rounded to ``dtype``."""
-        count = math.prod(shape)
-        half = (count + 1) // 2
-        u = self.uniform(2 * half)
-        radius = np.sqrt(-2.0 * np.log(1.0 - u[:half]))  # 1 - u lies in (0, 1], so the logarithm is finite
-        angle = (2.0 * math.pi) * u[half:]
-        values = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))[:count]
-        return torch.from_numpy(values).to(dtype).reshape(tuple(shape))
-
-    def integers(self, n: int, high: int) -> npt.NDArray[np.int64]:
-        """[n] int64 values, uniform in [0, high), without the bias of a plain remainder (rejection)."""
-        if not 1 <= high <= 2**63:
-            raise ValueError(f"high must be between 1 and 2^63, not {high}")
-        last = np.uint64(2**64 - 1 - 2**64 % high)  # the largest word of the last complete run of `high` words
-        kept = np.empty(0, dtype=np.uint64)
-        while len(kept) < n:
-            words = self._words(n - len(kept))
-            kept = np.concatenate((kept, words[words <= last]))
-        return (kept % np.uint64(high)).astype(np.int64)
-
-    def permutation(self, n: int) -> npt.NDArray[np.int64]:
-        """A random order of 0 .. n-1, int64: the order of n random 64-bit words."""
-        return np.argsort(self._words(n), kind="stable").astype(np.int64)
-
-    def _words(self, n: int) -> npt.NDArray[np.uint64]:
-        if os.getpid() != self._pid:
-            raise PrivacyError(
-                "A noise stream was carried into another process, where it would repeat itself; make one there."
-            )
-        self._taken += 8 * n
-        if self._taken > _KEYSTREAM_LIMIT:
-            raise PrivacyError("A noise stream is used up (128 GiB); make one for each step.")
-        # update() continues the keystream where the last call ended, whatever the lengths: it is the buffer.
-        return np.frombuffer(self._cipher.update(bytes(8 * n)), dtype="<u8")
-
-    def __repr__(self) -> str:
-        return f"<Stream {self._mode}>"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Refuses pickling and copying: a copy would produce the same noise a second time."""
-        raise TypeError("a noise stream can't be pickled or copied: the copy would repeat its noise")
+from fedrad.errors import PrivacyError
+from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 
 
-def stream(mode: str, seed: int, *labels: str | int) -> Stream:
-    """The stream for a purpose. In mode "system" the seed and the labels are deliberately unused.
+def add_noise(total: Tensor, plan: PrivacyPlan, stream: Stream) -> Tensor:
+    """The sum plus Gaussian noise of standard deviation ``own_noise_multiplier`` x ``clip`` in every coordinate.
+
+    Guarantee: the noise is the plan's own, whatever the sum is; only a plan that is not private adds none. It is added
+    in float64, and the caller rounds only the noised sum.
+
+    Args:
+        total: clipped contributions, float64.
+        plan: says how much noise, and of which kind.
+        stream: made for this step (or round) only. Seeded, it gives consecutive sums noise in their order.
 
     Raises:
-        PlanError: the mode is neither "system" nor "seeded".
+        PrivacyError: the stream is not of the plan's kind.
     """
-    match mode:
-        case "system":
-            return Stream.system()
-        case "seeded":
-            return Stream.seeded(seed, *labels)
-    raise PlanError(f'privacy.noise is "{mode}"; use "system" or "seeded".')
+    if stream.mode != plan.noise:
+        raise PrivacyError(f"The plan says {plan.noise} noise, but this stream is {stream.mode}.")
+    if not plan.private:
+        return total
+    std = plan.own_noise_multiplier * plan.clip
+    return total + std * stream.normal(total.shape, dtype=torch.float64).to(total.device)

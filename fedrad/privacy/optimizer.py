@@ -1,4 +1,4 @@
-"""Clip, sum, noise, step: Opacus's `DPOptimizer` with its known gaps closed.
+"""Clip, sum, noise, step: Opacus's `DPOptimizer` with its known gaps closed, for one hospital or for many at once.
 
 What differs from Opacus 1.6, and why:
     - Gradients are divided by the plan's public constant, not by ``int(n * q)``, which tells the private n.
@@ -23,23 +23,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
-from fedrad.privacy.noise import Stream
-from fedrad.privacy.opacus_parts import DPOptimizer
+from fedrad.privacy.clipping import clip_factors, finite_rows, largest_norm, scales_of
+from fedrad.privacy.internals import DPOptimizer
+from fedrad.privacy.noise import add_noise
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.units import UnitsOfStep, sum_by_unit
 
 
 class PrivateOptimizer(DPOptimizer):
     """Wraps a torch optimizer: `accumulate` per-sample gradients, as often as needed, then `step_noisy` once.
 
+    With several plans it is the optimizers of as many hospitals, for simulations that train them in one pass: every
+    parameter is then a stack [H, *shape] with a layer for each hospital.
+
     Guarantee:
-        Between two calls of `step_noisy`, each unit of the plan (a report, or a patient with all reports of theirs)
-        contributes to the sum a vector (over all parameters together) of L2 norm at most ``plan.clip``, whatever its
-        gradients are: missing, huge, NaN or duplicate ones too.
-        `step_noisy` adds independent Gaussian noise of standard deviation ``plan.noise_multiplier * plan.clip`` to
-        every coordinate before anything else sees the sum. That is one Poisson-subsampled Gaussian step of the plan,
-        if the units were drawn by `poisson_sample`, each report is accumulated at most once, and its gradient depends
-        on no other unit. A plan that is not private (epsilon 0) neither clips nor adds noise.
+        For each hospital: between two calls of `step_noisy`, each unit of its plan (a report, or a patient with all
+        reports of theirs) contributes to the hospital's sum a vector (over all parameters together) of L2 norm at most
+        ``plan.clip``, whatever its gradients are: missing, huge, NaN or duplicate ones too; and nothing to any other
+        hospital's.
+        `step_noisy` adds independent Gaussian noise of standard deviation ``plan.noise_multiplier * plan.clip``, from
+        the hospital's own stream, to every coordinate before anything else sees the sum, and divides by its plan's
+        public divisor. That is one Poisson-subsampled Gaussian step of the plan, if the units were drawn by
+        `poisson_sample`, each report is accumulated at most once, and its gradient depends on no other unit. A plan
+        that is not private (epsilon 0) neither clips nor adds noise.
         A parameter group of scale s (public; 1 unless its key ``"scale"`` says otherwise) enters this vector multiplied
         by s, and its noised sum is divided by s: the mechanism is the same, of the scaled gradient. A smaller scale
         leaves more of the norm to the other groups, and gives this one more noise.
@@ -47,62 +54,73 @@ class PrivateOptimizer(DPOptimizer):
         the plan's, so that only the sum over hospitals is that step. No other way leads to less noise.
 
     Args:
-        optimizer: any torch optimizer over exactly the tensors that are trained. Built from named parameters
-            (``SGD(adapter.items(), ...)``), it makes `accumulate` check names instead of relying on their order.
-        plan: clip norm, noise multiplier and divisor.
+        optimizer: any torch optimizer over exactly the tensors that are trained; over stacks it must work elementwise
+            (SGD, Adam). Built from named parameters (``SGD(adapter.items(), ...)``), it makes `accumulate` check names
+            instead of relying on their order.
+        plans: clip norm, noise multiplier and divisor of each hospital.
+        gains: by which each hospital's noised gradient is multiplied last, public: its step size as a share of the
+            optimizer's. Empty: 1.
 
     Raises:
-        PrivacyError: the plan's unit is the hospital, whose whole update is clipped at the server, not its reports.
+        PrivacyError: a plan's unit is the hospital, whose whole update is clipped at the server, not its reports; or
+            the parameters are no stacks for so many hospitals.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan) -> None:
-        refuse_hospital_unit(plan)
-        self._plan = plan
+    def __init__(self, optimizer: torch.optim.Optimizer, *plans: PrivacyPlan, gains: Sequence[float] = ()) -> None:
+        if any(plan.unit == "hospital" for plan in plans):
+            raise PrivacyError("This plan's unit is the hospital: its noise is added at the server, to whole updates.")
+        self.plans, self._gains = plans, gains
+        self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)
         self._units = UnitsOfStep()
         self._names: list[str] | None = _names(optimizer)
         self._scales = scales_of(optimizer)
-        self._stream: Stream | None = None
-        self._seen: set[bytes] = set()
+        self._hospital: Tensor | None = None
+        self._streams: Sequence[Stream] = ()
+        self._seen: set[int] = set()
         self._power: Tensor | None = None
         super().__init__(
             optimizer,
-            noise_multiplier=plan.own_noise_multiplier,
-            max_grad_norm=plan.clip,
-            expected_batch_size=plan.divisor,
+            noise_multiplier=plans[0].own_noise_multiplier,
+            max_grad_norm=plans[0].clip,
+            expected_batch_size=plans[0].divisor,
             loss_reduction="mean",
         )
-
-    @property
-    def plan(self) -> PrivacyPlan:
-        """The plan this optimizer was made for."""
-        return self._plan
+        if len(plans) > 1 and any(len(p) != len(plans) for p in self.params):
+            raise PrivacyError(f"Every parameter must have a layer for each of {len(plans)} hospitals.")
 
     @property
     def snr(self) -> float:
         """Signal-to-noise of the last update, from the noised gradient and public constants only, so free to publish.
 
-        sqrt(max(|g|^2 - E|noise|^2, 0) / E|noise|^2) over all coordinates; ``inf`` without noise, ``nan`` before
-        any step.
+        sqrt(max(|g|^2 - E|noise|^2, 0) / E|noise|^2) over all coordinates (the first hospital's); ``inf`` without
+        noise, ``nan`` before any step.
         """
+        plan = self.plans[0]
         if self._power is None:
             return math.nan
-        if not self._plan.private:
+        if not plan.private:
             return math.inf
-        std = self._plan.own_noise_multiplier * self._plan.clip / self._plan.divisor
-        expected = std**2 * sum(p.numel() / s**2 for p, s in zip(self.params, self._scales, strict=True))
+        std = plan.own_noise_multiplier * plan.clip / plan.divisor
+        expected = (
+            std**2 * sum(p.numel() / s**2 for p, s in zip(self.params, self._scales, strict=True)) / len(self.plans)
+        )
         return math.sqrt(max(float(self._power) - expected, 0.0) / expected)
 
-    def accumulate(self, grads: Mapping[str, Tensor], units: NDArray[np.int64] | None = None) -> None:
+    def accumulate(
+        self, grads: Mapping[str, Tensor], units: NDArray[np.int64] | None = None, hospital: Tensor | None = None
+    ) -> None:
         """Clips a micro-batch of per-sample gradients, unit by unit, and adds it to the sum of this step.
 
         Args:
             grads: name -> [B, *shape] in the order of the optimizer's parameters; B may be 0.
-            units: whose each row is, [B]; None, if every report is a unit of its own.
+            units: owner of each row [B], with different numbers at different hospitals; None, if every report is a
+                unit of its own.
+            hospital: whose report each row is, int64 [B], on the CPU; None, if there is one hospital.
 
         Raises:
             PrivacyError: the tensors are not the per-sample gradients of exactly the optimizer's parameters, a unit
-                had reports in an earlier micro-batch of this step, or the plan protects patients and ``units`` is
-                missing.
+                had reports in an earlier micro-batch of this step or at two hospitals, or a plan protects patients and
+                ``units`` is missing.
         """
         found = list(grads)
         if self._names is not None:
@@ -112,16 +130,17 @@ class PrivateOptimizer(DPOptimizer):
                 )
             found = self._names
         if len(found) != len(self.params):
-            raise PrivacyError(
-                f"Gradients of {len(found)} tensors were handed over, but {len(self.params)} are trained."
-            )
+            raise PrivacyError(f"Gradients of {len(found)} tensors, but {len(self.params)} are trained.")
+        if (hospital is None) != (len(self.plans) == 1):
+            raise PrivacyError(f"Say of which of the {len(self.plans)} hospitals each gradient is.")
         sizes = {len(grads[name]) if grads[name].ndim else -1 for name in found}
+        sizes |= set() if hospital is None else {len(hospital)}
         for name, p in zip(found, self.params, strict=True):
-            if grads[name].shape[1:] != p.shape or len(sizes) != 1:
+            if grads[name].shape[1:] != self._layers(p).shape[1:] or len(sizes) != 1:
                 raise PrivacyError(
                     f"{name}: {tuple(grads[name].shape)} are no per-sample gradients of {tuple(p.shape)}."
                 )
-        joined = self._joined({name: grads[name].detach() for name in found}, sizes.pop(), units)
+        joined = self._joined({name: grads[name].detach() for name in found}, sizes.pop(), units, hospital)
         for name, p in zip(found, self.params, strict=True):
             p.grad_sample = joined[name]
         self.clip_and_accumulate()
@@ -146,54 +165,67 @@ class PrivateOptimizer(DPOptimizer):
             for p, total in zip(self.params, sums, strict=True):
                 p.summed_grad = total
 
-    def step_noisy(self, stream: Stream) -> None:
+    def step_noisy(self, *streams: Stream) -> None:
         """Adds noise from a stream made for this step, divides by the public divisor, steps the wrapped optimizer.
 
         Also where nothing was accumulated: an empty batch is a step of noise alone.
 
+        Args:
+            streams: one for each hospital.
+
         Raises:
-            PrivacyError: the stream is not what the plan says, or it repeats an earlier step's noise.
+            PrivacyError: a stream is not what its plan says, or it repeats earlier noise. No parameter has moved.
         """
-        if stream.mode != self._plan.noise:
-            raise PrivacyError(f"The plan says {self._plan.noise} noise, but this stream is {stream.mode}.")
-        self._stream = stream
+        self._streams = streams
         try:
             self.pre_step()
             self.original_optimizer.step()
         finally:  # a step that failed half-way must not lend its sum to the next one
-            self._stream = None
+            self._streams = ()
             self._units.clear()
             self.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def clip_and_accumulate(self) -> None:
         """Adds sum_i min(1, clip / |s g_i|) s g_i to ``p.summed_grad``, in float64; a non-finite g_i counts as 0."""
-        factors = clip_factors([p.grad_sample for p in self.params], largest_norm(self._plan), self._scales)
+        grads = [p.grad_sample for p in self.params]
+        if self._hospital is None:
+            weights = factors = clip_factors(grads, float(self._clips), self._scales)
+        else:
+            factors = clip_factors(grads, self._clips[self._hospital].to(grads[0].device), self._scales)
+            # [H, B]: the factor where the report is the hospital's. A product sums by hospital in one pass.
+            belongs = nn.functional.one_hot(self._hospital, len(self.plans)).T.to(factors.device)
+            weights = torch.where(belongs == 1, factors, 0.0)
         for p, scale in zip(self.params, self._scales, strict=True):
-            total = (scale * factors @ finite_rows(p.grad_sample, factors)).view_as(p)
+            total = (scale * weights @ finite_rows(p.grad_sample, factors)).view_as(p)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     @torch.no_grad()
     def add_noise(self) -> None:
         """``p.grad`` = the sum plus noise: both float64, rounded to the parameter's dtype only together."""
-        if self._stream is None:
-            raise PrivacyError("No noise without a stream: call step_noisy(stream).")
-        std = self._plan.own_noise_multiplier * self._plan.clip if self._plan.private else 0.0
-        for i, p in enumerate(self.params):
-            total = torch.zeros_like(p, dtype=torch.float64) if p.summed_grad is None else p.summed_grad
-            if std > 0:
-                noise = self._stream.normal(p.shape, dtype=torch.float64)
-                if i == 0:
-                    self._refuse_repeated(noise)
-                total = total + std * noise.to(p.device)
-            p.grad = (total / self._scales[i]).to(p.dtype)
+        if len(self._streams) != len(self.plans):
+            raise PrivacyError("No noise without a stream for each hospital: call step_noisy(stream).")
+        sums = [
+            torch.zeros_like(p, dtype=torch.float64) if p.summed_grad is None else p.summed_grad for p in self.params
+        ]
+        for i, (plan, stream) in enumerate(zip(self.plans, self._streams, strict=True)):
+            self._refuse_repeated(plan, stream)
+            for total in sums:
+                layer = self._layers(total)[i]
+                layer.copy_(add_noise(layer, plan, stream))
+        for p, total, scale in zip(self.params, sums, self._scales, strict=True):
+            p.grad = (total / scale).to(p.dtype)
 
     @torch.no_grad()
     def scale_grad(self) -> None:
-        """Divides by the plan's public divisor, and keeps |g|^2 for `snr` without waiting for it."""
+        """Divides by each plan's public divisor, and keeps |g|^2 for `snr` without waiting for it."""
         for p in self.params:
-            p.grad /= self._plan.divisor
-        self._power = torch.stack([p.grad.double().square().sum() for p in self.params]).sum()
+            for layer, plan in zip(self._layers(p.grad), self.plans, strict=True):
+                layer /= plan.divisor
+        self._power = torch.stack([self._layers(p.grad)[0].double().square().sum() for p in self.params]).sum()
+        if self._gains:
+            for p in self.params:
+                p.grad *= torch.tensor(self._gains, dtype=torch.float64).to(p.grad).reshape(-1, *[1] * (p.dim() - 1))
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
         """Noise and scaling. Nothing comes between the clipped sum and its noise."""
@@ -218,90 +250,42 @@ class PrivateOptimizer(DPOptimizer):
         raise PrivacyError("No step hooks here: the ledger is written before the steps.")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Lets nobody change what the plan fixes (Opacus's noise and clip schedulers would)."""
+        """Lets nobody change what the plans fix (Opacus's noise and clip schedulers would)."""
         fixed = {"noise_multiplier": "own_noise_multiplier", "max_grad_norm": "clip", "expected_batch_size": "divisor"}
-        if name in fixed and value != getattr(self._plan, fixed[name]):
+        if name in fixed and value != getattr(self.plans[0], fixed[name]):
             raise PrivacyError(f"{name} is fixed by the plan; make another plan instead.")
         super().__setattr__(name, value)
 
-    def _joined(self, grads: Mapping[str, Tensor], rows: int, units: NDArray[np.int64] | None) -> Mapping[str, Tensor]:
-        """One row for each unit, of units that this step has not seen yet."""
-        refuse_unknown_units(self._plan, rows, units)
+    def _layers(self, tensor: Tensor) -> Tensor:
+        """[H, *shape]: a layer for each hospital, where the only one has the whole tensor."""
+        return tensor if len(self.plans) > 1 else tensor[None]
+
+    def _joined(
+        self, grads: Mapping[str, Tensor], rows: int, units: NDArray[np.int64] | None, hospital: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        """One row for each unit, of units that this step has not seen yet; notes whose hospital's each row is."""
+        self._hospital = hospital
         if units is None:
+            if missing := [plan.unit for plan in self.plans if plan.unit != "report"]:
+                raise PrivacyError(
+                    f"The plan protects a {missing[0]}: say whose each gradient is, or it would be clipped alone."
+                )
             return grads
+        if len(units) != rows:
+            raise PrivacyError(f"{rows} gradients, but the owners of {len(units)}.")
+        if hospital is not None:
+            at_one = np.unique(np.stack([units, hospital.numpy()]), axis=1).shape[1]
+            if at_one != len(np.unique(units)):
+                raise PrivacyError("A unit has reports at two hospitals: number the units of each hospital apart.")
         self._units.add(units)
-        return sum_by_unit(grads, units)[0]
+        summed, first = sum_by_unit(grads, units)
+        self._hospital = None if hospital is None else hospital[torch.from_numpy(first)]
+        return summed
 
-    def _refuse_repeated(self, noise: Tensor) -> None:
-        mark = noise.flatten()[:4].numpy().tobytes()
-        if mark in self._seen:
-            raise PrivacyError("This step's noise is an earlier step's noise: give each step a stream of its own.")
-        self._seen.add(mark)
-
-
-def refuse_hospital_unit(plan: PrivacyPlan) -> None:
-    """A plan for whole hospitals says nothing about steps on reports.
-
-    Raises:
-        PrivacyError: the plan is one.
-    """
-    if plan.unit == "hospital":
-        raise PrivacyError("This plan's unit is the hospital: its noise is added at the server, to whole updates.")
-
-
-def refuse_unknown_units(plan: PrivacyPlan, rows: int, units: NDArray[np.int64] | None) -> None:
-    """Gradients of unknown owners can't be clipped by patient.
-
-    Raises:
-        PrivacyError: the plan protects patients and nobody says whose the rows are, or not of every row.
-    """
-    if units is None and plan.unit != "report":
-        raise PrivacyError(
-            f"The plan protects a {plan.unit}: say whose each gradient is, or it would be clipped alone."
-        )
-    if units is not None and len(units) != rows:
-        raise PrivacyError(f"{rows} gradients, but the owners of {len(units)}.")
-
-
-def largest_norm(plan: PrivacyPlan) -> float:
-    """What gradients are clipped to: infinity where the plan is not private."""
-    return plan.clip if plan.private else math.inf
-
-
-def scales_of(optimizer: torch.optim.Optimizer) -> list[float]:
-    """The scale in the joint clipping of each parameter, in the order of the groups: the group's ``"scale"``, else 1.
-
-    Raises:
-        PrivacyError: a scale is not positive and finite.
-    """
-    scales = [float(group.get("scale", 1.0)) for group in optimizer.param_groups for _ in group["params"]]
-    if not all(0 < scale < math.inf for scale in scales):
-        raise PrivacyError(f"The scales of the joint clipping must be above 0 and finite, not {sorted(set(scales))}.")
-    return scales
-
-
-def clip_factors(grads: Sequence[Tensor], clip: Tensor | float, scales: Sequence[float] = ()) -> Tensor:
-    """Factors [B], float64: min(1, clip / |s g_i|), or 0 for a g_i that is not finite.
-
-    The norm is that of report i's gradient over all tensors together. It is taken of the very numbers that are then
-    summed, in float64, so it bounds them whatever arithmetic made them.
-
-    Args:
-        grads: the tensors of a gradient, each [B, *shape].
-        clip: one bound for all, or one for each report [B].
-        scales: what each tensor is multiplied by within the norm; empty: 1.
-    """
-    rows = [g.reshape(len(g), math.prod(g.shape[1:])).double() for g in grads]
-    scaled = zip(rows, scales or [1.0] * len(rows), strict=True)
-    squares = torch.stack([scale**2 * row.square().sum(1) for row, scale in scaled]).sum(0)
-    # The margin keeps every contribution at most clip in spite of float64's rounding. (x / 0 is infinite, so 1.)
-    factors = (clip * (1 - 1e-12) / squares.sqrt()).clamp(max=1.0)
-    return factors.where(squares.isfinite(), 0.0)
-
-
-def finite_rows(grad: Tensor, factors: Tensor) -> Tensor:
-    """One tensor's gradients as [B, numbers], float64, with zeros where the factor is 0: 0 * NaN would be NaN."""
-    return grad.reshape(len(grad), math.prod(grad.shape[1:])).double().where((factors > 0)[:, None], 0.0)
+    def _refuse_repeated(self, plan: PrivacyPlan, stream: Stream) -> None:
+        if plan.private and stream.fingerprint in self._seen:
+            raise PrivacyError("This noise is an earlier step's or another hospital's: give each a stream of its own.")
+        self._seen.add(stream.fingerprint)
 
 
 def _names(optimizer: torch.optim.Optimizer) -> list[str] | None:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad.errors import PlanError
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 
 
 def poisson_sample(n: int, rate: float, stream: Stream) -> npt.NDArray[np.int64]:

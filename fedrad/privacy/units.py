@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.errors import PrivacyError
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 
 Indices = NDArray[np.int64]
 

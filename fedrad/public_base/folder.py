@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import fedrad
 from fedrad.errors import ModelError
+from fedrad.files import whole_folder
 from fedrad.model.base import BaseModel
 from fedrad.model.public_head import HEAD_FILE, PublicHead
 
@@ -46,21 +45,13 @@ def write_base_folder(base: BaseModel, head: PublicHead, folder: Path, facts: Ma
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already; nothing is overwritten. Name another folder.")
-    place = folder.resolve()  # "." has no name to put a partial one beside
-    partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     rows = "\n".join(f"| {what} | {value} |" for what, value in facts.items())
     try:
-        partial.mkdir(parents=True)
-        base.module.save_pretrained(partial)  # type: ignore[operator]  # transformers'
-        base.tokenizer.save_pretrained(partial)
-        head.save(partial / HEAD_FILE)
-        card = _CARD.format(base=base.name, version=fedrad.__version__, rows=rows, head=HEAD_FILE, folder=folder)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        if place.exists():
-            place.rmdir()
-        partial.replace(place)
+        with whole_folder(folder) as partial:
+            base.module.save_pretrained(partial)  # type: ignore[operator]  # transformers'
+            base.tokenizer.save_pretrained(partial)
+            head.save(partial / HEAD_FILE)
+            card = _CARD.format(base=base.name, version=fedrad.__version__, rows=rows, head=HEAD_FILE, folder=folder)
+            (partial / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise ModelError(f"the base can't be written to {folder}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.table import Table
 from rich.text import Text
 
-from fedrad.ledger.view import LedgerView, Left
+from fedrad.ledger.chain import LedgerView, Left
 from fedrad.planning.noise_to_signal import BORDERLINE, RANKS, Choice, verdict
 from fedrad.privacy.accounting import Event
 from fedrad.report.terminal import show_epsilon

@@ -23,8 +23,9 @@ from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import StepView, final_table, show_notes
 from fedrad.training.corpus import Corpus, read_corpus, site_name
-from fedrad.training.local import Recipe, StepReport
+from fedrad.training.local import StepReport
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import Recipe
 from fedrad.training.result import Result
 from fedrad.training.run_directory import CHECKPOINT, write_checkpoint
 from fedrad.training.setup import plan_for, refuse_single_terms, units_in
@@ -105,7 +106,7 @@ def _train(run: Run, corpus: Corpus) -> Result:
             state = {**state, **adapter}
             evaluate(round, charged)
             write_checkpoint(run.directory, state, round)
-        account = ledger.account()
+        account = ledger.view.account
     return run.finish(
         state,
         epsilon={name: account.epsilon(delta)},

@@ -22,8 +22,8 @@ from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, Terms, local_plan_for, set_up, terms_of, units_in
 from fedrad.training.site import adapter_digest
 from fedrad.training.strategy import Strategy, strategy_of

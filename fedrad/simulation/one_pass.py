@@ -2,7 +2,7 @@
 
 The ServerApp, the strategy, the messages and the closed list are those of every run, and so is each hospital's round
 (``round_at``) with its plan, ledger and random streams. What is different is that the steps of a round's hospitals are
-taken together (``training/together.py``) and not one after the other. Results are those of the other grids up to
+taken together (``training/local.py``) and not one after the other. Results are those of the other grids up to
 rounding.
 """
 
@@ -24,9 +24,8 @@ from fedrad.simulation import client as simulated_client
 from fedrad.simulation.grid import InProcessGrid, Value
 from fedrad.simulation.hospitals import SimulatedHospital, Simulation
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import TrainingState
+from fedrad.training.local import Member, TrainingState, run_steps_together
 from fedrad.training.setup import pin_arithmetic
-from fedrad.training.together import Member, run_steps_together
 
 
 class FusedGrid(InProcessGrid):

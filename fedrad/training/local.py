@@ -1,9 +1,14 @@
-"""THE training loop. ``fedrad.centralized`` and every hospital call it; there is no other.
+"""THE training loop. ``fedrad.centralized`` and every hospital call it, alone or many in one pass; there is no other.
 
 A step: Poisson sample of units (reports or patients) -> micro-batches -> per-report gradients -> sum by unit -> clip
 -> sum -> noise -> optimizer step -> average.
 All that a later step needs is in ``TrainingState``, and every random draw comes from a stream named by (site, step), so
 R rounds of K steps are the same computation as R*K steps in one go, bit for bit.
+
+Many hospitals in one pass are for simulations: every sample can carry its own copy of the adapter, so one forward and
+backward pass serves the samples of many hospitals. All that is private to a hospital stays its own: its Poisson sample,
+clip norm, sum, noise, optimizer state and averages. Each gets what it gets alone, up to rounding; memory grows by
+adapter and optimizer state for each hospital.
 """
 
 from __future__ import annotations
@@ -11,84 +16,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from fedrad.config import Experiment
+from fedrad.errors import PrivacyError
 from fedrad.model.buckets import micro_batches
-from fedrad.model.encoder import ReportClassifier, is_head
 from fedrad.model.kernels import on_cpu
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
-from fedrad.privacy.noise import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import stream
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.units import Units
 from fedrad.training.inputs import Inputs
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The public choices of the optimisation.
-
-    Attributes:
-        total_steps: noisy steps of the whole run (rounds x local steps); fixes where averaging starts.
-        average: share of the last iterates whose mean is the result, in [0, 1). Averaging noised iterates is
-            post-processing and costs no privacy (De et al. 2022, arXiv 2204.13650).
-        learning_rate: 0 lets ``automatic_learning_rate`` choose.
-        sites: hospitals whose adapters are averaged; 1 if the training is centralized.
-        warm: whether the run starts from a warmed adapter.
-        restarts: the momentum starts anew after so many steps, since nothing is kept of a masked round; 0: never.
-    """
-
-    optimizer: Literal["momentum", "adam"]
-    learning_rate: float
-    momentum: float
-    average: float
-    gradients: Literal["leaf", "opacus"]
-    seed: int
-    total_steps: int
-    sites: int = 1
-    warm: bool = False
-    restarts: int = 0
-
-    @staticmethod
-    def of(experiment: Experiment, *, sites: int = 1, warm: bool = False) -> Recipe:
-        train = experiment.train
-        return Recipe(
-            optimizer="adam" if train.optimizer == "adam" else "momentum",
-            learning_rate=train.learning_rate,
-            momentum=train.momentum,
-            average=train.average,
-            gradients="opacus" if experiment.privacy.gradients == "opacus" else "leaf",
-            seed=train.seed,
-            total_steps=train.rounds * experiment.local_steps,
-            sites=sites,
-            warm=warm,
-            restarts=experiment.local_steps if experiment.privacy.secure_aggregation else 0,
-        )
-
-    @property
-    def built_up(self) -> float:
-        """How far momentum gets between restarts, of what it comes to without: root mean square of 1 - momentum^j over
-        the steps j = 1, ..., ``restarts``."""
-        if not self.restarts or self.optimizer != "momentum":
-            return 1.0
-        steps = np.arange(1, self.restarts + 1)
-        return float(np.sqrt(np.mean((1 - self.momentum**steps) ** 2)))
-
-    @property
-    def averages_from(self) -> int:
-        """The first step (counted from 0) whose result enters the mean."""
-        return self.total_steps - round(self.average * self.total_steps)
-
-    def averages(self, step: int) -> bool:
-        """Whether the result of this step (counted from 0) enters the mean: none does after the run's last one."""
-        return self.averages_from <= step < self.total_steps
+from fedrad.training.recipe import Recipe, learning_rate, torch_optimizer
+from fedrad.training.stacks import gained, layer_of, moments_of, optimizer_state, stacked
 
 
 @dataclass(frozen=True)
@@ -132,8 +78,25 @@ class StepReport:
     reports: int
 
 
+@dataclass(frozen=True)
+class Member:
+    """A hospital that trains.
+
+    Attributes:
+        site: its name, which its random streams are named by.
+        start, stop: its reports are the rows ``start`` to ``stop`` of the common inputs.
+        plan: its own privacy plan.
+        state: what it carries from step to step.
+    """
+
+    site: str
+    start: int
+    stop: int
+    plan: PrivacyPlan
+    state: TrainingState
+
+
 def run_steps(
-    classifier: ReportClassifier,
     inputs: Inputs,
     plan: PrivacyPlan,
     recipe: Recipe,
@@ -144,90 +107,157 @@ def run_steps(
     turns: Sequence[Collection[str]] = (),
     on_step: Callable[[StepReport], None] | None = None,
 ) -> TrainingState:
-    """Takes ``steps`` noisy steps from ``state`` and returns the state after them.
+    """``run_steps_together`` of one hospital, to which all inputs belong: its state after the steps."""
+    member = Member(site, 0, len(inputs), plan, state)
+    return run_steps_together(inputs, [member], recipe, steps, turns, on_step)[0]
 
-    The caller must have charged the site's ledger for all of them before (``training.site`` does).
+
+def run_steps_together(
+    inputs: Inputs,
+    members: Sequence[Member],
+    recipe: Recipe,
+    steps: int,
+    turns: Sequence[Collection[str]] = (),
+    on_step: Callable[[StepReport], None] | None = None,
+) -> list[TrainingState]:
+    """Takes ``steps`` noisy steps of every member and returns the states after them, in the same order.
+
+    The caller must have charged each member's ledger for all of them before (``training.site`` does).
+
+    Guarantee: each step of a member is one Poisson-subsampled Gaussian mechanism with its plan's sampling rate, clip
+        norm and noise multiplier; what is returned is a function of their outputs and of public values. An empty sample
+        still takes a noisy step, and the divisor is the plan's public one. What is clipped, jointly, is exactly what is
+        trained in the step. A report enters the sum of its own hospital and no other; but members share a process, so
+        several of them are for simulations. With ``plan.noise == "seeded"`` nothing is guaranteed against anyone who
+        knows the seed.
 
     Args:
+        inputs: the reports of all members, one behind the other.
         turns: the tensors that are trained, step by step: step i takes turn i modulo their number. None: all tensors in
             every step. What is not trained in a step gets no gradient, clipping, noise or momentum there, and keeps
             every bit.
+        on_step: told of every step of the first member.
 
-    Guarantee: each step is one Poisson-subsampled Gaussian mechanism with the plan's sampling rate, clip norm and
-        noise multiplier; what is returned is a function of their outputs and of public values. An empty sample still
-        takes a noisy step, and the divisor is the plan's public one. What is clipped, jointly, is exactly what is
-        trained in the step. With ``plan.noise == "seeded"`` nothing is guaranteed against anyone who knows the seed.
+    Raises:
+        PrivacyError: several members are not at the same step, or are to train with Opacus's engine, which knows one
+            adapter.
     """
-    parameters = classifier.adapter()
-    _copy_into(parameters, state.adapter)
-    # What no step of these trains keeps its value, and is not averaged.
-    trained = {name: p for name, p in parameters.items() if not turns or any(name in turn for turn in turns)}
-    units = inputs.units(plan.unit)
-    total = {name: value.to(parameters[name].device) for name, value in state.average_sum.items()}
-    averaged, moments = state.averaged, dict(state.moments)
-    for first, count in stretches(steps, len(turns)):
-        turn = first % len(turns) if turns else 0
-        active = _only(parameters, turns[turn] if turns else parameters)
-        optimizer = PrivateOptimizer(torch_optimizer(active, recipe, learning_rate(recipe, plan)), plan)
-        _restore_moments(optimizer, active, moments)
-        with training_only(parameters, active):
-            for step in range(state.step + first, state.step + first + count):
-                reports = _one_step(classifier, inputs, units, plan, recipe, optimizer, active, step, site)
-                if recipe.averages(step):
-                    averaged += 1
-                    for name, parameter in trained.items():
-                        value = parameter.detach().to(torch.float64)
-                        total[name] = total[name] + value if name in total else value
-                if on_step is not None:
-                    on_step(StepReport(step + 1, 1 / optimizer.snr if optimizer.snr else math.inf, reports))
-        moments |= _moments(optimizer, active)
-    return replace(
-        state,
-        step=state.step + steps,
-        adapter={name: on_cpu(parameter) for name, parameter in parameters.items()},
-        moments=moments,
-        average_sum={name: value.cpu() for name, value in total.items()},
-        averaged=averaged,
-    )
+    first, plans = members[0].state, [member.plan for member in members]
+    if len(members) > 1 and recipe.gradients != "leaf":
+        raise PrivacyError(
+            "Only per-sample leaves can carry the adapters of several hospitals: privacy.gradients=leaf."
+        )
+    if len({member.state.step for member in members}) != 1:
+        raise PrivacyError("Only hospitals that are at the same step can be trained together.")
+    adapter = inputs.classifier.adapter()
+    _copy_into(adapter, first.adapter)
+    turns = turns or [list(adapter)]
+    # What no step of these trains keeps its value, the same at all members (the server sent it), and is not averaged.
+    trained = {name: p for name, p in adapter.items() if any(name in turn for turn in turns)}
+    if len(members) > 1:
+        stacks = stacked([{name: m.state.adapter[name] for name in trained} for m in members])
+        trained = {name: nn.Parameter(stack.to(inputs.classifier.device)) for name, stack in stacks.items()}
+    rates = [learning_rate(recipe, plan) for plan in plans]
+    gains = [rate / rates[0] for rate in rates]  # of SGD; Adam's rate does not depend on the plan, so 1
+    sums = stacked([m.state.average_sum for m in members])
+    total, averaged = {name: value.to(inputs.classifier.device) for name, value in sums.items()}, first.averaged
+    moments = stacked([gained(m.state.moments, gain) for m, gain in zip(members, gains, strict=True)])
+    state, optimizers = optimizer_state(trained, moments), []
+    for turn in turns:
+        wrapped = torch_optimizer({name: p for name, p in trained.items() if name in turn}, recipe, rates[0])
+        wrapped.state = state
+        optimizers.append(PrivateOptimizer(wrapped, *plans, gains=gains if len(plans) > 1 else ()))
+    shards = _Shards(inputs, members)
+    for step in range(first.step, first.step + steps):
+        turn = turns[(step - first.step) % len(turns)]
+        optimizer = optimizers[(step - first.step) % len(turns)]
+        with _training_only(adapter, turn):
+            reports = _sum_gradients(shards, recipe, optimizer, turn, trained, step)
+        optimizer.step_noisy(*(stream(m.plan.noise, recipe.seed, m.site, step, "noise") for m in members))
+        if recipe.averages(step):
+            averaged += 1
+            for name, parameter in trained.items():
+                value = parameter.detach().to(torch.float64)
+                total[name] = total[name] + value if name in total else value
+        if on_step is not None:
+            on_step(StepReport(step + 1, 1 / optimizer.snr if optimizer.snr else math.inf, reports))
+    ends, moments = {name: on_cpu(p) for name, p in trained.items()}, moments_of(state, trained)
+    total = {name: value.cpu() for name, value in total.items()}
+    return [
+        TrainingState(
+            step=first.step + steps,
+            adapter=member.state.adapter | layer_of(ends, i, len(members)),
+            moments=member.state.moments | gained(layer_of(moments, i, len(members)), 1 / gains[i]),
+            average_sum=layer_of(total, i, len(members)),
+            averaged=averaged,
+        )
+        for i, member in enumerate(members)
+    ]
 
 
-def _one_step(
-    classifier: ReportClassifier,
-    inputs: Inputs,
-    units: Units,
-    plan: PrivacyPlan,
+class _Shards:
+    """Whose the common inputs are: the hospital and the unit of each row, with no number for units of two hospitals."""
+
+    def __init__(self, inputs: Inputs, members: Sequence[Member]) -> None:
+        self.inputs, self.members, self.adapter = inputs, members, inputs.classifier.adapter()
+        self.units = [inputs.units(member.plan.unit, member.start, member.stop) for member in members]
+        self.unit_of = np.full(len(inputs), -1, dtype=np.int64)
+        self.hospital_of = np.zeros(len(inputs), dtype=np.int64)
+        before = 0
+        for i, (member, own) in enumerate(zip(members, self.units, strict=True)):
+            self.unit_of[member.start : member.stop] = before + own.of
+            self.hospital_of[member.start : member.stop] = i
+            before += own.count
+
+    def samples(self, recipe: Recipe, step: int) -> list[NDArray[np.int64]]:
+        """What each member's units of this step contribute, as rows of the common inputs. Private."""
+        return [_sample(m, own, recipe, step) for m, own in zip(self.members, self.units, strict=True)]
+
+    def hospital(self, rows: NDArray[np.int64]) -> Tensor | None:
+        """Whose report each row is, int64; None, if there is one hospital."""
+        return torch.from_numpy(self.hospital_of[rows]) if len(self.members) > 1 else None
+
+
+def _sample(member: Member, units: Units, recipe: Recipe, step: int) -> NDArray[np.int64]:
+    randomness = stream(member.plan.noise, recipe.seed, member.site, step, "sample")
+    drawn = poisson_sample(units.count, member.plan.sampling_rate, randomness)
+    return member.start + units.reports(drawn, member.plan.reports_per_patient, randomness)
+
+
+def _sum_gradients(
+    shards: _Shards,
     recipe: Recipe,
     optimizer: PrivateOptimizer,
-    active: Mapping[str, torch.nn.Parameter],
+    turn: Collection[str],
+    trained: Mapping[str, nn.Parameter],
     step: int,
-    site: str,
 ) -> int:
-    """One noisy step of the tensors ``active``. Returns how many reports it used, which is private."""
-    per_report_gradients = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
-    randomness = stream(plan.noise, recipe.seed, site, step, "sample")
-    drawn = poisson_sample(units.count, plan.sampling_rate, randomness)
-    sample = units.reports(drawn, plan.reports_per_patient, randomness)
-    cuts = micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=units.of)
+    """A step up to its noise, of the tensors of ``turn``. Returns how many reports the first member used: private."""
+    inputs, classifier = shards.inputs, shards.inputs.classifier
+    active = {name: p for name, p in shards.adapter.items() if name in turn}
+    samples = shards.samples(recipe, step)
+    cuts = micro_batches(inputs.lengths, np.concatenate(samples), classifier.kernels.micro_tokens, units=shards.unit_of)
     for rows, batch in inputs.passes(cuts):
+        hospital = shards.hospital(rows)
+        read = (batch.hidden, batch.attention)
         with classifier.arithmetic():
-            _, gradients = per_report_gradients(
-                classifier.suffix, active, (batch.hidden, batch.attention), batch.losses
-            )
+            if recipe.gradients == "opacus":
+                _, gradients = opacus_gradients(classifier.suffix, active, read, batch.losses)
+            else:
+                whose = None if hospital is None else hospital.to(classifier.device)
+                own = {} if whose is None else {shards.adapter[name]: p.detach()[whose] for name, p in trained.items()}
+                _, gradients = leaf_gradients(classifier.suffix, active, read, batch.losses, own)
         if len(rows):
-            optimizer.accumulate({name: g[: len(rows)] for name, g in gradients.items()}, units.of[rows])
+            optimizer.accumulate(
+                {name: g[: len(rows)] for name, g in gradients.items()}, shards.unit_of[rows], hospital
+            )
         else:
             optimizer.discard(gradients)
-    optimizer.step_noisy(stream(plan.noise, recipe.seed, site, step, "noise"))
-    return int(np.size(sample))
-
-
-def stretches(steps: int, turns: int) -> list[tuple[int, int]]:
-    """(first step, number) of the stretches in which the same tensors are trained: one, or single steps in turn."""
-    return [(0, steps)] if turns <= 1 else [(step, 1) for step in range(steps)]
+    return len(samples[0])
 
 
 @contextmanager
-def training_only(parameters: Mapping[str, torch.nn.Parameter], active: Collection[str]) -> Iterator[None]:
+def _training_only(parameters: Mapping[str, nn.Parameter], active: Collection[str]) -> Iterator[None]:
     """Within it, the other parameters are frozen: no engine computes a gradient of them, no optimizer holds them."""
     try:
         for name, parameter in parameters.items():
@@ -238,84 +268,7 @@ def training_only(parameters: Mapping[str, torch.nn.Parameter], active: Collecti
             parameter.requires_grad_()
 
 
-def _only(parameters: Mapping[str, torch.nn.Parameter], names: Collection[str]) -> dict[str, torch.nn.Parameter]:
-    return {name: parameter for name, parameter in parameters.items() if name in names}
-
-
-# Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
-LARGEST_REACH = 40.0
-RATE_WITHOUT_PRIVACY = 0.5
-
-LORA_SHARE, LORA_SCALE = 0.06, 0.3
-COLD_WALK, WARM_WALK = 1.0, 0.3
-LARGEST_WARM_REACH = 20.0
-
-
-def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
-    """A step size from public quantities only.
-
-    With s = noise_multiplier * clip / (divisor * sqrt(sites)), the standard deviation of one step's mean gradient:
-
-    Noise alone moves a coordinate of the head by about lr / (1 - momentum) * s * sqrt(T), and the rate keeps this
-    random walk at a fixed length. A cold start has far to go and nothing to lose, and takes a longer one than a warm
-    start, whose walk is so short that the noise does not undo the start, however small epsilon is.
-
-    What a gradient moves in all, its reach lr / (1 - momentum), is the same with momentum or without. It is bounded
-    where there is little noise.
-
-    This is for momentum that has built up. Where it starts anew in every round, steps are shorter, and the rate is
-    larger by that factor.
-
-    Without privacy there is neither noise nor clipping, and the rate is a plain constant.
-    """
-    if not plan.private:
-        return RATE_WITHOUT_PRIVACY
-    noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5)
-    walk, largest = (WARM_WALK, LARGEST_WARM_REACH) if recipe.warm else (COLD_WALK, LARGEST_REACH)
-    reach = min(largest, walk / (noise * recipe.total_steps**0.5))
-    return reach * (1 - recipe.momentum) / recipe.built_up
-
-
-def learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
-    """The step size of a site with this plan: as configured, or chosen from public figures."""
-    return recipe.learning_rate or automatic_learning_rate(recipe, plan)
-
-
-def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe, rate: float) -> torch.optim.Optimizer:
-    """The optimizer under the noise: momentum SGD or Adam over exactly these parameters, by name.
-
-    Under momentum the LoRA matrices take ``LORA_SHARE`` of the head's rate: at the head's own rate they diverge, with
-    noise or without.
-    """
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
-    head = [(name, parameter) for name, parameter in parameters.items() if is_head(name)]
-    lora = [(name, parameter) for name, parameter in parameters.items() if not is_head(name)]
-    groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate, "scale": LORA_SCALE}]
-    return torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=recipe.momentum)
-
-
-def _copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]) -> None:
+def _copy_into(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(values[name])
-
-
-def _moments(optimizer: PrivateOptimizer, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, Tensor]:
-    return {
-        f"{name}|{key}": on_cpu(value)
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _restore_moments(
-    optimizer: PrivateOptimizer, parameters: Mapping[str, torch.nn.Parameter], moments: Mapping[str, Tensor]
-) -> None:
-    for key, value in moments.items():
-        name, _, moment = key.rpartition("|")
-        if name in parameters:
-            # Adam's count of steps, a single number, stays where torch wants it.
-            device = parameters[name].device if value.dim() else value.device
-            optimizer.state[parameters[name]][moment] = value.to(device, copy=True)

@@ -15,11 +15,11 @@ import torch
 from fedrad.data.synthetic import generate
 from fedrad.errors import PreflightError
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
-from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import Recipe, learning_rate, torch_optimizer
+from fedrad.training.recipe import Recipe, learning_rate, torch_optimizer
 from fedrad.training.setup import Setup
 
 _REPORTS = 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,11 +12,12 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
+from fedrad.files import USUAL, write_whole
 from fedrad.tasks.metrics import Scores, scores_as_dict
 from fedrad.tasks.task import Task
 from fedrad.training.result import Result, privacy_statement
@@ -55,7 +55,7 @@ def create_run_directory(experiment: Experiment, base: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "ledger").mkdir(mode=0o700)
-        write_atomically(directory / "experiment.toml", experiment.to_toml())
+        write_whole(directory / "experiment.toml", experiment.to_toml().encode(), durable=True, mode=USUAL)
     except OSError as error:
         raise ConfigError(f"run.out: {directory} can't be written: {error.strerror}") from None
     return directory
@@ -109,24 +109,14 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "kernels": asdict(setup.classifier.kernels),
         "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
     }
-    write_atomically(directory / "result.json", json.dumps(figures, indent=2) + "\n")
+    content = json.dumps(figures, indent=2) + "\n"
+    write_whole(directory / "result.json", content.encode(), durable=True, mode=USUAL)
 
 
 def write_checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> None:
     """The state after a round, so that a run that is cut short leaves its last one."""
-    partial = directory / "checkpoint.partial"
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata={"round": str(round)})
-    partial.replace(directory / CHECKPOINT)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees all of it or none of it."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    content = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata={"round": str(round)})
+    write_whole(directory / CHECKPOINT, content, durable=False, mode=USUAL)
 
 
 def _unused(path: Path) -> Path:

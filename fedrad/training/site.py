@@ -37,7 +37,8 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND
 from fedrad.secure.rounding import check_covered, check_start
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import LORA_SCALE, LORA_SHARE, Recipe, StepReport, TrainingState, run_steps
+from fedrad.training.local import StepReport, TrainingState, run_steps
+from fedrad.training.recipe import LORA_SCALE, LORA_SHARE, Recipe
 from fedrad.training.site_state import Left, Saved, load_state, save_state
 from fedrad.training.strategy import Strategy
 
@@ -127,7 +128,6 @@ def train_round(
     if opened.answer is not None:
         return opened.answer
     after = run_steps(
-        site.classifier,
         site.inputs,
         site.plan,
         site.recipe,

@@ -5,7 +5,6 @@ What may be in it, and which later round may use it, is decided in ``training.si
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -16,7 +15,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from fedrad.errors import LedgerError
-from fedrad.ledger.durable import sync_folder
+from fedrad.files import partial_of, whole_file
 
 STATE_FILE = "round.safetensors"
 
@@ -74,26 +73,15 @@ def save_state(directory: Path, saved: Saved, *, durable: bool) -> None:
         "step": str(saved.step),
         "averaged": str(saved.averaged),
     }
-    partial = _partial(path)
     # Moments and sums are functions of noised gradients, but a hospital's own files are nobody else's to read (P28).
-    partial.unlink(missing_ok=True)
-    # Through numpy: a simulation writes and reads hundreds of these in a round, and that takes a third of the time.
-    with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+    with whole_file(path, durable=durable) as file:
+        # Through numpy: a simulation writes and reads hundreds of these in a round, and that takes a third of the time.
         file.write(save(tensors, metadata=metadata))
-        if durable:
+        if not durable:
+            # Linux's ext4 writes a file to the disk as soon as it replaces another one, which costs a simulation more
+            # than all the rest here. So nothing is replaced; after a kill in between, `load_state` finds the new file.
             file.flush()
-            os.fsync(file.fileno())
-    if not durable:
-        # Linux's ext4 writes a file to the disk as soon as it replaces another one, which costs a simulation more than
-        # all the rest here. So nothing is replaced; after a kill in between, `load_state` finds the new file.
-        path.unlink(missing_ok=True)
-    partial.replace(path)
-    if durable:
-        sync_folder(path.parent)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_suffix(".partial")
+            path.unlink(missing_ok=True)
 
 
 def load_state(directory: Path, *, durable: bool) -> Saved | None:
@@ -107,9 +95,9 @@ def load_state(directory: Path, *, durable: bool) -> Saved | None:
     """
     path = directory / STATE_FILE
     if not path.exists():
-        if durable or not _whole(_partial(path)):
+        if durable or not _whole(partial_of(path)):
             return None
-        _partial(path).replace(path)
+        partial_of(path).replace(path)
     groups: dict[str, dict[str, Tensor]] = {"moments": {}, "average": {}, "reply": {}}
     try:
         with safe_open(path, framework="np") as file:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 import fedrad
@@ -29,6 +28,7 @@ from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.label_names import plain, positions
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, ModelError
+from fedrad.files import write_whole
 from fedrad.model.buckets import micro_batches
 from fedrad.model.public_head import PublicHead
 from fedrad.public_base.choice import collection_of, starts_warm
@@ -131,9 +131,7 @@ def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str,
         setup.classifier.set_head(setup.classifier.suffix.head.weight, log_odds)
     state = {name: tensor.contiguous() for name, tensor in setup.classifier.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_suffix(f".{os.getpid()}.partial")  # two runs may start at once
-    save_file(state, partial)
-    partial.replace(path)
+    write_whole(path, save(state), durable=False, shared=True)  # two runs may start at once
     return state
 
 

@@ -86,7 +86,7 @@ def proposal(out: Path, **changes: object) -> dict[str, object]:
 def epsilon(folder: Path, name: str) -> float:
     where = {"witness": folder / "witness", "site": name, "delta": 1e-5}
     with Ledger.open(folder / "state", cap=CAPS[name], **where) as ledger:  # type: ignore[arg-type]
-        return ledger.epsilon()
+        return ledger.view.epsilon
 
 
 @pytest.mark.slow

@@ -24,17 +24,17 @@ from fedrad.model.kernels import device_for
 from fedrad.model.lora_product import is_dense as dense
 from fedrad.model.probe import probe
 from fedrad.privacy.gradients import leaf_gradients
-from fedrad.privacy.noise import stream
 from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.privacy.randomness import stream
 from fedrad.simulation import centralized, simulate
 from fedrad.simulation.flower_run import _federation
 from fedrad.tasks.classifier import Classifier
-from fedrad.training import local, warm_start
+from fedrad.training import warm_start
 from fedrad.training.evaluation import predictions
-from fedrad.training.local import TrainingState, run_steps
+from fedrad.training.local import Member, TrainingState, run_steps, run_steps_together
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import torch_optimizer
 from fedrad.training.setup import pin_arithmetic
-from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.device import stand_in
 
@@ -65,10 +65,8 @@ def on(device: str, **changes: object) -> small.Ready:
 
 
 def trained(here: small.Ready, turns: tuple[frozenset[str], ...] = ()) -> TrainingState:
-    first = run_steps(
-        here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, 3, site="site-000", turns=turns
-    )
-    return run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, first, 3, site="site-000", turns=turns)
+    first = run_steps(here.inputs, here.plan, here.recipe, here.state, 3, site="site-000", turns=turns)
+    return run_steps(here.inputs, here.plan, here.recipe, first, 3, site="site-000", turns=turns)
 
 
 def equal(left: TrainingState, right: TrainingState) -> bool:
@@ -127,7 +125,7 @@ def test_a_step_never_waits_for_the_device() -> None:
     """From the sample to the optimizer's step; the noise and the batch travel there, nothing comes back."""
     here = on("auto")
     classifier, parameters = here.setup.classifier, here.setup.classifier.adapter()
-    optimizer = PrivateOptimizer(local.torch_optimizer(parameters, here.recipe, 0.1), here.plan)
+    optimizer = PrivateOptimizer(torch_optimizer(parameters, here.recipe, 0.1), here.plan)
     with stand_in.host_reads() as read:
         for rows in (np.arange(10), np.arange(10, 25)):
             batch = here.inputs.batch(rows)

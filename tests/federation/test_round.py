@@ -111,10 +111,10 @@ def test_epsilon_is_met_from_below_and_is_what_the_ledgers_say(three: tuple[Expe
     for site in SITES:
         with Ledger.open(out / "ledger" / site, site=site, cap=8.0, delta=1e-5) as ledger:
             assert [(row.round, row.steps, row.done) for row in ledger.rows()] == [(1, 2, True), (2, 2, True)]
-            assert result["epsilon"][site] == composed_epsilon(ledger.events(), 1e-5)
+            assert result["epsilon"][site] == composed_epsilon(ledger.view.events, 1e-5)
             # One step more would be over the target: what was planned was used.
-            event = ledger.events()[-1]
-            assert composed_epsilon([*ledger.events(), event], 1e-5) > 8.0
+            event = ledger.view.events[-1]
+            assert composed_epsilon([*ledger.view.events, event], 1e-5) > 8.0
         assert 7.9 < result["epsilon"][site] <= 8.0
         assert 0 < lines[1]["epsilon"][site] < result["epsilon"][site]
     assert result["epsilon_max"] == max(result["epsilon"].values())

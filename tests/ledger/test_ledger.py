@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedrad import files
 from fedrad.errors import BudgetExhausted, LedgerBusy, LedgerError, LedgerTampered, PlanError
-from fedrad.ledger import chain, durable, ledger, witness
+from fedrad.ledger import chain, ledger, witness
 from fedrad.ledger import file as ledger_file
 from fedrad.ledger.ledger import Ledger
 from fedrad.ledger.witness import read_witness, witness_file
@@ -58,8 +59,8 @@ def edit(place: tuple[Path, Path], *statements: str) -> None:
 def test_charges_are_kept(place: tuple[Path, Path]) -> None:
     filled(place)
     with opened(place) as book:
-        assert book.events() == [PLAN.event(2)] * 3
-        assert book.epsilon() == epsilon([PLAN.event(6)], 1e-5)
+        assert book.view.events == [PLAN.event(2)] * 3
+        assert book.view.epsilon == epsilon([PLAN.event(6)], 1e-5)
         book.mark_done(2)
         rows = book.rows()
         assert [(r.seq, r.run, r.round, r.steps, r.done) for r in rows] == [
@@ -68,7 +69,7 @@ def test_charges_are_kept(place: tuple[Path, Path]) -> None:
             (3, "r", 3, 2, False),
         ]
         assert rows[0].plan == PLAN.to_json()
-        assert book.events() == [PLAN.event(2)] * 3  # done lowers nothing
+        assert book.view.events == [PLAN.event(2)] * 3  # done lowers nothing
         book.verify()
         with pytest.raises(LedgerError, match="no charge 4"):
             book.mark_done(4)
@@ -95,6 +96,7 @@ def test_only_a_ledger_without_a_witness_may_leave_the_disk_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
     monkeypatch.setattr(ledger_file, "sync_folder", synced.append)
 
     def founded(name: str, **options: bool) -> tuple[int, str, bool]:
@@ -116,10 +118,10 @@ def test_one_ledger_counts_one_unit(place: tuple[Path, Path], first: str, second
     """A patient-level step says nothing of one more report of a patient who stays, nor the other way round."""
     with opened(place) as book:
         book.record_intent(run="r", round=1, plan=replace(PLAN, unit=first), steps=1)
-        before = book.events()
+        before = book.view.events
         with pytest.raises(LedgerError, match=f"counts by {first}.* by {second}"):
             book.record_intent(run="r", round=2, plan=replace(PLAN, unit=second), steps=1)
-        assert book.events() == before
+        assert book.view.events == before
         book.record_intent(run="r", round=2, plan=replace(PLAN, unit=first), steps=1)
 
 
@@ -135,7 +137,7 @@ def test_a_calibrated_plan_is_never_refused_but_one_more_step_is(
     with Ledger.open(tmp_path / "state", site="a", cap=target, delta=1e-5) as book:
         for number, steps in enumerate(split):
             book.record_intent(run="r", round=number, plan=plan, steps=steps)
-        assert book.epsilon() <= target
+        assert book.view.epsilon <= target
         assert book.remaining_steps(plan) == 0
         with pytest.raises(BudgetExhausted, match="There is room for 0 steps"):
             book.record_intent(run="r", round=99, plan=plan, steps=1)
@@ -162,25 +164,25 @@ def test_the_cap_is_never_exceeded(tmp_path: Path, rounds: list[tuple[int, float
                 assert book.rows() == before
             else:
                 assert steps <= room
-            assert book.epsilon() <= cap
+            assert book.view.epsilon <= cap
     with Ledger.open(state, site="a", cap=cap, delta=1e-5) as book:
-        assert book.epsilon() <= cap
+        assert book.view.epsilon <= cap
 
 
 def test_a_second_plan_is_counted_by_the_filter_from_the_first_step_on(place: tuple[Path, Path]) -> None:
     other = replace(PLAN, noise_multiplier=2 * PLAN.noise_multiplier, steps=100)
     with opened(place, cap=3.0) as book:
         book.record_intent(run="r", round=1, plan=PLAN, steps=20)
-        assert book.account() == Account((PLAN.event(20),), PLAN_RULE)
-        assert book.epsilon() == epsilon([PLAN.event(20)], 1e-5)
+        assert book.view.account == Account((PLAN.event(20),), PLAN_RULE)
+        assert book.view.epsilon == epsilon([PLAN.event(20)], 1e-5)
         book.record_intent(run="s", round=1, plan=other, steps=5)
-        spent, account = book.epsilon(), book.account()
+        spent, account = book.view.epsilon, book.view.account
         assert account.rule == FILTER
         assert spent > epsilon([PLAN.event(20), other.event(5)], 1e-5)
     with opened(place, cap=3.0) as book:  # read back from the disk
-        assert (book.epsilon(), book.account()) == (spent, account)
+        assert (book.view.epsilon, book.view.account) == (spent, account)
     with opened(place, cap=8.0) as book:  # the order stays as it was founded
-        assert (book.epsilon(), book.account()) == (spent, account)
+        assert (book.view.epsilon, book.view.account) == (spent, account)
 
 
 def test_a_first_plan_that_fills_the_cap_keeps_others_out_until_the_cap_is_raised(place: tuple[Path, Path]) -> None:
@@ -202,8 +204,8 @@ def test_a_fixed_mechanism_takes_no_other_steps_and_any_number_of_runs(place: tu
     with Ledger.open(state, site="a", cap=1.0, delta=1e-5, mechanism=mechanism) as book:
         for run in "rst":
             book.record_intent(run=run, round=1, plan=replace(PLAN, steps=len(book.rows()) + 5), steps=5)
-        assert book.account() == Account((PLAN.event(15),), MECHANISM)
-        assert book.epsilon() == epsilon([PLAN.event(15)], 1e-5)
+        assert book.view.account == Account((PLAN.event(15),), MECHANISM)
+        assert book.view.epsilon == epsilon([PLAN.event(15)], 1e-5)
         with pytest.raises(LedgerError, match=r"noise multiplier .* only; this plan is one"):
             book.record_intent(run="u", round=1, plan=other, steps=1)
     with Ledger.open(state, site="a", cap=1.0, delta=1e-5) as book, pytest.raises(LedgerError, match="only; this plan"):
@@ -223,9 +225,9 @@ def test_a_ledger_of_version_1_is_read_as_if_its_cap_had_been_1(place: tuple[Pat
     edit(place, """UPDATE meta SET facts = '{"delta":1e-05,"nonce":"0","site":"a","version":1}'""")
     with Ledger.open(state, site="a", cap=8.0, delta=1e-5) as book:
         book.record_intent(run="r", round=1, plan=PLAN, steps=1)
-        assert book.epsilon() == epsilon([PLAN.event(1)], 1e-5)
+        assert book.view.epsilon == epsilon([PLAN.event(1)], 1e-5)
         book.record_intent(run="s", round=1, plan=replace(PLAN, steps=19), steps=1)
-        assert book.account().order == Founding(1.0, 1e-5).order(PLAN.event(1))
+        assert book.view.account.order == Founding(1.0, 1e-5).order(PLAN.event(1))
     edit(place, """UPDATE meta SET facts = '{"delta":1e-05,"nonce":"0","site":"a","version":3}'""")
     with pytest.raises(LedgerError, match="another version of fedrad"):
         Ledger.open(state, site="a", cap=8.0, delta=1e-5)
@@ -234,10 +236,10 @@ def test_a_ledger_of_version_1_is_read_as_if_its_cap_had_been_1(place: tuple[Pat
 def test_a_retried_round_is_charged_again(place: tuple[Path, Path]) -> None:
     with opened(place) as book:
         book.record_intent(run="r", round=1, plan=PLAN, steps=2)
-        once = book.epsilon()
+        once = book.view.epsilon
         book.record_intent(run="r", round=1, plan=PLAN, steps=2)
-        assert len(book.events()) == 2
-        assert book.epsilon() > once
+        assert len(book.view.events) == 2
+        assert book.view.epsilon > once
 
 
 def test_steps_without_noise_need_an_infinite_cap(tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_steps_without_noise_need_an_infinite_cap(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "b", site="a", cap=math.inf, delta=1e-5) as book:
         assert book.remaining_steps(FREE) == 20
         book.record_intent(run="r", round=1, plan=FREE, steps=1)
-        assert book.epsilon() == math.inf
+        assert book.view.epsilon == math.inf
     with Ledger.open(tmp_path / "b", site="a", cap=100.0, delta=1e-5) as book, pytest.raises(BudgetExhausted):
         book.record_intent(run="r", round=2, plan=PLAN, steps=1)  # what was published without noise stays published
 
@@ -407,7 +409,7 @@ def test_negative_control_without_a_witness_a_deletion_is_not_noticed(tmp_path: 
     """What the documentation says can't be noticed; the witness is what notices it above."""
     for _ in range(2):
         with Ledger.open(tmp_path / "state", site="a", cap=1.0, delta=1e-5) as book:
-            assert book.events() == []
+            assert book.view.events == []
             book.record_intent(run="r", round=1, plan=PLAN, steps=1)
         (tmp_path / "state" / "ledger.sqlite").unlink()
 
@@ -434,7 +436,7 @@ def test_a_ledger_may_move_with_its_folder(place: tuple[Path, Path]) -> None:
     moved = place[0].parent / "moved"
     place[0].rename(moved)
     with opened((moved, place[1])) as book:
-        assert len(book.events()) == 3
+        assert len(book.view.events) == 3
     seen = read_witness(place[1], "st. mary")
     assert seen is not None
     assert seen.directory == str(moved)
@@ -500,7 +502,7 @@ def test_a_crash_between_ledger_and_witness_is_repaired(
                 book.record_intent(run="r", round=3, plan=PLAN, steps=1)
         monkeypatch.undo()
     with opened(place) as book:
-        assert len(book.events()) == 3
+        assert len(book.view.events) == 3
     seen = read_witness(place[1], "st. mary")
     assert seen is not None
     assert seen.count == 3
@@ -517,9 +519,9 @@ def test_a_crash_while_founding_leaves_nothing_behind(
         opened(place)
     monkeypatch.undo()
     (place[0] / "ledger.sqlite").unlink()  # as if it had died a moment earlier, before the renaming
-    (place[0] / "ledger.partial").write_text("half")
+    (place[0] / "ledger.sqlite.partial").write_text("half")
     filled(place)
-    assert not (place[0] / "ledger.partial").exists()
+    assert not (place[0] / "ledger.sqlite.partial").exists()
 
 
 def test_a_full_disk_is_an_error_and_no_charge(place: tuple[Path, Path]) -> None:
@@ -529,7 +531,7 @@ def test_a_full_disk_is_an_error_and_no_charge(place: tuple[Path, Path]) -> None
         book._database.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(LedgerError, match="full"):
             book.record_intent(run="r" * 20_000, round=2, plan=PLAN, steps=1)
-        assert len(book.events()) == 1
+        assert len(book.view.events) == 1
         book.record_intent(run="r", round=2, plan=PLAN, steps=1)
         book.verify()
 
@@ -592,7 +594,7 @@ def test_a_cap_holds_after_a_pause(tmp_path: Path) -> None:
     with simulated(tmp_path / "a") as book:
         book.record_intent(run="r", round=1, plan=PLAN, steps=1)
         book.pause()
-        assert book.resume(site="a", cap=book.epsilon(), delta=1e-5)
+        assert book.resume(site="a", cap=book.view.epsilon, delta=1e-5)
         with pytest.raises(BudgetExhausted):
             book.record_intent(run="r", round=2, plan=PLAN, steps=1)
 
@@ -670,7 +672,7 @@ def test_a_kill_leaves_a_simulated_ledger_whole_too(place: tuple[Path, Path], mo
     for attempt, how in enumerate(["at random"] * 4 + ["before the commit"]):
         begun += killed(place, how, after=40, seconds=0.01)
         with Ledger.open(place[0], site="a", cap=math.inf, delta=1e-5, durable=False) as book:
-            on_record = sum(event.steps for event in book.events())
+            on_record = sum(event.steps for event in book.view.events)
         assert 2 * begun <= on_record <= 2 * (begun + attempt + 1)
 
 
@@ -680,7 +682,7 @@ def steps_on_record(place: tuple[Path, Path]) -> int:
         seen = read_witness(place[1], "a")
         assert seen is not None
         assert seen.count == len(book.rows())
-        return sum(event.steps for event in book.events())
+        return sum(event.steps for event in book.view.events)
 
 
 @pytest.mark.slow
@@ -704,9 +706,9 @@ def test_kill_at_the_worst_moments(place: tuple[Path, Path], how: str, begun: in
 def test_the_charge_is_synced_before_the_step(place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The witness is written with fsync after the commit: file first, then its folder."""
     order: list[str] = []
-    real_fsync, real_sync = os.fsync, durable.sync_folder
-    monkeypatch.setattr(witness.os, "fsync", lambda fd: (order.append("file"), real_fsync(fd))[1])
-    monkeypatch.setattr(witness, "sync_folder", lambda folder: (order.append("folder"), real_sync(folder))[1])
+    real_fsync, real_sync = os.fsync, files.sync_folder
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("file"), real_fsync(fd))[1])
+    monkeypatch.setattr(files, "sync_folder", lambda folder: (order.append("folder"), real_sync(folder))[1])
     with opened(place) as book:
         order.clear()
         book._database.set_trace_callback(lambda sql: order.append("commit") if sql == "COMMIT" else None)

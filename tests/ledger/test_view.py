@@ -67,7 +67,7 @@ def test_a_view_is_what_the_ledger_says(place: Path) -> None:
 
     with opened(place) as book:
         assert list(view.rows) == book.rows()
-        assert view.epsilon == book.epsilon()
+        assert view.epsilon == book.view.epsilon
     assert (view.site, view.delta, view.steps) == ("st. mary", DELTA, 30)
     assert [row.done for row in view.rows] == [False, True, False]
     assert (view.runs, view.units, view.seeded) == (("r",), ("report",), False)

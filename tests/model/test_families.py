@@ -66,7 +66,7 @@ def test_a_family_is_exact(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_default_settings_find_the_layers_to_adapt(family: str, tmp_path: Path) -> None:
     experiment = small.experiment(model__name=tiny.save(tmp_path / "base", family), train__warm_start="none")
-    setup = set_up(experiment, LABELS, single_label=False)
+    setup = set_up(experiment, small.TASK)
     assert any(name.endswith(".lora_A") for name in setup.classifier.adapter())
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from fedrad.config import Experiment
 from fedrad.planning.expected_gain import HEAD, LAST_LAYER, curve_of, expected_gain
-from fedrad.training.local import Recipe
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import plan_for
 
 OPENI = {"data.name": "openi", "data.path": "/none"}

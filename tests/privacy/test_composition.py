@@ -166,8 +166,10 @@ def test_control_a_window_that_ends_too_early_is_caught(monkeypatch: pytest.Monk
     events = [(0.1, 1.0, 200)]
     assert agree(events, 1e-5)
     monkeypatch.setattr(composition, "_LEFT_OUT", 1e3)
-    real = composition._epsilon
-    monkeypatch.setattr(composition, "_epsilon", lambda masses, places, width, infinite: real(masses, places, width, 0))
+    real = composition.smallest_epsilon
+    monkeypatch.setattr(
+        composition, "smallest_epsilon", lambda masses, places, width, infinite: real(masses, places, width, 0)
+    )
     assert ours(events, 1e-5) < 0.99 * theirs(events, 1e-5)
 
 

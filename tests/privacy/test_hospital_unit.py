@@ -15,8 +15,8 @@ from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import hospital_unit as central
 from fedrad.privacy.accounting import epsilon
 from fedrad.privacy.hospital_unit import clip_update, hospital_plan, noised_mean, update_of
-from fedrad.privacy.noise import Stream
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 
 CLIP = 0.5
 LIKE = {"b": torch.zeros(2, 3), "a": torch.zeros(4)}

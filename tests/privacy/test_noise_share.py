@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fedrad.errors import PlanError
 from fedrad.privacy.accounting import epsilon
-from fedrad.privacy.noise import Stream
 from fedrad.privacy.noise_share import SharedNoiseTerms, central_noise_multiplier, own_noise_multiplier
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.training.local import Recipe, torch_optimizer
+from fedrad.privacy.randomness import Stream
+from fedrad.training.recipe import Recipe, torch_optimizer
 
 RATE, STEPS, DELTA = 0.02, 1000, 1e-5
 SOUND: dict[str, Any] = {

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from fedrad.errors import PlanError
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.sampler import poisson_sample
 
 Sampler = Callable[[int, float, Stream], np.ndarray]

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import optimizer as optimizer_module
 from fedrad.privacy.accounting import epsilon
-from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privacy.randomness import Stream
 from fedrad.privacy.sampler import poisson_sample
-from fedrad.privacy.stacked import StackedPrivateOptimizer
 from fedrad.privacy.units import Units, numbered, sum_by_unit, units_of
 
 CLIP = 0.7
@@ -263,17 +262,16 @@ def test_a_plan_for_hospitals_is_not_for_steps_on_reports() -> None:
     hospitals = PrivacyPlan("hospital", "add-or-remove-one", 5, 5, CLIP, 20.0, 3, 8.0, 1e-3, "seeded")
     with pytest.raises(PrivacyError, match="at the server"):
         make(hospitals)
-    weight = nn.Parameter(torch.zeros(1, 2))
     with pytest.raises(PrivacyError, match="at the server"):
-        StackedPrivateOptimizer(torch.optim.SGD([("w", weight)], lr=1.0), [hospitals], [1.0])
+        PrivateOptimizer(torch.optim.SGD([("w", nn.Parameter(torch.zeros(2, 2)))], lr=1.0), PLAN, hospitals)
 
 
 # Many hospitals in one pass
 
 
-def stacked(hospitals: int) -> StackedPrivateOptimizer:
+def stacked(hospitals: int) -> PrivateOptimizer:
     named = [(name, nn.Parameter(torch.zeros(hospitals, *shape))) for name, shape in SHAPES.items()]
-    return StackedPrivateOptimizer(torch.optim.SGD(named, lr=1.0), [PLAN] * hospitals, [1.0] * hospitals)
+    return PrivateOptimizer(torch.optim.SGD(named, lr=1.0), *[PLAN] * hospitals)
 
 
 def test_stacked_hospitals_clip_their_own_patients() -> None:
@@ -281,11 +279,11 @@ def test_stacked_hospitals_clip_their_own_patients() -> None:
     scaled = 30 * vectors
     at = torch.tensor([0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0])  # patients 0 and 3 at the first, 1, 2 and 4 at the second
     optimizer = stacked(2)
-    optimizer.accumulate(per_tensor(scaled), at, owner)
+    optimizer.accumulate(per_tensor(scaled), owner, at)
     for hospital in (0, 1):
         rows = np.flatnonzero(at.numpy() == hospital)
         alone = clipped_sum(make(), scaled[rows], owner[rows])
-        found = torch.cat([optimizer._sums[name][hospital] for name in SHAPES])
+        found = torch.cat([p.summed_grad[hospital].reshape(-1) for p in optimizer.params])
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-12)
 
 
@@ -293,13 +291,13 @@ def test_stacked_refuses_what_the_single_one_refuses() -> None:
     vectors, owner = shard()
     nobody = torch.zeros(12, dtype=torch.int64)
     with pytest.raises(PrivacyError, match="say whose"):
-        stacked(1).accumulate(per_tensor(vectors), nobody)
+        stacked(2).accumulate(per_tensor(vectors), hospital=nobody)
     with pytest.raises(PrivacyError, match="two hospitals"):
-        stacked(2).accumulate(per_tensor(vectors), torch.tensor([0, 1] * 6), owner)
-    optimizer = stacked(1)
-    optimizer.accumulate(per_tensor(vectors), nobody, owner)
+        stacked(2).accumulate(per_tensor(vectors), owner, torch.tensor([0, 1] * 6))
+    optimizer = stacked(2)
+    optimizer.accumulate(per_tensor(vectors), owner, nobody)
     with pytest.raises(PrivacyError, match="two micro-batches"):
-        optimizer.accumulate(per_tensor(vectors), nobody, owner)
+        optimizer.accumulate(per_tensor(vectors), owner, nobody)
 
 
 # What it costs

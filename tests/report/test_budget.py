@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from fedrad.ledger.chain import Row
-from fedrad.ledger.view import LedgerView
+from fedrad.ledger.chain import LedgerView, Row
 from fedrad.planning.noise_to_signal import Choice
 from fedrad.planning.outlook import Outlook
 from fedrad.privacy.filter import Founding

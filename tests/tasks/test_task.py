@@ -26,8 +26,9 @@ from fedrad.tasks.metrics import Comparison, Evaluation, Scores
 from fedrad.tasks.task import Task
 from fedrad.training.evaluation import evaluate, predictions
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe, TrainingState, run_steps
+from fedrad.training.local import TrainingState, run_steps
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import Recipe
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish
 from fedrad.training.setup import Setup, plan_for, set_up
 from fedrad.training.strategy import strategy_of
@@ -104,7 +105,7 @@ def test_it_is_trained_and_scored_by_its_own_rules() -> None:
     plan, recipe = plan_for(EXPERIMENT, declared_size(len(inputs))), Recipe.of(EXPERIMENT)
     check_before_first_step(setup, recipe, plan)
     before = evaluate(inputs)
-    after = run_steps(setup.classifier, inputs, plan, recipe, TrainingState(adapter), 6, site="site-000").adapter
+    after = run_steps(inputs, plan, recipe, TrainingState(adapter), 6, site="site-000").adapter
     found = evaluate(inputs)
 
     assert not small.same(after, adapter)

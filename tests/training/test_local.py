@@ -13,17 +13,19 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
-from fedrad.privacy.noise import Stream, stream
 from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.privacy.randomness import Stream, stream
 from fedrad.training import local
-from fedrad.training.local import Recipe, StepReport, TrainingState, automatic_learning_rate, run_steps
+from fedrad.training import recipe as rates_module
+from fedrad.training.local import StepReport, TrainingState, run_steps
+from fedrad.training.recipe import Recipe, automatic_learning_rate
 from tests import small
 
 STEPS = 6
 
 
 def run(here: small.Ready, state: TrainingState, steps: int, site: str = "site-000") -> TrainingState:
-    return run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, state, steps, site=site)
+    return run_steps(here.inputs, here.plan, here.recipe, state, steps, site=site)
 
 
 def trained(exp: Experiment, steps: int = STEPS, site: str = "site-000") -> TrainingState:
@@ -115,7 +117,6 @@ def test_the_number_of_steps_does_not_depend_on_the_number_of_reports() -> None:
         here = small.ready(small.experiment(), small.tokens(reports), declared=40)
         told: list[StepReport] = []
         run_steps(
-            here.setup.classifier,
             here.inputs,
             here.plan,
             here.recipe,
@@ -138,7 +139,6 @@ def test_the_sample_of_every_step_is_the_poisson_sample_of_its_stream() -> None:
     """
     here, told = small.ready(small.experiment()), list[StepReport]()
     run_steps(
-        here.setup.classifier,
         here.inputs,
         here.plan,
         here.recipe,
@@ -164,7 +164,7 @@ def test_an_empty_sample_is_a_step_of_noise(monkeypatch: pytest.MonkeyPatch) -> 
     assert after.step == 1
     parameters = here.setup.classifier.adapter()
     for name in sorted(parameters, key=lambda name: not name.startswith("head.")):  # the optimizer's order
-        rate = 0.1 if name.startswith("head.") else 0.1 * local.LORA_SHARE / local.LORA_SCALE
+        rate = 0.1 if name.startswith("head.") else 0.1 * rates_module.LORA_SHARE / rates_module.LORA_SCALE
         moved = here.state.adapter[name] - rate * scale * noise.normal(parameters[name].shape)
         assert torch.allclose(after.adapter[name], moved, atol=1e-6), name
 
@@ -250,7 +250,7 @@ def test_the_automatic_rate_is_made_of_public_figures_and_keeps_the_walk() -> No
     rates = [automatic_learning_rate(here.recipe, here.plan) for here in (quiet, loud)]
     fewer = small.ready(small.experiment(train__learning_rate=0.0), small.tokens(30), declared=40)
 
-    assert 0 < rates[1] < rates[0] <= local.LARGEST_REACH * (1 - quiet.recipe.momentum)
+    assert 0 < rates[1] < rates[0] <= rates_module.LARGEST_REACH * (1 - quiet.recipe.momentum)
     assert automatic_learning_rate(fewer.recipe, fewer.plan) == rates[0]  # the private count has no say
     assert not small.same(run(quiet, quiet.state, 1).adapter, quiet.state.adapter)
 
@@ -266,8 +266,8 @@ def test_noise_walks_as_far_however_much_there_is(warm: bool, sites: int, epsilo
     # Every step's noise moves the mean of the sites by this at the end, once momentum has let it go.
     each = rate * here.plan.noise_multiplier * here.plan.clip / here.plan.divisor / (1 - recipe.momentum)
     walked = each * (recipe.total_steps / sites) ** 0.5
-    assert walked == pytest.approx(local.WARM_WALK if warm else local.COLD_WALK)
-    assert local.WARM_WALK < local.COLD_WALK
+    assert walked == pytest.approx(rates_module.WARM_WALK if warm else rates_module.COLD_WALK)
+    assert rates_module.WARM_WALK < rates_module.COLD_WALK
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -275,7 +275,7 @@ def test_noise_walks_as_far_however_much_there_is(warm: bool, sites: int, epsilo
 def test_however_little_noise_there_is_the_rate_is_bounded(warm: bool, momentum: float) -> None:
     here = small.ready(small.experiment(train__learning_rate=0.0, privacy__epsilon=1e4))
     rate = automatic_learning_rate(replace(here.recipe, warm=warm, momentum=momentum), here.plan)
-    reach = local.LARGEST_WARM_REACH if warm else local.LARGEST_REACH
+    reach = rates_module.LARGEST_WARM_REACH if warm else rates_module.LARGEST_REACH
     assert rate == pytest.approx(reach * (1 - momentum))
 
 
@@ -363,7 +363,6 @@ def without(here: small.Ready, ending: str) -> frozenset[str]:
 
 def run_turns(here: small.Ready, turns: list[frozenset[str]], steps: int = 4) -> TrainingState:
     return run_steps(
-        here.setup.classifier,
         here.inputs,
         here.plan,
         here.recipe,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fedrad.data.batches import Tokenized
 from fedrad.privacy.gradients import leaf_gradients
-from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.passes import passes_of_step
+from fedrad.privacy.randomness import Stream
 from fedrad.training import inputs as inputs_module
 from fedrad.training import local
 from fedrad.training.inputs import prepare
@@ -53,7 +53,7 @@ def ready(units: int, unit: str, batch: int, *, pad: bool, full: bool = False, *
 
 
 def run(here: small.Ready) -> TrainingState:
-    return run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, STEPS, site="site-000")
+    return run_steps(here.inputs, here.plan, here.recipe, here.state, STEPS, site="site-000")
 
 
 @UNITS

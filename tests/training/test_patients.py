@@ -1,4 +1,4 @@
-"""Patients as the unit, through the training loop: what a patient can change, and that both loops agree."""
+"""Patients as the unit, through the training loop: what a patient can change, and that alone and in one pass agree."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from fedrad.simulation.centralized import train
 from fedrad.training import inputs, local, warm_start
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import TrainingState, run_steps
+from fedrad.training.local import Member, TrainingState, run_steps, run_steps_together
 from fedrad.training.setup import Setup, plan_for, set_up, units_in
-from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.model import tiny
 
@@ -42,7 +41,7 @@ def experiment(**changes: object) -> Experiment:
 
 
 def run(here: small.Ready, steps: int = 3) -> TrainingState:
-    return run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, steps, site="site-000")
+    return run_steps(here.inputs, here.plan, here.recipe, here.state, steps, site="site-000")
 
 
 # What a patient can change
@@ -185,7 +184,7 @@ def both_ways(
     members = [Member(f"site-{i:03}", int(ends[i]), int(ends[i + 1]), plan, start) for i in range(len(sizes))]
     together = run_steps_together(common(setup, shards), members, recipe, 3)
     alone = [
-        run_steps(classifier, prepare(setup, own), plan, recipe, start, 3, site=member.site)
+        run_steps(prepare(setup, own), plan, recipe, start, 3, site=member.site)
         for own, member in zip(shards, members, strict=True)
     ]
     return together, alone

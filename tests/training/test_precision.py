@@ -20,8 +20,9 @@ from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.tasks import classifier as classifier_module
 from fedrad.tasks.classifier import Classifier
-from fedrad.training.local import learning_rate, run_steps, torch_optimizer
+from fedrad.training.local import run_steps
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import learning_rate, torch_optimizer
 from fedrad.training.setup import set_up
 from tests import small
 from tests.processors import CoupledRows
@@ -91,9 +92,7 @@ def test_training_arrives_near_where_float32_does() -> None:
     for precision in ("float32", "bfloat16"):
         here = ready(precision, train__learning_rate=0.02)
         check_before_first_step(here.setup, here.recipe, here.plan)
-        ends.append(
-            run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, 4, site="site-000")
-        )
+        ends.append(run_steps(here.inputs, here.plan, here.recipe, here.state, 4, site="site-000"))
     assert 1e-7 < small.distance(ends[0].adapter, ends[1].adapter) < 0.02
     assert {tensor.dtype for tensor in ends[1].moments.values()} == {torch.float32}
 

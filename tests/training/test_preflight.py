@@ -17,8 +17,8 @@ from fedrad.model.adapter import LoRALinear
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.training import preflight
 from fedrad.training.corpus import read_corpus
-from fedrad.training.local import Recipe, torch_optimizer
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.recipe import Recipe, torch_optimizer
 from fedrad.training.setup import Setup, plan_for, set_up
 from tests import small
 

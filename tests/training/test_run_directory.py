@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from fedrad.training.run_directory import (
     append_metrics,
     create_run_directory,
     finish,
-    write_atomically,
 )
 from fedrad.training.setup import Setup, set_up
 from tests import small
@@ -157,28 +155,6 @@ def test_the_result_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         finished(tmp_path, PRIVATE)
 
     assert not list(tmp_path.rglob("result.json*"))
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "result.json"
-    write_atomically(path, "old")
-
-    def crash(descriptor: int) -> None:
-        assert path.read_text() == "old"
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", crash)
-        with pytest.raises(KeyboardInterrupt):
-            write_atomically(path, "new")
-
-    assert path.read_text() == "old"
-    write_atomically(path, "newer")
-    assert path.read_text() == "newer"
-    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
-
-
-# The promise
 
 
 def statement(epsilon: dict[str, float], **changes: object) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedrad.errors import BudgetExhausted, FederationError, LedgerError
+from fedrad.files import partial_of
 from fedrad.ledger.ledger import Ledger
 from fedrad.training import site as module
 from fedrad.training import site_state
@@ -52,7 +53,7 @@ def charges(directory: Path) -> list[tuple[str, int, int, bool]]:
 def test_rounds_over_the_disk_are_the_loop_in_one_go(tmp_path: Path, optimizer: str) -> None:
     exp = small.experiment(train__optimizer=optimizer, train__rounds=3, train__average=0.5)
     here = small.ready(exp)
-    once = run_steps(here.setup.classifier, here.inputs, here.plan, here.recipe, here.state, 3 * STEPS, site="site-000")
+    once = run_steps(here.inputs, here.plan, here.recipe, here.state, 3 * STEPS, site="site-000")
     adapter: Mapping[str, Tensor] = small.ready(exp).state.adapter
     for round in (1, 2, 3):
         adapter, rows = answer(small.ready(exp), tmp_path / "site", adapter, request(round, rounds=3))
@@ -249,7 +250,7 @@ def test_a_kill_while_the_state_is_replaced_costs_at_most_that_round(
 
     train(1)
     with monkeypatch.context() as patch:
-        patch.setattr(*((site_state.os, "fdopen") if moment == "writing" else (Path, "replace")), killed)
+        patch.setattr(*((os, "fdopen") if moment == "writing" else (Path, "replace")), killed)
         with pytest.raises(Stopped):
             train(2)
     assert (tmp_path / STATE).exists() == (durable or moment == "writing")
@@ -263,7 +264,7 @@ def test_a_kill_while_the_state_is_replaced_costs_at_most_that_round(
 
 
 def test_half_a_first_state_is_none(tmp_path: Path) -> None:
-    (tmp_path / STATE).with_suffix(".partial").write_bytes(site_state.save({"reply/a": np.zeros(9)})[:-1])
+    partial_of(tmp_path / STATE).write_bytes(site_state.save({"reply/a": np.zeros(9)})[:-1])
     assert site_state.load_state(tmp_path, durable=False) is None
 
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from fedrad.data.batches import Tokenized
 from fedrad.errors import PrivacyError
 from fedrad.model.encoder import ReportClassifier
-from fedrad.privacy.noise import Stream
+from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.privacy.stacked import StackedPrivateOptimizer
-from fedrad.training import together as fused
+from fedrad.privacy.randomness import Stream
+from fedrad.training import local
 from fedrad.training.inputs import Inputs, prepare
-from fedrad.training.local import Recipe, TrainingState, run_steps
+from fedrad.training.local import Member, TrainingState, run_steps, run_steps_together
+from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, set_up
-from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.model import tiny
 
@@ -136,7 +136,7 @@ def test_every_hospital_gets_what_it_gets_alone(
         own = prepare(setup, shard)
         alone = states[i]
         for _ in range(2):
-            alone = run_steps(classifier, own, plan, recipe, alone, 2, site=f"site-{i:03}", turns=turns)
+            alone = run_steps(own, plan, recipe, alone, 2, site=f"site-{i:03}", turns=turns)
         # Adam divides by the root of a moment, which makes much of rounding where a gradient is near zero; and without
         # clipping, this model's gradients make much of rounding in its inputs.
         allowed = 5e-3 if optimizer == "adam" else 2e-4 if plan.private else 2e-3
@@ -178,20 +178,21 @@ def test_a_report_touches_its_own_hospital_only() -> None:
 
 
 def test_the_sample_of_every_step_is_the_poisson_sample_of_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the definition, as in test_local.py: comparing the two loops would not see a fault that both have."""
+    """By the definition, as in test_local.py: comparing with each hospital alone would not see a fault of the loop."""
     setup, steps, sizes = setup_of(), 8, (30, 20, 0)
     found: list[list[int]] = [[]]
 
-    class Watched(StackedPrivateOptimizer):
-        def accumulate(self, grads: Mapping[str, Tensor], hospital: Tensor, units: Any = None) -> None:
+    class Watched(PrivateOptimizer):
+        def accumulate(self, grads: Mapping[str, Tensor], units: Any = None, hospital: Tensor | None = None) -> None:
+            assert hospital is not None
             found[-1] += hospital.tolist()
-            super().accumulate(grads, hospital, units)
+            super().accumulate(grads, units, hospital)
 
-        def step_noisy(self, streams: Sequence[Stream]) -> None:
+        def step_noisy(self, *streams: Stream) -> None:
             found.append([])
-            super().step_noisy(streams)
+            super().step_noisy(*streams)
 
-    monkeypatch.setattr(fused, "StackedPrivateOptimizer", Watched)
+    monkeypatch.setattr(local, "PrivateOptimizer", Watched)
     shards = [small.tokens(n, seed=n) for n in sizes]
     plans = [plan_of(8.0, 1.0, max(n, 3), 9) for n in sizes]
     members = members_of(shards, plans, [state_of(setup.classifier, i) for i in range(len(sizes))])

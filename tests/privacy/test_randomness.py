@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedrad.errors import PlanError, PrivacyError
-from fedrad.privacy import noise
-from fedrad.privacy.noise import Stream, stream
+from fedrad.privacy import randomness as noise
+from fedrad.privacy.randomness import Stream, stream
 
 
 def looks_normal(values: np.ndarray) -> bool:
@@ -124,6 +124,8 @@ def test_the_key_is_not_shown() -> None:
     assert repr(s) == str(s) == "<Stream seeded>"
     assert not hasattr(s, "__dict__")
     assert all(not isinstance(getattr(s, name), bytes) for name in Stream.__slots__)
+    assert s.fingerprint.bit_length() <= 128  # a hash: half as long as the key
+    assert s.fingerprint == Stream(b"k" * 32, "seeded").fingerprint != Stream(b"l" * 32, "seeded").fingerprint
 
 
 def test_a_stream_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
