@@ -25,7 +25,7 @@ from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.ledger.view import read_ledger
 from fedrad.secure.messages import KeyAdvert
 from fedrad.training import site as site_module
-from fedrad.training.local import Recipe, torch_optimizer
+from fedrad.training.recipe import Recipe, torch_optimizer
 from fedrad.training.setup import shared_noise_terms
 from fedrad.training.site import adapter_digest, step_scales
 from tests.grid import simulated_nodes

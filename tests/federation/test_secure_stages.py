@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrad import files
 from fedrad.errors import SecureAggregationRefusal
 from fedrad.federation import hospital as hospital_module
 from fedrad.federation import secure_hospital
@@ -147,6 +148,6 @@ def test_a_real_hospital_waits_for_the_disk(one: One, monkeypatch: pytest.Monkey
 
 def test_a_simulated_one_does_not(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[bool] = []
-    monkeypatch.setattr(secure_hospital, "sync_folder", lambda folder: waits.append(True))
+    monkeypatch.setattr(files, "sync_folder", lambda folder: waits.append(True))
     run(five(base, tmp_path / "run", train__rounds=1))
     assert not waits
