@@ -18,9 +18,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from tests.test_simulate import overrides, settings
 
 from fedrad.corpora import BANKS
+from tests.simulation.test_run import overrides, settings
 
 ROOT = Path(__file__).parent.parent
 APPS = ("ct_rate", "mimic", "openi")

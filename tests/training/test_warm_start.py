@@ -156,9 +156,9 @@ def test_the_generator_reads_nothing_but_its_phrases(monkeypatch: pytest.MonkeyP
 def test_its_reports_are_not_those_of_a_generated_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
-    def spy(name: str, path: str | None = None, *, reports: int, seed: int) -> datasets.Dataset:
+    def spy(name: str, path: str | None = None, *, seed: int, **options: Any) -> datasets.Dataset:
         seeds.append(seed)
-        return load_corpus(name, path, reports=reports, seed=seed)
+        return load_corpus(name, path, seed=seed, **options)
 
     monkeypatch.setattr(warm_start, "load_corpus", spy)
     state(**COLD)
