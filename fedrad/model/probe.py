@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -98,7 +99,7 @@ def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
     return replace(chosen, measured={name: float(f"{value:.3g}") for name, value in measured.items()})
 
 
-def _products(base: BaseModel, precision: str, device: str, measured: dict[str, float]) -> dict[str, str]:
+def _products(base: BaseModel, precision: str, device: str, measured: dict[str, float]) -> dict[str, Any]:
     """The fastest word for float32 products that is accurate, and the dtype of the frozen weights."""
     weight = _widest(base.placed(torch.float32, device))
     x = torch.randn(256, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
