@@ -14,7 +14,6 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError
 from fedrad.federation.messages import Reply, check_adapter
 from fedrad.federation.rounds import Federation, RoundOutcome, Rounds
 from fedrad.ledger.ledger import Ledger
@@ -22,7 +21,7 @@ from fedrad.privacy.filter import Account
 from fedrad.privacy.hospital_unit import hospital_plan, noised_mean, update_of
 from fedrad.privacy.noise import stream
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.training.strategy import AveragingStrategy, Strategy
+from fedrad.training.strategy import Contribution, Strategy
 
 SERVER = "server"
 
@@ -47,11 +46,8 @@ def central_plan(experiment: Experiment) -> PrivacyPlan:
 class CentralRounds(Rounds):
     """As ``Rounds``, with noise from the server. A hospital that does not answer counts as an update of zeros.
 
-    Guarantee: that of ``privacy.central.noised_mean`` for all rounds of the run together; after it the strategy sees
-    nothing else.
-
-    Raises:
-        ConfigError: the strategy needs more than the mean of what was sent.
+    Guarantee: that of ``privacy.hospital_unit.noised_mean`` for all rounds of the run together; after it the strategy
+    sees nothing else: one contribution, the noised mean.
     """
 
     def __init__(
@@ -64,18 +60,12 @@ class CentralRounds(Rounds):
         ledger: Path,
     ) -> None:
         super().__init__(strategy, federation, state, on_round)
-        if not isinstance(strategy, AveragingStrategy):
-            raise ConfigError(
-                "strategy.name: with privacy.unit=hospital nothing but the noised mean is seen; take a strategy that"
-                " averages (fedavg, ffa, rolora, fedsb, refactor or head)"
-            )
-        self._averaging = strategy
         self._plan = plan
         self._directory = ledger
         self._spent: dict[str, float] = {}
         self._charges: dict[str, Account] = {}
 
-    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
+    def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
         rank = self.federation.lora.rank
         sent = self._expected[rank]
         updates = {reply.site: update_of(reply.adapter, sent) for reply in replies}
@@ -89,7 +79,7 @@ class CentralRounds(Rounds):
             account = ledger.account()
             self._charges, self._spent = {SERVER: account}, {SERVER: account.epsilon(delta)}
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
-        return self._averaging.after_mean(self.state, mean, self.facts(server_round))
+        return [Contribution(mean, 1.0, rank)]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -116,6 +116,7 @@ class Rounds(FlowerStrategy):
         unconfirmed: sites whose last answer was lost or unreadable. They may have charged their ledgers without our
             knowing, so the mirror is only a lower bound for them until they answer again.
         state: all public tensors as of the last finished round.
+        memory: what the strategy keeps at the server as of that round; no hospital gets it.
         on_round: called after each round.
         asks_again: whether a hospital whose process died is asked once more in the same round. If its steps were done,
             it answers with what it has kept; otherwise it charges its ledger for them again, and where the plan
@@ -134,6 +135,7 @@ class Rounds(FlowerStrategy):
         self.strategy = strategy
         self.federation = federation
         self.state = dict(state)
+        self.memory: dict[str, Tensor] = {}
         self.budget = BudgetMirror()
         self.unconfirmed: frozenset[str] = frozenset()
         self.on_round = on_round
@@ -238,7 +240,8 @@ class Rounds(FlowerStrategy):
                 f" {self.federation.quorum} are needed (sites.quorum). "
                 + "; ".join(f"{site}: {why}" for site, why in sorted(absent.items()))
             )
-        self.state = self.aggregate(counted, server_round)
+        sent = self.contributions(counted, server_round)
+        self.state, self.memory = self.strategy.advance(self.state, self.memory, sent, self.facts(server_round))
         self.on_round(outcome)
         return to_arrays(self.state), None
 
@@ -276,14 +279,13 @@ class Rounds(FlowerStrategy):
         valid, still = self._sorted(replies, asked, server_round)
         return valid, {site: SiteFailed(f"{failed[site]}; asked once more: {error}") for site, error in still.items()}
 
-    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
-        """The next state from the replies that count, sorted by site."""
+    def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
+        """What the strategy sees of the replies that count, which are sorted by site."""
         weights = public_weights(
             [r.declared_weight for r in replies], [r.noise for r in replies], self.federation.weights
         )
         ranks = {hospital.site: hospital.rank for hospital in self.federation.hospitals}
-        sent = [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(replies, weights, strict=True)]
-        return self.strategy.aggregate(self.state, sent, self.facts(server_round))
+        return [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(replies, weights, strict=True)]
 
     @property
     def spent(self) -> Mapping[str, float]:

@@ -11,14 +11,13 @@ from functools import partial
 from logging import WARNING
 from typing import TypeVar
 
-import torch
 from flwr.app import Message
 from flwr.common import log
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError, FedradError, QuorumLost, RefusedReply
+from fedrad.errors import FedradError, QuorumLost, RefusedReply
 from fedrad.federation.absence import SiteFailed
 from fedrad.federation.messages import (
     Body,
@@ -46,7 +45,7 @@ from fedrad.secure.server import build_roster, inboxes, survivors, unmasked_sum
 from fedrad.secure.setup import RoundSetup
 from fedrad.training.setup import shared_noise_terms
 from fedrad.training.site import adapter_digest, step_scales
-from fedrad.training.strategy import AveragingStrategy, Strategy
+from fedrad.training.strategy import Contribution, Strategy
 
 STAGE = "query.secure"  # the type of Flower's messages for the stages
 R = TypeVar("R")
@@ -62,9 +61,6 @@ class SecureRounds(Rounds):
     Args:
         experiment: quorum, colluders and time limit; the hospitals bind their keys to all of it.
         noise_multiplier: of the sum, where hospitals share its noise; 0: each adds all of its own.
-
-    Raises:
-        ConfigError: the strategy needs more than the mean of what was sent.
     """
 
     asks_again = False  # a masked adapter leaves a hospital once
@@ -79,12 +75,6 @@ class SecureRounds(Rounds):
         noise_multiplier: float = 0.0,
     ) -> None:
         super().__init__(strategy, federation, state, on_round)
-        if not isinstance(strategy, AveragingStrategy):
-            raise ConfigError(
-                "strategy.name: with privacy.secure-aggregation nothing but the mean is seen; take a strategy that"
-                " averages (fedavg, ffa, rolora, fedsb, refactor or head)"
-            )
-        self._averaging = strategy
         self._experiment = experiment
         self._noise_multiplier = noise_multiplier
         self._setup: RoundSetup
@@ -113,8 +103,8 @@ class SecureRounds(Rounds):
         self._inboxes = self._unless_lost(lambda: inboxes(self._setup, self._roster, self._shared))
         return [hospital for hospital in invited if hospital.site in self._inboxes]
 
-    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
-        """The next state from the sum of what was masked; who vanishes from here on is in the sum all the same.
+    def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
+        """The mean of what was masked, as if one hospital had sent it; who vanishes from here on is in it all the same.
 
         Raises:
             QuorumLost: fewer than the quorum reveal their shares; the sum stays masked for ever.
@@ -132,11 +122,9 @@ class SecureRounds(Rounds):
         for site, reason in sorted(silent.items()):
             log(WARNING, "round %s: %s masked its adapter, which counts, but then: %s", server_round, site, reason)
         total = unmasked_sum(self._setup, self._roster, self._shared, inputs, unmaskings)
-        expected = self._expected[self.federation.lora.rank]
-        mean = unflatten(decode(total) / len(inputs), expected)
-        return self._averaging.after_mean(
-            self.state, {name: tensor.to(torch.float32) for name, tensor in mean.items()}, self.facts(server_round)
-        )
+        rank = self.federation.lora.rank
+        mean = unflatten(decode(total) / len(inputs), self._expected[rank])
+        return [Contribution({name: tensor.float() for name, tensor in mean.items()}, 1.0, rank)]
 
     def check(self, answer: Reply, expected: Mapping[str, Tensor]) -> None:
         if answer.adapter or len(answer.masked) != 8 * self._setup.entries:

@@ -27,6 +27,7 @@ from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, show_notes, test_set_lines
+from fedrad.rules import DEPLOYED, refuse
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_labels
 from fedrad.training.evaluation import Evaluation, compare, evaluate
 from fedrad.training.inputs import Inputs, prepare
@@ -37,7 +38,6 @@ from fedrad.training.setup import (
     exported,
     local_plan_for,
     pin_arithmetic,
-    refuse_single_terms,
     set_up,
     shared_plans,
     terms_of,
@@ -74,7 +74,7 @@ def main(grid: Grid, context: Context) -> None:
     simulated, hospitals = connect(grid, experiment)
     if not simulated:
         refuse_to_build(experiment)
-        refuse_single_terms(experiment, "a real hospital sets its own in its node configuration")
+        refuse(experiment, DEPLOYED)
         _refuse_other_labels(hospitals, names)
     elif corpus is None:
         raise ConfigError("data.name: none is for a server of real hospitals; simulated ones have no reports then")
@@ -136,9 +136,9 @@ def main(grid: Grid, context: Context) -> None:
     def evaluate_fn(round: int, arrays: object) -> MetricRecord | None:
         scores, last = None, experiment.train.rounds
         if round % experiment.train.evaluate_every == 0 or round == last:
-            setup.classifier.load_state(rounds.state)
             if test is not None:
-                evaluations.append(evaluate(setup.classifier, test, names, single_label=single_label))
+                classifier = exported(setup, strategy, rounds.state).classifier
+                evaluations.append(evaluate(classifier, test, names, single_label=single_label))
                 scores = evaluations[-1].scores
             append_metrics(
                 directory,
@@ -148,7 +148,7 @@ def main(grid: Grid, context: Context) -> None:
                 epsilon=rounds.spent,
             )
         if round:
-            write_checkpoint(directory, rounds.state, round)
+            write_checkpoint(directory, rounds.state, round, rounds.memory)
         absent = outcomes[-1].absent if outcomes else {}
         left = (time.monotonic() - asked_at) / round * (last - round) if round else None
         console.print(round_line(round, last, scores, rounds.spent, absent, left), highlight=False)

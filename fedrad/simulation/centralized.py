@@ -16,13 +16,14 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
-from fedrad.errors import ConfigError, FedradError
+from fedrad.errors import FedradError
 from fedrad.ledger.ledger import Ledger
 from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines, show_notes
+from fedrad.rules import CENTRALIZED, refuse
 from fedrad.training.corpus import Corpus, read_corpus, site_name
 from fedrad.training.evaluation import Evaluation, compare, evaluate
 from fedrad.training.inputs import prepare
@@ -37,7 +38,7 @@ from fedrad.training.run_directory import (
     refuse_used,
     write_checkpoint,
 )
-from fedrad.training.setup import Setup, exported, pin_arithmetic, plan_for, refuse_single_terms, set_up, units_in
+from fedrad.training.setup import Setup, exported, pin_arithmetic, plan_for, set_up, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
 from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
@@ -62,14 +63,9 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     console = console if console is not None else Console(quiet=True)
     started = time.monotonic()
     experiment = experiment.resolve_paths(Path.cwd())
-    if experiment.privacy.unit == "hospital":
-        raise ConfigError("privacy.unit: one place has no hospitals to hide; take report or patient")
-    if experiment.privacy.secure_aggregation:
-        raise ConfigError("privacy.secure-aggregation: one place has nobody to be summed with; leave it out")
-    refuse_single_terms(experiment, "one place has no hospitals")
+    refuse(experiment, CENTRALIZED)
     pin_arithmetic(experiment)
     refuse_used(experiment)
-    strategy_of(experiment)  # an unknown one is refused before anything is read
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.names, corpus.single_label)
     console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)

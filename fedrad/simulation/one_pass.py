@@ -23,6 +23,7 @@ from fedrad.federation.hospital import failure_of, inputs_of, recipe_of, reply_o
 from fedrad.federation.messages import Reply, Request, read_request, reply_content
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.rules import FUSED, refuse
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation import hospitals as simulated
 from fedrad.simulation.grid import InProcessGrid, Value
@@ -54,10 +55,7 @@ class FusedGrid(InProcessGrid):
             raise ConfigError(
                 "this simulation has a ClientApp of its own, which runs one hospital at a time: use --grid inprocess"
             )
-        if self._experiment.privacy.secure_aggregation:
-            raise ConfigError("privacy.secure-aggregation: hospitals that mask train one by one: use --grid inprocess")
-        if self._experiment.privacy.gradients != "leaf":
-            raise ConfigError("privacy.gradients: --grid fused needs leaf; Opacus's engine knows one adapter at a time")
+        refuse(self._experiment, FUSED)
 
     def answers(self, messages: Sequence[Message]) -> Iterator[Message]:
         training = [message for message in messages if message.metadata.message_type == MessageType.TRAIN]

@@ -8,13 +8,14 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrad.config import Experiment, names_in
+from fedrad.config import Experiment
 from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import load_corpus
 from fedrad.data.report import is_single_label, label_names
 from fedrad.data.shards import partition, split_by_patient
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError
+from fedrad.settings import names_in
 
 
 @dataclass(frozen=True)

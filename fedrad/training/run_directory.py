@@ -111,10 +111,14 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
     write_atomically(directory / "result.json", json.dumps(figures, indent=2) + "\n")
 
 
-def write_checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> None:
-    """The state after a round, so that a run that is cut short leaves its last one."""
+def write_checkpoint(
+    directory: Path, state: Mapping[str, Tensor], round: int, memory: Mapping[str, Tensor] | None = None
+) -> None:
+    """The state after a round, so that a run that is cut short leaves its last one. What the strategy's server alone
+    remembers stands beside it, its names behind ``server.``."""
     partial = directory / "checkpoint.partial"
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata={"round": str(round)})
+    tensors = {**state, **{f"server.{name}": tensor for name, tensor in (memory or {}).items()}}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"round": str(round)})
     partial.replace(directory / CHECKPOINT)
 
 
