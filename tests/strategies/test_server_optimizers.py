@@ -41,7 +41,7 @@ def followed(strategy: Strategy, case: Case, optimizer: Optimizer) -> float:
             parameter.grad = parameter.data - mean[name].double()
         oracle.step()
         state, memory = strategy.advance(state, memory, sent, round)
-        worst = max([worst, *(float((state[n] - parameters[n]).abs().max()) for n in names)])
+        worst = max([worst, *(float((state[n] - parameters[n].detach()).abs().max()) for n in names)])
     return worst
 
 
@@ -115,7 +115,7 @@ def test_what_the_server_remembers_is_checkpointed_and_in_no_message_and_no_expo
 
     assert kept.keys() - plain.keys() == {f"server.{n}{moment}" for n in trained for moment in moments}
     assert plain.keys() <= seen  # control: what is public was seen to pass
-    assert seen <= plain.keys()
+    assert seen - plain.keys() <= {"vector"}  # what is masked goes up under this name
     for file in ("adapter_model.safetensors", "head.safetensors"):
         exported = [load_file(tmp_path / run / "adapter" / file) for run in ("run", "plain")]
         assert exported[0].keys() == exported[1].keys()
