@@ -20,6 +20,7 @@ import tomli_w
 
 from fedrad import rules
 from fedrad.errors import ConfigError
+from fedrad.installed import strategy_class
 from fedrad.keys import KEYS, SECTIONS, Plain, parse_overrides, read_flat, shown, unknown
 from fedrad.settings import AUTO, CHEST, EMBEDDED, UNSEEN, Data, Lora, Model, Privacy, Run, Sites, Strategy, Train
 
@@ -110,7 +111,7 @@ class Experiment:
         needs LoRA, query and value of the last ``layers``."""
         if self.lora.targets != AUTO:
             return self.lora
-        method = rules.method(self)
+        method = strategy_class(self.strategy.name)
         if self.warm_start != "synthetic" or method.needs_lora or self.lora.freeze_a:
             return replace(self.lora, targets=("query", "value"))
         if self.privacy.epsilon == 0 and not method.chooses_factors:
@@ -196,15 +197,16 @@ def _unchecked(sections: Mapping[str, Any]) -> Experiment:
 
 def _problems(experiment: Experiment, wrong: Collection[str] = ()) -> list[str]:
     """Values out of range, then contradictions; keys in ``wrong`` are already known to be wrong and are left out."""
-    found, wrong = [], set(wrong)
+    found, known = [], set(wrong)
     for name, key in KEYS.items():
         value = key.of(experiment)
-        if name not in wrong and (trouble := key.trouble(value)):
+        if name not in known and (trouble := key.trouble(value)):
             found.append(f"{name} = {shown(value)}: {trouble}")
-            wrong.add(name)
-    if "strategy.name" in wrong:  # the rules ask its class
-        experiment = _unchecked({**vars(experiment), "strategy": Strategy()})
-    return found + rules.refusals(experiment, wrong=wrong)
+            known.add(name)
+    sections = dict(vars(experiment))  # with defaults for what is wrong, so that every rule can be asked
+    for key in map(KEYS.__getitem__, known):
+        sections[key.section] = replace(sections[key.section], **{key.attribute: key.default})
+    return found + rules.refusals(_unchecked(sections), wrong=known)
 
 
 def reference() -> str:
@@ -217,7 +219,7 @@ def reference() -> str:
             if key.section == name:
                 default = shown(key.plain(key.default))
                 lines.append(f"| `{key.name}` | `{default}` | {key.doc} | {key.allowed} |")
-    lines += [_RULES, *(f"| `{r.key}` | `{r.other}` | {r.documented} |" for r in rules.documented_rules())]
+    lines += [_RULES, *(f"| `{r.key}` | `{r.other}` | {r.documented} |" for r in rules.documented_rules(Experiment()))]
     return "\n".join(lines) + "\n"
 
 

@@ -38,10 +38,10 @@ def strategy_class(name: str) -> Any:
     """
     entry = installed()[name]
     package = entry.module.partition(".")[0]
-    ours = package == "strategies" and entry.dist is not None and entry.dist.name == "fedrad"
     try:
         found = import_module(package)
-        if ours and vars(found).get("OF") != "fedrad":
+        hidden = package == "strategies" and vars(found).get("OF") != "fedrad"
+        if hidden and entry.dist is not None and entry.dist.name == "fedrad":
             raise ConfigError(
                 "strategy.name: Python finds another package 'strategies' than the one that comes with fedrad:"
                 f" {found.__file__}. If it lies in the working directory, rename it or start elsewhere; if it is"

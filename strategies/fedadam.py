@@ -41,7 +41,8 @@ class FedAdam(FedAvg):
         self, state: Tensors, memory: Tensors, sent: Sequence[Contribution], round: Round
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         rate, beta1, t = self.settings.server_rate or 0.01, self.settings.server_momentum, round.number
-        new, moments = self.aggregate(state, sent, round), {}
+        new = self.aggregate(state, sent, round)
+        moments: dict[str, Tensor] = {}
         for name in sent[0].adapter:
             old = state[name].double()
             change = new[name].double() - old

@@ -37,7 +37,8 @@ class FedAvgM(FedAvg):
         self, state: Tensors, memory: Tensors, sent: Sequence[Contribution], round: Round
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         rate, momentum = self.settings.server_rate or 1.0, self.settings.server_momentum
-        new, velocity = self.aggregate(state, sent, round), {}
+        new = self.aggregate(state, sent, round)
+        velocity: dict[str, Tensor] = {}
         for name in sent[0].adapter:
             mean = new[name].double()
             change = mean - state[name].double()

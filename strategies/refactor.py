@@ -28,6 +28,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
 from fedrad.rules import Rule
 from fedrad.training.strategy import AveragingStrategy, Round, Tensors
@@ -44,15 +45,15 @@ class Refactor(AveragingStrategy):
 
     keeps_moments: ClassVar[bool] = False
     keeps_average: bool = False
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "strategy.every",
-            "train.rounds",
-            lambda e: e.strategy.every > e.train.rounds,
+
+    @staticmethod
+    def rules(experiment: Experiment) -> list[Rule]:
+        never = experiment.strategy.every > experiment.train.rounds
+        why = (
             "with strategy.name=refactor, a run of train.rounds={e.train.rounds} would never refactor; make it smaller,"
-            " or take strategy.name=ffa",
-        ),
-    )
+            " or take strategy.name=ffa"
+        )
+        return [Rule("strategy.every", "train.rounds", never, why)]
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, freeze_a=True, init="orthonormal")

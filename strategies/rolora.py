@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import ClassVar
 
+from fedrad.config import Experiment
 from fedrad.rules import Rule
 from fedrad.settings import Strategy as Settings
 from fedrad.training.strategy import AveragingStrategy
@@ -32,15 +33,15 @@ class RoLoRA(AveragingStrategy):
 
     chooses_factors: ClassVar[bool] = True
     offered: ClassVar[bool] = True
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "train.local-steps",
-            "strategy.alternate",
-            lambda e: e.strategy.alternate == "step" and e.local_steps == 1,
+
+    @staticmethod
+    def rules(experiment: Experiment) -> list[Rule]:
+        never = experiment.strategy.alternate == "step" and experiment.local_steps == 1
+        why = (
             "with strategy.name=rolora and strategy.alternate=step the only step of a round trains B, and A never"
-            " learns; set it to 2 or more, or take strategy.alternate=round",
-        ),
-    )
+            " learns; set it to 2 or more, or take strategy.alternate=round"
+        )
+        return [Rule("train.local-steps", "strategy.alternate", never, why)]
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -232,7 +232,7 @@ def plan(
 
     with reporting_errors():
         if rules:
-            for rule in documented_rules():
+            for rule in documented_rules(Experiment()):
                 print(f"{rule.name}: {rule.documented}")
             return
         overrides = [*(set_ or []), *([] if hospitals is None else [f"sites.count={hospitals}"])]

@@ -76,7 +76,6 @@ class Strategy(ABC):
         offered: ``fedrad plan`` offers it.
         keeps_moments: the optimizer's moments of a hospital still mean something after the aggregation.
         keeps_average: iterates of different rounds may be averaged: they are in the same coordinates.
-        rules: settings that exclude each other under this strategy alone.
     """
 
     averaging: ClassVar[bool] = False
@@ -87,10 +86,14 @@ class Strategy(ABC):
     offered: ClassVar[bool] = False
     keeps_moments: ClassVar[bool] = True
     keeps_average: bool = True  # may depend on the settings
-    rules: ClassVar[tuple[Rule, ...]] = ()
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    @staticmethod
+    def rules(experiment: Experiment) -> list[Rule]:
+        """Settings that exclude each other under this strategy alone."""
+        return []
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         """The adapter's structure under this strategy: what it freezes, how it initialises."""

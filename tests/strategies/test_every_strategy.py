@@ -322,7 +322,7 @@ def test_settings_of_one_strategy() -> None:
 @pytest.mark.parametrize("name", ["fedex", "flora", "flexlora"])
 def test_what_needs_every_update_is_refused_before_anything_is_read(name: str, hidden: dict[str, object]) -> None:
     flat = {"sites.count": 3, **hidden}
-    with pytest.raises(ConfigError, match=rf"strategy\.name: {name} needs every hospital's update.*rolora") as raised:
+    with pytest.raises(ConfigError, match=rf"strategy\.name: .*{name} needs every hospital's update.*rolora") as raised:
         Experiment.from_flat({**flat, "strategy.name": name})
     assert "flora" not in str(raised.value).partition("take one")[2]
     assert strategy_of(Experiment.from_flat({**flat, "strategy.name": "fedavg"}))
