@@ -130,7 +130,7 @@ def report(rng: random.Random, length: int = 1) -> str:
 
 def make(folder: Path, studies: int, length: int = 1) -> int:
     """Writes the corpus and returns the bytes of its texts."""
-    from fedrad.data.labels import CHEXPERT
+    from fedrad.corpora import CHEXPERT
 
     rng = random.Random(studies)
     folder.mkdir(parents=True)

@@ -33,8 +33,9 @@ from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.tasks.loss import report_losses
+from fedrad.tasks.multi_label import MultiLabel
 
+TASK = MultiLabel(())  # of the loss only
 Precision = Literal["float32", "medium", "bfloat16"]
 STEPS, DELTA = 1000, 1e-5  # of the plan that fedrad's optimizer wants to see; no step costs more or less for them
 
@@ -213,7 +214,7 @@ def fedrad_engine(problem: Problem, kernels: Kernels, *, whole: bool = False) ->
             part = placed(collate(batch, indices, PAD), problem.device)
 
             def losses(logits: Tensor, labels: Tensor = part.labels, mask: Tensor = part.mask) -> Tensor:
-                return report_losses(logits, labels, mask, single_label=False)
+                return TASK.losses(logits, labels, mask)
 
             with classifier.arithmetic():
                 hidden = classifier.prefix(part.ids, part.attention)
@@ -291,7 +292,7 @@ def losses_of(model: nn.Module, batch: Tokenized) -> Tensor:
     padded = placed(collate(batch, np.arange(len(batch)), PAD), next(model.parameters()).device)
     output = model(input_ids=padded.ids, attention_mask=padded.attention)
     logits = output if isinstance(output, Tensor) else output.logits
-    return report_losses(logits, padded.labels, padded.mask, single_label=False)
+    return TASK.losses(logits, padded.labels, padded.mask)
 
 
 def placed(batch: Batch, device: torch.device | str) -> Batch:

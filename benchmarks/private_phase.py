@@ -25,7 +25,7 @@ from benchmarks.utility import federate, part
 from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.data.load import load_corpus
-from fedrad.data.report import label_names
+from fedrad.tasks.task import task_of
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import prepare
 from fedrad.training.local import Recipe, learning_rate
@@ -91,16 +91,15 @@ def _run(bank: str, arguments: argparse.Namespace, done: set[Cell]) -> None:
     )
     pin_arithmetic(experiment)
     reports = load_corpus("synthetic", reports=max(sizes) + TESTED, seed=11, bank=bank)
-    names = label_names(reports.features)
-    setup = set_up(experiment, names, single_label=False)
+    setup = set_up(experiment, task_of(reports.features))
     state = initial_state(experiment, setup)
     rows = np.random.default_rng(0).permutation(len(reports))
     tokens = tokenize(reports, rows, setup.base.tokenizer, setup.max_length)
-    test = prepare(setup.classifier, tokens.select(np.arange(TESTED)), setup.pad_id)
-    everything = prepare(setup.classifier, tokens.select(np.arange(TESTED, len(tokens))), setup.pad_id)
+    test = prepare(setup, tokens.select(np.arange(TESTED)))
+    everything = prepare(setup, tokens.select(np.arange(TESTED, len(tokens))))
 
     def scored() -> float:
-        return evaluate(setup.classifier, test, names, single_label=False).scores.weighted_f1
+        return evaluate(test).scores.main
 
     start = scored()
     for size in sizes:
@@ -121,8 +120,9 @@ def _run(bank: str, arguments: argparse.Namespace, done: set[Cell]) -> None:
                     setup.classifier.load_state(state)
                     shards = [part(everything, share) for share in np.array_split(np.arange(size), hospitals)]
                     federate(one, setup, {key: state[key] for key in setup.classifier.adapter()}, shards)
-                    recipe = Recipe.of(one, single_label=False, sites=hospitals, warm=True)
-                    rate = learning_rate(recipe, plan_for(one, size // hospitals))
+                    recipe = Recipe.of(one, sites=hospitals, warm=True)
+                    units = shards[0].units(one.privacy.unit).count
+                    rate = learning_rate(recipe, plan_for(one, units))
                     length = rate * recipe.total_steps / (1 - recipe.momentum)
                     record = {"cell": asdict(cell), "start": start, "f1": scored(), "length": length}
                     with arguments.out.open("a") as file:

@@ -28,8 +28,8 @@ from fedrad.data.load import load_corpus
 from fedrad.model.adapter import ALL_LINEAR, LoRASpec
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels
-from fedrad.model.layers import take_apart
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.settings import EMBEDDED
@@ -250,8 +250,7 @@ def library(problem: Problem, kernels: Kernels) -> ReportClassifier:
     pooling = "cls" if problem.model in SHAPES else "mean"
     spec = ModelSpec(problem.model, pooling=pooling, backbone=kernels.backbone)
     lora = LoRASpec(problem.rank, 2.0 * problem.rank, ADAPTED[problem.adapted])
-    names = tuple(f"label {i}" for i in range(LABELS))
-    classifier = build(base_of(problem.model), spec, lora, names, False, 0, kernels)
+    classifier = build(base_of(problem.model), spec, lora, LABELS, 0, kernels)
     _, tensors = stock(problem)
     classifier.load_adapter({name: tensor.detach() for name, tensor in tensors.items()})
     return classifier

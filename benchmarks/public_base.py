@@ -21,11 +21,12 @@ import torch
 from sklearn.metrics import f1_score
 
 import fedrad.model
+from benchmarks.difference import difference, save_difference
 from fedrad.data.label_names import positions
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_matrix, label_names
 from fedrad.model.base import BaseModel, load_base
-from fedrad.model.difference import apply_difference, difference, save_difference
+from fedrad.model.difference import apply_difference
 from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.public_base.build import BaseRecipe, Line, fast_products, pooled_of, score_base, train_base
 from fedrad.settings import EMBEDDED

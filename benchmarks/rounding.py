@@ -25,7 +25,7 @@ from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import clip_factors, finite_rows
 from fedrad.settings import EMBEDDED
-from fedrad.tasks.loss import report_losses
+from fedrad.tasks.multi_label import MultiLabel
 
 REPORTS, CLIP, LABELS = 32, 1.0, 14
 
@@ -37,7 +37,7 @@ def clipped_sum(classifier: ReportClassifier, tokens: Tokenized, parts: Sequence
         batch = collate(tokens, part, pad)
 
         def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
-            return report_losses(logits, labels, mask, single_label=False)
+            return MultiLabel(()).losses(logits, labels, mask)
 
         hidden = classifier.prefix(batch.ids, batch.attention)
         _, found = leaf_gradients(classifier.suffix, classifier.adapter(), (hidden, batch.attention), losses)
@@ -50,8 +50,7 @@ def difference(backbone: str) -> float:
     """Norm of the change of the clipped sum between reports one at a time and eight together, in clip norms."""
     base = load_base(EMBEDDED)
     lora = LoRASpec(rank=4, alpha=8.0, targets=("query", "value"), layers=1)
-    names = [f"label {i}" for i in range(LABELS)]
-    classifier = build(base, ModelSpec(base.name, backbone=backbone), lora, names, False, 0)
+    classifier = build(base, ModelSpec(base.name, backbone=backbone), lora, LABELS, 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in classifier.adapter().values():

@@ -58,10 +58,10 @@ def steps_of(
     central = Experiment.load(None, [*keys, f"train.batch={each * hospitals}", "sites.count=1"])
     federated = Experiment.load(None, [*keys, f"train.batch={each}", f"sites.count={hospitals}"])
     corpus = read_corpus(central)
-    setup = set_up(central, corpus.names, corpus.single_label)
+    setup = set_up(central, corpus.task)
     shares = hospital_shares(federated, corpus)
     tokens = tokenize(corpus.reports, np.concatenate(shares), setup.base.tokenizer, setup.max_length)
-    inputs = prepare(setup.classifier, tokens, setup.pad_id)
+    inputs = prepare(setup, tokens)
     start = TrainingState({name: tensor.detach().clone() for name, tensor in setup.classifier.adapter().items()})
     ends = np.cumsum([0, *map(len, shares)])
     members = [
@@ -75,8 +75,8 @@ def steps_of(
         for index, share in enumerate(shares)
     ]
     plan = plan_for(central, declared_size(len(inputs)))
-    one = Recipe.of(central, single_label=False)
-    many = Recipe.of(federated, single_label=False, sites=hospitals)
+    one = Recipe.of(central)
+    many = Recipe.of(federated, sites=hospitals)
     return (
         lambda: run_steps_together(inputs, members, many, STEPS),
         lambda: run_steps(setup.classifier, inputs, plan, one, start, STEPS, site=site_name(0)),

@@ -41,7 +41,6 @@ from fedrad.data.shards import split_by_patient
 from fedrad.federation.delivery import Deliveries, nbytes
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
-from fedrad.tasks.metrics import label_prior_decisions, score
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
@@ -180,9 +179,9 @@ def prepared(name: str, path: str, strategy: str, overrides: tuple[str, ...]) ->
     experiment = experiment_of(Cell(name, strategy, 0.0, 1, "iid", 0), path, overrides)
     pin_arithmetic(experiment)
     corpus = corpus_named(name, path if name != "synthetic" else "")
-    setup = set_up(experiment, corpus.names, corpus.single_label)
+    setup = set_up(experiment, corpus.task)
     tokens = tokenize(corpus.reports, np.arange(len(corpus.reports)), setup.base.tokenizer, setup.max_length)
-    return Prepared(corpus, setup, prepare(setup.classifier, tokens, setup.pad_id))
+    return Prepared(corpus, setup, prepare(setup, tokens))
 
 
 def run(cell: Cell, path: str, overrides: tuple[str, ...]) -> dict[str, object]:
@@ -194,19 +193,17 @@ def run(cell: Cell, path: str, overrides: tuple[str, ...]) -> dict[str, object]:
     corpus = replace(ready.corpus, train=np.sort(train), test=np.sort(test))
     shares = hospital_shares(experiment, corpus)
     # A structure of its own per seed: its initial adapter.
-    start = set_up(experiment, corpus.names, corpus.single_label).classifier.state()
+    start = set_up(experiment, corpus.task).classifier.state()
     state, spent, up, down = federate(experiment, ready, shares, start)
     ready.setup.classifier.load_state(state)
     held_out = part(ready.inputs, corpus.test)
-    scores = evaluate(ready.setup.classifier, held_out, corpus.names, single_label=corpus.single_label).scores
-    prevalence = ready.inputs.tokens.labels[corpus.train].mean(axis=0)
-    decided = label_prior_decisions(np.asarray(prevalence, dtype=np.float64), len(held_out), single_label=False)
-    prior = score(decided, held_out.tokens.labels, held_out.tokens.mask, corpus.names)
+    found = evaluate(held_out)
+    prior = corpus.task.compare(found, found, held_out.tokens).prior
     return {
         "cell": asdict(cell),
-        "weighted_f1": scores.weighted_f1,
-        "macro_f1": scores.macro_f1,
-        "prior": prior.weighted_f1,
+        "weighted_f1": found.scores.figures["weighted F1"],
+        "macro_f1": found.scores.figures["macro F1"],
+        "prior": prior.figures["weighted F1"],
         "epsilon": spent,
         "bytes_up": up,
         "bytes_down": down,
@@ -222,7 +219,7 @@ def federate(
     strategy, setup = strategy_of(experiment), ready.setup
     inputs = part(ready.inputs, np.concatenate(shares))
     ends = np.cumsum([0, *map(len, shares)])
-    recipe = Recipe.of(experiment, single_label=setup.single_label, sites=len(shares))
+    recipe = Recipe.of(experiment, sites=len(shares))
     plans = [plan_for(experiment, declared_size(len(share))) for share in shares]
     rounds, steps = experiment.train.rounds, experiment.local_steps
     names = setup.classifier.adapter().keys()
@@ -277,7 +274,7 @@ def part(inputs: Inputs, rows: NDArray[np.int64]) -> Inputs:
     elif kept is not None:
         offsets = inputs.tokens.offsets
         kept = np.concatenate([kept[offsets[row] : offsets[row + 1]] for row in rows])
-    return Inputs(inputs.tokens.select(rows), inputs.classifier, kept, inputs.pad_id)
+    return replace(inputs, tokens=inputs.tokens.select(rows), kept=kept)
 
 
 def records(path: Path) -> Iterator[dict[str, object]]:

@@ -29,7 +29,8 @@ from peft import LoraConfig, get_peft_model
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from fedrad.data.labels import CHEXPERT, openi_labels
+from fedrad.corpora import CHEXPERT
+from fedrad.data.openi import openi_labels
 from fedrad.data.synthetic import generate
 from fedrad.model.base import BaseModel, load_base
 

@@ -18,7 +18,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,6 @@ from fedrad.data.report import DataWarning
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
-from fedrad.tasks.metrics import label_prior_decisions, score
 from fedrad.training.corpus import hospital_shares, read_corpus, site_name
 from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
@@ -46,7 +45,7 @@ ROWS: dict[str, dict[str, object]] = {
     "head, all 384 features": {"model.directions": 0, "lora.targets": ""},
     "head, without the public head": {"model.name": "chest-minilm", "train.warm-start": "none", "lora.targets": ""},
     "head of MiniLM": {"train.warm-start": "none", "lora.targets": ""},
-    "LoRA, last layer": {"lora.targets": "query,value"},
+    "LoRA, last layer": {"lora.targets": "all-linear"},
 }
 
 
@@ -103,26 +102,20 @@ def _run(cells: list[Cell], arguments: argparse.Namespace) -> None:
     experiment = Experiment.load(None, [*arguments.overrides, *(f"{k}={json.dumps(v)}" for k, v in keys.items())])
     pin_arithmetic(experiment)
     corpus = read_corpus(experiment)
-    setup = set_up(experiment, corpus.names, corpus.single_label)
+    setup = set_up(experiment, corpus.task)
     state = initial_state(experiment, setup)
-    test = prepare(setup.classifier, _tokens(setup, corpus.reports, corpus.test), setup.pad_id)
-    everything = prepare(setup.classifier, _tokens(setup, corpus.reports, corpus.train), setup.pad_id)
+    test = prepare(setup, _tokens(setup, corpus.reports, corpus.test))
+    everything = prepare(setup, _tokens(setup, corpus.reports, corpus.train))
     shards: dict[int, list[Inputs]] = {}
     for sites in sorted({cell.hospitals for cell in cells}):
         shares = hospital_shares(Experiment.from_flat({**experiment.flat(), "sites.count": sites}), corpus)
         shards[sites] = [part(everything, np.searchsorted(corpus.train, share)) for share in shares]
 
     def scored() -> dict[str, object]:
-        return evaluate(setup.classifier, test, corpus.names, single_label=False).scores.as_dict()
+        return evaluate(test).scores.as_dict()
 
-    start = scored()
-    prevalence = shards[min(shards)][0].tokens.labels.mean(axis=0)
-    prior = score(
-        label_prior_decisions(np.asarray(prevalence, dtype=np.float64), len(test), single_label=False),
-        test.tokens.labels,
-        test.tokens.mask,
-        corpus.names,
-    )
+    first_scores = evaluate(test)
+    start, prior = first_scores.scores.as_dict(), setup.task.compare(first_scores, first_scores, test.tokens).prior
     for cell in cells:
         began = time.monotonic()
         one = Experiment.from_flat(
@@ -147,9 +140,10 @@ def federate(
     experiment: Experiment, setup: Setup, adapter: dict[str, torch.Tensor], shards: list[Inputs]
 ) -> float | None:
     """All rounds; leaves the result in the classifier. Returns the largest epsilon, None if not private."""
-    warm = starts_warm(experiment, setup.names, single_label=False)
-    recipe = Recipe.of(experiment, single_label=False, sites=len(shards), warm=warm)
-    plans = [plan_for(experiment, declared_size(len(shard))) for shard in shards]
+    warm = starts_warm(experiment, setup.task.findings)
+    recipe = Recipe.of(experiment, sites=len(shards), warm=warm)
+    unit = experiment.privacy.unit
+    plans = [plan_for(experiment, declared_size(shard.units(unit).count)) for shard in shards]
     states = [TrainingState(adapter) for _ in shards]
     weights = [1.0 / len(shards)] * len(shards)
     rounds, steps = experiment.train.rounds, experiment.local_steps
@@ -234,7 +228,7 @@ def part(inputs: Inputs, rows: np.ndarray) -> Inputs:  # type: ignore[type-arg]
     elif kept is not None:
         offsets = inputs.tokens.offsets
         kept = np.concatenate([kept[offsets[row] : offsets[row + 1]] for row in rows])
-    return Inputs(inputs.tokens.select(rows), inputs.classifier, kept, inputs.pad_id)
+    return replace(inputs, tokens=inputs.tokens.select(rows), kept=kept)
 
 
 def _show(values: list[float]) -> str:

@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedrad.config import Experiment as Experiment
     from fedrad.data.load import load_corpus as load_corpus
-    from fedrad.model.classifier import Classifier as Classifier
     from fedrad.privacy.accounting import epsilon as epsilon
     from fedrad.privacy.plan import PrivacyPlan as PrivacyPlan
     from fedrad.simulation.centralized import train as train
+    from fedrad.simulation.run import simulate as simulate
+    from fedrad.tasks.classifier import Classifier as Classifier
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "Experiment", "PrivacyPlan", "__version__", "epsilon", "load_corpus", "train"]
+__all__ = ["Classifier", "Experiment", "PrivacyPlan", "__version__", "epsilon", "load_corpus", "simulate", "train"]
 
 _HOMES = {
-    "Classifier": "fedrad.model.classifier",
+    "Classifier": "fedrad.tasks.classifier",
     "Experiment": "fedrad.config",
     "PrivacyPlan": "fedrad.privacy.plan",
     "epsilon": "fedrad.privacy.accounting",
     "load_corpus": "fedrad.data.load",
+    "simulate": "fedrad.simulation.run",
     "train": "fedrad.simulation.centralized",
 }
 

@@ -15,7 +15,14 @@ def sources(part: Path) -> list[Path]:
     """A file of the package, or all files of a folder of it but compiled ones: code and data that it reads alike.
 
     For keys of what is kept in the cache, so that a change of what made it is never answered from there.
+
+    Raises:
+        FileNotFoundError: it is not there (any more): its changes would go unnoticed.
     """
-    if part.is_file():
+    if not part.is_dir():
+        part.stat()
         return [part]
-    return sorted(file for file in part.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    found = sorted(file for file in part.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    if not found:
+        raise FileNotFoundError(part)  # the part was renamed: what was made of it would never be made again
+    return found

@@ -19,12 +19,15 @@ from typing import Any
 import tomli_w
 
 from fedrad import rules
+from fedrad.corpora import CORPORA, UNSEEN, Corpus, label_columns, names_in
 from fedrad.errors import ConfigError
 from fedrad.installed import strategy_class
 from fedrad.keys import KEYS, SECTIONS, Plain, parse_overrides, read_flat, shown, unknown
-from fedrad.settings import AUTO, CHEST, EMBEDDED, UNSEEN, Data, Lora, Model, Privacy, Run, Sites, Strategy, Train
+from fedrad.settings import AUTO, CHEST, EMBEDDED, Data, Lora, Model, Privacy, Run, Sites, Strategy, Train
 
 _BATCH = 128
+_ALL_LINEAR = ("all-linear",)
+_LORA_PAYS_FROM = 1000  # reports of a hospital x min(epsilon, 1); benchmarks/private_phase.py, docs/utility.md
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,18 @@ class Experiment:
         return cls(**parts)
 
     @property
+    def corpus(self) -> Corpus | None:
+        """What the registry says of ``data.name``; None for ``none``."""
+        return CORPORA.get(self.data.name)
+
+    @property
     def warm_start(self) -> str:
         """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports and for the bank that no public
         base has seen; ``none`` for the other generated reports, which would be tested on what the base learnt from,
         and with pooling ``cls``, since the head of a public base reads the mean over the tokens."""
         if self.train.warm_start != "auto":
             return self.train.warm_start
-        learnt = self.data.name == "synthetic" and self.data.bank != UNSEEN
+        learnt = self.corpus is not None and self.corpus.generated and self.data.bank != UNSEEN
         return "none" if learnt or self.model.pooling == "cls" else "synthetic"
 
     @property
@@ -106,37 +114,63 @@ class Experiment:
 
     @property
     def adapted(self) -> Lora:
-        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy, and the
-        head alone with it, where fewer numbers take less noise (docs/utility.md). Otherwise, and under a strategy that
-        needs LoRA, query and value of the last ``layers``."""
+        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy; with it
+        those of the last layer where the stated size is large enough for the budget, else the head alone, where fewer
+        numbers take less noise (docs/utility.md).
+        Otherwise, and under a strategy that needs LoRA, query and value of the last ``layers``."""
         if self.lora.targets != AUTO:
             return self.lora
         method = strategy_class(self.strategy.name)
         if self.warm_start != "synthetic" or method.needs_lora or self.lora.freeze_a:
             return replace(self.lora, targets=("query", "value"))
         if self.privacy.epsilon == 0 and not method.chooses_factors:
-            return replace(self.lora, targets=("all-linear",), layers=0)
+            return replace(self.lora, targets=_ALL_LINEAR, layers=0)
+        if not method.chooses_factors and self.lora_pays(self.data.declared_size):
+            return replace(self.lora, targets=_ALL_LINEAR, layers=1)
         return replace(self.lora, targets=())
+
+    def lora_pays(self, declared: int) -> bool:
+        """Whether LoRA in the last layer is expected to end above the head alone, from a public base, at a hospital
+        that declares so many reports."""
+        enough = declared * min(self.privacy.epsilon, 1.0) >= _LORA_PAYS_FROM
+        return self.privacy.unit == "report" and enough
 
     @property
     def local_steps(self) -> int:
-        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all layers without privacy."""
-        whole = self.adapted.targets == ("all-linear",) and self.adapted.layers == 0
-        return self.train.local_steps or (12 if whole and not self.privacy.epsilon else 6)
+        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all linear layers."""
+        return self.train.local_steps or (12 if self.adapted.targets == _ALL_LINEAR else 6)
 
     def expected_batch(self, declared: int) -> int:
         """``train.batch`` of a hospital that declares so many units, with 0 resolved: a quarter of them where the head
-        alone is trained, which costs next to nothing a step and takes less noise; else 128. Never more than all."""
+        alone is trained, which costs next to nothing a step and takes less noise; 256 for private LoRA in all linear
+        layers; else 128. Never more than all."""
         if self.train.batch:
             return min(self.train.batch, declared)
-        return min(declared, _BATCH if self.adapted.targets else max(_BATCH, declared // 4))
+        if not self.adapted.targets:
+            return min(declared, max(_BATCH, declared // 4))
+        private_lora = self.adapted.targets == _ALL_LINEAR and self.privacy.epsilon > 0
+        return min(declared, 2 * _BATCH if private_lora else _BATCH)
 
     @property
     def no_finding(self) -> str:
         """``data.no-finding`` with ``auto`` resolved: ``no-other-label``, as CheXpert means it, for MIMIC-CXR."""
         if self.data.no_finding != "auto":
             return self.data.no_finding
-        return "no-other-label" if self.data.name == "mimic-cxr" else "nothing-abnormal"
+        return self.corpus.no_finding if self.corpus else "nothing-abnormal"
+
+    @property
+    def stated_labels(self) -> tuple[tuple[str, ...], bool]:
+        """The labels (or classes) of the reports as the settings tell them, and whether a report has exactly one.
+
+        None where only reading tells: a table's single column may hold 0 and 1, or class names.
+        """
+        columns = label_columns(self.data.label_columns)
+        if self.corpus is None:
+            classes = tuple(sorted(names_in(self.data.classes)))
+            return classes or columns, bool(classes)
+        if self.corpus.columns and len(columns) == 1:
+            return (), False
+        return self.corpus.labels_of(self.data.bank, columns), False
 
     @property
     def asked(self) -> int:

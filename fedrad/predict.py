@@ -40,9 +40,9 @@ Write = Callable[[list[list[str]]], None]
 
 
 def predict(run: Path, reports: Path, column: str | None, out: Path | None, device: str) -> None:
-    """Writes ``reports`` without the column of texts, and the probabilities of each label behind.
+    """Writes ``reports`` without the column of texts, and what is predicted behind: a probability for each label.
 
-    Columns of probabilities have the names of the labels. A column of the file with such a name becomes ``NAME
+    The columns of probabilities have the names of the labels. A column of the file with such a name becomes ``NAME
     (input)``, so that no name stands for two things.
 
     Args:
@@ -63,7 +63,7 @@ def predict(run: Path, reports: Path, column: str | None, out: Path | None, devi
     (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")
     kinds: list[tuple[int, Kind]] = [(k, "text" if k == place else "any") for k in range(len(header))]
     count = _look_through(reports, kinds, place)
-    from fedrad.model.classifier import Classifier  # torch takes seconds, and what is wrong so far needs none of it
+    from fedrad.tasks.classifier import Classifier  # torch takes seconds, and what is wrong so far needs none of it
 
     classifier = Classifier.load(run, device=device)
     names = output_names([*header[:place], *header[place + 1 :]], classifier.labels)
@@ -73,7 +73,7 @@ def predict(run: Path, reports: Path, column: str | None, out: Path | None, devi
             texts = [joined([cells[place]])[0] for cells in rows]
             found = iter(classifier.predict([text for text in texts if text]))
             nothing = [""] * len(classifier.labels)
-            values = [[f"{value:.6f}" for value in next(found)] if text else nothing for text in texts]
+            values = [[classifier.task.cell(value) for value in next(found)] if text else nothing for text in texts]
             write([[*cells[:place], *cells[place + 1 :], *row] for cells, row in zip(rows, values, strict=True)])
             tell(len(rows))
 

@@ -11,9 +11,10 @@ import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
+from fedrad.corpora import label_columns
 from fedrad.errors import ConfigError
 from fedrad.installed import installed, strategy_class
-from fedrad.settings import CHEST, EMBEDDED, names_in
+from fedrad.settings import CHEST, EMBEDDED
 
 if TYPE_CHECKING:
     from fedrad.config import Experiment
@@ -95,15 +96,19 @@ def _under(other: str, applies: bool, why: str, *rows: tuple[str, bool, str]) ->
 
 
 def _reports(e: Experiment) -> list[Rule]:
-    data, partition = e.data, e.sites.partition
+    data, partition, corpus = e.data, e.sites.partition, e.corpus
     absent, patients = data.name == "none", e.privacy.unit == "patient"
     where = "say where the {e.data.name} reports are, e.g. data.path=/data/{e.data.name}"
-    one_column = absent and len(names_in(data.label_columns)) == 1
+    one_column = absent and len(label_columns(data.label_columns)) == 1
+    unlabelled = absent and not data.label_columns and not data.classes
     split = "a table that is split with sites.partition="
     alone = "privacy.unit=patient; without it every report is its own patient"
-    nameless = "Open-i names reports and no patients, so none can be protected as one; take privacy.unit=report"
+    nameless = (
+        "{e.corpus.title} names reports and no patients, so none can be protected as one; take privacy.unit=report"
+    )
+    labels = "needed with data.name=none: the labels of the hospitals; `chexpert` stands for MIMIC-CXR's 14"
     return [
-        Rule("data.path", "data.name", data.name not in ("synthetic", "none") and not data.path, where),
+        Rule("data.path", "data.name", corpus is not None and not (corpus.generated or data.path), where),
         Rule("data.path", "data.name", absent and bool(data.path), "data.name=none reads nothing; leave it empty"),
         Rule(
             "data.classes",
@@ -111,16 +116,17 @@ def _reports(e: Experiment) -> list[Rule]:
             bool(data.classes) and not one_column,
             "goes with data.name=none and one column in data.label-columns",
         ),
+        Rule("data.label-columns", "data.name", unlabelled, labels),
         *_under(
             "data.name",
-            data.name == "table",
+            corpus is not None and corpus.columns,
             "needed for",
             ("data.label-columns", not data.label_columns, "a table"),
             ("data.site-column", partition == "by-site" and not data.site_column, f"{split}by-site"),
             ("data.time-column", partition == "temporal" and not data.time_column, f"{split}temporal"),
             ("data.patient-column", patients and not data.patient_column, alone),
         ),
-        Rule("privacy.unit", "data.name", patients and data.name == "openi", nameless),
+        Rule("privacy.unit", "data.name", patients and corpus is not None and not corpus.patients, nameless),
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedrad.corpora import BANKS, CORPORA
 from fedrad.installed import installed
 from fedrad.limits import setting
 
@@ -16,29 +17,14 @@ EMBEDDED = "all-MiniLM-L6-v2"
 """The encoder that needs no download."""
 CHEST = "chest-minilm"
 """The public base that was made of it."""
-SOURCES = ("synthetic", "mimic-cxr", "ct-rate", "openi", "table")
 AUTO = ("auto",)
-UNSEEN = "chest-xray-hospitals"
-"""The bank that no public base is trained on."""
-BANKS = (
-    "chest-xray",
-    "chest-xray-icu",
-    "chest-xray-british",
-    "chest-xray-indian",
-    UNSEEN,
-    "chest-ct",
-    "chest-ct-western",
-)
+_GENERATED = " or ".join(f"`{name}`" for name, corpus in CORPORA.items() if corpus.generated)
+_DIVIDED = ", ".join(corpus.title for corpus in CORPORA.values() if corpus.own_split)
 
 
 def spelt(word: str, choices: Iterable[str]) -> str:
     """The choice that ``word`` means, if dashes and underscores are one; else ``word`` itself."""
     return next((choice for choice in choices if choice.replace("_", "-") == word.replace("_", "-")), word)
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """Names with commas between, as `data.label-columns` has them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 @dataclass(frozen=True)
@@ -48,31 +34,33 @@ class Data:
     name: str = setting(
         "synthetic",
         "where the reports come from; of a server with real hospitals: its public test set, or `none`",
-        choices=(*SOURCES, "none"),
+        choices=(*CORPORA, "none"),
     )
-    path: str = setting("", "folder or file with the reports; needed unless `data.name` is `synthetic` or `none`")
+    path: str = setting("", f"folder or file with the reports; needed unless `data.name` is {_GENERATED} or `none`")
     max_length: int = setting(256, "longest report in word-pieces; what is beyond is cut off", limit="at least 8")
     uncertain: str = setting(
         "negative",
-        "what an uncertain label counts as; `ignore` masks it out of loss and score",
+        "what an uncertain label counts as: -1.0 in MIMIC-CXR's label file, or a finding that a generated report only "
+        "suspects; `ignore` masks it out of loss and score. A public base has learnt them as negative",
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = setting(
         0.2,
-        "share of the patients held out for testing, where the corpus has no split of its own",
+        f"share of the patients held out for testing, where the corpus has no split of its own (as {_DIVIDED} have)",
         limit="above 0 and below 1",
     )
     declared_size: int = setting(
         0,
         "`fedrad.centralized`: the number of training reports (or patients: `privacy.unit`) as stated in public, which "
         "sets the sampling rate; 0: the actual number rounded to two digits, fit for experiments only. Hospitals state "
-        "theirs in their node configuration",
+        "theirs in their node configuration; in a federation this is about what each of them has, and decides no more "
+        "than what `lora.targets=auto` trains",
         limit="at least 0",
     )
     bank: str = setting(
         "chest-xray",
         "phrase bank that generated reports are written from (`synthetic` only); it decides the labels",
-        choices=BANKS,
+        choices=tuple(BANKS),
     )
     reports: int = setting(3000, "reports to generate (`synthetic` only)", limit="at least 1")
     seed: int = setting(0, "seed of the generated corpus, the split and the shards", limit="at least 0")
@@ -91,8 +79,9 @@ class Data:
     )
     label_columns: str = setting(
         "",
-        "label columns (`table`; `none`, where empty means the 14 of CheXpert), commas between: several of 0 and 1, or "
-        "a single one of class names",
+        "label columns, commas between: several of 0 and 1, or a single one of class names; `chexpert` and `ct-rate` "
+        "stand for the 14 and 18 labels of MIMIC-CXR and CT-RATE. Needed with `table`, and with `none`, where they are "
+        "the labels of the hospitals",
     )
     classes: str = setting(
         "", "the class names, commas between, where `data.label-columns` is one column of them (`none` only)"
@@ -179,8 +168,9 @@ class Lora:
     alpha: float = setting(8.0, "scaling numerator: the adapter adds (alpha / rank) B A", limit="above 0")
     targets: tuple[str, ...] = setting(
         AUTO,
-        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: the head alone "
-        "with privacy, all linear layers of all layers without; else `query,value`",
+        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: all linear layers "
+        "of all layers without privacy; with it those of the last layer where `data.declared-size` x "
+        "min(`privacy.epsilon`, 1) is at least 1000, else the head alone. Not from a public base: `query,value`",
     )
     layers: int = setting(1, "adapt the last N layers; 0 means all", limit="at least 0")
     freeze_a: bool = setting(False, "keep A as it was initialised (FFA-LoRA, arXiv 2403.12313)")
@@ -243,13 +233,13 @@ class Train:
     rounds: int = setting(5, "federation rounds", limit="at least 1")
     local_steps: int = setting(
         0,
-        "noisy steps of each hospital in a round; 0: 6, or 12 where LoRA in all layers is trained without privacy",
+        "noisy steps of each hospital in a round; 0: 6, or 12 of LoRA in all linear layers",
         limit="at least 0",
     )
     batch: int = setting(
         0,
-        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128, or, where the head alone is "
-        "trained, a quarter of what the hospital declares if that is more",
+        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128; 256 of private LoRA in all "
+        "linear layers; of the head alone a quarter of what the hospital declares, if that is more",
         limit="at least 0",
     )
     optimizer: str = setting("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
@@ -276,7 +266,7 @@ class Train:
         choices=("auto", "none", "synthetic"),
     )
     warm_reports: int = setting(
-        12_000,
+        8000,
         "generated reports of which a public base is built where `model.name` is none and none is embedded",
         limit="at least 1",
     )

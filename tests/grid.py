@@ -23,6 +23,7 @@ from fedrad.simulation import client as simulated_client
 from fedrad.simulation import grid
 from fedrad.simulation import hospitals as simulated
 from fedrad.simulation import one_pass as fused
+from fedrad.tasks.multi_label import MultiLabel
 from fedrad.training.setup import set_up
 from tests.model import tiny
 
@@ -188,7 +189,7 @@ class Mercy:
             "declared-size": 40,
             "allow-seeded": True,
         }
-        self.state = set_up(self.experiment, LABELS, single_label=False).classifier.state()
+        self.state = set_up(self.experiment, MultiLabel(LABELS)).classifier.state()
 
     def request(self, **changes: Any) -> Request:
         fields: dict[str, Any] = {

@@ -14,10 +14,10 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
 from fedrad.ledger.ledger import Ledger
-from fedrad.model.export import export_peft
 from fedrad.model.kernels import on_cpu
 from fedrad.privacy.plan import PrivacyPlan, declared_size
-from fedrad.tasks.metrics import Scores
+from fedrad.tasks.metrics import F1_FIGURES, Scores
+from fedrad.tasks.multi_label import MultiLabel
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, StepReport, TrainingState
 from fedrad.training.result import Result
@@ -26,6 +26,7 @@ from fedrad.training.site import RoundRequest, Site, train_round
 from tests.model import tiny
 
 LABELS = ("Edema", "Pneumothorax", "Something that the generator does not know")
+TASK = MultiLabel(LABELS)
 DELTA = 1e-3
 
 
@@ -37,9 +38,9 @@ def model_folder() -> str:
 
 def untrained_run(directory: Path) -> Path:
     """A run directory with an adapter that was never trained, but whose probabilities depend on the text."""
-    setup = set_up(experiment(), LABELS, single_label=False)
+    setup = set_up(experiment(), TASK)
     tiny.randomise(setup.classifier)
-    export_peft(setup.classifier, setup.base, directory / "adapter", max_length=40, privacy_statement="none")
+    TASK.export(setup.classifier, setup.base, directory / "adapter", max_length=40, privacy_statement="none")
     return directory
 
 
@@ -96,12 +97,12 @@ class Ready:
 def ready(exp: Experiment, reports: Tokenized | None = None, declared: int | None = None) -> Ready:
     """Built from scratch, so that nothing is shared with another call but the base model's tensors."""
     reports = tokens() if reports is None else reports
-    setup = set_up(exp, LABELS, False)
+    setup = set_up(exp, TASK)
     tiny.randomise(setup.classifier)
-    inputs = prepare(setup.classifier, reports, setup.pad_id)
+    inputs = prepare(setup, reports)
     adapter = {name: on_cpu(tensor) for name, tensor in setup.classifier.adapter().items()}
     plan = plan_for(exp, declared_size(len(reports)) if declared is None else declared)
-    return Ready(exp, setup, inputs, plan, Recipe.of(exp, single_label=False), TrainingState(adapter))
+    return Ready(exp, setup, inputs, plan, Recipe.of(exp), TrainingState(adapter))
 
 
 def ledger(directory: Path, site: str = "site-000", cap: float = 8.0) -> Ledger:
@@ -125,7 +126,7 @@ def distance(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
 
 def result(epsilon: Mapping[str, float]) -> Result:
     """The figures of a run that never was."""
-    scores = Scores(0.75, 0.5, 0.25, dict.fromkeys(LABELS, 0.5))
+    scores = Scores(dict(zip(F1_FIGURES, (0.75, 0.5, 0.25), strict=True)), dict.fromkeys(LABELS, 0.5))
     return Result(scores, epsilon, 6, dict.fromkeys(epsilon, 40), False, 12, 1.5, delta=DELTA)
 
 

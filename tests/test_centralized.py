@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, ModelError
-from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon
 from fedrad.simulation import centralized
 from fedrad.simulation.centralized import main, train
-from fedrad.training import run_directory
+from fedrad.tasks.classifier import Classifier
+from fedrad.tasks.multi_label import MultiLabel
 from fedrad.training.run_directory import Result
 from fedrad.training.site import train_round
 from tests import small
@@ -86,7 +86,7 @@ def test_metrics_have_a_line_for_each_round(run: tuple[Result, Path, str]) -> No
     assert spent == sorted(spent)
     assert spent[0] == 0
     assert spent[-1] == result.epsilon["site-000"]
-    assert lines[-1]["weighted_f1"] == result.scores.weighted_f1
+    assert lines[-1]["weighted_f1"] == result.scores.main
 
 
 def test_epsilon_is_met_from_below_and_is_the_ledger_s(run: tuple[Result, Path, str]) -> None:
@@ -235,7 +235,7 @@ def test_a_run_that_fails_half_way_leaves_no_result(tmp_path: Path, monkeypatch:
     def crash(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(run_directory, "export_peft", crash)
+    monkeypatch.setattr(MultiLabel, "export", crash)
     outcome = command(*set_all(experiment()), "--out", str(tmp_path / "out"))
 
     assert outcome.exit_code != 0

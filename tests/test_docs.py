@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import fedrad
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -69,6 +72,21 @@ def test_the_examples_of_the_privacy_page_run() -> None:
     failures, tried = doctest.testfile(str(ROOT / "docs/privacy.md"), module_relative=False)
 
     assert (failures, tried > 0) == (0, True)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_api_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    failures, tried = doctest.testfile(str(ROOT / "docs/api.md"), module_relative=False)
+
+    assert (failures, tried > 0) == (0, True)
+
+
+def test_the_api_page_is_what_its_script_makes() -> None:
+    made = runpy.run_path(str(ROOT / "docs/make_api.py"))
+
+    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == made["page"]()
+    assert made["EXAMPLES"].keys() == set(fedrad.__all__) - {"__version__"}
 
 
 def test_every_requirement_is_pinned() -> None:

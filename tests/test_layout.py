@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent.parent
 # The rooms, from the ground up. A module may import rooms of lower floors and its own, no others: not a neighbour's.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.errors",),
-    ("fedrad.limits", "fedrad.installed"),
+    ("fedrad.corpora", "fedrad.limits", "fedrad.installed"),
     ("fedrad.settings", "fedrad.cache", "fedrad.secure"),
     ("fedrad.keys", "fedrad.rules"),
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
-    ("fedrad.ledger", "fedrad.tasks", "fedrad.public_base", "fedrad.predict"),
-    ("fedrad.training",),
+    ("fedrad.ledger", "fedrad.tasks", "fedrad.public_base"),
+    ("fedrad.training", "fedrad.predict"),
     ("fedrad.planning",),
     ("fedrad.report",),
     ("fedrad.federation",),

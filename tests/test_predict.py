@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from fedrad import predict
 from fedrad.cli.app import app as cli
 from fedrad.errors import DataError
-from fedrad.model.classifier import Classifier
+from fedrad.tasks.classifier import Classifier
 from tests import small
 
 SECRET = "zyzzyva"
@@ -42,7 +42,7 @@ def expected(run: Path) -> list[list[float]]:
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(cli.app, ["predict", *map(str, arguments)])
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments)])
 
 
 def table(path: Path, rows: Sequence[Sequence[object]]) -> Path:

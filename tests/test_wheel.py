@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from tests.test_simulate import overrides, settings
 
-from fedrad.data.synthetic import BANKS
+from fedrad.corpora import BANKS
 
 ROOT = Path(__file__).parent.parent
 APPS = ("ct_rate", "mimic", "openi")

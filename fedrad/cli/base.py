@@ -24,7 +24,7 @@ def build(
     out: Annotated[Path, typer.Option(help="the folder to write; must not exist, or be empty")],
     model: Annotated[str, typer.Option(help="what to start from: the embedded model, a hub id or a folder")] = EMBEDDED,
     revision: Annotated[str, typer.Option(help="commit of a hub id")] = "",
-    reports: Annotated[int, typer.Option(min=64, help="generated reports")] = 12_000,
+    reports: Annotated[int, typer.Option(min=64, help="generated reports")] = 8000,
     epochs: Annotated[int, typer.Option(min=1, help="passes over them")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="of the reports and of the training")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="torch threads")] = 2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,15 +28,15 @@ class Tokenized:
     Attributes:
         ids: int32 [sum of lengths].
         offsets: int64 [n + 1]; report i is ``ids[offsets[i]:offsets[i + 1]]``.
-        labels: float32 [n, L], 1 where positive.
-        mask: float32 [n, L], 0 where the label is left out of loss and score.
+        labels: [n, ...], as the task has them; where each is positive or not, float32 [n, L], 1 where positive.
+        mask: of the same shape, 0 where an entry is left out of loss and score.
         patients: int64 [n], the same number for the reports of one patient; as private as the reports. None, if it is
             not known whose they are; then there is no patient-level privacy.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
-    labels: NDArray[np.float32]
+    labels: NDArray[Any]
     mask: NDArray[np.float32]
     patients: Indices | None = None
 
@@ -62,7 +62,7 @@ class Tokenized:
 
 
 class Batch(NamedTuple):
-    """b reports padded to the longest, T tokens: ids, attention int64 [b, T]; labels, mask float32 [b, L]."""
+    """b reports padded to the longest, T tokens: ids, attention int64 [b, T]; labels, mask [b, ...]."""
 
     ids: Tensor
     attention: Tensor

@@ -17,13 +17,13 @@ import re
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from fedrad.corpora import CT_RATE
 from fedrad.data.cells import PLACEHOLDER, joined
 from fedrad.data.files import corpus_folder, find_file, need_file
-from fedrad.data.labels import BINARY, CT_RATE
 from fedrad.data.parquet_file import Kind
-from fedrad.data.report import Counted, Row, Warn, count_copies, warn
+from fedrad.data.report import FEATURES, Oddities, Row, Source, Warn, count_copies, row_of
 from fedrad.data.tabular import rows_of
 from fedrad.errors import DataError
 
@@ -34,6 +34,7 @@ _REPORT_COLUMNS: Final[tuple[tuple[str, Kind], ...]] = (
     ("Impressions_EN", "text"),
 )
 _LABEL_COLUMNS: Final[tuple[tuple[str, Kind], ...]] = (("VolumeName", "name"), *((name, "label") for name in CT_RATE))
+_VALUES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 _REPORT_HOMES = ("", "dataset_radiology_text_reports_", "radiology_text_reports/", "dataset/radiology_text_reports/")
 _LABEL_HOMES = (
     "",
@@ -41,137 +42,112 @@ _LABEL_HOMES = (
     "multi_abnormality_labels/",
     "dataset/multi_abnormality_labels/",
 )
-# name of the part in VolumeName -> (our split, its reports, its labels)
-_PARTS: Final = {
-    "train": ("train", ("train_reports",), ("train_predicted_labels",)),
-    "valid": (
-        "test",
-        ("validation_reports", "valid_reports"),
-        ("valid_predicted_labels", "validation_predicted_labels"),
-    ),
+# name of the part in VolumeName -> (its reports, its labels)
+_NAMES: Final = {
+    "train": (("train_reports",), ("train_predicted_labels",)),
+    "valid": (("validation_reports", "valid_reports"), ("valid_predicted_labels", "validation_predicted_labels")),
 }
+_SPLITS: Final = {"train": "train", "valid": "test"}
 
 ScanLabels = dict[str, tuple[bytes, int]]
+"""Scan -> its 18 labels, and the row that they are from."""
 
 
-def inputs(path: str | Path | None) -> list[Path]:
-    """The files that ``reports`` reads.
+class Part(NamedTuple):
+    """The files of the training or of the validation patients."""
+
+    name: str
+    reports: Path
+    labels: Path
+
+
+def source(path: str | Path | None) -> Source:
+    """The corpus in the folder ``path``, one row per scan, in the order of the files: training first.
 
     Raises:
-        DataError: one is missing.
+        DataError: a file is missing; in reading: something is damaged or contradictory (e.g. labels of one scan's
+            reconstructions differ), or has values that it can't have.
     """
-    return [file for _, reports_file, labels_file in _files(path) for file in (reports_file, labels_file)]
+    parts = _parts(corpus_folder(path, "CT-RATE"))
+
+    def rows(warn: Warn) -> Iterator[Row]:
+        for part in parts:
+            yield from count_copies(_rows(part, _scan_labels(part), warn), part.reports, warn)
+
+    files = [file for part in parts for file in (part.reports, part.labels)]
+    return Source(files, lambda warn: (FEATURES(CT_RATE), rows(warn)))
 
 
-def reports(path: str | Path | None, warn: Warn = warn) -> Iterator[Row]:
-    """Streams the corpus, one row per scan, in the order of the files: training first.
-
-    Raises:
-        DataError: something is missing, damaged or contradictory (e.g. labels of one scan's reconstructions
-        differ), or has
-            values that it can't have.
-    """
-    for part, reports_file, labels_file in _files(path):
-        labels = _scan_labels(labels_file, part)
-        yield from count_copies(_part_rows(part, reports_file, labels, warn), reports_file, warn)
-
-
-def _part_rows(part: str, path: Path, labels: ScanLabels, warn: Warn) -> Iterator[tuple[int, Row]]:
-    unlabelled = Counted("left out: no row in the label file", path)
-    empty = Counted("left out: no findings and no impression", path)
-    differ = Counted("left out: not the same as the first of its scan", path)
-    odd = Counted(PLACEHOLDER, path)
-    volumes: set[str] = set()
-    scans: dict[str, bytes] = {}
-    for row, (volume, findings, impression) in rows_of(path, _REPORT_COLUMNS):
-        name, patient, scan = _volume(volume, part, path, row)
-        if name in volumes:
-            raise DataError(f"volume {name} is there twice.", file=path, row=row, remedy="Remove one of the two rows.")
-        volumes.add(name)
+def _rows(part: Part, labels: ScanLabels, warn: Warn) -> Iterator[tuple[int, Row]]:
+    odd, scans = Oddities(part.reports), dict[str, bytes]()
+    for row, patient, scan, (findings, impression) in _volumes(part.reports, part.name, _REPORT_COLUMNS):
         text, placeholder = joined((findings, impression))
         digest = blake2b(text.encode(), digest_size=8).digest()
         if scan in scans:
             if scans[scan] != digest:
-                differ.add(row)
+                odd.add("left out: not the same as the first of its scan", row)
             continue
         if placeholder:
-            odd.add(row)
+            odd.add(PLACEHOLDER, row)
         if not text:
-            empty.add(row)
+            odd.add("left out: no findings and no impression", row)
             continue
         scans[scan] = digest
         if scan not in labels:
-            unlabelled.add(row)
+            odd.add("left out: no row in the label file", row)
             continue
-        values = (value for value in labels[scan][0])
-        yield (
-            row,
-            {
-                "text": text,
-                "labels": dict(zip(CT_RATE, values, strict=True)),
-                "patient": patient,
-                "site": "",
-                "time": "",
-                "split": _PARTS[part][0],
-            },
-        )
-    for counted in (unlabelled, empty, differ, odd):
-        counted.tell(warn)
+        values = dict(zip(CT_RATE, labels[scan][0], strict=True))
+        yield row, row_of(text, values, patient, split=_SPLITS[part.name])
+    odd.tell(warn)
 
 
-def _scan_labels(path: Path, part: str) -> ScanLabels:
-    """{scan: (its 18 labels, the row that they are from)}."""
+def _scan_labels(part: Part) -> ScanLabels:
     found: ScanLabels = {}
-    volumes: set[str] = set()
-    for row, (volume, *cells) in rows_of(path, _LABEL_COLUMNS):
-        name, _, scan = _volume(volume, part, path, row)
-        if name in volumes:
-            raise DataError(f"volume {name} is there twice.", file=path, row=row, remedy="Remove one of the two rows.")
-        volumes.add(name)
+    for row, _, scan, cells in _volumes(part.labels, part.name, _LABEL_COLUMNS):
         for label, cell in zip(CT_RATE, cells, strict=True):
-            if cell.strip() not in BINARY:
+            if cell.strip() not in _VALUES:
                 problem = f"the value of {label!r} is not 0 or 1."
-                raise DataError(problem, file=path, row=row, remedy=f"It must be one of {', '.join(BINARY)}.")
-        values = bytes(BINARY[cell.strip()] for cell in cells)
+                raise DataError(problem, file=part.labels, row=row, remedy=f"It must be one of {', '.join(_VALUES)}.")
+        values = bytes(_VALUES[cell.strip()] for cell in cells)
         first = found.setdefault(scan, (values, row))
         if first[0] != values:
             raise DataError(
                 f"the labels of scan {scan} differ from row {first[1]}, but both are reconstructions of it.",
-                file=path,
+                file=part.labels,
                 row=row,
                 remedy="Make the two rows agree.",
             )
     return found
 
 
-def _volume(cell: str, part: str, path: Path, row: int) -> tuple[str, str, str]:
-    """(volume without ending, patient, scan)."""
-    match = _VOLUME.fullmatch(cell.strip())
-    if match is None:
-        remedy = "It must look like train_1_a_2.nii.gz (patient 1, scan a, reconstruction 2)."
-        raise DataError("VolumeName is not the name of a volume.", file=path, row=row, remedy=remedy)
-    if match["part"] != part:
-        raise DataError(
-            f"patient {match['patient']} belongs to the other split.",
-            file=path,
-            row=row,
-            remedy=f"Only {part}_ volumes may be in this file, so that no patient is in two splits.",
-        )
-    return cell.strip().partition(".")[0], match["patient"], match["scan"]
+def _volumes(path: Path, part: str, columns: tuple[tuple[str, Kind], ...]) -> Iterator[tuple[int, str, str, list[str]]]:
+    """(row, patient, scan, the other cells) of a file; no volume is there twice, and all are of this part."""
+    seen: set[str] = set()
+    for row, (cell, *cells) in rows_of(path, columns):
+        match = _VOLUME.fullmatch(cell.strip())
+        if match is None:
+            remedy = "It must look like train_1_a_2.nii.gz (patient 1, scan a, reconstruction 2)."
+            raise DataError("VolumeName is not the name of a volume.", file=path, row=row, remedy=remedy)
+        if match["part"] != part:
+            problem = f"patient {match['patient']} belongs to the other split."
+            remedy = f"Only {part}_ volumes may be in this file, so that no patient is in two splits."
+            raise DataError(problem, file=path, row=row, remedy=remedy)
+        name = cell.strip().partition(".")[0]
+        if name in seen:
+            raise DataError(f"volume {name} is there twice.", file=path, row=row, remedy="Remove one of the two rows.")
+        seen.add(name)
+        yield row, match["patient"], match["scan"], cells
 
 
-def _files(path: str | Path | None) -> list[tuple[str, Path, Path]]:
-    folder = corpus_folder(path, "CT-RATE")
+def _parts(folder: Path) -> list[Part]:
     found = []
-    for part, (_, reports_names, labels_names) in _PARTS.items():
-        patterns = _patterns(_REPORT_HOMES, reports_names)
-        reports_file = find_file(folder, patterns, f"the {part} reports")
-        if reports_file is not None:
-            found.append(
-                (part, reports_file, need_file(folder, _patterns(_LABEL_HOMES, labels_names), f"the {part} labels"))
-            )
+    for part, (reports_names, labels_names) in _NAMES.items():
+        reports = find_file(folder, _patterns(_REPORT_HOMES, reports_names), f"the {part} reports")
+        if reports is not None:
+            labels = need_file(folder, _patterns(_LABEL_HOMES, labels_names), f"the {part} labels")
+            found.append(Part(part, reports, labels))
     if not found:
-        need_file(folder, _patterns(_REPORT_HOMES[:2], _PARTS["train"][1]), "the file of reports")
+        need_file(folder, _patterns(_REPORT_HOMES[:2], _NAMES["train"][0]), "the file of reports")
     return found
 
 

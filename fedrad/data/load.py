@@ -1,26 +1,26 @@
-"""``load_corpus``: a corpus by name, as one memory-mapped dataset, kept as an Arrow file between runs."""
+"""``load_corpus``: a corpus by name, as one memory-mapped dataset, kept as an Arrow file between runs.
+
+A reader is a module of this package, named by the corpus's entry in ``fedrad.corpora``. Its function ``source(path)``,
+with the entry's ``options`` as further arguments, finds the files and returns a ``report.Source``.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 
 import datasets
 
 from fedrad.cache import fedrad_cache_dir, sources
-from fedrad.data import ct_rate, mimic_cxr, openi, table
-from fedrad.data.labels import CHEXPERT, CT_RATE, chexpert_values
-from fedrad.data.report import FEATURES, NothingLeft, Row, Warn, warn, write_reports
+from fedrad.corpora import corpus_named
+from fedrad.data.report import NothingLeft, Source, warn, write_reports
 from fedrad.data.table import TableColumns
-from fedrad.errors import ConfigError, DataError
-from fedrad.settings import SOURCES, spelt
-
-NAMES = SOURCES
+from fedrad.errors import DataError
 
 
 def load_corpus(
@@ -39,113 +39,58 @@ def load_corpus(
     The first call streams the corpus into an Arrow file below ``cache_dir`` (folder 0700, file 0600: it holds
     the texts); later calls map that file, until the source files, the options or this package's reading code change.
 
-        >>> from fedrad import load_corpus
-        >>> ds = load_corpus("mimic-cxr", "/data/mimic-cxr")
-        >>> ds[0]["patient"], ds[0]["split"], ds[0]["labels"]["Edema"]
-        ('p10000032', 'train', 0)
-
     Args:
-        name: one of ``NAMES``, with dashes or underscores; docs/data-formats.md has the files that each expects.
+        name: one of ``fedrad.corpora.CORPORA``, with dashes or underscores; docs/data-formats.md has the files that
+            each expects.
         path: the corpus's folder or file; not used by "synthetic".
-        uncertain: "mimic-cxr" only: what the label -1.0 becomes: "negative", "positive" or "ignore" (masked).
+        uncertain: "mimic-cxr" and "synthetic" only: what a label becomes that is -1.0, or only suspected in the text:
+            "negative", "positive" or "ignore" (masked).
         cache_dir: default ``fedrad_cache_dir()``.
         columns: "table" only, and needed there.
         reports: "synthetic" only: how many.
         seed: "synthetic" only.
         bank: "synthetic" only: the phrase bank, as "chest-xray", with the 14 labels of MIMIC-CXR, or "chest-ct", with
-            the 18 of CT-RATE; one of ``fedrad.data.synthetic.BANKS``.
+            the 18 of CT-RATE; one of ``fedrad.corpora.BANKS``.
     Raises:
         ConfigError: an unknown name or policy.
         DataError: the corpus can't be read as it should; nothing is left behind in the cache then.
     Warns:
         DataWarning: reports were left out, or look odd; again at every later call.
     """
-    name = spelt(name, NAMES)
-    if name not in NAMES:
-        close = get_close_matches(name, NAMES, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ConfigError(f"data.name is {name!r}{hint}: must be one of {', '.join(NAMES)}")
-    chexpert_values(uncertain)
-    if name == "table" and columns is None:
-        raise ConfigError("data.name = table needs data.text-column and data.label-columns")
-    files = _inputs(name, path)
-    by_name: dict[str, list[object]] = {
-        "mimic-cxr": [uncertain],
-        "table": [repr(columns)],
-        "synthetic": [reports, seed, bank],
-    }
-    options = by_name.get(name, [])
+    name, corpus = corpus_named(name)
+    given = {"uncertain": uncertain, "columns": columns, "reports": reports, "seed": seed, "bank": bank}
+    options = {option: given[option] for option in corpus.options}
+    source: Source = import_module(f"fedrad.data.{corpus.reader}").source(path, **options)
     folder = _private_folder(Path(cache_dir) if cache_dir else fedrad_cache_dir())
-    target = folder / f"{name}-{_fingerprint(name, files, options)}.arrow"
+    target = folder / f"{name}-{_fingerprint([name, *options.values()], source.files)}.arrow"
     notes_file = target.with_suffix(".notes.json")
     if target.is_file() and notes_file.is_file():
         notes: list[str] = json.loads(notes_file.read_text("utf-8"))
         ds = datasets.Dataset.from_file(str(target))
     else:
         notes = []
-        features, rows = _stream(name, path, uncertain, columns, (reports, seed, bank), notes.append)
+        features, rows = source.read(notes.append)
         try:
             ds = write_reports(rows, features, target)
         except NothingLeft as error:
-            raise (_nothing_left(Path(path).expanduser(), notes, columns) if path else error) from None
+            raise (_nothing_left(Path(path).expanduser(), notes, source.remedy) if path else error) from None
         _write_private(notes_file, json.dumps(notes))
     for note in notes:
         warn(note)
     return ds
 
 
-def _nothing_left(source: Path, notes: list[str], columns: TableColumns | None) -> DataError:
-    """Why ``source``, a file or folder, has no report that can be used: nothing else shows the notes then."""
+def _nothing_left(path: Path, notes: list[str], remedy: str) -> DataError:
+    """Why ``path``, a file or folder, has no report that can be used: nothing else shows the notes then."""
     reasons = [
-        note.removeprefix(f"{source}: ").removeprefix(f"{source}/").removesuffix(".")
+        note.removeprefix(f"{path}: ").removeprefix(f"{path}/").removesuffix(".")
         for note in notes
         if "left out" in note
     ]
-    if not reasons:
-        problem = "has no rows." if source.is_file() else "its files of reports have no rows."
-        return DataError(problem, file=source, remedy="Check data.path, or write the file again.")
-    remedy = "Use the files of one release, as they are published."
-    if columns is not None:
-        remedy = f"Is {columns.text!r} the right one for data.text-column?"
-    return DataError(f"{'; '.join(reasons)}; none is left to use.", file=source, remedy=remedy)
-
-
-def _inputs(name: str, path: str | Path | None) -> list[Path]:
-    match name:
-        case "mimic-cxr":
-            return mimic_cxr.inputs(path)
-        case "ct-rate":
-            return ct_rate.inputs(path)
-        case "openi":
-            return openi.inputs(path)
-        case "table":
-            return table.inputs(path)
-    return []
-
-
-def _stream(
-    name: str,
-    path: str | Path | None,
-    uncertain: str,
-    columns: TableColumns | None,
-    synthetic: tuple[int, int, str],
-    warn: Warn,
-) -> tuple[datasets.Features, Iterator[Row]]:
-    match name:
-        case "mimic-cxr":
-            return FEATURES(CHEXPERT), mimic_cxr.reports(path, uncertain, warn)
-        case "ct-rate":
-            return FEATURES(CT_RATE), ct_rate.reports(path, warn)
-        case "openi":
-            return FEATURES(CHEXPERT), openi.reports(path, warn)
-        case "table" if columns is not None:
-            features = table.features(path, columns)
-            return features, table.reports(path, columns, features, warn)
-    from fedrad.data.synthetic import generate
-    from fedrad.data.synthetic.read_bank import labels_of
-
-    reports, seed, bank = synthetic
-    return FEATURES(labels_of(bank)), generate(reports, seed, bank=bank)
+    if reasons:
+        return DataError(f"{'; '.join(reasons)}; none is left to use.", file=path, remedy=remedy)
+    problem = "has no rows." if path.is_file() else "its files of reports have no rows."
+    return DataError(problem, file=path, remedy="Check data.path, or write the file again.")
 
 
 def _private_folder(cache_dir: Path) -> Path:
@@ -168,11 +113,12 @@ def _write_private(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _fingerprint(name: str, files: list[Path], options: list[object]) -> str:
-    """Of the code that reads and the phrases that it generates from, the options, and name, size and time of change of
-    every file that is read."""
-    digest = blake2b(repr([name, *options]).encode(), digest_size=12)
-    for source in sources(Path(__file__).parent):
+def _fingerprint(options: list[object], files: Sequence[Path]) -> str:
+    """Of the options, the code that reads (with the labels) and the phrases that it generates from, and name, size and
+    time of change of every file that is read."""
+    digest = blake2b(repr(options).encode(), digest_size=12)
+    package = Path(__file__).parent
+    for source in [*sources(package), *sources(package.with_name("corpora.py"))]:
         digest.update(source.read_bytes())
     for file in files:
         for entry in _walk(file):

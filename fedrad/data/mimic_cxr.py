@@ -19,18 +19,18 @@ import re
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from fedrad.corpora import CHEXPERT
 from fedrad.data.cells import PLACEHOLDER
 from fedrad.data.content import decode
 from fedrad.data.files import corpus_folder, find_file, need_file
-from fedrad.data.labels import CHEXPERT
-from fedrad.data.mimic_tables import SPLITS, StudyTable, read_labels, read_splits, read_times
-from fedrad.data.report import Counted, Row, Warn, count_copies, warn
+from fedrad.data.mimic_tables import SPLITS, Studies, chexpert_values, read_labels, read_splits, read_times
+from fedrad.data.report import FEATURES, Oddities, Row, Source, Warn, count_copies, row_of
 from fedrad.data.sections import read_report
 from fedrad.errors import DataError
 
@@ -40,12 +40,12 @@ _MEMBER = re.compile(r"(?:^|/)p([0-9]{2})/p([0-9]{1,18})/s([0-9]{1,18})\.txt$")
 # The longest real report has some thousand characters; a member beyond this is not a report but a broken or
 # hostile zip.
 _MAX_BYTES = 1 << 20
+_CUT = "with a section such as 'Comparison:' or 'History:' behind the reading, which is not kept"
 _BYTE_REMEDY = "The published reports are plain ASCII: download it again and compare checksums, or correct this report."
 
 
-@dataclass(frozen=True)
-class RawReport:
-    """One report file: where it is, whose, and its bytes."""
+class RawReport(NamedTuple):
+    """One report file: whose, where it is, and its bytes."""
 
     subject: int
     study: int
@@ -53,51 +53,36 @@ class RawReport:
     data: bytes
 
 
-def inputs(path: str | Path | None) -> list[Path]:
-    """The files (or the report tree) that ``reports`` reads.
-
-    Raises:
-        DataError: one is missing.
-    """
-    folder = corpus_folder(path, "MIMIC-CXR")
-    found = [_reports_home(folder), _chexpert_file(folder), _split_file(folder)]
-    metadata = _metadata_file(folder)
-    return found if metadata is None else [*found, metadata]
-
-
-def reports(path: str | Path | None, uncertain: str = "negative", warn: Warn = warn) -> Iterator[Row]:
-    """Streams the corpus, ordered by patient and study.
+def source(path: str | Path | None, uncertain: str = "negative") -> Source:
+    """The corpus in the folder described above, ordered by patient and study.
 
     Args:
-        path: the folder described above.
-        uncertain: what the label -1.0 becomes, see ``labels.chexpert_values``.
+        uncertain: what the label -1.0 becomes, see ``chexpert_values``.
     Raises:
-        DataError: something is missing, damaged, contradictory, or has values that it can't have.
+        DataError: a file is missing; in reading: something is damaged, contradictory, or has values that it can't have.
         ConfigError: ``uncertain`` is no such policy.
     """
+    meaning = chexpert_values(uncertain)
     folder = corpus_folder(path, "MIMIC-CXR")
     home = _reports_home(folder)
-    labels = read_labels(_chexpert_file(folder), uncertain)
-    splits = read_splits(_split_file(folder))
-    metadata = _metadata_file(folder)
-    times = None if metadata is None else read_times(metadata)
-    return count_copies(_rows(home, labels, splits, times, warn), home, warn, "study s{}")
+    labels = need_file(folder, _table("chexpert"), "the file of labels")
+    splits = need_file(folder, _table("split"), "the file of splits")
+    times = find_file(folder, _table("metadata"), "the file of study times")
+
+    def rows(warn: Warn) -> Iterator[Row]:
+        tables = read_labels(labels, meaning), read_splits(splits), read_times(times)
+        yield from count_copies(_rows(home, *tables, warn), home, warn, "study s{}")
+
+    files = [home, labels, splits, *([times] if times else [])]
+    return Source(files, lambda warn: (FEATURES(CHEXPERT), rows(warn)))
 
 
-def _rows(
-    home: Path, labels: StudyTable, splits: StudyTable, times: StudyTable | None, warn: Warn
-) -> Iterator[tuple[int, Row]]:
-    unlabelled = Counted("left out: no row in the label file", home)
-    empty = Counted("left out: no findings, no impression, nor any other reading", home)
-    unsplit = Counted("in neither train nor test: no row in the split file", home)
-    odd = Counted(PLACEHOLDER, home)
-    shortened = Counted(
-        "with a section such as 'Comparison:' or 'History:' behind the reading, which is not kept", home
-    )
+def _rows(home: Path, labels: Studies, splits: Studies, times: Studies, warn: Warn) -> Iterator[tuple[int, Row]]:
+    odd = Oddities(home)
     for raw in read_zip(home) if home.is_file() else read_tree(home):
         at = labels.find(raw.study)
         if at < 0:
-            unlabelled.add(raw.name)
+            odd.add("left out: no row in the label file", raw.name)
             continue
         if labels.subject[at] != raw.subject:
             raise DataError(
@@ -107,28 +92,32 @@ def _rows(
             )
         text, placeholder, cut = read_report(decode(raw.data, f"{home}: {raw.name}", _BYTE_REMEDY))
         if placeholder:
-            odd.add(raw.name)
+            odd.add(PLACEHOLDER, raw.name)
         if cut:
-            shortened.add(raw.name)
+            odd.add(_CUT, raw.name)
         if not text:
-            empty.add(raw.name)
+            odd.add("left out: no findings, no impression, nor any other reading", raw.name)
             continue
-        split = _split_of(splits, raw.study)
-        if not split:
-            unsplit.add(raw.name)
+        split, time = splits.find(raw.study), times.find(raw.study)
+        if split < 0:
+            odd.add("in neither train nor test: no row in the split file", raw.name)
         yield (
             raw.study,
-            {
-                "text": text,
-                "labels": dict(zip(CHEXPERT, labels.values[at].tolist(), strict=True)),
-                "patient": f"p{raw.subject}",
-                "site": "",
-                "time": _time_of(times, raw.study),
-                "split": split,
-            },
+            row_of(
+                text,
+                dict(zip(CHEXPERT, labels.values[at].tolist(), strict=True)),
+                f"p{raw.subject}",
+                time="" if time < 0 else _iso(int(times.values[time, 0])),
+                split="" if split < 0 else SPLITS[int(splits.values[split, 0])],
+            ),
         )
-    for counted in (unlabelled, empty, unsplit, odd, shortened):
-        counted.tell(warn)
+    odd.tell(warn)
+
+
+def _iso(stamp: int) -> str:
+    """YYYYMMDDhhmmss as a time; 0 is none."""
+    d = str(stamp)
+    return f"{d[:4]}-{d[4:6]}-{d[6:8]}T{d[8:10]}:{d[10:12]}:{d[12:]}" if stamp else ""
 
 
 def read_zip(path: Path) -> Iterator[RawReport]:
@@ -144,25 +133,19 @@ def read_zip(path: Path) -> Iterator[RawReport]:
     if archive is None:
         raise DataError("is not a readable zip file.", file=path, remedy="Download it again and compare checksums.")
     with archive:
-        members, keys = [], array("q")
-        for info in archive.infolist():
-            if match := _MEMBER.search(info.filename):
-                members.append(info)
-                keys.extend(int(number) for number in match.groups())
-        for (_, subject, study), at in _ordered(keys, path):
-            info = members[at]
-            yield RawReport(subject, study, info.filename, _member(archive, info, path))
+        yield from _ordered(archive.namelist(), path, lambda name: _member(archive, name, path))
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
-    if info.file_size <= _MAX_BYTES:
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size <= _MAX_BYTES:
         try:
-            return archive.read(info)
+            return archive.read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError):
             problem = "this member of the zip is damaged or encrypted."
     else:
-        problem = f"this member of the zip is larger than any report ({info.file_size:,} bytes)."
-    raise DataError(problem, file=f"{path}: {info.filename}", remedy="Download the zip again and compare checksums.")
+        problem = f"this member of the zip is larger than any report ({size:,} bytes)."
+    raise DataError(problem, file=f"{path}: {name}", remedy="Download the zip again and compare checksums.")
 
 
 def read_tree(root: Path) -> Iterator[RawReport]:
@@ -171,15 +154,9 @@ def read_tree(root: Path) -> Iterator[RawReport]:
     Raises:
         DataError: it holds no reports or a study twice, or a file can't be read.
     """
-    names, keys = [], array("q")
-    for folder in sorted(root.glob("p[0-9][0-9]")):
-        for file in folder.glob("p*/s*.txt"):
-            name = file.relative_to(root).as_posix()
-            if match := _MEMBER.search(name):
-                names.append(name)
-                keys.extend(int(number) for number in match.groups())
-    for (_, subject, study), at in _ordered(keys, root):
-        yield RawReport(subject, study, names[at], _file_bytes(root / names[at]))
+    files = (file for folder in root.glob("p[0-9][0-9]") for file in folder.glob("p*/s*.txt"))
+    names = (file.relative_to(root).as_posix() for file in files)
+    yield from _ordered(names, root, lambda name: _file_bytes(root / name))
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -192,10 +169,15 @@ def _file_bytes(path: Path) -> bytes:
     raise DataError(problem, file=path, remedy="Unpack the reports again.")
 
 
-def _ordered(keys: array[int], home: Path) -> Iterator[tuple[tuple[int, int, int], int]]:
-    """((folder, subject, study), place) in ascending order, from their flat list."""
+def _ordered(names: Iterable[str], home: Path, read: Callable[[str], bytes]) -> Iterator[RawReport]:
+    """The reports among the names, ordered by folder, subject and study."""
+    found, keys = [], array("q")
+    for name in names:
+        if match := _MEMBER.search(name):
+            found.append(name)
+            keys.extend(int(number) for number in match.groups())
     table = np.array(keys, dtype=np.int64).reshape(-1, 3)
-    if len(table) == 0:
+    if not found:
         raise DataError(
             "holds no reports named like files/p10/p10000032/s50414267.txt.",
             file=home,
@@ -205,21 +187,8 @@ def _ordered(keys: array[int], home: Path) -> Iterator[tuple[tuple[int, int, int
     if counts.max() > 1:
         raise DataError(f"study s{study[counts.argmax()]} is there twice.", file=home, remedy="Remove one of the two.")
     for at in np.lexsort((table[:, 2], table[:, 1], table[:, 0])).tolist():
-        folder, subject, number = table[at].tolist()
-        yield (folder, subject, number), at
-
-
-def _time_of(times: StudyTable | None, study: int) -> str:
-    at = -1 if times is None else times.find(study)
-    if times is None or at < 0 or times.values[at] == 0:
-        return ""
-    d = str(times.values[at])
-    return f"{d[:4]}-{d[4:6]}-{d[6:8]}T{d[8:10]}:{d[10:12]}:{d[12:]}"
-
-
-def _split_of(splits: StudyTable, study: int) -> str:
-    at = splits.find(study)
-    return "" if at < 0 else SPLITS[int(splits.values[at])]
+        _, subject, number = table[at].tolist()
+        yield RawReport(subject, number, found[at], read(found[at]))
 
 
 def _reports_home(folder: Path) -> Path:
@@ -231,17 +200,5 @@ def _reports_home(folder: Path) -> Path:
     return need_file(folder, (_ZIP,), "the file of reports (or the unpacked folder files/)")
 
 
-def _table_file(name: str) -> tuple[str, str]:
+def _table(name: str) -> tuple[str, str]:
     return f"mimic-cxr-2.*-{name}.csv", f"mimic-cxr-2.*-{name}.csv.gz"
-
-
-def _chexpert_file(folder: Path) -> Path:
-    return need_file(folder, _table_file("chexpert"), "the file of labels")
-
-
-def _split_file(folder: Path) -> Path:
-    return need_file(folder, _table_file("split"), "the file of splits")
-
-
-def _metadata_file(folder: Path) -> Path | None:
-    return find_file(folder, _table_file("metadata"), "the file of study times")

@@ -25,14 +25,14 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedrad.errors import DataError
+from fedrad.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 Warn = Callable[[str], None]
@@ -40,12 +40,49 @@ Warn = Callable[[str], None]
 _ROWS_AT_ONCE = 1000
 
 
+def row_of(
+    text: str, labels: int | dict[str, int], patient: str, *, site: str = "", time: str = "", split: str = ""
+) -> Row:
+    """A report with the columns described above."""
+    return {"text": text, "labels": labels, "patient": patient, "site": site, "time": time, "split": split}
+
+
+def value_of_doubt(uncertain: str) -> int:
+    """What an uncertain label counts as: 0 negative, 1 positive, -1 masked out of loss and score.
+
+    Args:
+        uncertain: "negative" (the default everywhere: a model that must act on "possible" reports should be told so),
+            "positive" or "ignore".
+    Raises:
+        ConfigError: another word.
+    """
+    values = {"negative": 0, "positive": 1, "ignore": -1}
+    if uncertain not in values:
+        raise ConfigError(f"data.uncertain must be one of {', '.join(values)}")
+    return values[uncertain]
+
+
+class Source(NamedTuple):
+    """A corpus that was found and can be read; every reader's function ``source`` returns one.
+
+    Attributes:
+        files: all that is read, files or folders: the cache goes by their sizes and times.
+        read: starts reading: (the columns, the rows in the order of the files). It is given what to call with each
+            oddity. Raises DataError where something is damaged, contradictory, or has values that it can't have.
+        remedy: what to do where none of the reports can be used.
+    """
+
+    files: Sequence[Path]
+    read: Callable[[Warn], tuple[datasets.Features, Iterator[Row]]]
+    remedy: str = "Use the files of one release, as they are published."
+
+
 class DataWarning(UserWarning):
     """Something in a corpus was left out or looks odd: names the file, how often, and where first. Never text."""
 
 
 def warn(message: str) -> None:
-    """Issues a ``DataWarning``; the default for every loader's ``warn``."""
+    """Issues a ``DataWarning``."""
     warnings.warn(message, DataWarning, stacklevel=3)
 
 
@@ -59,16 +96,9 @@ def warnings_as_lines() -> Iterator[None]:
     with warnings.catch_warnings():
         others, said = warnings.showwarning, set[str]()
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
             if not issubclass(category, DataWarning):
-                others(message, category, filename, lineno, file, line)
+                others(message, category, *where, **how)
             elif str(message) not in said:  # the server and the hospitals of a simulation read the same corpus
                 said.add(str(message))
                 print(f"warning: {message}", file=sys.stderr, flush=True)
@@ -172,29 +202,27 @@ def _record_batch(chunk: list[Row], schema: pa.Schema, before: int) -> pa.Record
     raise DataError(f"one of the rows {before + 1} to {before + len(chunk)} does not fit the columns of a corpus.")
 
 
-class Counted:
-    """Counts one kind of oddity, and says so once, at the end, with the place of the first.
+class Oddities:
+    """Counts the reports of a file that are left out or look odd; each kind is told once, with the place of the first.
 
     Args:
-        message: what happened to the reports, e.g. "left out: no text".
-        file: where they are.
+        file: where the reports are.
     """
 
-    def __init__(self, message: str, file: object) -> None:
-        self.message, self.file = message, file
-        self.count = 0
-        self.first: object = ""
+    def __init__(self, file: object) -> None:
+        self.file = file
+        self.found: dict[str, tuple[int, object]] = {}
 
-    def add(self, row: object) -> None:
-        """Counts ``row`` (a row number, or the name of a member)."""
-        if self.count == 0:
-            self.first = f"row {row}" if isinstance(row, int) else row
-        self.count += 1
+    def add(self, kind: str, row: object) -> None:
+        """Counts one report: what is odd, e.g. "left out: no text", and its row number or the name of its file."""
+        count, first = self.found.get(kind, (0, f"row {row}" if isinstance(row, int) else row))
+        self.found[kind] = count + 1, first
 
     def tell(self, warn: Warn) -> None:
-        """Warns if there was any."""
-        if self.count:
-            warn(f"{self.file}: {_count(self.count)} {self.message} (first: {self.first}).")
+        """Warns of each kind: first of reports that are left out."""
+        for kind in sorted(self.found, key=lambda kind: not kind.startswith("left out")):
+            count, first = self.found[kind]
+            warn(f"{self.file}: {_count(count)} {kind} (first: {first}).")
 
 
 def _count(reports: int) -> str:

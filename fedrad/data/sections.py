@@ -118,11 +118,6 @@ class Reading(NamedTuple):
     cut: bool
 
 
-def reading(report: str) -> str:
-    """The text of ``read_report``."""
-    return read_report(report).text
-
-
 def read_report(report: str) -> Reading:
     """What the radiologist saw and concluded. The rules are above."""
     pieces = parts(report)

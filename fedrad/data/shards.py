@@ -68,15 +68,12 @@ def partition(ds: Dataset, indices: Indices, scheme: str, count: int, alpha: flo
         indices: rows of ``ds``, each once.
         scheme:
             "iid": patients at random, the same number for each hospital (give or take one).
-            "dirichlet": label skew. A patient stands for the rarest of their positive labels; of each such
-            group every
-                hospital gets a share drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019,
-                arXiv:1909.06335). Drawn again, up to 100 times, while a hospital is empty.
-            "by-site": the corpus's own sites. With fewer hospitals than sites, the two smallest are merged
-            until it fits.
-                A patient seen at several sites goes to the one with most of their reports, with a warning.
-            "temporal": patients ordered by their first report, cut into equal stretches. MIMIC-CXR shifts the
-            dates of
+            "dirichlet": label skew. A patient stands for the rarest of their positive labels; of each such group every
+                hospital gets a share drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019, arXiv:1909.06335).
+                Drawn again, up to 100 times, while a hospital is empty.
+            "by-site": the corpus's own sites. With fewer hospitals than sites, the two smallest are merged until it
+                fits. A patient seen at several sites goes to the one with most of their reports, with a warning.
+            "temporal": patients ordered by their first report, cut into equal stretches. MIMIC-CXR shifts the dates of
                 each patient by another amount, so there this order means nothing across patients.
         count: how many hospitals; 0 with "by-site" is the number of sites.
         alpha: of "dirichlet"; small is skewed, large is even.

@@ -13,21 +13,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import datasets
 
 from fedrad.data.cells import PLACEHOLDER, joined, said
 from fedrad.data.columns import check_columns
-from fedrad.data.labels import BINARY_OR_BLANK
 from fedrad.data.parquet_file import Kind
-from fedrad.data.report import FEATURES, Counted, Row, Warn, count_copies, is_single_label, label_names, warn
+from fedrad.data.report import (
+    FEATURES,
+    Oddities,
+    Row,
+    Source,
+    Warn,
+    count_copies,
+    is_single_label,
+    label_names,
+    row_of,
+)
 from fedrad.data.tabular import header_of, rows_of
-from fedrad.errors import DataError
+from fedrad.errors import ConfigError, DataError
 
 _TIME = re.compile(
     r"(\d{4})(?:-?(\d{2})(?:-?(\d{2})(?:[T ](\d{2})(?::?(\d{2})(?::?(\d{2})(\.\d+)?)?)?(Z|[+-]\d{2}:?\d{2})?)?)?)?",
     re.ASCII,
 )
+_VALUES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "false": 0, "true": 1, "": 0}
+"""What a cell of a label column means, in lower case."""
 _MOST_CLASSES = 1000
 
 
@@ -64,64 +76,50 @@ class TableColumns:
         return {use: column for use, column in own.items() if column[0]} | {name: (name, label) for name in self.labels}
 
 
-def inputs(path: str | Path | None) -> list[Path]:
-    """The file that is read.
+def source(path: str | Path | None, columns: TableColumns | None) -> Source:
+    """The corpus in a CSV or Parquet file, in the order of its rows.
 
     Raises:
-        DataError: no path was given, or the file is missing. What kind of file it is, its content says.
+        ConfigError: no columns were named.
+        DataError: no path was given, or the file is missing; in reading: it is damaged, lacks a column, has values that
+            it can't have, or a column of class names has too many classes.
     """
+    if columns is None:
+        raise ConfigError("data.name = table needs data.text-column and data.label-columns")
     if not path:
         raise DataError("a table needs a file.", remedy="Set data.path to a .csv, .csv.gz or .parquet file.")
-    file = Path(path).expanduser()
+    file, named = Path(path).expanduser(), columns
     if not file.is_file():
-        raise DataError(
-            "is not there." if not file.exists() else "is not a file.", file=file, remedy="Check data.path."
-        )
-    return [file]
+        problem = "is not a file." if file.exists() else "is not there."
+        raise DataError(problem, file=file, remedy="Check data.path.")
+
+    def read(warn: Warn) -> tuple[datasets.Features, Iterator[Row]]:
+        _check(file, named)
+        features = _features(file, named.labels)
+        return features, count_copies(_rows(file, named, features, warn), file, warn)
+
+    return Source([file], read, f"Is {columns.text!r} the right one for data.text-column?")
 
 
-def features(path: str | Path | None, columns: TableColumns) -> datasets.Features:
-    """The columns of the corpus; one label column is read through once to learn its classes.
-
-    Raises:
-        DataError: as ``reports``, and if a column of class names has too many classes.
-    """
-    (file,) = inputs(path)
-    _check(file, columns)
-    if len(columns.labels) > 1:
-        return FEATURES(columns.labels)
-    (column,) = columns.labels
+def _features(file: Path, labels: tuple[str, ...]) -> datasets.Features:
+    """The columns of the corpus; a single label column is read through once to learn its classes."""
+    if len(labels) > 1:
+        return FEATURES(labels)
+    (column,) = labels
     classes: set[str] = set()
     for row, (cell,) in rows_of(file, [(column, "class")]):
         classes.add(said(cell))
         if len(classes) > _MOST_CLASSES:
+            problem = f"{column!r} has more than {_MOST_CLASSES:,} different values."
             remedy = f"Is {column!r} the right one for data.label-columns?"
-            raise DataError(
-                f"{column!r} has more than {_MOST_CLASSES:,} different values.", file=file, row=row, remedy=remedy
-            )
-    if all(name.lower() in BINARY_OR_BLANK for name in classes):
-        return FEATURES(columns.labels)
+            raise DataError(problem, file=file, row=row, remedy=remedy)
+    if all(name.lower() in _VALUES for name in classes):
+        return FEATURES(labels)
     return FEATURES(class_names=sorted(classes - {""}))
 
 
-def reports(
-    path: str | Path | None, columns: TableColumns, features: datasets.Features, warn: Warn = warn
-) -> Iterator[Row]:
-    """Streams the corpus in the order of the file.
-
-    Args:
-        features: from the function of that name.
-    Raises:
-        DataError: the file is missing or damaged, lacks a column, or has values that it can't have.
-    """
-    (file,) = inputs(path)
-    _check(file, columns)
-    return count_copies(_rows(file, columns, features, warn), file, warn)
-
-
 def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: Warn) -> Iterator[tuple[int, Row]]:
-    empty, odd = Counted("left out: no text", path), Counted(PLACEHOLDER, path)
-    unlabelled = Counted(f"left out: no class in {columns.labels[0]!r}", path)
+    odd = Oddities(path)
     if not columns.patient:
         warn(
             f"{path}: no patient column is named, so every report counts as a patient of its own. If patients have "
@@ -135,29 +133,26 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
         cell = dict(zip(kinds, cells, strict=True))
         text, placeholder = joined([cell[".text"]])
         if placeholder:
-            odd.add(row)
+            odd.add(PLACEHOLDER, row)
         if not text:
-            empty.add(row)
+            odd.add("left out: no text", row)
             continue
-        if classes is not None and not said(cell[columns.labels[0]]):
-            unlabelled.add(row)
+        label = said(cell[columns.labels[0]])
+        if classes is not None and not label:
+            odd.add(f"left out: no class in {columns.labels[0]!r}", row)
             continue
         yield (
             row,
-            {
-                "text": text,
-                "labels": _binary(names, cell, path, row)
-                if classes is None
-                else classes[said(cell[columns.labels[0]])],
-                "patient": _patient(cell[".patient"], columns.patient, path, row) if columns.patient else f"row-{row}",
-                "site": said(cell.get(".site", "")),
-                "time": _time(said(cell.get(".time", "")), columns.time, path, row),
-                "split": "",
-            },
+            row_of(
+                text,
+                _binary(names, cell, path, row) if classes is None else classes[label],
+                _patient(cell[".patient"], columns.patient, path, row) if columns.patient else f"row-{row}",
+                site=said(cell.get(".site", "")),
+                time=_time(said(cell.get(".time", "")), columns.time, path, row),
+            ),
         )
         blank.difference_update([name for name in blank if cell[name].strip()])
-    for counted in (empty, unlabelled, odd):
-        counted.tell(warn)
+    odd.tell(warn)
     if classes is not None and len(names) == 1:
         warn(f"{path}: all reports have the same class, which alone teaches nothing. Check data.label-columns.")
     for name in (name for name in names if name in blank):
@@ -167,9 +162,9 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
 def _binary(names: Sequence[str], cells: Mapping[str, str], path: Path, row: int) -> dict[str, int]:
     labels = {}
     for name in names:
-        value = BINARY_OR_BLANK.get(cells[name].strip().lower())
+        value = _VALUES.get(cells[name].strip().lower())
         if value is None:
-            allowed = ", ".join(cell for cell in BINARY_OR_BLANK if cell)
+            allowed = ", ".join(cell for cell in _VALUES if cell)
             remedy = (
                 f"Allowed are {allowed} (in any case), and blank for 0; write others (yes, no, -1, nan, ...) as one of"
                 " them. Class names need a single column of their own."

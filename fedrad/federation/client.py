@@ -77,7 +77,7 @@ def _policy(context: Context) -> HospitalPolicy:
 
 
 def _hello(policy: HospitalPolicy) -> Hello:
-    return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.labels))
+    return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.task.labels))
 
 
 def _stage(experiment: Experiment, request: StageRequest, policy: HospitalPolicy) -> Stage:
@@ -107,7 +107,7 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy, unt
     own = policy.own(experiment)
     store = PublicStore(directory / "public")
     state = store.receive(request.state)
-    setup = set_up_with(own, policy.labels, bool(policy.classes), state, terms.rank)
+    setup = set_up_with(own, policy.task, state, terms.rank)
     store.keep(request.state.digest, state)
     plan = plan_for(own, policy.declared_size, terms)
     recipe = recipe_of(experiment, setup)
@@ -133,7 +133,7 @@ def _round(experiment: Experiment, request: Request, policy: HospitalPolicy, unt
     # Nothing was read of any report until here, so that no refusal tells of one.
     until_answered.enter_context(latched(directory, f"run {request.run}, round {request.round}"))
     corpus = read_corpus(own)
-    if (corpus.names, corpus.single_label) != (policy.labels, bool(policy.classes)):
+    if corpus.task != policy.task:
         raise DataError(
             "the labels in the reports are not those that the node configuration states.",
             file=policy.data_path,

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.batches import tokenize
 from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import Failure, Reply, Request, check_adapter
 from fedrad.federation.secure_hospital import Masking
 from fedrad.ledger.ledger import Ledger
-from fedrad.model.residual import is_residual
+from fedrad.model.adapter import is_residual
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import starts_warm
+from fedrad.tasks.task import Task
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe
@@ -39,16 +39,14 @@ def experiment_of(config: str) -> Experiment:
     return Experiment.from_flat(json.loads(config))
 
 
-def set_up_with(
-    experiment: Experiment, names: tuple[str, ...], single_label: bool, state: Mapping[str, Tensor], rank: int
-) -> Setup:
+def set_up_with(experiment: Experiment, task: Task, state: Mapping[str, Tensor], rank: int) -> Setup:
     """The model with the server's state in it, which is checked as strictly as the server checks a reply.
 
     Raises:
         RefusedReply: the state does not fit.
         ModelError: its base residual does not fit.
     """
-    setup = blank_setup(experiment, names, single_label, rank)
+    setup = blank_setup(experiment, task, rank)
     check_state(setup, state)
     setup.classifier.load_state(state)
     return setup
@@ -66,9 +64,9 @@ def check_state(setup: Setup, state: Mapping[str, Tensor]) -> None:
 
 # A simulation's process serves many hospitals and rounds. What is kept is a pure function of the arguments.
 @lru_cache(maxsize=4)
-def blank_setup(experiment: Experiment, names: tuple[str, ...], single_label: bool, rank: int) -> Setup:
+def blank_setup(experiment: Experiment, task: Task, rank: int) -> Setup:
     """The model before any state is loaded."""
-    return set_up(experiment, names, single_label, rank)
+    return set_up(experiment, task, rank)
 
 
 @lru_cache(maxsize=4)
@@ -81,18 +79,14 @@ def inputs_of(
     setup: Setup, corpus: Corpus, rows: NDArray[np.int64], experiment: Experiment, padding: Padding | None = None
 ) -> Inputs:
     """These reports as the trainable part of the model reads them; ``padding`` is a real hospital's."""
-    tokens = tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id, padding=padding)
+    tokens = setup.task.tokenize(corpus.reports, rows, setup.base.tokenizer, experiment.data.max_length)
+    return prepare(setup, tokens, padding=padding)
 
 
 def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
     """The optimisation of one hospital among ``sites.count``."""
-    return Recipe.of(
-        experiment,
-        single_label=setup.single_label,
-        sites=experiment.sites.count,
-        warm=starts_warm(experiment, setup.names, single_label=setup.single_label),
-    )
+    warm = starts_warm(experiment, setup.task.findings)
+    return Recipe.of(experiment, sites=experiment.sites.count, warm=warm)
 
 
 @lru_cache(maxsize=64)
@@ -111,7 +105,7 @@ def round_of(experiment: Experiment, request: Request, setup: Setup) -> RoundReq
         round=request.round,
         steps=experiment.local_steps,
         last=request.round == request.rounds,
-        settings=settings_of(experiment, request.rounds, setup.lora.rank, setup.names),
+        settings=settings_of(experiment, request.rounds, setup.lora.rank, setup.task.labels),
     )
 
 

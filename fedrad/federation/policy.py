@@ -8,12 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CORPORA, label_columns, names_in
 from fedrad.errors import ConfigError, PolicyRefusal
-from fedrad.federation.policy_rules import DEFAULT_WITNESS, names_in, out_of_range
+from fedrad.federation.policy_rules import DEFAULT_WITNESS, out_of_range
 from fedrad.model.base import load_base
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.settings import CHEST, EMBEDDED, SOURCES, spelt
+from fedrad.settings import CHEST, EMBEDDED, spelt
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.tasks.task import Task
 from fedrad.training.padding import Padding, padding_for
 from fedrad.training.setup import Setup, Terms
 
@@ -67,7 +70,7 @@ class HospitalPolicy:
         identity_key: file with its private identity key (``identity.py``), absolute; empty: identities are not pinned.
         peers: file with the public identity keys of all hospitals, its own included, absolute.
         text_column, patient_column, site_column, time_column: columns of a ``table``.
-        label_columns: label columns of a ``table``, commas between; empty: the 14 of CheXpert.
+        label_columns: label columns of a ``table``, as ``data.label-columns``; needed there.
         classes: where ``label_columns`` is one column of class names: which ones there are, commas between.
     """
 
@@ -133,7 +136,7 @@ class HospitalPolicy:
             if type(value).__name__ != field.type:
                 problems.append(f"node-config {key}: must be {field.type}, not {type(value).__name__}")
                 continue
-            values[field.name] = spelt(str(value), SOURCES) if field.name == "data_name" else value
+            values[field.name] = spelt(str(value), tuple(CORPORA)) if field.name == "data_name" else value
         problems += out_of_range(values)
         if problems:
             raise ConfigError(problems)
@@ -148,16 +151,11 @@ class HospitalPolicy:
         return names_in(self.shares_reports_with)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels (or classes) of this hospital's reports, in order, as it states them before one is read."""
-        match self.data_name:
-            case "ct-rate":
-                return CT_RATE
-            case "table" if self.classes:
-                return tuple(sorted(names_in(self.classes)))
-            case "table" if self.label_columns:
-                return names_in(self.label_columns)
-        return CHEXPERT
+    def task(self) -> Task:
+        """What this hospital's reports are labelled for, as it states before one is read."""
+        if self.classes:
+            return SingleLabel(tuple(sorted(names_in(self.classes))))
+        return MultiLabel(CORPORA[self.data_name].labels_of("", label_columns(self.label_columns)))
 
     @property
     def mechanism(self) -> tuple[float, float] | None:
@@ -186,7 +184,7 @@ class HospitalPolicy:
             "data.patient-column": self.patient_column,
             "data.site-column": self.site_column,
             "data.time-column": self.time_column,
-            "data.label-columns": self.label_columns or ",".join(CHEXPERT),
+            "data.label-columns": self.label_columns,
             "sites.partition": "iid",  # this is one hospital: nothing is dealt out here, so no column is needed for it
         }
         return Experiment.from_flat(own | ({"train.micro-tokens": 1} if self.isolate_reports else {}))
@@ -197,10 +195,10 @@ class HospitalPolicy:
         Raises:
             PolicyRefusal: the server's head has other labels than this hospital states.
         """
-        if labels != self.labels:
+        if labels != self.task.labels:
             raise PolicyRefusal(
                 "the server's labels are not those of this hospital's node configuration (label-columns, classes;"
-                f" {len(self.labels)} of them, in the same order)"
+                f" {len(self.task.labels)} of them, in the same order)"
             )
 
     def accept_model(self, experiment: Experiment) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedrad.corpora import CORPORA, label_columns
 from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
 from fedrad.settings import CHEST, EMBEDDED
@@ -75,11 +76,19 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
     if unit not in ("report", "patient"):
         problems.append("node-config unit: must be report or patient")
     name, columns = values.get("data_name", "table"), values.get("label_columns", "")
-    if name not in ("table", "openi", "mimic-cxr", "ct-rate"):
-        problems.append("node-config data-name: must be table, openi, mimic-cxr or ct-rate")
-    if unit == "patient" and name == "openi":
-        problems.append("node-config unit: Open-i names reports and no patients; take unit report")
-    if values.get("classes") and not (name == "table" and columns and len(names_in(str(columns))) == 1):
+    corpus = CORPORA.get(str(name))
+    if corpus is None or corpus.generated:
+        real = ", ".join(name for name, corpus in CORPORA.items() if not corpus.generated)
+        problems.append(f"node-config data-name: must be one of {real}")
+    table = corpus is not None and corpus.columns
+    if table and not label_columns(str(columns)):
+        problems.append(
+            "node-config label-columns: needed; the label columns of the table, in the order of the run's labels;"
+            " `chexpert` stands for MIMIC-CXR's 14, which generated reports have"
+        )
+    if unit == "patient" and corpus is not None and not corpus.patients:
+        problems.append(f"node-config unit: {corpus.title} names reports and no patients; take unit report")
+    if values.get("classes") and not (table and len(label_columns(str(columns))) == 1):
         problems.append("node-config classes: goes with one label column of a table that holds class names")
     if values.get("device", "cpu") not in ("cpu", "cuda", "auto"):
         problems.append("node-config device: must be cpu, cuda or auto")
@@ -91,7 +100,7 @@ def out_of_range(values: Mapping[str, object]) -> list[str]:
         problems.append("node-config model-sha256: needed with a model of your own; `fedrad model NAME` prints it")
     if isinstance(pin, str) and pin and not re.fullmatch("[0-9a-f]{64}", pin):
         problems.append("node-config model-sha256: must be 64 hexadecimal digits")
-    if unit == "patient" and name == "table" and not values.get("patient_column"):
+    if unit == "patient" and table and not values.get("patient_column"):
         problems.append("node-config patient-column: needed with unit patient; without it every report is a patient")
     if isinstance(values.get("site"), str) and not str(values["site"]).replace("-", "").replace("_", "").isalnum():
         problems.append("node-config site: letters, digits, - and _ only")
@@ -116,11 +125,6 @@ def _unsummable(values: Mapping[str, object]) -> list[str]:
             " lies gets this hospital's adapter with its own share of the noise only"
         )
     return problems
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """The names in a list with commas between."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _lies_in(folder: str, other: str) -> bool:

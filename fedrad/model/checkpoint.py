@@ -14,18 +14,17 @@ from torch import nn
 from fedrad.errors import ModelError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-LARGEST_POINTER = 1024  # bytes, by the specification of git-lfs
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 JSON_FILES = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.json",
-    "model.safetensors.index.json",
+    INDEX,
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# Parts of an encoder's tensor names. Heads (cls, classifier, lm_head, predictions, ...) have none of them.
-ENCODER = {"embeddings", "encoder", "transformer"}
 BUFFERS = {"position_ids", "token_type_ids"}  # counted up, not trained; saved by older versions of transformers
 
 
@@ -38,83 +37,78 @@ def check_folder(name: str, folder: Path) -> None:
         ModelError: an empty folder, git-lfs pointers, a PEFT adapter, no config.json, JSON that is none, no
             safetensors, or safetensors that are missing or cut off.
     """
+    if problem := _problem_of(folder):
+        raise ModelError(f"base model {name!r}: {problem}")
+
+
+def _problem_of(folder: Path) -> str:
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-
-    def refuse(problem: str) -> ModelError:
-        return ModelError(f"base model {name!r}: {problem}")
-
     if not files:
-        raise refuse("the folder is empty. Put config.json, the tokenizer files and model.safetensors there.")
-    if pointers := [file for file, path in files.items() if _is_pointer(path)]:
-        raise refuse(
+        return "the folder is empty. Put config.json, the tokenizer files and model.safetensors there."
+    if pointers := [file for file, path in files.items() if _starts_with(path, LFS_POINTER)]:
+        return (
             f"git-lfs pointers stand in place of {_some(pointers)} in {folder}: run `git lfs pull` in the repository"
             " that the folder was copied from, or download the files from the hub."
         )
     contents = {file: _json(files[file]) for file in JSON_FILES if file in files}
     if broken := [file for file, content in contents.items() if content is None]:
-        raise refuse(f"{_some(broken)} in {folder} can't be read as a JSON object; copy it again, whole.")
-    if "adapter_config.json" in files:
-        owner = (_json(files["adapter_config.json"]) or {}).get("base_model_name_or_path") or "its base model"
-        if "config.json" not in files:
-            raise refuse(
-                f"{folder} holds a PEFT adapter (adapter_config.json and no config.json), not a base model. Name the"
-                f" base model, {owner}; to use an adapter that fedrad trained, run `fedrad predict` on its run"
-                " directory; to train on top of one, merge it (PEFT: merge_and_unload, then save_pretrained)."
-            )
-        raise refuse(
+        return f"{_some(broken)} in {folder} can't be read as a JSON object; copy it again, whole."
+    if "adapter_config.json" in files and "config.json" in files:
+        return (
             f"{folder} has an adapter_config.json beside config.json, and transformers would put that adapter into the"
             " model. Move the adapter elsewhere, or merge it (PEFT: merge_and_unload, then save_pretrained)."
         )
-    if "config.json" not in files:
-        raise refuse(f"{folder} has no config.json; copy all files of the model.")
-    if "model.safetensors" in files:
-        weights = ["model.safetensors"]
-    elif "model.safetensors.index.json" in files:
-        weights = _shards(contents["model.safetensors.index.json"] or {})
-        if not weights:
-            raise refuse(f"model.safetensors.index.json in {folder} names no files; copy it again, whole.")
-        if missing := [file for file in weights if file not in files]:
-            raise refuse(
-                f"{folder} lacks {_some(missing)}, which model.safetensors.index.json names; copy all of them."
-            )
-    elif pickled := [file for file in files if file.endswith(PICKLED)]:
-        raise refuse(
-            f"{folder} has no model.safetensors, only {_some(pickled)}. Pickled weights are refused, as loading them"
-            " runs code: take a revision with safetensors, or convert them to safetensors in a sandbox."
+    if "adapter_config.json" in files:
+        owner = (_json(files["adapter_config.json"]) or {}).get("base_model_name_or_path") or "its base model"
+        return (
+            f"{folder} holds a PEFT adapter (adapter_config.json and no config.json), not a base model. Name the base"
+            f" model, {owner}; to use an adapter that fedrad trained, run `fedrad predict` on its run directory; to"
+            " train on top of one, merge it (PEFT: merge_and_unload, then save_pretrained)."
         )
-    else:
-        raise refuse(f"{folder} has no model.safetensors; copy all files of the model.")
+    if "config.json" not in files:
+        return f"{folder} has no config.json; copy all files of the model."
+    if WEIGHTS not in files and INDEX not in files:
+        if pickled := [file for file in files if file.endswith(PICKLED)]:
+            return (
+                f"{folder} has no {WEIGHTS}, only {_some(pickled)}. Pickled weights are refused, as loading them runs"
+                " code: take a revision with safetensors, or convert them to safetensors in a sandbox."
+            )
+        return f"{folder} has no {WEIGHTS}; copy all files of the model."
+    weights = [WEIGHTS] if WEIGHTS in files else _shards(contents[INDEX] or {})
+    if not weights:
+        return f"{INDEX} in {folder} names no files; copy it again, whole."
+    if missing := [file for file in weights if file not in files]:
+        return f"{folder} lacks {_some(missing)}, which {INDEX} names; copy all of them."
     for file in weights:
         try:
             with safe_open(files[file], "pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise refuse(
-                f"{file} in {folder} can't be loaded ({error}): it is cut off or damaged; copy it again."
-            ) from None
+            return f"{file} in {folder} can't be loaded ({error}): it is cut off or damaged; copy it again."
+    return ""
 
 
 def check_weights(name: str, module: nn.Module, loading: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that is not exactly this encoder, whatever heads it has besides.
+    """Refuses a checkpoint that is not exactly this model without a head, whatever heads it has besides.
 
     Args:
         name: of the base model, for the message.
-        module: the encoder as loaded.
+        module: the model as loaded.
         loading: ``output_loading_info`` of transformers, with mismatched sizes ignored.
 
     Raises:
         ModelError: weights that are missing (the pooler may be), superfluous, of another shape or not finite.
     """
-    extra = [key for key in loading["unexpected_keys"] if _belongs(key)]
+    parts = {part for part, _ in module.named_children()}  # a head's tensors have none of them in their names
+    extra = [key for key in loading["unexpected_keys"] if _belongs(key, parts)]
     held = module.state_dict()
     if lora := [key for key in (*extra, *held) if "lora_" in key or ".base_layer." in key]:
         raise ModelError(
             f"base model {name!r} has an adapter among its weights, such as {min(lora)}, that is not merged: merge it"
             " first (PEFT: merge_and_unload, then save_pretrained)."
         )
-    missing = [key for key in loading["missing_keys"] if not key.startswith("pooler.")]
     problems = []
-    if missing:
+    if missing := [key for key in loading["missing_keys"] if not key.startswith("pooler.")]:
         problems.append(f"lacks {len(missing)} weights, such as {min(missing)}: the checkpoint is incomplete")
     if extra:
         problems.append(
@@ -137,16 +131,15 @@ def check_weights(name: str, module: nn.Module, loading: Mapping[str, Any]) -> N
         )
 
 
-def _belongs(key: str) -> bool:
-    """Whether a tensor of that name is part of an encoder, and no head's."""
-    parts = key.split(".")
-    return parts[-1] not in BUFFERS and (not ENCODER.isdisjoint(parts) or "lora_" in key)
+def _belongs(key: str, parts: set[str]) -> bool:
+    """Whether a tensor of that name belongs to the model without a head, which has these parts."""
+    names = key.split(".")
+    return names[-1] not in BUFFERS and (not parts.isdisjoint(names) or "lora_" in key)
 
 
-def _is_pointer(path: Path) -> bool:
-    if path.stat().st_size > LARGEST_POINTER:
-        return False
-    return path.read_bytes().startswith(LFS_POINTER)
+def _starts_with(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark
 
 
 def _shards(index: Mapping[str, Any]) -> list[str]:

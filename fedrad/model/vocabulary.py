@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,6 @@ MOST_PIECES = 4.0
 LEAST_NAMED = 0.9
 # Tokens of a byte-pair vocabulary that no merge makes: 256 bytes, once more at the end of a word, and special ones.
 UNMERGED = 600
-
-# What each family's tokenizer is read from; any one line of them is enough.
-FILES = {
-    "bert": ("tokenizer.json", "vocab.txt"),
-    "distilbert": ("tokenizer.json", "vocab.txt"),
-    "roberta": ("tokenizer.json", "vocab.json with merges.txt"),
-    "albert": ("tokenizer.json", "spiece.model"),
-}
 
 
 @dataclass(frozen=True)
@@ -72,13 +65,13 @@ def reading(tokenizer: Any) -> Reading:
     return Reading(unread, len(pieces) / len(REPORT.split()))
 
 
-def check_vocabulary(name: str, source: str, family: str, tokenizer: Any, embeddings: int) -> None:
+def check_vocabulary(name: str, source: str, files: Sequence[str], tokenizer: Any, embeddings: int) -> None:
     """Refuses a tokenizer that does not belong to its model, or that has lost its vocabulary.
 
     Args:
         name: of the base model, for the message.
         source: folder or hub id that the tokenizer was loaded from.
-        family: the model type, a key of ``FILES``.
+        files: what a tokenizer of its family is read from, as ``Family.tokenizer_files``.
         embeddings: rows of the embedding table.
 
     Raises:
@@ -106,21 +99,21 @@ def check_vocabulary(name: str, source: str, family: str, tokenizer: Any, embedd
     if (used := min(len(ids), _reachable(tokenizer))) < LEAST_NAMED * embeddings:
         problems.append(f"its tokenizer can make no more than {used} of the model's {embeddings} tokens")
     if problems:
-        raise ModelError(f"base model {name!r}: {'; '.join(problems)}. {remedy(source, family)}")
+        raise ModelError(f"base model {name!r}: {'; '.join(problems)}. {remedy(source, files)}")
 
 
-def remedy(source: str, family: str) -> str:
+def remedy(source: str, files: Sequence[str]) -> str:
     """Which tokenizer files a folder lacks, and what to do."""
     copy = (
-        f"Copy the model's own tokenizer files again, whole ({' or '.join(FILES[family])}, and tokenizer_config.json),"
-        " with config.json and weights of the same model."
+        f"Copy the model's own tokenizer files again, whole ({' or '.join(files)}, and tokenizer_config.json), with"
+        " config.json and weights of the same model."
     )
     if not Path(source).is_dir():
         return copy
     here = {path.name for path in Path(source).iterdir()}
-    if any(here.issuperset(files.split(" with ")) for files in FILES[family]):
+    if any(here.issuperset(each.split(" with ")) for each in files):
         return f"The tokenizer files in {source} are cut off or belong to another model. {copy}"
-    wanted = [file for files in FILES[family] for file in files.split(" with ")]
+    wanted = " with ".join(files).split(" with ")
     return f"{source} lacks {', '.join(file for file in wanted if file not in here)}. {copy}"
 
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrad.config import Experiment
+from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import nearest, positions
-from fedrad.data.labels import COLLECTIONS
-from fedrad.planning.expected_gain import ExpectedGain, expected_gain, measured_for
+from fedrad.planning.expected_gain import ExpectedGain, curve_of, expected_gain
 from fedrad.planning.noise_to_signal import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import collection_of, starts_warm, unknown_labels
-from fedrad.tasks.metrics import Comparison, Scores, positives_in
+from fedrad.tasks.metrics import Comparison, Scores
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe
 from fedrad.training.result import rounded_up
@@ -72,34 +72,31 @@ def notes_on_plan(
     """``before_training`` of a run that is set up; ``test`` is None where nothing is evaluated."""
     sizes = {name: tensor.numel() for name, tensor in setup.classifier.adapter().items()}
     turns = strategy.turns(sizes, 1) or (frozenset(sizes),)
-    positives = {} if test is None else positives_in(test.tokens, setup.names)
     return before_training(
         experiment,
-        setup.names,
-        single_label=setup.single_label,
+        setup.task.findings,
         noise=noise,
         trainable=max(sum(size for name, size in sizes.items() if name in turn) for turn in turns),
         row=setup.classifier.features + 1,
-        positives=positives,
+        positives={} if test is None else setup.task.positives(test.tokens),
         reports=0 if test is None else len(test),
         expected=_expected(experiment, setup, noise),
     )
 
 
 def _expected(experiment: Experiment, setup: Setup, noise: Noise) -> ExpectedGain | None:
-    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
-    if not (warm and setup.classifier.head_only and noise.private and measured_for(experiment)):
+    warm = starts_warm(experiment, setup.task.findings)
+    curve = curve_of(experiment)
+    if curve is None or not (warm and noise.private):
         return None
-    sites = noise.averaged
-    recipe = Recipe.of(experiment, single_label=setup.single_label, sites=sites, warm=True)
-    return expected_gain(recipe, max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor))
+    recipe = Recipe.of(experiment, sites=noise.averaged, warm=True)
+    return expected_gain(curve, recipe, max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor))
 
 
 def before_training(
     experiment: Experiment,
-    names: Sequence[str],
+    findings: Sequence[str],
     *,
-    single_label: bool,
     noise: Noise,
     trainable: int,
     row: int,
@@ -110,14 +107,16 @@ def before_training(
     """What can be known before a step is charged.
 
     Args:
+        findings: of the run's task.
         trainable: numbers that a step trains.
         row: numbers of the head that are one label's own: hidden size and bias.
         positives, reports: of the test set; none and 0 where nothing is evaluated.
         expected: where the head alone is trained from a public base. Then noise does not drown what the start knows.
     """
-    found = _unknown(experiment, names, single_label=single_label)
+    unknown = unknown_labels(findings)
+    found = _unknown(experiment, findings, unknown)
     if expected is not None:
-        new = {name: positives[name] for name in unknown_labels(names) if name in positives}
+        new = {name: positives[name] for name in unknown if name in positives}
         found += [f"Expected: {expected}.", *_rare(noise, row, new, reports)]
     elif noise.private:
         found += _loud(experiment, noise, trainable) + _rare(noise, row, positives, reports)
@@ -133,7 +132,7 @@ def after_training(
         epsilon: the largest that a hospital spent; infinite without privacy.
         warm: whether the run started from an adapter that generated reports have trained.
     """
-    before, prior = comparison.before.weighted_f1, comparison.prior.weighted_f1
+    name, before, prior, after = scores.name, comparison.before.main, comparison.prior.main, scores.main
     phase = "The private phase" if math.isfinite(epsilon) else "Training"
     spent = f"Epsilon {rounded_up(epsilon, 4)} was spent for nothing. " if math.isfinite(epsilon) else ""
     more = "Take more reports, train.rounds or train.local-steps."
@@ -146,20 +145,19 @@ def after_training(
             f"{phase} changed nothing: all decisions on the {comparison.reports} evaluated reports are those of the"
             f" start. {spent}{why if cautious else ''}{remedy}"
         )
-    elif scores.weighted_f1 <= before:
+    elif after <= before:
         found.append(
-            f"{phase} gained nothing: weighted F1 went from {before:.4f} before training to {scores.weighted_f1:.4f}."
-            f" {spent}{remedy}"
+            f"{phase} gained nothing: {name} went from {before:.4f} before training to {after:.4f}. {spent}{remedy}"
         )
     elif comparison.changed < _WITHIN_CHANCE:
         found.append(
             f"What {phase[0].lower()}{phase[1:]} changed may be chance: decisions on the {comparison.reports} evaluated"
             f" reports that differ from the start: {comparison.changed}. {remedy}"
         )
-    if scores.weighted_f1 <= prior and any(scores.positives.values()):
+    if after <= prior and any(scores.positives.values()):
         found.append(
-            f"The result is no better than the label prior, which reads no text (weighted F1 {scores.weighted_f1:.4f}"
-            f" against {prior:.4f}): don't use it. {remedy}"
+            f"The result is no better than the label prior, which reads no text ({name} {after:.4f} against"
+            f" {prior:.4f}): don't use it. {remedy}"
         )
     return tuple(found)
 
@@ -169,15 +167,14 @@ def _against_noise(experiment: Experiment) -> str:
     return f"Take more reports or hospitals,{fewer} or a larger privacy.epsilon; `fedrad plan` shows what each brings."
 
 
-def _unknown(experiment: Experiment, names: Sequence[str], *, single_label: bool) -> list[str]:
+def _unknown(experiment: Experiment, names: Sequence[str], unknown: Sequence[str]) -> list[str]:
     """Labels that the warm start can't teach, where one was asked for or is the default."""
-    unknown = unknown_labels(tuple(names))
-    if single_label or experiment.warm_start != "synthetic" or not unknown:
+    if experiment.warm_start != "synthetic" or not unknown:
         return []
     these = "that label starts" if len(unknown) == 1 else "these labels start"
     starts = "the run starts" if len(unknown) == len(names) else these
     found = f"The warm start does not know {_listed(unknown)}, so {starts} cold."
-    if experiment.data.name != "table":
+    if experiment.corpus is None or not experiment.corpus.columns:
         return [found]  # a published corpus's names are not the user's to change
     known = COLLECTIONS[collection_of(names)]
     free = [label for label, place in zip(known, positions(known, names), strict=True) if place < 0]

@@ -15,9 +15,9 @@ from fedrad.installed import installed, strategy_class
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.shapes import shapes_of
 from fedrad.planning import noise_to_signal as planning
-from fedrad.planning.expected_gain import ExpectedGain, expected_gain, measured_for
+from fedrad.planning.expected_gain import ExpectedGain, curve_of, expected_gain
 from fedrad.planning.noise_to_signal import Choice
-from fedrad.planning.questions import check_told, labels_of
+from fedrad.planning.questions import check_told
 from fedrad.privacy import accounting
 from fedrad.privacy.hospital_unit import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
@@ -92,7 +92,7 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     notes: list[str] = []
     check_told(experiment, declared, labels)
     size = _declared(experiment, notes) if declared is None else declared
-    outputs = labels_of(experiment) if labels is None else labels
+    outputs = len(experiment.stated_labels[0]) if labels is None else labels
     plan = plan_for(experiment, size)
     lora, strategy = experiment.adapted, strategy_of(experiment)
     spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a)
@@ -128,9 +128,10 @@ def _offered(experiment: Experiment) -> list[Strategy]:
 
 
 def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
-    if not measured_for(experiment):
+    curve = curve_of(experiment)
+    if curve is None:
         return None
-    return expected_gain(Recipe.of(experiment, single_label=False, sites=experiment.asked, warm=True), plan)
+    return expected_gain(curve, Recipe.of(experiment, sites=experiment.asked, warm=True), plan)
 
 
 def features_of(experiment: Experiment, hidden: int, outputs: int) -> int:
@@ -227,6 +228,13 @@ def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
         )
     elif privacy.secure_aggregation:
         notes.append("secure aggregation hides single adapters and changes no figure here.")
+    method = strategy_class(experiment.strategy.name)
+    head_alone = experiment.warm_start == "synthetic" and not method.chooses_factors and not experiment.adapted.targets
+    if head_alone and experiment.lora_pays(plan.declared_size):
+        notes.append(
+            f"with {plan.declared_size} reports and epsilon {plan.epsilon:g} LoRA in the last layer is expected to end"
+            f" above the head alone; --set data.declared-size={plan.declared_size} trains it (docs/utility.md)."
+        )
     if plan.private and plan.noise == "seeded":
         notes.append("noise seeded: simulation only, protects nobody.")
     return notes

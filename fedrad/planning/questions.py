@@ -3,22 +3,7 @@
 from __future__ import annotations
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.data.synthetic.read_bank import BANKS
 from fedrad.errors import ConfigError
-
-
-def labels_of(experiment: Experiment) -> int:
-    """The number of labels of the corpus that ``data.*`` names; 0 where reading it would be needed."""
-    match experiment.data.name:
-        case "synthetic":
-            return len(BANKS[experiment.data.bank])
-        case "ct-rate":
-            return len(CT_RATE)
-        case "table":
-            columns = [name for name in experiment.data.label_columns.split(",") if name.strip()]
-            return len(columns) if len(columns) > 1 else 0
-    return len(CHEXPERT)
 
 
 def check_told(experiment: Experiment, declared: int | None, labels: int | None) -> None:
@@ -35,11 +20,12 @@ def check_told(experiment: Experiment, declared: int | None, labels: int | None)
         return  # the server's noise depends on neither
     if declared is not None and declared < 1:
         problems.append(f"--reports: a hospital declares 1 or more, not {declared}")
-    if declared is None and not data.declared_size and (data.name != "synthetic" or privacy.unit != "report"):
+    generated = experiment.corpus is not None and experiment.corpus.generated
+    if declared is None and not data.declared_size and not (generated and privacy.unit == "report"):
         problems.append(f"--reports: say how many {privacy.unit}s a hospital declares; planning reads no data")
     if labels is not None and labels < 1:
         problems.append(f"--labels: a head has 1 or more, not {labels}")
-    if labels is None and not labels_of(experiment):
+    if labels is None and not experiment.stated_labels[0]:
         problems.append("--labels: say how many classes the label column has; planning reads no data")
     if problems:
         raise ConfigError(problems)

@@ -22,11 +22,12 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedrad.data.labels import COLLECTIONS, NO_OTHER_LABEL
+from fedrad.corpora import COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.synthetic import generate
 from fedrad.errors import ConfigError
 from fedrad.model.base import BaseModel
-from fedrad.model.layers import Layers, Readout, take_apart
+from fedrad.model.families import take_apart
+from fedrad.model.layers import Layers, Readout
 from fedrad.model.public_head import PublicHead
 
 # Share of each bank among the reports. The bank of hospitals that the base has never seen is not here.
@@ -64,7 +65,7 @@ class BaseRecipe:
         half: 0 or 1, to use one half of the phrases only (``data.synthetic.halves``); None: all.
     """
 
-    reports: int = 12_000
+    reports: int = 8000
     epochs: int = 1
     learning_rate: float = 2e-4
     batch: int = 32
@@ -146,9 +147,7 @@ class _Encoder(nn.Module):
                 part.requires_grad_(False)
         stack = take_apart(self.module)
         self.embed = stack.embed
-        self.layers = Layers(
-            stack.family, stack.layers.values(), stack.order, first_token_only=False, eager_up_to=10_000
-        )
+        self.layers = Layers(stack, range(len(stack.order)), first_token_only=False, eager_up_to=10_000)
         self.readout = Readout(None, base.hidden)
 
     def forward(self, ids: Tensor, attention: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from pathlib import Path
 import fedrad
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
+from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import positions
-from fedrad.data.labels import COLLECTIONS
 from fedrad.errors import ModelError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.public_base.build import BaseRecipe, Line, train_base
@@ -62,15 +62,15 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide what is built."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("data", "model", "training/public_base.py"):
+    for part in ("corpora.py", "data", "model", "public_base"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def starts_warm(experiment: Experiment, names: Sequence[str], *, single_label: bool) -> bool:
-    """Whether a run with these labels starts from a head that generated reports have trained."""
-    return experiment.warm_start == "synthetic" and not single_label and len(unknown_labels(names)) < len(names)
+def starts_warm(experiment: Experiment, findings: Sequence[str]) -> bool:
+    """Whether a run with these ``Task.findings`` starts from a head that generated reports have trained."""
+    return experiment.warm_start == "synthetic" and len(unknown_labels(findings)) < len(findings)
 
 
 def unknown_labels(names: Sequence[str]) -> tuple[str, ...]:
@@ -84,14 +84,14 @@ def collection_of(names: Sequence[str]) -> str:
     return max(COLLECTIONS, key=lambda which: sum(place >= 0 for place in positions(names, COLLECTIONS[which])))
 
 
-def directions_of(experiment: Experiment, base: BaseModel, names: Sequence[str], *, single_label: bool) -> int:
+def directions_of(experiment: Experiment, base: BaseModel, findings: Sequence[str]) -> int:
     """How many features the head reads; 0: all numbers of the pooled vector.
 
     A warm start reads the base's first ``model.directions`` principal directions, and as many more as it takes for the
     head that it starts from.
     """
     head = base.public_head
-    if head is None or not experiment.model.directions or not starts_warm(experiment, names, single_label=single_label):
+    if head is None or not experiment.model.directions or not starts_warm(experiment, findings):
         return 0
-    wanted = min(experiment.model.directions, len(head.directions)) + len(names) - len(unknown_labels(names))
+    wanted = min(experiment.model.directions, len(head.directions)) + len(findings) - len(unknown_labels(findings))
     return min(wanted, base.hidden)

@@ -14,17 +14,17 @@ _WIDEST = 36
 
 
 def score_table(result: Result) -> RenderableType:
-    """Weighted, micro and macro F1 of the label prior, of the start and of the result."""
+    """The task's figures for the label prior, for the start and for the result."""
     if result.scores is None:
-        return Text("F1: not evaluated; the server had no test set", style="bold")
+        return Text("scores: not evaluated; the server had no test set", style="bold")
     table = Table(box=None, header_style="bold")
     table.add_column("")
-    for name in ("weighted F1", "micro F1", "macro F1"):
+    for name in result.scores.figures:
         table.add_column(name, justify="right")
     if result.comparison is not None:
-        table.add_row("label prior (reads no text)", *_three(result.comparison.prior))
-        table.add_row("before training", *_three(result.comparison.before))
-    table.add_row(Text("after training", style="bold"), *_three(result.scores))
+        table.add_row("label prior (reads no text)", *_shown(result.comparison.prior))
+        table.add_row("before training", *_shown(result.comparison.before))
+    table.add_row(Text("after training", style="bold"), *_shown(result.scores))
     return table
 
 
@@ -50,5 +50,5 @@ def label_table(scores: Scores, comparison: Comparison) -> Table:
     return table
 
 
-def _three(scores: Scores) -> list[str]:
-    return [f"{value:.4f}" for value in (scores.weighted_f1, scores.micro_f1, scores.macro_f1)]
+def _shown(scores: Scores) -> list[str]:
+    return [f"{value:.4f}" for value in scores.figures.values()]

@@ -151,7 +151,7 @@ class StepView:
     private: bool
     started: float = field(default_factory=time.monotonic)
     reports: int = 0
-    test_f1: float | None = None
+    scores: Scores | None = None
     _progress: Progress | None = None
     _task: int = 0
 
@@ -180,8 +180,8 @@ class StepView:
         seconds = max(time.monotonic() - self.started, 1e-9)
         spent = f"epsilon {show_epsilon(epsilon)} of {self.budget:g}" if self.private else "not private"
         ratio = f"  noise / signal {_ratio(noise_to_signal)}" if self.private else ""
-        f1 = f"  test F1 {self.test_f1:.3f}" if self.test_f1 is not None else ""
-        line = f"{spent}{ratio}{f1}  {self.reports / seconds:.0f} reports/s"
+        tested = "" if self.scores is None else f"  test {self.scores.name} {self.scores.main:.3f}"
+        line = f"{spent}{ratio}{tested}  {self.reports / seconds:.0f} reports/s"
         if self._progress is not None:
             self._progress.update(self._task, completed=step, line=line)  # type: ignore[arg-type]
         elif step == self.total or step % max(1, self.total // 10) == 0:
@@ -191,7 +191,7 @@ class StepView:
 
     def evaluated(self, scores: Scores) -> None:
         """A test score is known from now on."""
-        self.test_f1 = scores.weighted_f1
+        self.scores = scores
 
 
 def _ratio(value: float) -> str:
@@ -217,9 +217,9 @@ def round_line(
     Args:
         left: seconds that the remaining rounds will take, if that is known.
     """
-    f1 = "" if scores is None else f"  test weighted F1 {scores.weighted_f1:.4f}"
+    tested = "" if scores is None else f"  test {scores.name} {scores.main:.4f}"
     time_left = "" if left is None or round == rounds else f"  about {show_seconds(left)} left"
-    lines = [f"round {round}/{rounds}{f1}{time_left}"]
+    lines = [f"round {round}/{rounds}{tested}{time_left}"]
     present = {site: value for site, value in sorted(booked.items()) if site not in absent}
     if len(present) > _HOSPITALS_SHOWN:
         least, most = show_epsilon(min(present.values())), show_epsilon(max(present.values()))

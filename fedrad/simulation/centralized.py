@@ -14,7 +14,6 @@ from rich.console import Console
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.batches import tokenize
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import FedradError
 from fedrad.ledger.ledger import Ledger
@@ -24,8 +23,9 @@ from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import StepView, final_table, plan_lines, progress_lines, show_notes
 from fedrad.rules import CENTRALIZED, refuse
+from fedrad.tasks.metrics import Evaluation
 from fedrad.training.corpus import Corpus, read_corpus, site_name
-from fedrad.training.evaluation import Evaluation, compare, evaluate
+from fedrad.training.evaluation import evaluate
 from fedrad.training.inputs import prepare
 from fedrad.training.local import Recipe, StepReport
 from fedrad.training.preflight import check_before_first_step
@@ -67,7 +67,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     pin_arithmetic(experiment)
     refuse_used(experiment)
     corpus = read_corpus(experiment)
-    setup = set_up(experiment, corpus.names, corpus.single_label)
+    setup = set_up(experiment, corpus.task)
     console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
     state = initial_state(experiment, setup, progress_lines(console))
     directory = create_run_directory(experiment, Path.cwd())
@@ -86,11 +86,11 @@ def _train(
 ) -> Result:
     """The run from its directory on, with the model in its first state."""
     strategy = strategy_of(experiment)
-    train_tokens = tokenize(corpus.reports, corpus.train, setup.base.tokenizer, setup.max_length)
-    test_tokens = tokenize(corpus.reports, corpus.test, setup.base.tokenizer, setup.max_length)
-    test = prepare(setup.classifier, test_tokens, setup.pad_id)
-    warm = starts_warm(experiment, corpus.names, single_label=corpus.single_label)
-    recipe = Recipe.of(experiment, single_label=corpus.single_label, warm=warm)
+    task, tokenizer = setup.task, setup.base.tokenizer
+    train_tokens = task.tokenize(corpus.reports, corpus.train, tokenizer, setup.max_length)
+    test = prepare(setup, task.tokenize(corpus.reports, corpus.test, tokenizer, setup.max_length))
+    warm = starts_warm(experiment, task.findings)
+    recipe = Recipe.of(experiment, warm=warm)
     units = units_in(experiment, corpus.reports, corpus.train)
     plan = plan_for(experiment, experiment.data.declared_size or declared_size(units))
     name = site_name(0)
@@ -98,7 +98,7 @@ def _train(
         name=name,
         directory=directory / "ledger" / name,
         classifier=setup.classifier,
-        inputs=prepare(setup.classifier, train_tokens, setup.pad_id),
+        inputs=prepare(setup, train_tokens),
         plan=plan,
         recipe=recipe,
     )
@@ -120,8 +120,8 @@ def _train(
     view = StepView(console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
 
     def score(round: int, step: int, spent: float) -> Evaluation:
-        evaluation = evaluate(setup.classifier, test, corpus.names, single_label=corpus.single_label)
-        append_metrics(directory, round=round, step=step, scores=evaluation.scores, epsilon={name: spent})
+        evaluation = evaluate(test)
+        append_metrics(directory, task, round=round, step=step, scores=evaluation.scores, epsilon={name: spent})
         view.evaluated(evaluation.scores)
         return evaluation
 
@@ -154,7 +154,7 @@ def _train(
             write_checkpoint(directory, {**state, **adapter}, round)
         account = ledger.account()
         spent = account.epsilon(experiment.privacy.delta)
-    comparison = compare(start, last, test, single_label=corpus.single_label)
+    comparison = task.compare(start, last, test.tokens)
     result = Result(
         scores=last.scores,
         epsilon={name: spent},

@@ -74,7 +74,7 @@ def set_up_with(experiment: Experiment, corpus: Corpus, received: Received, rank
 
     Raises: as ``hospital.set_up_with``.
     """
-    setup = blank_setup(experiment, corpus.names, corpus.single_label, rank)
+    setup = blank_setup(experiment, corpus.task, rank)
     _fits(setup, received)
     setup.classifier.load_state(received.state)
     return setup

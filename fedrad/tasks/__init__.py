@@ -1,1 +1,1 @@
-"""What is predicted and how it is learnt: loss per report and metrics."""
+"""What is predicted and how it is learnt. A task is a file; ``task.py`` says what it must answer."""

@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import label_columns
 from fedrad.data.load import load_corpus
-from fedrad.data.report import is_single_label, label_names
 from fedrad.data.shards import partition, split_by_patient
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError
-from fedrad.settings import names_in
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.tasks.task import Task, task_of
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus with its split by patient; ``train`` and ``test`` are row indices, ascending."""
+    """A corpus, its task, and its split by patient; ``train`` and ``test`` are row indices, ascending."""
 
     reports: datasets.Dataset
-    names: tuple[str, ...]
-    single_label: bool
+    task: Task
     train: NDArray[np.int64]
     test: NDArray[np.int64]
 
@@ -37,17 +37,15 @@ def read_corpus(experiment: Experiment) -> Corpus:
         ConfigError: there is none.
     """
     data = experiment.data
-    if data.name == "none":
+    if experiment.corpus is None:
         raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
-    columns = None
-    if data.name == "table":
-        columns = TableColumns(
-            text=data.text_column,
-            labels=names_in(data.label_columns),
-            patient=data.patient_column,
-            site=data.site_column,
-            time=data.time_column,
-        )
+    columns = TableColumns(
+        text=data.text_column,
+        labels=label_columns(data.label_columns),
+        patient=data.patient_column,
+        site=data.site_column,
+        time=data.time_column,
+    )
     reports = load_corpus(
         data.name,
         data.path or None,
@@ -60,18 +58,16 @@ def read_corpus(experiment: Experiment) -> Corpus:
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
     return Corpus(
         reports=reports,
-        names=label_names(reports.features),
-        single_label=is_single_label(reports.features),
+        task=task_of(reports.features),
         train=np.sort(train),
         test=np.sort(test),
     )
 
 
-def stated_labels(experiment: Experiment) -> tuple[tuple[str, ...], bool]:
-    """The labels of a run whose server has no corpus (``data.name = none``), and whether a report has exactly one."""
-    if experiment.data.classes:
-        return tuple(sorted(names_in(experiment.data.classes))), True
-    return names_in(experiment.data.label_columns) or CHEXPERT, False
+def stated_task(experiment: Experiment) -> Task:
+    """The task of a run whose server has no corpus (``data.name = none``)."""
+    labels, single = experiment.stated_labels
+    return SingleLabel(labels) if single else MultiLabel(labels)
 
 
 def hospital_shares(experiment: Experiment, corpus: Corpus) -> list[NDArray[np.int64]]:

@@ -20,7 +20,9 @@ from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.passes import padded
 from fedrad.privacy.units import Units, units_of
+from fedrad.tasks.task import Task
 from fedrad.training.padding import Padding
+from fedrad.training.setup import Setup
 
 # Above this many bytes the lower part is run again in every step instead of being kept.
 KEEP_AT_MOST = 2 << 30
@@ -30,13 +32,18 @@ KEEP_AT_MOST = 2 << 30
 class Batch:
     """A micro-batch of B reports, ready for ``classifier.suffix``: hidden [B, T, d] or [B, d], attention [B, T].
 
-    All of it is on the classifier's device.
+    All of it is on the classifier's device. What labels and mask [B, ...] mean is the task's to say.
     """
 
     hidden: Tensor
     attention: Tensor
     labels: Tensor
     mask: Tensor
+    task: Task
+
+    def losses(self, outputs: Tensor) -> Tensor:
+        """The loss of each report, [B], of what ``classifier.suffix`` made of the batch."""
+        return self.task.losses(outputs, self.labels, self.mask)
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Inputs:
     Attributes:
         tokens: the tokenized reports with their labels.
         classifier: whose frozen lower part is used.
+        task: what the labels are for.
         kept: its output, ragged [sum of lengths, d] or, if the head alone is trained, [n, k]; None if not kept.
         pad_id: the token id that pads.
         padding: a hospital's fixed amount of work; None: no more work than there is.
@@ -54,6 +62,7 @@ class Inputs:
 
     tokens: Tokenized
     classifier: ReportClassifier
+    task: Task
     kept: NDArray[np.float32] | None
     pad_id: int
     padding: Padding | None = None
@@ -115,13 +124,12 @@ class Inputs:
             for row, index in enumerate(indices):
                 start, stop = self.tokens.offsets[index], self.tokens.offsets[index + 1]
                 filled[row, : stop - start] = self.kept[start:stop]
-        return Batch(hidden.to(device), attention, tokens.labels.to(device), tokens.mask.to(device))
+        return Batch(hidden.to(device), attention, tokens.labels.to(device), tokens.mask.to(device), self.task)
 
 
 def prepare(
-    classifier: ReportClassifier,
+    setup: Setup,
     tokens: Tokenized,
-    pad_id: int,
     on_part: Callable[[int, int], None] | None = None,
     padding: Padding | None = None,
 ) -> Inputs:
@@ -132,22 +140,23 @@ def prepare(
         padding: a hospital's. Public figures then decide whether the lower part's output is kept, and how often it is
             run.
     """
+    classifier, task, pad_id = setup.classifier, setup.task, setup.pad_id
     if padding is None:
         rows = len(tokens) if classifier.head_only else int(tokens.offsets[-1])
     else:
         rows = padding.reading * (1 if classifier.head_only else padding.longest)
     if classifier.prefix_layers == 0 or rows * classifier.hidden_size * 4 > KEEP_AT_MOST:
-        filler = None if padding is None else Inputs(padding.filler, classifier, None, pad_id, padding)
-        return Inputs(tokens, classifier, None, pad_id, padding, filler)
+        filler = None if padding is None else Inputs(padding.filler, classifier, task, None, pad_id, padding)
+        return Inputs(tokens, classifier, task, None, pad_id, padding, filler)
     width = 1 if padding is None else padding.shape[1]
     kept = _lower_part(classifier, tokens, pad_id, width, on_part)
     if padding is None:
-        return Inputs(tokens, classifier, kept, pad_id)
+        return Inputs(tokens, classifier, task, kept, pad_id)
     for _ in range(padded(len(tokens), padding.reading) - len(tokens)):
         _lower_part(classifier, padding.filler, pad_id, width)
     of_filler = _lower_part(classifier, padding.filler, pad_id, width)
-    filler = Inputs(padding.filler, classifier, of_filler, pad_id, padding)
-    return Inputs(tokens, classifier, kept, pad_id, padding, filler)
+    filler = Inputs(padding.filler, classifier, task, of_filler, pad_id, padding)
+    return Inputs(tokens, classifier, task, kept, pad_id, padding, filler)
 
 
 def _lower_part(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.model.buckets import micro_batches
-from fedrad.model.encoder import ReportClassifier
+from fedrad.model.encoder import ReportClassifier, is_head
 from fedrad.model.kernels import on_cpu
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import stream
@@ -28,7 +28,6 @@ from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.units import Units
-from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
 
 
@@ -53,13 +52,12 @@ class Recipe:
     gradients: Literal["leaf", "opacus"]
     seed: int
     total_steps: int
-    single_label: bool
     sites: int = 1
     warm: bool = False
     restarts: int = 0
 
     @staticmethod
-    def of(experiment: Experiment, *, single_label: bool, sites: int = 1, warm: bool = False) -> Recipe:
+    def of(experiment: Experiment, *, sites: int = 1, warm: bool = False) -> Recipe:
         train = experiment.train
         return Recipe(
             optimizer="adam" if train.optimizer == "adam" else "momentum",
@@ -69,7 +67,6 @@ class Recipe:
             gradients="opacus" if experiment.privacy.gradients == "opacus" else "leaf",
             seed=train.seed,
             total_steps=train.rounds * experiment.local_steps,
-            single_label=single_label,
             sites=sites,
             warm=warm,
             restarts=experiment.local_steps if experiment.privacy.secure_aggregation else 0,
@@ -212,12 +209,10 @@ def _one_step(
     sample = units.reports(drawn, plan.reports_per_patient, randomness)
     cuts = micro_batches(inputs.lengths, sample, classifier.kernels.micro_tokens, units=units.of)
     for rows, batch in inputs.passes(cuts):
-
-        def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
-            return report_losses(logits, labels, mask, single_label=recipe.single_label)
-
         with classifier.arithmetic():
-            _, gradients = per_report_gradients(classifier.suffix, active, (batch.hidden, batch.attention), losses)
+            _, gradients = per_report_gradients(
+                classifier.suffix, active, (batch.hidden, batch.attention), batch.losses
+            )
         if len(rows):
             optimizer.accumulate({name: g[: len(rows)] for name, g in gradients.items()}, units.of[rows])
         else:
@@ -248,12 +243,12 @@ def _only(parameters: Mapping[str, torch.nn.Parameter], names: Collection[str]) 
 
 
 # Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
-LARGEST_RATE = 4.0
+LARGEST_REACH = 40.0
 RATE_WITHOUT_PRIVACY = 0.5
 
 LORA_SHARE, LORA_SCALE = 0.06, 0.3
 COLD_WALK, WARM_WALK = 1.0, 0.3
-LARGEST_WARM_RATE = 2.0
+LARGEST_WARM_REACH = 20.0
 
 
 def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
@@ -265,6 +260,9 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
     random walk at a fixed length. A cold start has far to go and nothing to lose, and takes a longer one than a warm
     start, whose walk is so short that the noise does not undo the start, however small epsilon is.
 
+    What a gradient moves in all, its reach lr / (1 - momentum), is the same with momentum or without. It is bounded
+    where there is little noise.
+
     This is for momentum that has built up. Where it starts anew in every round, steps are shorter, and the rate is
     larger by that factor.
 
@@ -273,8 +271,9 @@ def automatic_learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
     if not plan.private:
         return RATE_WITHOUT_PRIVACY
     noise = plan.noise_multiplier * plan.clip / (plan.divisor * recipe.sites**0.5)
-    walk, largest = (WARM_WALK, LARGEST_WARM_RATE) if recipe.warm else (COLD_WALK, LARGEST_RATE)
-    return min(largest, walk * (1 - recipe.momentum) / (noise * recipe.total_steps**0.5)) / recipe.built_up
+    walk, largest = (WARM_WALK, LARGEST_WARM_REACH) if recipe.warm else (COLD_WALK, LARGEST_REACH)
+    reach = min(largest, walk / (noise * recipe.total_steps**0.5))
+    return reach * (1 - recipe.momentum) / recipe.built_up
 
 
 def learning_rate(recipe: Recipe, plan: PrivacyPlan) -> float:
@@ -290,8 +289,8 @@ def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe
     """
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
-    head = [(name, parameter) for name, parameter in parameters.items() if name.startswith("head.")]
-    lora = [(name, parameter) for name, parameter in parameters.items() if not name.startswith("head.")]
+    head = [(name, parameter) for name, parameter in parameters.items() if is_head(name)]
+    lora = [(name, parameter) for name, parameter in parameters.items() if not is_head(name)]
     groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate, "scale": LORA_SCALE}]
     return torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=recipe.momentum)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from fedrad.data.batches import Tokenized
 from fedrad.privacy.passes import most_units, passes_of_step
 from fedrad.privacy.plan import PrivacyPlan
@@ -67,13 +65,6 @@ def padding_for(setup: Setup, plan: PrivacyPlan, *, reports_per_patient: int, fu
 
 
 def _filler(setup: Setup, length: int) -> Tokenized:
-    """A text of exactly ``length`` tokens that has the first label."""
+    """A text of exactly ``length`` tokens."""
     ids = setup.base.tokenizer(FILLER * length, truncation=True, max_length=length)["input_ids"]
-    labels = np.zeros((1, len(setup.names)), dtype=np.float32)
-    labels[0, 0] = 1.0
-    return Tokenized(
-        ids=np.asarray(ids, dtype=np.int32),
-        offsets=np.array([0, len(ids)], dtype=np.int64),
-        labels=labels,
-        mask=np.ones_like(labels),
-    )
+    return setup.task.made_up([ids])

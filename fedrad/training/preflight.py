@@ -12,14 +12,12 @@ from itertools import islice
 import numpy as np
 import torch
 
-from fedrad.data.batches import Tokenized
 from fedrad.data.synthetic import generate
 from fedrad.errors import PreflightError
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, learning_rate, torch_optimizer
 from fedrad.training.setup import Setup
@@ -75,23 +73,15 @@ def _move_off_zero(parameters: dict[str, torch.nn.Parameter]) -> None:
 def _one_step(setup: Setup, recipe: Recipe, optimizer: PrivateOptimizer) -> None:
     texts = [row["text"] for row in islice(generate(_REPORTS, seed=0), _REPORTS)]
     encoded = setup.base.tokenizer(texts, truncation=True, max_length=min(64, setup.max_length))["input_ids"]
-    width = len(setup.names)
-    labels = np.zeros((len(texts), width), dtype=np.float32)
-    labels[np.arange(len(texts)), np.arange(len(texts)) % width] = 1.0
-    tokens = Tokenized(
-        ids=np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded]),
-        offsets=np.cumsum([0, *(len(row) for row in encoded)], dtype=np.int64),
-        labels=labels,
-        mask=np.ones_like(labels),
-    )
     engine = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
     with setup.classifier.arithmetic():
-        batch = Inputs(tokens, setup.classifier, None, setup.pad_id).batch(np.arange(len(texts)))
+        inputs = Inputs(setup.task.made_up(encoded), setup.classifier, setup.task, None, setup.pad_id)
+        batch = inputs.batch(np.arange(len(texts)))
         _, gradients = engine(
             setup.classifier.suffix,
             setup.classifier.adapter(),
             (batch.hidden, batch.attention),
-            lambda logits: report_losses(logits, batch.labels, batch.mask, single_label=setup.single_label),
+            batch.losses,
         )
     optimizer.accumulate(gradients, np.arange(len(texts)))
     optimizer.step_noisy(Stream.seeded(0, "pre-flight"))

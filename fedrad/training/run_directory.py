@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
-from fedrad.model.export import export_peft
 from fedrad.tasks.metrics import Scores, scores_as_dict
+from fedrad.tasks.task import Task
 from fedrad.training.result import Result, privacy_statement
 from fedrad.training.setup import Setup
 
@@ -62,11 +62,12 @@ def create_run_directory(experiment: Experiment, base: Path) -> Path:
 
 
 def append_metrics(
-    directory: Path, *, round: int, step: int, scores: Scores | None, epsilon: Mapping[str, float], split: str = "test"
+    directory: Path, task: Task, *, round: int, step: int, scores: Scores | None, epsilon: Mapping[str, float]
 ) -> None:
     """Adds one evaluation to ``metrics.jsonl``; without scores, a split and figures that are null."""
-    named = None if scores is None else split
-    record = {"round": round, "step": step, "split": named, **scores_as_dict(scores), "epsilon": _finite(epsilon)}
+    split = None if scores is None else "test"
+    figures = scores_as_dict(scores, task.figures)
+    record = {"round": round, "step": step, "split": split, **figures, "epsilon": _finite(epsilon)}
     with (directory / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(record) + "\n")
 
@@ -74,7 +75,7 @@ def append_metrics(
 def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result) -> None:
     """Writes ``adapter/`` and, last, ``result.json``: a directory with a ``result.json`` is a finished run."""
     statement = privacy_statement(experiment, result, setup.spec.backbone)
-    export_peft(
+    setup.task.export(
         setup.classifier,
         setup.base,
         directory / "adapter",
@@ -83,7 +84,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
     )
     compared = result.comparison
     figures = {
-        **scores_as_dict(result.scores),
+        **scores_as_dict(result.scores, setup.task.figures),
         "evaluated": result.scores is not None,
         "before": None if compared is None else compared.before.as_dict(),
         "label_prior": None if compared is None else compared.prior.as_dict(),

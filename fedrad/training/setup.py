@@ -25,6 +25,7 @@ from fedrad.model.probe import kernels_for
 from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.public_base.choice import base_of, directions_of
+from fedrad.tasks.task import Task
 from fedrad.training.strategy import Strategy, strategy_of
 
 Value = TypeVar("Value", int, float)
@@ -37,6 +38,7 @@ class Setup:
     Attributes:
         base: the frozen base model, shared by everything in the process.
         classifier: base, adapter and head; the adapter is fresh (B = 0, head = 0) until a state is loaded.
+        task: what it is trained for.
         pad_id: the token id that pads.
     """
 
@@ -44,8 +46,7 @@ class Setup:
     classifier: ReportClassifier
     spec: ModelSpec
     lora: LoRASpec
-    names: tuple[str, ...]
-    single_label: bool
+    task: Task
     pad_id: int
     max_length: int
 
@@ -83,7 +84,7 @@ def terms_of(experiment: Experiment, index: int = -1) -> Terms:
     )
 
 
-def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, rank: int | None = None) -> Setup:
+def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup:
     """Builds the model that the configuration describes, with the adapter that the strategy needs.
 
     Args:
@@ -91,7 +92,8 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
 
     Raises:
         ConfigError: reports may be longer than the base model reads, or there is no GPU where one is asked for.
-        ModelError: the base model can't be had, or has no layers of these names.
+        ModelError: the base model can't be had, or has no layers of these names; or the task has labels that no model
+            can tell apart.
     """
     model, lora = experiment.model, experiment.adapted
     lora_spec = strategy_of(experiment).shape(
@@ -116,15 +118,14 @@ def set_up(experiment: Experiment, names: tuple[str, ...], single_label: bool, r
     if experiment.train.micro_tokens:
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
     spec = ModelSpec(base.name, base.revision, model.pooling, kernels.backbone)
-    directions = directions_of(experiment, base, names, single_label=single_label)
-    classifier = build(base, spec, lora_spec, names, single_label, experiment.train.seed, kernels, directions)
+    directions = directions_of(experiment, base, task.findings)
+    classifier = build(base, spec, lora_spec, task.outputs(), experiment.train.seed, kernels, directions)
     return Setup(
         base=base,
         classifier=classifier,
         spec=spec,
         lora=lora_spec,
-        names=names,
-        single_label=single_label,
+        task=task,
         pad_id=int(base.tokenizer.pad_token_id),
         max_length=experiment.data.max_length,
     )
@@ -138,8 +139,7 @@ def exported(setup: Setup, strategy: Strategy, state: Mapping[str, Tensor]) -> S
         setup.base,
         setup.spec,
         lora,
-        setup.names,
-        setup.single_label,
+        setup.task.outputs(),
         seed=0,
         kernels=setup.classifier.kernels,
         directions=setup.classifier.readout.directions,

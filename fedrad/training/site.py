@@ -31,7 +31,7 @@ from torch import Tensor
 
 from fedrad.errors import FederationError, PrivacyError
 from fedrad.ledger.ledger import Ledger
-from fedrad.model.encoder import ReportClassifier
+from fedrad.model.encoder import ReportClassifier, is_head
 from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND
@@ -243,7 +243,7 @@ def step_scales(terms: SharedNoiseTerms, names: Collection[str]) -> dict[str, fl
     """Learning rate x clip / divisor of each tensor by ``torch_optimizer``, under which the head has the whole rate."""
     scale = terms.step_scales[0]
     lora = LORA_SHARE / LORA_SCALE  # the clipped sum of LoRA is divided by its scale
-    return {name: scale if name.startswith("head.") else lora * scale for name in names}
+    return {name: scale if is_head(name) else lora * scale for name in names}
 
 
 def _check_maskable(plan: PrivacyPlan, sent: Mapping[str, Tensor]) -> None:

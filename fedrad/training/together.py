@@ -25,7 +25,6 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.sampler import poisson_sample
 from fedrad.privacy.stacked import StackedPrivateOptimizer
 from fedrad.privacy.units import Units
-from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Recipe, TrainingState, learning_rate, stretches, torch_optimizer
 
@@ -105,16 +104,12 @@ def run_steps_together(
                 batch = inputs.batch(indices)
                 hospital = torch.from_numpy(hospital_of[indices])
                 whose_adapter = hospital.to(device)
-
-                def losses(logits: Tensor, labels: Tensor = batch.labels, mask: Tensor = batch.mask) -> Tensor:
-                    return report_losses(logits, labels, mask, single_label=recipe.single_label)
-
                 with classifier.arithmetic():
                     _, gradients = leaf_gradients(
                         classifier.suffix,
                         trained,
                         (batch.hidden, batch.attention),
-                        losses,
+                        batch.losses,
                         {name: stack.detach()[whose_adapter] for name, stack in stacks.items()},
                     )
                 optimizer.accumulate({name: gradients[name] for name in active}, hospital, unit_of[indices])

@@ -24,9 +24,9 @@ from torch import Tensor
 import fedrad
 from fedrad.cache import fedrad_cache_dir, sources
 from fedrad.config import Experiment
+from fedrad.corpora import CHEXPERT, COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.label_names import plain, positions
-from fedrad.data.labels import CHEXPERT, COLLECTIONS, NO_OTHER_LABEL
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.buckets import micro_batches
@@ -38,7 +38,7 @@ from fedrad.training.setup import Setup
 _SEED_OFFSET = 7_000_000
 _CENTRING_REPORTS = 1000
 # Settings that the cold start depends on, if only by rounding.
-_DECIDE = ("train.seed", "train.threads", "data.max-length")
+_DECIDE = ("train.seed", "train.threads", "data.max-length", "data.uncertain")
 Progress = Callable[[str, int, int], None]
 
 # Root-mean-square norm of the features. It sets the weight of the head's weights against its bias and against the LoRA
@@ -52,13 +52,13 @@ def initial_state(
     """The first state of a run: the classifier's state after warm or cold start. Deterministic.
 
     Raises:
-        ConfigError: a warm start is asked for and none of the labels is one that generated reports teach, or the label
-            is one class of several.
+        ConfigError: a warm start is asked for, and generated reports teach none of the labels or not this task.
     """
-    warm = starts_warm(experiment, setup.names, single_label=setup.single_label)
-    if experiment.train.warm_start == "synthetic" and setup.single_label:
+    task = setup.task
+    warm = starts_warm(experiment, task.findings)
+    if experiment.train.warm_start == "synthetic" and not task.findings:
         raise ConfigError(
-            "train.warm-start: generated reports teach labels of 0 and 1, and this run's is one class of several; set"
+            f"train.warm-start: generated reports teach labels of 0 and 1, and the task is {task.name}; set"
             " train.warm-start=none"
         )
     if experiment.train.warm_start == "synthetic" and not warm:
@@ -77,8 +77,8 @@ def initial_state(
 def _start_from(head: PublicHead, setup: Setup, *, no_other_label: bool) -> None:
     """Sets basis and head so that the logits are those of the public head; of a label that it lacks, log-odds of 5%."""
     other = plain("No Finding") if no_other_label else None
-    asked = [NO_OTHER_LABEL if plain(name) == other else name for name in setup.names]
-    collection = collection_of(setup.names)
+    asked = [NO_OTHER_LABEL if plain(name) == other else name for name in setup.task.findings]
+    collection = collection_of(setup.task.findings)
     if collection not in head.labels:
         raise ModelError(
             f"the public base {setup.base.name!r} has no head for the labels of {collection}: build it again with"
@@ -112,16 +112,23 @@ def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str,
             state = load_file(path)
             setup.classifier.load_state(state)
             return state
-    text = load_corpus("synthetic", reports=_CENTRING_REPORTS, seed=_SEED_OFFSET + experiment.train.seed)
+    text = load_corpus(
+        "synthetic",
+        reports=_CENTRING_REPORTS,
+        seed=_SEED_OFFSET + experiment.train.seed,
+        uncertain=experiment.data.uncertain,
+    )
     tokens = tokenize(text, np.arange(len(text)), setup.base.tokenizer, experiment.data.max_length)
-    columns = np.array(positions(setup.names, CHEXPERT), dtype=np.int64)
+    columns = np.array(positions(setup.task.findings, CHEXPERT), dtype=np.int64)
     if experiment.model.centre:
         with setup.classifier.arithmetic():
             _centre(setup, tokens, progress)
-    if not setup.single_label and (columns >= 0).any():
-        share = np.clip(tokens.labels.mean(axis=0)[columns], 1e-3, 0.5)
+    if (columns >= 0).any():
+        share = tokens.labels.sum(axis=0) / tokens.mask.sum(axis=0)  # hedges may be masked, but never all reports
+        share = np.clip(share[columns], 1e-3, 0.5)
         share = np.where(columns >= 0, share, 0.05)
-        setup.classifier.set_head_bias(torch.from_numpy(np.log(share / (1 - share)).astype(np.float32)))
+        log_odds = torch.from_numpy(np.log(share / (1 - share)).astype(np.float32))
+        setup.classifier.set_head(setup.classifier.suffix.head.weight, log_odds)
     state = {name: tensor.contiguous() for name, tensor in setup.classifier.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(f".{os.getpid()}.partial")  # two runs may start at once
@@ -134,8 +141,7 @@ def _key(experiment: Experiment, setup: Setup) -> str:
     flat = experiment.flat()
     facts = {
         **{key: flat[key] for key in flat if key.startswith(("model.", "lora.")) or key in _DECIDE},
-        "names": setup.names,
-        "single": setup.single_label,
+        "task": [setup.task.name, setup.task.labels],
         "lora": asdict(setup.lora),  # as the strategy shapes it
         "base": setup.base.sha256,
         "kernels": replace(setup.classifier.kernels, measured={}).__dict__,
@@ -148,7 +154,7 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide the result: a change of them is never answered from the cache."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("data", "model", "training/warm_start.py", "training/start.py", "training/setup.py"):
+    for part in ("corpora.py", "data", "model", "public_base", "training/warm_start.py", "training/setup.py"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()

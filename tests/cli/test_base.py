@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner
 
 from fedrad.cli import app as cli
-from fedrad.data.labels import COLLECTIONS
+from fedrad.corpora import COLLECTIONS
 from fedrad.model import base as base_module
 from fedrad.model.base import load_base
 from fedrad.model.public_head import HEAD_FILE, PublicHead

@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
+from fedrad.data.report import Row, Source, label_names
 from fedrad.errors import DataError
 
 CANARY = "zyzzyva"
+
+
+def read_all(source: Source) -> tuple[list[Row], list[str]]:
+    """The rows of a corpus, and what it warns of."""
+    notes: list[str] = []
+    return list(source.read(notes.append)[1]), notes
+
+
+def names_of(source: Source) -> tuple[str, ...]:
+    """Its labels or classes."""
+    return label_names(source.read(lambda _: None)[0])
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:

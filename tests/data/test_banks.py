@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.data.synthetic import generate, read_bank
 from fedrad.data.synthetic.read_bank import load_bank
 from fedrad.errors import ConfigError, DataError

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from fedrad.corpora import CT_RATE
 from fedrad.data import ct_rate, mimic_cxr, openi, table
 from fedrad.data.cells import joined, said
-from fedrad.data.labels import CT_RATE
-from fedrad.data.report import Row, label_names
+from fedrad.data.report import Row
 from fedrad.data.table import TableColumns
 
-from .conftest import CT_REPORTS, STUDIES, mimic_folder, raises_quietly, write_csv
+from .conftest import CT_REPORTS, STUDIES, mimic_folder, names_of, raises_quietly, read_all, write_csv
 
 PLACEHOLDERS = [
     "nan", "NaN", "NAN", "-nan", "nan.", "'nan'", "nan nan", "NaT", "None", "none", "None.", "NONE", "NULL", "null",
@@ -63,9 +63,8 @@ def _table(folder: Path, text: str = "B.", kind: str = "y", patient: str = "p2",
 
 
 def _read_table(path: Path) -> tuple[list[Row], list[str], tuple[str, ...]]:
-    columns, notes = TableColumns("text", ("kind",), "patient", "site"), list[str]()
-    features = table.features(path, columns)
-    return list(table.reports(path, columns, features, notes.append)), notes, label_names(features)
+    source = table.source(path, TableColumns("text", ("kind",), "patient", "site"))
+    return *read_all(source), names_of(source)
 
 
 @pytest.mark.parametrize("cell", PLACEHOLDERS + BLANK)
@@ -90,11 +89,10 @@ def test_tables(tmp_path: Path, cell: str) -> None:
 @pytest.mark.parametrize("cell", PLACEHOLDERS + BLANK)
 def test_open_i(tmp_path: Path, cell: str) -> None:
     def read(*row: str) -> tuple[list[Row], list[str]]:
-        notes: list[str] = []
         file = write_csv(
             tmp_path / "o.csv", ("uid", "Problems", "findings", "impression"), [("1", "normal", "A", "B"), row]
         )
-        return list(openi.reports(file, notes.append)), notes
+        return read_all(openi.source(file))
 
     rows, notes = read("2", "Opacity", cell, "Clear.")
     assert rows[1]["text"] == "Clear."
@@ -113,12 +111,11 @@ def test_open_i(tmp_path: Path, cell: str) -> None:
 @pytest.mark.parametrize("cell", PLACEHOLDERS + BLANK)
 def test_ct_rate(tmp_path: Path, cell: str) -> None:
     def read(findings: str, impression: str) -> tuple[list[Row], list[str]]:
-        notes: list[str] = []
         scans = [("train_1_a_1", "A", "B"), ("train_2_a_1", findings, impression)]
         write_csv(tmp_path / "train_reports.csv", CT_REPORTS, [[v, "", "", f, i] for v, f, i in scans])
         labels = [[volume, *("0" for _ in CT_RATE)] for volume, _, _ in scans]
         write_csv(tmp_path / "train_predicted_labels.csv", ["VolumeName", *CT_RATE], labels)
-        return list(ct_rate.reports(tmp_path, notes.append)), notes
+        return read_all(ct_rate.source(tmp_path))
 
     for sections in (("Lungs clear.", cell), (cell, "Lungs clear.")):
         rows, notes = read(*sections)
@@ -133,9 +130,8 @@ def test_ct_rate(tmp_path: Path, cell: str) -> None:
 @pytest.mark.parametrize("cell", PLACEHOLDERS + BLANK)
 def test_mimic_cxr(tmp_path: Path, cell: str) -> None:
     def read(report: str) -> tuple[list[Row], list[str]]:
-        notes: list[str] = []
         studies = {**STUDIES, 50000002: (11000002, "test", "", report)}
-        return list(mimic_cxr.reports(mimic_folder(tmp_path, studies), warn=notes.append)), notes
+        return read_all(mimic_cxr.source(mimic_folder(tmp_path, studies)))
 
     rows, notes = read(f"FINAL REPORT\n FINDINGS: {cell}\n IMPRESSION: Clear.\n")
     assert rows[2]["text"] == "Clear."
@@ -153,9 +149,9 @@ def test_a_placeholder_is_neither_a_label_nor_a_class(tmp_path: Path, values: li
     columns = TableColumns("text", ("a",), "patient")
     rows = [[f"T{k}", value, k] for k, value in enumerate(values)]
     file = write_csv(tmp_path / "t.csv", ("text", "a", "patient"), rows)
-    features = table.features(file, columns)
-    assert label_names(features) == ("a",)
-    error = raises_quietly(lambda: list(table.reports(file, columns, features, print)))
+    source = table.source(file, columns)
+    assert names_of(source) == ("a",)
+    error = raises_quietly(lambda: read_all(source))
     assert error.row == len(values)
     assert "label 'a' is not 0 or 1" in str(error)
 
@@ -164,7 +160,7 @@ def test_a_placeholder_is_neither_a_label_nor_a_class(tmp_path: Path, values: li
 def test_a_label_that_is_none_names_what_is_allowed(tmp_path: Path, value: str) -> None:
     columns = TableColumns("text", ("a", "b"), "patient")
     file = write_csv(tmp_path / "t.csv", ("text", "a", "b", "patient"), [["T", "True", "", 1], ["U", "0", value, 2]])
-    error = raises_quietly(lambda: list(table.reports(file, columns, table.features(file, columns), print)))
+    error = raises_quietly(lambda: read_all(table.source(file, columns)))
     assert (error.file, error.row) == (file, 2)
     assert "label 'b' is not 0 or 1. Allowed are 0, 0.0, 1, 1.0, false, true (in any case), and blank for 0" in str(
         error

@@ -20,7 +20,7 @@ from fedrad.data.report import Row
 from fedrad.data.table import TableColumns
 from fedrad.data.tabular import header_of, rows_of
 
-from .conftest import CANARY, ct_folder, mimic_folder, raises_quietly, write_csv
+from .conftest import CANARY, ct_folder, mimic_folder, raises_quietly, read_all, write_csv
 
 CSV = f"pid,text\n1,{CANARY} é\n2,b\n".encode()
 EXPECTED = [(1, ["1", f"{CANARY} é"]), (2, ["2", "b"])]
@@ -125,33 +125,33 @@ def _table(folder: Path) -> tuple[Path, Callable[[], list[Row]]]:
     folder.mkdir()
     file = write_csv(folder / "t.csv", ("text", "a", "b", "p"), [["A.", 0, 1, "p1"], ["B.", 1, 0, "p2"]])
     columns = TableColumns("text", ("a", "b"), "p")
-    return file, lambda: list(table.reports(file, columns, table.features(file, columns), print))
+    return file, lambda: read_all(table.source(file, columns))[0]
 
 
 def _openi(folder: Path) -> tuple[Path, Callable[[], list[Row]]]:
     folder.mkdir()
     rows = [[1, "normal", "A.", "B."], [2, "Opacity", "", "C."]]
     file = write_csv(folder / "indiana_reports.csv", ("uid", "Problems", "findings", "impression"), rows)
-    return file, lambda: list(openi.reports(folder, print))
+    return file, lambda: read_all(openi.source(folder))[0]
 
 
 def _ct_reports(folder: Path) -> tuple[Path, Callable[[], list[Row]]]:
     ct_folder(folder, {"train_1_a_1": "A.", "train_2_a_1": "B."}, {"train_1_a_1": "0", "train_2_a_1": "1"})
-    return folder / "train_reports.csv", lambda: list(ct_rate.reports(folder, print))
+    return folder / "train_reports.csv", lambda: read_all(ct_rate.source(folder))[0]
 
 
 def _ct_labels(folder: Path) -> tuple[Path, Callable[[], list[Row]]]:
-    return _ct_reports(folder)[0].with_name("train_predicted_labels.csv"), lambda: list(ct_rate.reports(folder, print))
+    return _ct_reports(folder)[0].with_name("train_predicted_labels.csv"), lambda: read_all(ct_rate.source(folder))[0]
 
 
 def _mimic_labels(folder: Path) -> tuple[Path, Callable[[], list[Row]]]:
     file = mimic_folder(folder) / "mimic-cxr-2.0.0-chexpert.csv"
-    return file, lambda: list(mimic_cxr.reports(folder, warn=print))
+    return file, lambda: read_all(mimic_cxr.source(folder))[0]
 
 
 def _mimic_splits(folder: Path) -> tuple[Path, Callable[[], list[Row]]]:
     file = mimic_folder(folder) / "mimic-cxr-2.0.0-split.csv"
-    return file, lambda: list(mimic_cxr.reports(folder, warn=print))
+    return file, lambda: read_all(mimic_cxr.source(folder))[0]
 
 
 LOADERS = [_table, _openi, _ct_reports, _ct_labels, _mimic_labels, _mimic_splits]
@@ -217,7 +217,7 @@ def test_a_stray_byte_names_the_member(tmp_path: Path, data: bytes, says: str, t
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
         archive.unlink()
-    error = raises_quietly(lambda: list(mimic_cxr.reports(folder, warn=print)))
+    error = raises_quietly(lambda: read_all(mimic_cxr.source(folder))[0])
     assert bad.removeprefix("files/") in str(error.file)
     assert f"{says}" in str(error)
     assert "compare checksums" in str(error)
@@ -231,5 +231,5 @@ def test_a_report_with_a_byte_order_mark(tmp_path: Path) -> None:
         archive.writestr("files/p13/p13000001/s50000011.txt", "FINDINGS: Clear é.".encode("utf-16"))
     with (folder / "mimic-cxr-2.0.0-chexpert.csv").open("a") as file:
         file.writelines(f"13000001,{study}{',' * 14}\n" for study in (50000010, 50000011))
-    rows = list(mimic_cxr.reports(folder, warn=lambda _: None))
+    rows = read_all(mimic_cxr.source(folder))[0]
     assert [row["text"] for row in rows[-2:]] == ["Clear.", "Clear é."]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from fedrad.corpora import CT_RATE
 from fedrad.data import ct_rate
-from fedrad.data.labels import CT_RATE
 from fedrad.data.load import load_corpus
 from fedrad.data.report import Row
 
-from .conftest import CANARY, ct_folder, raises_quietly
+from .conftest import CANARY, ct_folder, raises_quietly, read_all
 
 TEXT = f"{CANARY}\nnodule."
 REPORTS = {
@@ -22,8 +22,7 @@ LABELS = {"train_1_a_1.nii.gz": "1", "train_1_a_2.nii.gz": "1", "train_1_b_1.nii
 
 
 def read(folder: Path) -> tuple[list[Row], list[str]]:
-    notes: list[str] = []
-    return list(ct_rate.reports(folder, notes.append)), notes
+    return read_all(ct_rate.source(folder))
 
 
 def bare(volumes: dict[str, str]) -> dict[str, str]:
@@ -73,11 +72,11 @@ def test_counted_warnings(tmp_path: Path) -> None:
     rows, notes = read(ct_folder(tmp_path, reports, labels))
     assert len(rows) == 4
     assert [note.split(": ", 1)[1].split(" (")[0] for note in notes[:2]] == [
-        "1 report left out: no row in the label file",
         "1 report left out: not the same as the first of its scan",
+        "1 report left out: no row in the label file",
     ]
-    assert "(first: row 6)" in notes[0]
-    assert "(first: row 5)" in notes[1]
+    assert "(first: row 5)" in notes[0]
+    assert "(first: row 6)" in notes[1]
     assert "1 report with the same text" in notes[2]
     assert not any(CANARY in note for note in notes)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from fedrad.corpora import BANKS
 from fedrad.data.synthetic import drafts
 from fedrad.data.synthetic.bank import Bank
 from fedrad.data.synthetic.halves import half
-from fedrad.data.synthetic.read_bank import BANKS, load_bank
+from fedrad.data.synthetic.read_bank import load_bank
 
 
 def templates(bank: Bank) -> set[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.data.label_names import nearest, plain, positions, synonyms
-from fedrad.data.labels import CHEXPERT, CT_RATE
 
 
 @pytest.mark.parametrize("name", ["Pleural Effusion", "pleural_effusion", "PLEURAL-EFFUSION", " pleural  effusion."])

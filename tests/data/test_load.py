@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from fedrad.corpora import CHEXPERT
 from fedrad.data import load
-from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.data.report import DataWarning, label_names
 from fedrad.data.table import TableColumns
@@ -68,7 +68,7 @@ def test_the_cache_is_used_and_private(tmp_path: Path, monkeypatch: pytest.Monke
     assert isinstance(first.data, datasets.table.MemoryMappedTable)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (cache, cache / "corpora")} == {0o700}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (cache / "corpora").iterdir()} == {0o600}
-    monkeypatch.setattr(load, "_stream", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(load, "write_reports", lambda *_: pytest.fail("read again"))
     again = load_corpus("table", source, columns=COLUMNS, cache_dir=cache)
     assert again.to_list() == first.to_list()
 
@@ -89,11 +89,14 @@ def test_a_change_of_source_or_options_is_noticed(tmp_path: Path) -> None:
     assert edema == {"negative": [0, 1, 0, 0], "positive": [1, 1, 0, 0], "ignore": [-1, 1, 0, 0]}
 
 
-def test_a_change_of_a_phrase_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py"])
+def test_a_change_of_a_phrase_or_a_label_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
     cache = tmp_path / "cache"
     load_corpus("synthetic", reports=2, cache_dir=cache)
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "normal.toml"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == changed))
     load_corpus("synthetic", reports=2, cache_dir=cache)
     assert len(list((cache / "corpora").glob("*.arrow"))) == 2
 

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from fedrad.corpora import CHEXPERT
 from fedrad.data import mimic_cxr
-from fedrad.data.labels import CHEXPERT
 from fedrad.data.load import load_corpus
+from fedrad.data.mimic_tables import chexpert_values
 from fedrad.data.report import Row
+from fedrad.errors import ConfigError
 
-from .conftest import CANARY, STUDIES, member, mimic_folder, raises_quietly, report, write_csv
+from .conftest import CANARY, STUDIES, member, mimic_folder, raises_quietly, read_all, report, write_csv
 
 ZIP, CHEXPERT_FILE, SPLIT_FILE = "mimic-cxr-reports.zip", "mimic-cxr-2.0.0-chexpert.csv", "mimic-cxr-2.0.0-split.csv"
 
 
 def read(folder: Path, uncertain: str = "negative") -> tuple[list[Row], list[str]]:
-    notes: list[str] = []
-    return list(mimic_cxr.reports(folder, uncertain, notes.append)), notes
+    return read_all(mimic_cxr.source(folder, uncertain))
 
 
 def test_rows_are_ordered_by_patient_and_study(tmp_path: Path) -> None:
@@ -41,6 +42,13 @@ def test_uncertain(tmp_path: Path, policy: str, value: int) -> None:
     rows, _ = read(mimic_folder(tmp_path), policy)
     assert rows[0]["labels"]["Edema"] == value
     assert rows[0]["labels"]["Pneumonia"] == 0
+    meaning = chexpert_values(policy)
+    assert (meaning["-1.0"], meaning["1.0"], meaning["0.0"], meaning[""]) == (value, 1, 0, 0)
+
+
+def test_an_unknown_policy() -> None:
+    with pytest.raises(ConfigError, match=r"data\.uncertain"):
+        chexpert_values("maybe")
 
 
 def test_zip_with_a_leading_folder_tree_and_gzip_give_the_same(tmp_path: Path) -> None:
@@ -94,7 +102,7 @@ def test_counted_warnings(tmp_path: Path) -> None:
     rows, notes = read(folder)
     assert [r["split"] for r in rows[4:]] == ["train", "train", ""]
     assert len(notes) == 4
-    unlabelled, empty, unsplit, copies = notes
+    empty, unlabelled, unsplit, copies = notes
     assert "1 report in neither train nor test: no row in the split file" in unsplit
     assert member(13000001, 50000009) in unsplit
     assert "1 report left out: no row in the label file" in unlabelled

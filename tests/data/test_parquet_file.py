@@ -16,11 +16,11 @@ import pytest
 
 from fedrad.data import table
 from fedrad.data.parquet_file import Kind
-from fedrad.data.report import Row, label_names
+from fedrad.data.report import Row
 from fedrad.data.table import TableColumns
 from fedrad.data.tabular import rows_of
 
-from .conftest import CANARY, raises_quietly
+from .conftest import CANARY, names_of, raises_quietly, read_all
 
 TEXT = pa.array(["Clear é.", None])
 BYTES = pa.array(["Clear é.".encode(), None])
@@ -146,8 +146,8 @@ def test_a_time_that_python_lacks_names_row_and_column(
 def table_of(path: Path, labels: tuple[str, ...] = ("c",), **columns: Any) -> tuple[tuple[str, ...], list[Row]]:
     file = write(path, **{"text": ["A.", "B.", "C."], "patient": [1, 2, 3], **columns})
     wanted = TableColumns("text", labels, "patient")
-    features = table.features(file, wanted)
-    return label_names(features), list(table.reports(file, wanted, features, lambda _: None))
+    source = table.source(file, wanted)
+    return names_of(source), read_all(source)[0]
 
 
 def test_class_columns(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from fedrad.data.report import (
     FEATURES,
-    Counted,
     DataWarning,
+    Oddities,
     Row,
     count_copies,
     is_single_label,
@@ -127,15 +127,19 @@ def test_copies_for_one_patient_are_counted_and_kept() -> None:
     assert "(first: study s10, like study s7)" in notes[1]
 
 
-def test_counted_names_file_count_and_first() -> None:
+def test_oddities_are_told_once_with_file_count_and_first() -> None:
     notes: list[str] = []
-    counted = Counted("left out: no text", "a.csv")
-    counted.tell(notes.append)
+    odd = Oddities("a.csv")
+    odd.tell(notes.append)
     assert notes == []
+    odd.add("that look odd", "s5.txt")
     for k in (7, 9):
-        counted.add(k)
-    counted.tell(notes.append)
-    assert notes == ["a.csv: 2 reports left out: no text (first: row 7)."]
+        odd.add("left out: no text", k)
+    odd.tell(notes.append)
+    assert notes == [
+        "a.csv: 2 reports left out: no text (first: row 7).",
+        "a.csv: 1 report that look odd (first: s5.txt).",
+    ]
 
 
 def test_warn_is_a_data_warning() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrad.data.sections import parts, read_report, reading, sections
+from fedrad.data.sections import parts, read_report, sections
 
 TITLE = "                                 FINAL REPORT\n"
 RULE = "______________________________________________________________________________\n"
@@ -149,6 +149,10 @@ CASES = {
     "headers only": (TITLE + " FINDINGS:\n\n IMPRESSION:\n", ""),
     "indication only": (TITLE + " INDICATION: Cough.\n", ""),
 }
+
+
+def reading(report: str) -> str:
+    return read_report(report).text
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import CHEXPERT
 from fedrad.data.synthetic import Draft, drafts, generate
 from fedrad.data.synthetic.grammar import Taste, expand, tidy
 from fedrad.data.synthetic.read_bank import load_bank

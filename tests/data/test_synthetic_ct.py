@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrad.data.labels import CT_RATE
+from fedrad.corpora import CT_RATE
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_names
 from fedrad.data.synthetic import Draft, drafts

@@ -14,14 +14,14 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import MultinomialNB
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import BANKS, CHEXPERT
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_names
 from fedrad.data.synthetic import Draft, drafts, generate
 from fedrad.data.synthetic.bank import Bank
 from fedrad.data.synthetic.grammar import Taste, expand
 from fedrad.data.synthetic.halves import half
-from fedrad.data.synthetic.read_bank import BANKS, load_bank
+from fedrad.data.synthetic.read_bank import load_bank
 from fedrad.data.synthetic.style import house_style
 from fedrad.data.synthetic.write import bind
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import CHEXPERT
 from fedrad.data.synthetic import Draft, drafts
 from fedrad.data.synthetic.bank import Phrase
 from fedrad.data.synthetic.grammar import Taste, expand

@@ -12,7 +12,7 @@ from fedrad.data.load import load_corpus
 from fedrad.data.report import Row, is_single_label, label_matrix, label_names
 from fedrad.data.table import TableColumns
 
-from .conftest import CANARY, raises_quietly, write_csv
+from .conftest import CANARY, raises_quietly, read_all, write_csv
 
 HEADER = ("body", "edema", "nodule", "who", "where", "when", "kind")
 ROWS: list[list[object]] = [
@@ -24,8 +24,7 @@ COLUMNS = TableColumns("body", ("edema", "nodule"), "who", "where", "when")
 
 
 def read(path: Path, columns: TableColumns) -> tuple[list[Row], list[str]]:
-    notes: list[str] = []
-    return list(table.reports(path, columns, table.features(path, columns), notes.append)), notes
+    return read_all(table.source(path, columns))
 
 
 def csv_file(path: Path, rows: list[list[object]] = ROWS) -> Path:
@@ -57,7 +56,7 @@ def test_single_label_and_no_patients(tmp_path: Path) -> None:
 
 def test_one_column_of_zeros_and_ones_is_one_label(tmp_path: Path) -> None:
     columns = TableColumns("body", ("nodule",), "who")
-    features = table.features(csv_file(tmp_path), columns)
+    features, _ = table.source(csv_file(tmp_path), columns).read(print)
     assert not is_single_label(features)
     assert label_names(features) == ("nodule",)
 
@@ -111,13 +110,13 @@ def test_bad_input(tmp_path: Path, case: str) -> None:
 
 def test_texts_as_classes_are_refused(tmp_path: Path) -> None:
     file = csv_file(tmp_path, [[f"{CANARY} {k}", "1", "", "a", "", "", f"{CANARY} {k}"] for k in range(1002)])
-    error = raises_quietly(lambda: table.features(file, TableColumns("body", ("kind",))))
+    error = raises_quietly(lambda: read(file, TableColumns("body", ("kind",))))
     assert "more than 1,000 different values" in str(error)
 
 
 def test_missing_and_odd_files(tmp_path: Path) -> None:
     for path, says in (("", "needs a file"), (tmp_path / "none.csv", "is not there"), (tmp_path, "is not a file")):
-        assert says in str(raises_quietly(lambda path=path: table.inputs(path)))
+        assert says in str(raises_quietly(lambda path=path: table.source(path, COLUMNS)))
     (tmp_path / "t.parquet").write_bytes(b"PAR1" + CANARY.encode() * 50 + b"PAR1")
     assert "not a readable Parquet" in str(raises_quietly(lambda: read(tmp_path / "t.parquet", COLUMNS)))
     pq.write_table(pa.table({name: [f"{CANARY} {k}" for k in range(3000)] for name in HEADER}), tmp_path / "u.parquet")

@@ -14,7 +14,7 @@ import pytest
 
 from fedrad import Classifier
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import CHEXPERT
 from fedrad.data.synthetic import generate
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.ledger.ledger import Ledger
@@ -51,6 +51,7 @@ def policy(folder: Path, name: str) -> dict[str, object]:
         "site": name,
         "data-path": str(folder / "reports.csv"),
         "text-column": "report",
+        "label-columns": "chexpert",
         "patient-column": "person",
         "state-dir": str(folder / "state"),
         "witness-dir": str(folder / "witness"),

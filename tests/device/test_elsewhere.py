@@ -17,12 +17,11 @@ from torch import Tensor
 from benchmarks import check, gpu, problems
 from benchmarks.peers import PEERS
 from fedrad.errors import ConfigError
-from fedrad.model import adapter, block, fused
+from fedrad.model import adapter, block, lora_product
 from fedrad.model.base import load_base
 from fedrad.model.block import eager_attention as plain
-from fedrad.model.classifier import Classifier
-from fedrad.model.fused import is_dense as dense
 from fedrad.model.kernels import device_for
+from fedrad.model.lora_product import is_dense as dense
 from fedrad.model.probe import probe
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import stream
@@ -30,9 +29,9 @@ from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.simulation import centralized
 from fedrad.simulation import run as simulate
 from fedrad.simulation.flower_run import _federation
-from fedrad.tasks.loss import report_losses
+from fedrad.tasks.classifier import Classifier
 from fedrad.training import local, warm_start
-from fedrad.training.evaluation import probabilities
+from fedrad.training.evaluation import predictions
 from fedrad.training.local import TrainingState, run_steps
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import pin_arithmetic
@@ -51,7 +50,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Torch's fused attention is another kernel on every device; plain products are the same.
     monkeypatch.setattr(block, "scaled_dot_product_attention", lambda q, k, v, attn_mask: plain(q, k, v, attn_mask))
     # A parameter on a real device is of type Parameter; on this one it is of the stand-in's.
-    for module in (fused, adapter, block):
+    for module in (lora_product, adapter, block):
         monkeypatch.setattr(
             module, "is_dense", lambda layer: isinstance(layer.weight, stand_in.StandIn) or dense(layer)
         )
@@ -137,7 +136,7 @@ def test_a_step_never_waits_for_the_device() -> None:
                 classifier.suffix,
                 parameters,
                 (batch.hidden, batch.attention),
-                lambda logits, batch=batch: report_losses(logits, batch.labels, batch.mask, single_label=False),
+                batch.losses,
             )
             optimizer.accumulate(gradients, np.arange(len(rows)) + rows[0])
         optimizer.step_noisy(stream("seeded", 0, "noise"))
@@ -161,7 +160,7 @@ def test_what_is_scored_and_checked_is_the_same() -> None:
     here, there = on("cpu"), on("auto")
     for ready in (here, there):
         check_before_first_step(ready.setup, ready.recipe, ready.plan)
-    left, right = (probabilities(r.setup.classifier, r.inputs, single_label=False) for r in (here, there))
+    left, right = (predictions(r.inputs) for r in (here, there))
     assert left.tobytes() == right.tobytes()
 
 

@@ -39,6 +39,7 @@ from fedrad.secure.messages import UnmaskRequest
 from fedrad.settings import EMBEDDED
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation import hospitals as simulated
+from fedrad.tasks.single_label import SingleLabel
 from fedrad.training import local, site_state
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of
@@ -286,12 +287,12 @@ def test_classes_that_were_not_stated(mercy: Mercy) -> None:
     """A report of a rare class must not decide, by the server's choice of classes, whether the hospital takes part."""
     mercy.table.write_text("text,patient,kind\nno effusion,a,f\nedema,b,m\nnormal,c,x\n")
     mercy.node |= {"label-columns": "kind", "classes": "f,m", "declared-size": 3, "delta": 1e-5}
-    single = set_up(mercy.experiment, ("f", "m"), single_label=True).classifier.state()
+    single = set_up(mercy.experiment, SingleLabel(("f", "m"))).classifier.state()
     for labels in (("f", "m"), ("f", "m", "x")):
         answer = code(mercy.ask(mercy.request(labels=labels, state=delivery(single))))
         assert answer == ("data" if labels == ("f", "m") else "policy")
     mercy.node["classes"] = "f,m,x"
-    state = set_up(mercy.experiment, ("f", "m", "x"), single_label=True).classifier.state()
+    state = set_up(mercy.experiment, SingleLabel(("f", "m", "x"))).classifier.state()
     assert isinstance(read_reply(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delivery(state)))), Reply)
 
 
@@ -401,8 +402,8 @@ def test_the_cap_bounds_all_runs_together(mercy: Mercy) -> None:
 def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
     """Two sites on one node, two rounds: with the process forgetting everything between any two messages or not."""
     experiment = small(tiny.save(tmp_path / "base", "bert"), sites__count=2, data__reports=40)
-    names, single = read_corpus(experiment).names, False
-    start = set_up(experiment, names, single).classifier.state()
+    task = read_corpus(experiment).task
+    start = set_up(experiment, task).classifier.state()
 
     def run(folder: Path, *, forgetful: bool) -> list[bytes]:
         grid = InProcessGrid(simulated_client.app, simulated_nodes(1), experiment.flat())
@@ -411,7 +412,7 @@ def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
             for index in (0, 1):
                 if forgetful:
                     forget()
-                fields: dict[str, Any] = {"run": "1", "labels": names, "directory": str(folder), "rounds": 2}
+                fields: dict[str, Any] = {"run": "1", "labels": task.labels, "directory": str(folder), "rounds": 2}
                 request = Request(site=f"site-{index:03d}", index=index, round=number, state=delivery(state), **fields)
                 question = Message(content=request_content(request), message_type=MessageType.TRAIN, dst_node_id=10)
                 replies.append(grid.send_and_receive([question])[0].content)

@@ -13,9 +13,12 @@ from flwr.app import Context, Message, MessageType, RecordDict
 
 from fedrad import Classifier
 from fedrad.config import Experiment
+from fedrad.corpora import CHEXPERT
 from fedrad.errors import ConfigError
 from fedrad.federation import client, server
-from fedrad.training.corpus import read_corpus, stated_labels
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.training.corpus import read_corpus, stated_task
 from tests.grid import LABELS, InProcessGrid, Mercy, federate, forget, small
 from tests.model import tiny
 
@@ -138,7 +141,7 @@ def test_the_labels_of_a_hospital_do_not_leave_it_in_words(base: str, tmp_path: 
 
 
 def test_none_is_for_the_server_of_real_hospitals(base: str, tmp_path: Path) -> None:
-    experiment = small(base, data__name="none", run__out=str(tmp_path / "out"))
+    experiment = small(base, data__name="none", data__label_columns="chexpert", run__out=str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="for a server of real hospitals"):
         federate(experiment)
     with pytest.raises(ConfigError, match="nothing to train on"):
@@ -147,18 +150,19 @@ def test_none_is_for_the_server_of_real_hospitals(base: str, tmp_path: Path) -> 
 
 
 def test_the_labels_that_a_run_states(base: str) -> None:
-    bare = small(base, data__name="none")
-    assert len(stated_labels(bare)[0]) == 14
-    own = replace(bare, data=replace(bare.data, label_columns=" b, a "))
-    assert stated_labels(own) == (("b", "a"), False)
-    single = replace(bare, data=replace(bare.data, label_columns="kind", classes="z, a"))
-    assert stated_labels(single) == (("a", "z"), True)
+    own = small(base, data__name="none", data__label_columns=" b, a ")
+    assert stated_task(own) == MultiLabel(("b", "a"))
+    single = replace(own, data=replace(own.data, label_columns="kind", classes="z, a"))
+    assert stated_task(single) == SingleLabel(("a", "z"))
+    known = replace(own, data=replace(own.data, label_columns="chexpert"))
+    assert stated_task(known) == MultiLabel(CHEXPERT)
 
 
 @pytest.mark.parametrize(
     ("settings", "key"),
     [
-        ({"data.name": "none", "data.path": "/reports.csv"}, "data.path"),
+        ({"data.name": "none"}, "data.label-columns"),
+        ({"data.name": "none", "data.label-columns": "a", "data.path": "/reports.csv"}, "data.path"),
         ({"data.name": "none", "data.classes": "a,b"}, "data.classes"),
         ({"data.name": "none", "data.label-columns": "a,b", "data.classes": "c,d"}, "data.classes"),
         ({"data.name": "table", "data.path": "/t.csv", "data.label-columns": "k", "data.classes": "c"}, "data.classes"),

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PlanError, PolicyRefusal
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import load_base
 from fedrad.settings import CHEST, EMBEDDED
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
 from fedrad.training.setup import plan_for
 from tests.model import tiny
 
@@ -23,6 +25,7 @@ NODE: dict[str, object] = {
     "state-dir": "/srv/fedrad",
     "epsilon-cap": 2,
     "declared-size": 1200,
+    "label-columns": "chexpert",
 }
 
 
@@ -52,7 +55,7 @@ def test_the_defaults_are_careful() -> None:
 def test_dashes_and_underscores_of_the_loaders_name_are_one() -> None:
     """The labels that a hospital states go by the name: with another spelling they were CheXpert's."""
     assert policy(data_name="ct_rate") == policy(data_name="ct-rate")
-    assert policy(data_name="ct_rate").labels == CT_RATE
+    assert policy(data_name="ct_rate").task == MultiLabel(CT_RATE)
 
 
 def test_a_proposal_is_clamped_to_the_cap() -> None:
@@ -137,7 +140,7 @@ def test_all_problems_at_once() -> None:
         "colour": "red",
     }
     found = problems(wrong)
-    assert len(found) == 9
+    assert len(found) == 10
     expected = {
         "sight": "did you mean site?",
         "colour": "unknown key",
@@ -148,6 +151,7 @@ def test_all_problems_at_once() -> None:
         "allow-seeded": "must be bool, not str",
         "delta": "at least 1e-09 and below 1",
         "witness-dir": "outside state-dir",
+        "label-columns": "needed",
     }
     for key, says in expected.items():
         assert any(problem.startswith(f"node-config {key}: ") and says in problem for problem in found), key
@@ -239,7 +243,7 @@ def test_a_server_that_counts_with_too_few_colluders_is_refused() -> None:
 
 
 def test_an_empty_configuration_says_what_is_needed() -> None:
-    assert len(problems({})) == 5
+    assert len(problems({})) == 6
 
 
 def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
@@ -247,11 +251,10 @@ def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
     assert by_patient.terms(proposal(unit="patient")).epsilon == 2.0
     with pytest.raises(PolicyRefusal, match="promises per patient"):
         by_patient.terms(proposal())
-    node = {"site": "a", "data-path": "/a.csv", "state-dir": "/a", "epsilon-cap": 1.0, "declared-size": 9}
-    assert HospitalPolicy.from_node_config({**node, "unit": "patient", "patient-column": "id"}).unit == "patient"
+    assert by_patient.unit == "patient"
     for wrong, key in (({"unit": "patient"}, "patient-column"), ({"unit": "hospital"}, "unit")):
         with pytest.raises(ConfigError, match=f"node-config {key}"):
-            HospitalPolicy.from_node_config({**node, **wrong})
+            HospitalPolicy.from_node_config({**NODE, **wrong})
 
 
 def test_no_unit_of_patients_where_the_corpus_has_none() -> None:
@@ -261,10 +264,10 @@ def test_no_unit_of_patients_where_the_corpus_has_none() -> None:
 
 
 def test_labels_are_stated_before_a_report_is_read() -> None:
-    assert policy().labels == CHEXPERT
-    assert policy(data_name="ct-rate").labels == CT_RATE
-    assert policy(label_columns="b, a").labels == ("b", "a")
-    assert policy(label_columns="kind", classes="normal, effusion").labels == ("effusion", "normal")
+    assert policy().task == MultiLabel(CHEXPERT)
+    assert policy(data_name="ct-rate").task == MultiLabel(CT_RATE)
+    assert policy(label_columns="b, a").task == MultiLabel(("b", "a"))
+    assert policy(label_columns="kind", classes="normal, effusion").task == SingleLabel(("effusion", "normal"))
     policy(label_columns="b,a").accept_labels(("b", "a"))
     for other in (("a", "b"), ("b",), ("b", "a", "age")):
         with pytest.raises(PolicyRefusal, match="labels"):
@@ -298,7 +301,8 @@ def test_a_hospital_builds_no_public_base(tmp_path: Path) -> None:
     """Its weights would be others than the server's and every other hospital's, and nobody would notice."""
     one = tiny.save(tmp_path / "one", "bert")
     pinned = policy(model=one, model_sha256=load_base(one).fingerprint)
-    for data in ({"train.warm-start": "synthetic"}, {"data.name": "none"}):  # asked for, and by default
+    by_default: dict[str, object] = {"data.name": "none", "data.label-columns": "a"}
+    for data in ({"train.warm-start": "synthetic"}, by_default):
         with pytest.raises(PolicyRefusal, match="needs a public base"):
             pinned.accept_model(Experiment.from_flat({"model.name": one, **data}))
     base = tiny.save_public(tmp_path / "base")

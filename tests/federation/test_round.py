@@ -18,9 +18,9 @@ from fedrad.errors import ConfigError, DataError, ModelError, QuorumLost, SitesM
 from fedrad.federation import hospital
 from fedrad.federation.messages import Reply, read_reply, reply_content
 from fedrad.ledger.ledger import Ledger
-from fedrad.model.classifier import Classifier
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.simulation import centralized
+from fedrad.tasks.classifier import Classifier
 from fedrad.training import warm_start
 from fedrad.training.site import Site, train_round
 from tests.grid import InProcessGrid, federate, forget, small

@@ -518,7 +518,7 @@ def test_a_state_that_every_hospital_would_refuse_is_named_at_the_server(base: s
 
 def test_the_scales_are_those_of_the_optimizer(base: str, tmp_path: Path) -> None:
     experiment = five(base, tmp_path / "run", **SHARED)
-    recipe = Recipe.of(experiment, single_label=False)
+    recipe = Recipe.of(experiment)
     parameters = {name: torch.nn.Parameter(torch.zeros(1)) for name in ("head.weight", "a.lora_A", "a.lora_B")}
     optimizer = torch_optimizer(parameters, recipe, recipe.learning_rate)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}

@@ -17,6 +17,7 @@ from transformers import (
     BertForMaskedLM,
     BertTokenizer,
     DistilBertForMaskedLM,
+    ElectraForPreTraining,
     PreTrainedModel,
     RobertaForMaskedLM,
     RobertaTokenizer,
@@ -24,6 +25,7 @@ from transformers import (
 
 from fedrad.errors import ModelError
 from fedrad.model.base import embedded_folder, load_base
+from fedrad.model.families import FAMILIES
 from fedrad.model.vocabulary import MOST_PIECES, REPORT, check_vocabulary, reading
 from tests.model import tiny
 
@@ -38,12 +40,14 @@ QUERY = {
     "roberta": "roberta.encoder.layer.0.attention.self.query.weight",
     "distilbert": "distilbert.transformer.layer.0.attention.q_lin.weight",
     "albert": "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.query.weight",
+    "electra": "electra.encoder.layer.0.attention.self.query.weight",
 }
 WITH_HEAD: dict[str, type[PreTrainedModel]] = {
     "bert": BertForMaskedLM,
     "roberta": RobertaForMaskedLM,
     "distilbert": DistilBertForMaskedLM,
     "albert": AlbertForMaskedLM,
+    "electra": ElectraForPreTraining,
 }
 
 
@@ -85,6 +89,7 @@ def refused(folder: Path, match: str) -> str:
         ("distilbert", "lacks tokenizer.json, vocab.txt"),
         ("roberta", "lacks tokenizer.json, vocab.json, merges.txt"),
         ("albert", "lacks tokenizer.json, spiece.model"),
+        ("electra", "lacks tokenizer.json, vocab.txt"),
     ],
 )
 def test_a_model_without_a_vocabulary_is_refused(family: str, files: str, tmp_path: Path) -> None:
@@ -139,15 +144,15 @@ def test_a_real_vocabulary_is_whole_or_refused() -> None:
     assert whole.pieces < 2
     for tokens in (100, 500, 1000, 2000):  # the words of English begin after that
         with pytest.raises(ModelError, match=r"can't read (9\d|100)% of"):
-            check_vocabulary("some/model", "some/model", "bert", minilm(tokens), 30522)
+            check_vocabulary("some/model", "some/model", FAMILIES["bert"].tokenizer_files, minilm(tokens), 30522)
     with pytest.raises(ModelError, match=r"no more than 15000 of the model's 30522 tokens"):
-        check_vocabulary("some/model", "some/model", "bert", minilm(15000), 30522)
-    check_vocabulary("some/model", "some/model", "bert", minilm(), 30592)  # a padded table
+        check_vocabulary("some/model", "some/model", FAMILIES["bert"].tokenizer_files, minilm(15000), 30522)
+    check_vocabulary("some/model", "some/model", FAMILIES["bert"].tokenizer_files, minilm(), 30592)  # a padded table
 
 
 def test_an_uncased_vocabulary_that_is_fed_capitals_is_refused() -> None:
     with pytest.raises(ModelError, match=r"can't read 11% of"):
-        check_vocabulary("some/model", "some/model", "bert", minilm(lower=False), 30522)
+        check_vocabulary("some/model", "some/model", FAMILIES["bert"].tokenizer_files, minilm(lower=False), 30522)
 
 
 def byte_level(folder: Path, merges: int | None = None) -> None:
@@ -180,8 +185,9 @@ def test_too_few_merges_for_the_vocabulary_are_refused() -> None:
     trained.train_from_iterator([REPORT], vocab_size=480, min_frequency=1, special_tokens=SPECIAL)
     words = {**trained.get_vocab(), **{f"word{i}": i for i in range(480, 2000)}}
     merges = [tuple(pair) for pair in json.loads(trained._tokenizer.to_str())["model"]["merges"]]
+    files = FAMILIES["roberta"].tokenizer_files
     with pytest.raises(ModelError, match=r"no more than \d+ of the model's 2000 tokens"):
-        check_vocabulary("some/model", "some/model", "roberta", RobertaTokenizer(vocab=words, merges=merges), 2000)
+        check_vocabulary("some/model", "some/model", files, RobertaTokenizer(vocab=words, merges=merges), 2000)
 
 
 def test_a_tokenizer_of_a_smaller_model_is_refused(tmp_path: Path) -> None:
@@ -196,7 +202,7 @@ def test_a_tokenizer_of_a_smaller_model_is_refused(tmp_path: Path) -> None:
 # ---- padding
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "electra"])
 def test_a_configuration_without_a_padding_id_gives_the_same_model(family: str, tmp_path: Path) -> None:
     ordinary = tiny.base_of(tmp_path / "ordinary", family)
     folder = saved(tmp_path, family)

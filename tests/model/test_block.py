@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.block import blocks_of, run_block, run_block_first_token
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.layers import Layers
 from tests.model import tiny
@@ -27,7 +26,7 @@ def family(request: pytest.FixtureRequest) -> str:
 def classifier_of(folder: Path, family: str, targets: tuple[str, ...]) -> ReportClassifier:
     base = tiny.base_of(folder / "base", family)
     lora = LoRASpec(rank=3, alpha=6.0, targets=targets, layers=1)
-    return tiny.randomise(build(base, ModelSpec(base.name, pooling="cls"), lora, ("a", "b"), False, 0))
+    return tiny.randomise(build(base, ModelSpec(base.name, pooling="cls"), lora, 2, 0))
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,11 +40,11 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_first_token_alone_is_the_first_token(tmp_path: Path, family: str, targets: str) -> None:
     layers = classifier_of(tmp_path, family, TARGETS[targets]).double().suffix.layers
     hidden, _, mask = inputs()
-    (block,) = blocks_of(layers.family, layers.layers[-1])
-    whole = run_block(block, hidden, mask, eager=False)[:, :1]
-    torch.testing.assert_close(run_block_first_token(block, hidden, mask), whole)
+    (block,) = layers.blocks_of(layers.layers[-1])
+    whole = block.run(hidden, mask, eager=False)[:, :1]
+    torch.testing.assert_close(block.run(hidden, mask, eager=False, first_token_only=True), whole)
     with torch.no_grad():  # now with the products taken once per report
-        torch.testing.assert_close(run_block_first_token(block, hidden, mask), whole)
+        torch.testing.assert_close(block.run(hidden, mask, eager=False, first_token_only=True), whole)
 
 
 def gradients(layers: Layers, hidden: Tensor, attention: Tensor, *, first_token_only: bool) -> dict[str, Tensor]:
@@ -72,8 +71,8 @@ def test_its_gradients_are_the_same_too(tmp_path: Path, family: str, targets: st
 def test_eager_attention_is_the_fused_kernel(tmp_path: Path, family: str) -> None:
     layers = classifier_of(tmp_path, family, TARGETS["qv"]).double().suffix.layers
     hidden, _, mask = inputs()
-    (block,) = blocks_of(layers.family, layers.layers[-1])
-    torch.testing.assert_close(run_block(block, hidden, mask, eager=True), run_block(block, hidden, mask, eager=False))
+    (block,) = layers.blocks_of(layers.layers[-1])
+    torch.testing.assert_close(block.run(hidden, mask, eager=True), block.run(hidden, mask, eager=False))
 
 
 def test_a_cls_classifier_leaves_out_what_its_head_does_not_read(tmp_path: Path, family: str) -> None:
@@ -82,8 +81,8 @@ def test_a_cls_classifier_leaves_out_what_its_head_does_not_read(tmp_path: Path,
     hidden, attention, _ = inputs(torch.float32)
     assert classifier.suffix.layers(hidden, attention).shape == (4, 1, 32)
     base = tiny.base_of(tmp_path / "again", family)
-    mean = build(base, ModelSpec(base.name), classifier.lora, ("a", "b"), False, 0)
+    mean = build(base, ModelSpec(base.name), classifier.lora, 2, 0)
     assert mean.suffix.layers(hidden, attention).shape == (4, 9, 32)
-    head_only = build(base, ModelSpec(base.name, pooling="cls"), LoRASpec(1, 1.0, ()), ("a", "b"), False, 0)
+    head_only = build(base, ModelSpec(base.name, pooling="cls"), LoRASpec(1, 1.0, ()), 2, 0)
     assert head_only.prefix.layers.first_token_only
     assert not head_only.suffix.layers.first_token_only

@@ -76,7 +76,7 @@ def test_an_altered_file_is_refused(copied: Path, name: str) -> None:
     content[-1] ^= 1
     (copied / name).write_bytes(content)
     module._load.cache_clear()
-    with pytest.raises(ModelError, match=r"has been altered: SHA-256 .* Install fedrad again") as caught:
+    with pytest.raises(ModelError, match=r"is not the published file: SHA-256 .*: install fedrad again") as caught:
         load_base(CHEST)
     assert str(copied / name) in str(caught.value)
 

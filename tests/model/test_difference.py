@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks.difference import difference, save_difference
 from fedrad.errors import ModelError
-from fedrad.model.difference import apply_difference, difference, read_difference, save_difference
+from fedrad.model.difference import apply_difference, read_difference
 
 FULL = 10_000
 

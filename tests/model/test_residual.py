@@ -26,7 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 
 def classifier_of(base: BaseModel, lora: LoRASpec = QV) -> ReportClassifier:
     spec = ModelSpec(base.name)
-    return tiny.randomise(build(base, spec, lora, LABELS, False, seed=0))
+    return tiny.randomise(build(base, spec, lora, len(LABELS), seed=0))
 
 
 def factors(seed: int, rank: int = 3) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ def test_a_residual_that_does_not_fit_changes_nothing(base: BaseModel, wrong: st
 @pytest.mark.parametrize("init", ["base", "orthonormal"])
 def test_a_core_between_frozen_orthonormal_factors(base: BaseModel, init: str) -> None:
     lora = LoRASpec(rank=3, alpha=6.0, targets=("value",), layers=1, core=True, init=init)
-    classifier = build(base, ModelSpec(base.name), lora, LABELS, False, seed=0)
+    classifier = build(base, ModelSpec(base.name), lora, len(LABELS), seed=0)
     state = classifier.state()
     assert sorted(classifier.adapter()) == [f"{LAYER}.lora_R", "head.bias", "head.weight"]
     assert state[f"{LAYER}.lora_R"].shape == (3, 3)
@@ -116,7 +116,7 @@ def test_a_core_between_frozen_orthonormal_factors(base: BaseModel, init: str) -
         torch.testing.assert_close((B.T @ W @ A.T).diagonal(), best, atol=1e-5, rtol=1e-5)
     tiny.randomise(classifier)
     # The same function as plain LoRA with B R in the place of B.
-    plain = build(base, ModelSpec(base.name), LoRASpec(3, 6.0, ("value",), 1), LABELS, False, seed=0)
+    plain = build(base, ModelSpec(base.name), LoRASpec(3, 6.0, ("value",), 1), len(LABELS), seed=0)
     state = classifier.state()
     core = state.pop(f"{LAYER}.lora_R")
     plain.load_state(state | {f"{LAYER}.lora_B": B @ core})

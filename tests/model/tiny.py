@@ -16,14 +16,16 @@ from transformers import (
     AutoModel,
     BertConfig,
     DistilBertConfig,
+    ElectraConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
 )
 
-from fedrad.data.labels import CHEXPERT
+from fedrad.corpora import CHEXPERT
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ReportClassifier
+from fedrad.model.families import FAMILIES
 from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.model.vocabulary import REPORT
 
@@ -48,7 +50,7 @@ TEXTS = [
     "",
     "edema",
 ]
-ALL = ("bert", "albert", "roberta", "distilbert")
+ALL = tuple(FAMILIES)
 
 
 def config_of(family: str) -> PreTrainedConfig:
@@ -64,6 +66,8 @@ def config_of(family: str) -> PreTrainedConfig:
             )
         case "roberta":
             return RobertaConfig(**size, **layers)
+        case "electra":
+            return ElectraConfig(**size, **layers, embedding_size=16)
         case "distilbert":
             return DistilBertConfig(**size, dim=32, n_layers=3, n_heads=4, hidden_dim=40)
     raise AssertionError(family)

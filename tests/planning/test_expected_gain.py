@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedrad.config import Experiment
-from fedrad.planning.expected_gain import expected_gain, measured_for
+from fedrad.planning.expected_gain import HEAD, LAST_LAYER, curve_of, expected_gain
 from fedrad.training.local import Recipe
 from fedrad.training.setup import plan_for
 
@@ -14,8 +14,8 @@ OPENI = {"data.name": "openi", "data.path": "/none"}
 
 def gain(epsilon: float, declared: int = 2000) -> float:
     experiment = Experiment.from_flat({**OPENI, "privacy.epsilon": epsilon})
-    recipe = Recipe.of(experiment, single_label=False, warm=True)
-    return expected_gain(recipe, plan_for(experiment, declared)).new
+    recipe = Recipe.of(experiment, warm=True)
+    return expected_gain(HEAD, recipe, plan_for(experiment, declared)).new
 
 
 def test_more_budget_and_more_reports_gain_more() -> None:
@@ -27,8 +27,8 @@ def test_more_budget_and_more_reports_gain_more() -> None:
 
 def test_a_start_as_good_is_called_so() -> None:
     experiment = Experiment.from_flat({**OPENI, "privacy.epsilon": 0.01})
-    recipe = Recipe.of(experiment, single_label=False, warm=True)
-    found = expected_gain(recipe, plan_for(experiment, 500))
+    recipe = Recipe.of(experiment, warm=True)
+    found = expected_gain(HEAD, recipe, plan_for(experiment, 500))
     assert not found.worthwhile
     assert "the start is as good" in str(found)
 
@@ -40,11 +40,31 @@ def test_a_start_as_good_is_called_so() -> None:
         {"train.warm-start": "none"},
         {"lora.targets": "query,value"},
         {"train.learning-rate": 4.0},
+        {"train.momentum": 0.0},
         {"train.optimizer": "adam", "train.learning-rate": 0.001},
         {"model.name": "prajjwal1/bert-small"},
         {"privacy.unit": "hospital"},
     ],
 )
 def test_no_figure_is_stated_of_runs_that_were_not_measured(change: dict[str, object]) -> None:
-    assert measured_for(Experiment.from_flat(OPENI))
-    assert not measured_for(Experiment.from_flat({**OPENI, **change}))
+    assert curve_of(Experiment.from_flat(OPENI)) is HEAD
+    assert curve_of(Experiment.from_flat({**OPENI, **change})) is None
+
+
+@pytest.mark.parametrize(
+    ("declared", "epsilon", "lora"), [(1000, 1.0, True), (10_000, 0.1, True), (999, 8.0, False), (0, 8.0, False)]
+)
+def test_auto_trains_lora_where_the_stated_size_is_large_enough_for_the_budget(
+    declared: int, epsilon: float, lora: bool
+) -> None:
+    experiment = Experiment.from_flat({**OPENI, "data.declared-size": declared, "privacy.epsilon": epsilon})
+    assert experiment.adapted.targets == (("all-linear",) if lora else ())
+    assert (experiment.local_steps, experiment.expected_batch(5000)) == ((12, 256) if lora else (6, 1250))
+    assert curve_of(experiment) is (LAST_LAYER if lora else HEAD)
+
+
+def test_auto_keeps_the_head_alone_where_lora_was_not_measured() -> None:
+    for change in ({"privacy.unit": "patient"}, {"strategy.name": "head"}):
+        known = {"data.name": "mimic-cxr", "data.path": "/none", "data.declared-size": 100_000}
+        experiment = Experiment.from_flat({**known, **change})
+        assert experiment.adapted.targets == ()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CT_RATE
+from fedrad.corpora import CT_RATE
 from fedrad.planning.noise_to_signal import noise_to_signal_of_steps
 from fedrad.planning.notes import Noise, after_training, before_training, notes_on_plan
 from fedrad.privacy.plan import PrivacyPlan
@@ -55,7 +55,6 @@ def early(
     return before_training(
         experiment(**changes),
         names,
-        single_label=False,
         noise=Noise((plan(),) if plans is None else plans, averaged=1),
         trainable=trainable,
         row=385,
@@ -218,7 +217,7 @@ def test_a_run_s_own_figures_are_put_together() -> None:
 
 
 def scores(weighted: float, **positives: int) -> Scores:
-    return Scores(weighted, weighted, weighted, {"a": weighted}, positives or {"a": 30})
+    return Scores({"weighted F1": weighted}, {"a": weighted}, positives or {"a": 30})
 
 
 def late(

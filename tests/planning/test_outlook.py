@@ -40,7 +40,7 @@ def test_the_planner_counts_what_the_strategy_really_trains(name: str) -> None:
     strategy = getattr(import_module(module), kind)(Strategy())
     lora = LoRASpec(rank=3, alpha=8.0, targets=("all-linear",), layers=2)
     spec = ModelSpec(small.model_folder(), "", "mean")
-    classifier = build(load_base(small.model_folder()), spec, strategy.shape(lora), small.LABELS, False, 0)
+    classifier = build(load_base(small.model_folder()), spec, strategy.shape(lora), len(small.LABELS), 0)
     sizes = {tensor_name: tensor.numel() for tensor_name, tensor in classifier.adapter().items()}
 
     trained = max(

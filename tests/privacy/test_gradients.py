@@ -46,7 +46,7 @@ def classifier_of(
     init = "base" if core else "kaiming"
     lora = LoRASpec(rank=3, alpha=6.0, targets=targets, layers=layers, freeze_a=freeze_a, core=core, init=init)
     scale = 0.05 if family == "minilm" else 0.3
-    return tiny.randomise(build(base, ModelSpec(base.name, pooling=pooling), lora, LABELS, False, seed=0), scale=scale)
+    return tiny.randomise(build(base, ModelSpec(base.name, pooling=pooling), lora, len(LABELS), seed=0), scale=scale)
 
 
 def batch_of(family: str, lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,16 +130,6 @@ def test_exact_in_double_precision(family: str, engine: Callable[..., tuple[Tens
     error = strict_error(found, one_at_a_time(classifier, ids, attention, labels))
     print(f"{family} {engine.__name__} float64: largest relative error {error:.2e}")
     assert error < 1e-9, error
-
-
-@pytest.mark.parametrize("family", ["roberta", "distilbert"])
-def test_other_families(family: str) -> None:
-    targets = ("query", "value") if family == "roberta" else ("q_lin", "v_lin")
-    classifier = classifier_of(family, targets)
-    ids, attention, labels = batch_of(family, [7, 12, 2])
-    hidden = classifier.prefix(ids, attention)
-    _, found = leaf_gradients(classifier.suffix, classifier.adapter(), (hidden, attention), losses_of(labels))
-    assert relative_error(found, one_at_a_time(classifier, ids, attention, labels)) < 1e-5
 
 
 def test_the_embedded_model() -> None:

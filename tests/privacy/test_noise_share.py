@@ -127,7 +127,7 @@ def test_adam_breaks_the_sum(optimizer: Literal["momentum", "adam"], keeps_the_s
 
 def second_step(optimizer: Literal["momentum", "adam"], noised: Tensor) -> Tensor:
     """Where fedrad's optimizer for hospitals is after a step by all ones, and one by this. (Adam's first is a sign.)"""
-    recipe = Recipe(optimizer, 0.25, 0.0, 0.0, "leaf", 0, 2, single_label=False)
+    recipe = Recipe(optimizer, 0.25, 0.0, 0.0, "leaf", 0, 2)
     weight = nn.Parameter(torch.zeros(2))
     steps = torch_optimizer({"head.weight": weight}, recipe, 0.25)
     for gradient in (torch.ones(2), noised):

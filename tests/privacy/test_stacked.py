@@ -50,7 +50,9 @@ def test_no_report_moves_its_hospital_by_more_than_its_clip_norm() -> None:
 
 
 def test_control_without_clipping_a_report_moves_it_by_any_amount(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "clip_factors", lambda grads, clip, scales: torch.ones(len(grads[0]), dtype=torch.float64))
+    monkeypatch.setattr(
+        module, "clip_factors", lambda grads, clip, scales: torch.ones(len(grads[0]), dtype=torch.float64)
+    )
     assert contributions([0.5], torch.full((1, 6), 100.0), [0])[0].norm() > 200
 
 

@@ -12,13 +12,12 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from fedrad.data.labels import CHEXPERT, CT_RATE, NO_OTHER_LABEL
+from fedrad.corpora import BANKS, CHEXPERT, CT_RATE, NO_OTHER_LABEL
 from fedrad.data.synthetic import generate
 from fedrad.errors import ConfigError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.public_base import build as public_base
 from fedrad.public_base.build import BaseRecipe, Line, read_text, score_base, train_base
-from fedrad.settings import BANKS
 from tests import small
 
 XRAY = (("chest-xray", 1.0),)

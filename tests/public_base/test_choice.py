@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedrad.cache import fedrad_cache_dir
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.public_head import PublicHead
@@ -19,6 +19,9 @@ from fedrad.public_base import choice as start
 from fedrad.public_base.choice import base_of, collection_of, directions_of, starts_warm, unknown_labels
 from fedrad.public_base.folder import write_base_folder
 from fedrad.settings import CHEST, EMBEDDED
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.tasks.task import Task
 from fedrad.training.setup import set_up
 from fedrad.training.warm_start import initial_state
 from tests import small
@@ -133,10 +136,11 @@ def test_a_folder_that_can_not_be_written_is_an_error(monkeypatch: pytest.Monkey
         base_of(small.experiment(**WARM))
 
 
-def test_a_change_of_a_phrase_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py", "build.py"])
+def test_a_change_of_phrases_labels_or_code_is_noticed(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = start._source_digest()
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "normal.toml"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == changed))
     assert start._source_digest() != before
 
 
@@ -153,19 +157,17 @@ def test_labels_belong_to_the_collection_that_knows_most_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "single", "start_", "warm"),
+    ("task", "start_", "warm"),
     [
-        (("Edema", "x"), False, "synthetic", True),
-        (("Emphysema",), False, "synthetic", True),
-        (("Edema", "x"), False, "none", False),
-        (("Edema", "x"), True, "synthetic", False),
-        (("x", "y"), False, "synthetic", False),
+        (MultiLabel(("Edema", "x")), "synthetic", True),
+        (MultiLabel(("Emphysema",)), "synthetic", True),
+        (MultiLabel(("Edema", "x")), "none", False),
+        (SingleLabel(("Edema", "x")), "synthetic", False),
+        (MultiLabel(("x", "y")), "synthetic", False),
     ],
 )
-def test_a_run_starts_warm_if_some_label_is_known(
-    names: tuple[str, ...], single: bool, start_: str, warm: bool
-) -> None:
-    assert starts_warm(small.experiment(train__warm_start=start_), names, single_label=single) is warm
+def test_a_run_starts_warm_if_some_label_is_known(task: Task, start_: str, warm: bool) -> None:
+    assert starts_warm(small.experiment(train__warm_start=start_), task.findings) is warm
 
 
 # How many directions
@@ -186,16 +188,16 @@ def test_the_head_reads_the_directions_asked_for_and_those_of_its_start(
     asked: int, names: tuple[str, ...], expected: int
 ) -> None:
     experiment = small.experiment(**WARM, model__name=EMBEDDED, model__directions=asked)
-    assert directions_of(experiment, load_base(CHEST), names, single_label=False) == expected
-    assert directions_of(experiment, load_base(CHEST), names, single_label=True) == 0
-    assert directions_of(experiment, load_base(EMBEDDED), names, single_label=False) == 0
+    assert directions_of(experiment, load_base(CHEST), names) == expected
+    assert directions_of(experiment, load_base(CHEST), SingleLabel(names).findings) == 0
+    assert directions_of(experiment, load_base(EMBEDDED), names) == 0
     cold = small.experiment(model__name=CHEST, model__directions=asked, train__warm_start="none")
-    assert directions_of(cold, load_base(CHEST), names, single_label=False) == 0
+    assert directions_of(cold, load_base(CHEST), names) == 0
 
 
 def test_there_are_no_more_directions_than_numbers() -> None:
     base = base_of(small.experiment(**WARM))
-    assert directions_of(small.experiment(**WARM), base, CHEXPERT, single_label=False) == 32
+    assert directions_of(small.experiment(**WARM), base, CHEXPERT) == 32
 
 
 # A whole start, from a base that had to be built
@@ -203,7 +205,7 @@ def test_there_are_no_more_directions_than_numbers() -> None:
 
 def test_a_run_of_another_model_starts_with_what_its_base_knows() -> None:
     experiment = small.experiment(**WARM)
-    setup = set_up(experiment, small.LABELS, False)
+    setup = set_up(experiment, small.TASK)
     initial_state(experiment, setup)
     head = setup.base.public_head
     assert head is not None
@@ -219,14 +221,14 @@ def test_a_run_of_another_model_starts_with_what_its_base_knows() -> None:
 def test_a_warm_start_that_can_not_be_is_refused_and_says_what_can() -> None:
     experiment = small.experiment(**WARM, model__name=EMBEDDED)
     with pytest.raises(ConfigError, match=r"train\.warm-start: the generator knows none of these labels") as caught:
-        initial_state(experiment, set_up(experiment, ("Oddity", "Rarity"), False))
+        initial_state(experiment, set_up(experiment, MultiLabel(("Oddity", "Rarity"))))
     assert re.search("Edema.*Emphysema", str(caught.value))
 
 
 def test_a_warm_start_of_one_class_of_several_is_refused_for_what_it_is() -> None:
     experiment = small.experiment(**WARM, model__name=EMBEDDED)
-    with pytest.raises(ConfigError, match="one class of several"):
-        initial_state(experiment, set_up(experiment, ("Edema", "Pneumonia"), single_label=True))
+    with pytest.raises(ConfigError, match="the task is single-label"):
+        initial_state(experiment, set_up(experiment, SingleLabel(("Edema", "Pneumonia"))))
 
 
 def test_a_base_without_the_run_s_labels_is_refused(tmp_path: Path) -> None:
@@ -235,6 +237,6 @@ def test_a_base_without_the_run_s_labels_is_refused(tmp_path: Path) -> None:
     only = {"chexpert": built.public_head.labels["chexpert"]}
     write_base_folder(built, replace(built.public_head, labels=only), tmp_path / "mine", {})
     experiment = small.experiment(**WARM, model__name=str(tmp_path / "mine"))
-    initial_state(experiment, set_up(experiment, CHEXPERT, False))
+    initial_state(experiment, set_up(experiment, MultiLabel(CHEXPERT)))
     with pytest.raises(ModelError, match="no head for the labels of ct-rate"):
-        initial_state(experiment, set_up(experiment, CT_RATE, False))
+        initial_state(experiment, set_up(experiment, MultiLabel(CT_RATE)))

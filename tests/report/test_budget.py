@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 from rich.table import Table
-from tests.test_outlook import outlook
 
 from fedrad.ledger.chain import Row
 from fedrad.ledger.view import LedgerView
@@ -20,6 +19,7 @@ from fedrad.planning.outlook import Outlook
 from fedrad.privacy.filter import Founding
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.report import budget
+from tests.planning.test_outlook import outlook
 
 DELTA = 1e-5
 PLAN = PrivacyPlan.calibrate(epsilon=1.0, delta=DELTA, declared_size=1000, expected_batch=100, steps=40, clip=1.0)

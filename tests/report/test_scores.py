@@ -8,9 +8,9 @@ from io import StringIO
 import pytest
 from rich.console import Console, RenderableType
 
-from fedrad.data.labels import CHEXPERT, CT_RATE
+from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.report.scores import label_table, score_table
-from fedrad.tasks.metrics import Comparison, Scores
+from fedrad.tasks.metrics import F1_FIGURES, Comparison, Scores
 from tests import small
 
 
@@ -23,7 +23,8 @@ def text(table: RenderableType, width: int = 100) -> str:
 
 def three(names: tuple[str, ...]) -> tuple[Scores, Comparison]:
     def of(value: float) -> Scores:
-        return Scores(value, value, value, dict.fromkeys(names, value), {name: k for k, name in enumerate(names)})
+        positives = {name: k for k, name in enumerate(names)}
+        return Scores(dict.fromkeys(F1_FIGURES, value), dict.fromkeys(names, value), positives)
 
     return of(0.625), Comparison(of(0.5), of(0.25), reports=1200, changed=7)
 

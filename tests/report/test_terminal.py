@@ -190,8 +190,8 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert "\x1b" not in shown(out)
     assert len(lines) == 10
     assert lines[0].startswith("step 4/40  epsilon 0.4 of 8  noise / signal 0.50  ")
-    assert "test F1" not in lines[0]
-    assert "test F1 0.750" in lines[-1]
+    assert "test weighted F1" not in lines[0]
+    assert "test weighted F1 0.750" in lines[-1]
     assert lines[-1].startswith("step 40/40  ")
 
 
@@ -203,7 +203,7 @@ def test_a_live_view_in_a_terminal() -> None:
     assert "\x1b[" in text  # it moves the cursor
     assert "step 40/40" in text
     assert "epsilon 4 of 8" in text
-    assert "test F1 0.750" in text
+    assert "test weighted F1 0.750" in text
     assert "left\n" not in text
 
 

@@ -110,6 +110,7 @@ def hospital(name: str, **changes: object) -> dict[str, object]:
     return {
         "site": name,
         "data-path": "/data/reports.csv",
+        "label-columns": "chexpert",
         "state-dir": "/state",
         "epsilon-cap": 2.0,
         "declared-size": 100,

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CT_RATE
+from fedrad.corpora import CT_RATE
 from fedrad.errors import ConfigError, DataError, FederationError, QuorumLost
 from fedrad.federation import hospital, server
 from fedrad.simulation import centralized

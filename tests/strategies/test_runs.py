@@ -16,9 +16,8 @@ from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.errors import ConfigError
 from fedrad.ledger.view import read_ledger
-from fedrad.model.classifier import Classifier
 from fedrad.simulation import centralized
-from fedrad.tasks.metrics import score
+from fedrad.tasks.classifier import Classifier
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import set_up
 from fedrad.training.strategy import strategy_of
@@ -98,7 +97,7 @@ def test_bytes_up_and_down_are_those_of_the_formula(base: str, tmp_path: Path, n
     exp = experiment(base, tmp_path / "run", strategy__name=name, sites__count=hospitals, train__rounds=4)
     federate(exp)
     corpus = read_corpus(exp)
-    setup = set_up(exp, corpus.names, corpus.single_label)
+    setup = set_up(exp, corpus.task)
     state = setup.classifier.state()
     layers = {
         key.removesuffix(".lora_A"): (state[f"{key.removesuffix('.lora_A')}.lora_B"].shape[0], state[key].shape[1])
@@ -125,12 +124,12 @@ def test_what_is_written_is_plain_lora_and_says_what_the_server_scored(base: str
     assert not any(".base_A" in key or ".base_B" in key or "lora_R" in key for key in files(tmp_path / "run"))
     classifier = Classifier.load(tmp_path / "run")
     corpus = read_corpus(exp)
-    decided = classifier.predict(list(corpus.reports.select(corpus.test)["text"])) > 0.5
+    found = classifier.predict(list(corpus.reports.select(corpus.test)["text"]))
     truth = tokenize(corpus.reports, corpus.test, classifier.tokenizer, 40)
-    scores = score(decided, truth.labels, truth.mask, corpus.names)
+    scores = corpus.task.evaluate(found, truth).scores
     last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["per_label"] == pytest.approx(scores.per_label)
-    assert scores.micro_f1 > 0
+    assert scores.figures["micro F1"] > 0
 
 
 def test_hospitals_of_different_ranks(base: str, tmp_path: Path) -> None:

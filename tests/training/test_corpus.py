@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrad.data.labels import CT_RATE
+from fedrad.corpora import CT_RATE
 from fedrad.data.synthetic import generate
 from fedrad.errors import DataError
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from tests import small
 
@@ -22,8 +24,8 @@ def patients(corpus: Corpus, rows: np.ndarray) -> set[str]:
 def test_the_split_is_by_patient_and_ascending() -> None:
     corpus = read_corpus(small.experiment(data__reports=120))
 
-    assert len(corpus.names) == 14
-    assert not corpus.single_label
+    assert len(corpus.task.labels) == 14
+    assert isinstance(corpus.task, MultiLabel)
     assert sorted([*corpus.train, *corpus.test]) == list(range(120))
     assert (np.diff(corpus.train) > 0).all()
     assert (np.diff(corpus.test) > 0).all()
@@ -42,7 +44,7 @@ def test_reading_twice_gives_the_same_and_another_seed_another() -> None:
 def test_the_reports_and_their_labels_are_those_of_the_bank() -> None:
     corpus = read_corpus(small.experiment(data__bank="chest-ct"))
 
-    assert corpus.names == CT_RATE
+    assert corpus.task.labels == CT_RATE
     assert corpus.reports["text"][:] == [row["text"] for row in generate(len(corpus.reports), 0, bank="chest-ct")]
 
 
@@ -88,8 +90,7 @@ def test_a_table_with_one_column_of_classes(tmp_path: Path) -> None:
         )
     )
 
-    assert corpus.single_label
-    assert corpus.names == ("chest", "spine")
+    assert corpus.task == SingleLabel(("chest", "spine"))
     assert not patients(corpus, corpus.train) & patients(corpus, corpus.test)
 
 

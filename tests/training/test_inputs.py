@@ -18,9 +18,9 @@ TARGETS = pytest.mark.parametrize("targets", ["", "query,value"])
 
 def prepared(targets: str = "query,value", micro_tokens: int = 128, **changes: object) -> Inputs:
     changes = {"lora__targets": targets, "train__micro_tokens": micro_tokens, **changes}
-    setup = set_up(small.experiment(**changes), small.LABELS, False)
+    setup = set_up(small.experiment(**changes), small.TASK)
     tiny.randomise(setup.classifier)
-    return prepare(setup.classifier, small.tokens(), setup.pad_id)
+    return prepare(setup, small.tokens())
 
 
 def logits(inputs: Inputs, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -91,15 +91,15 @@ def test_a_report_alone_is_the_report_in_a_batch(targets: str) -> None:
 
 
 def test_progress_counts_every_report_once() -> None:
-    setup = set_up(small.experiment(), small.LABELS, False)
+    setup = set_up(small.experiment(), small.TASK)
     told: list[tuple[int, int]] = []
-    prepare(setup.classifier, small.tokens(), setup.pad_id, lambda done, total: told.append((done, total)))
+    prepare(setup, small.tokens(), lambda done, total: told.append((done, total)))
 
     assert told[-1] == (40, 40)
     assert told == sorted(set(told))
 
 
 def test_an_empty_shard_is_no_trouble() -> None:
-    setup = set_up(small.experiment(), small.LABELS, False)
+    setup = set_up(small.experiment(), small.TASK)
 
-    assert len(prepare(setup.classifier, small.tokens().select(np.array([], int)), setup.pad_id)) == 0
+    assert len(prepare(setup, small.tokens().select(np.array([], int)))) == 0

@@ -13,7 +13,6 @@ from fedrad.data.batches import Tokenized
 from fedrad.model.buckets import micro_batches
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import clip_factors, finite_rows
-from fedrad.tasks.loss import report_losses
 from fedrad.training.inputs import prepare
 from tests import small
 from tests.processors import CoupledRows
@@ -23,7 +22,7 @@ OTHERS = 24  # fewer than the width, 32, so that something is orthogonal to all 
 
 def clipped_sum_of_the_others(here: small.Ready, shard: Tokenized) -> Tensor:
     """Of the first ``OTHERS`` reports of a shard, which may hold more."""
-    classifier, inputs = here.setup.classifier, prepare(here.setup.classifier, shard, here.setup.pad_id)
+    classifier, inputs = here.setup.classifier, prepare(here.setup, shard)
     total = torch.zeros(())
     for rows in micro_batches(inputs.lengths, np.arange(OTHERS), classifier.kernels.micro_tokens):
         batch = inputs.batch(rows)
@@ -31,7 +30,7 @@ def clipped_sum_of_the_others(here: small.Ready, shard: Tokenized) -> Tensor:
             classifier.suffix,
             classifier.adapter(),
             (batch.hidden, batch.attention),
-            lambda logits, batch=batch: report_losses(logits, batch.labels, batch.mask, single_label=False),
+            batch.losses,
         )
         factors = clip_factors(list(grads.values()), 1.0)
         total = total + torch.cat([factors @ finite_rows(grads[name], factors) for name in sorted(grads)])
@@ -43,7 +42,7 @@ def moved_by_one_report(micro_tokens: int, *, hostile: bool) -> float:
     shard = small.tokens(60)
     here = small.ready(small.experiment(lora__targets="", train__micro_tokens=micro_tokens), shard)
     if hostile:
-        kept = prepare(here.setup.classifier, shard, here.setup.pad_id).kept
+        kept = prepare(here.setup, shard).kept
         assert kept is not None
         _, _, directions = torch.linalg.svd(torch.from_numpy(kept[:OTHERS]).double(), full_matrices=True)
         head = here.setup.classifier.state()

@@ -234,7 +234,7 @@ def test_nothing_is_averaged_after_the_runs_last_step(average: float) -> None:
 @given(rounds=st.integers(1, 50), steps=st.integers(1, 20), average=st.floats(0, 1, exclude_max=True))
 def test_averaging_starts_within_the_run(rounds: int, steps: int, average: float) -> None:
     exp = small.experiment(train__rounds=rounds, train__local_steps=steps, train__average=average)
-    recipe = Recipe.of(exp, single_label=False)
+    recipe = Recipe.of(exp)
 
     assert recipe.total_steps == rounds * steps
     assert 0 <= recipe.averages_from <= recipe.total_steps
@@ -250,7 +250,7 @@ def test_the_automatic_rate_is_made_of_public_figures_and_keeps_the_walk() -> No
     rates = [automatic_learning_rate(here.recipe, here.plan) for here in (quiet, loud)]
     fewer = small.ready(small.experiment(train__learning_rate=0.0), small.tokens(30), declared=40)
 
-    assert 0 < rates[1] < rates[0] <= local.LARGEST_RATE
+    assert 0 < rates[1] < rates[0] <= local.LARGEST_REACH * (1 - quiet.recipe.momentum)
     assert automatic_learning_rate(fewer.recipe, fewer.plan) == rates[0]  # the private count has no say
     assert not small.same(run(quiet, quiet.state, 1).adapter, quiet.state.adapter)
 
@@ -271,10 +271,20 @@ def test_noise_walks_as_far_however_much_there_is(warm: bool, sites: int, epsilo
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_however_little_noise_there_is_the_rate_is_bounded(warm: bool) -> None:
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_however_little_noise_there_is_the_rate_is_bounded(warm: bool, momentum: float) -> None:
     here = small.ready(small.experiment(train__learning_rate=0.0, privacy__epsilon=1e4))
-    rate = automatic_learning_rate(replace(here.recipe, warm=warm, momentum=0.0), here.plan)
-    assert rate == (local.LARGEST_WARM_RATE if warm else local.LARGEST_RATE)
+    rate = automatic_learning_rate(replace(here.recipe, warm=warm, momentum=momentum), here.plan)
+    reach = local.LARGEST_WARM_REACH if warm else local.LARGEST_REACH
+    assert rate == pytest.approx(reach * (1 - momentum))
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1e4])
+def test_a_gradient_moves_the_head_as_far_without_momentum(epsilon: float) -> None:
+    here = small.ready(small.experiment(train__learning_rate=0.0, privacy__epsilon=epsilon))
+    recipes = [replace(here.recipe, momentum=momentum) for momentum in (0.0, 0.5, 0.9)]
+    reaches = [automatic_learning_rate(recipe, here.plan) / (1 - recipe.momentum) for recipe in recipes]
+    assert reaches == pytest.approx([reaches[0]] * 3)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 40])

@@ -14,7 +14,6 @@ from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.noise import Stream
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.passes import passes_of_step
-from fedrad.tasks.loss import report_losses
 from fedrad.training import inputs as inputs_module
 from fedrad.training import local
 from fedrad.training.inputs import prepare
@@ -49,7 +48,7 @@ def ready(units: int, unit: str, batch: int, *, pad: bool, full: bool = False, *
     if not pad:
         return here
     padding = padding_for(here.setup, here.plan, reports_per_patient=PER_PATIENT, full=full)
-    inputs = prepare(here.setup.classifier, here.inputs.tokens, here.setup.pad_id, padding=padding)
+    inputs = prepare(here.setup, here.inputs.tokens, padding=padding)
     return replace(here, inputs=inputs)
 
 
@@ -83,7 +82,7 @@ def test_so_has_the_reading_of_the_shard(targets: str, monkeypatch: pytest.Monke
         here = ready(reports, "report", 8, pad=False, lora__targets=targets)
         padding = padding_for(here.setup, here.plan, reports_per_patient=1, full=False) if pad else None
         counted.counts()
-        prepare(here.setup.classifier, here.inputs.tokens, here.setup.pad_id, padding=padding)
+        prepare(here.setup, here.inputs.tokens, padding=padding)
         return counted.counts()[0]
 
     assert [read(reports, pad=True) for reports in (1, 20, 38, 44, 45)] == [45, 45, 45, 45, 89]  # the filler's own is 1
@@ -96,7 +95,7 @@ def test_whether_the_lower_part_is_kept_is_decided_by_public_figures(monkeypatch
     most = 44 * 40 * 32 * 4  # reports, tokens, width, bytes of a float32
     for limit, kept in ((most, True), (most - 1, False)):
         monkeypatch.setattr(inputs_module, "KEEP_AT_MOST", limit)
-        found = prepare(here.setup.classifier, here.inputs.tokens, here.setup.pad_id, padding=padding)
+        found = prepare(here.setup, here.inputs.tokens, padding=padding)
         assert (found.kept is not None) is kept
         assert found.filler is not None
         assert (found.filler.kept is not None) is kept
@@ -169,7 +168,7 @@ def test_every_pass_has_one_shape_if_lengths_are_padded(unit: str, monkeypatch: 
     here = ready(20, unit, 20, pad=False)
     padding = padding_for(here.setup, here.plan, reports_per_patient=PER_PATIENT, full=True)
     counted.counts()
-    padded = prepare(here.setup.classifier, here.inputs.tokens, here.setup.pad_id, padding=padding)
+    padded = prepare(here.setup, here.inputs.tokens, padding=padding)
     assert set(counted.prefix) == {(1, 40)}
     run(replace(here, inputs=padded))
     assert {shape for step in counted.steps for shape in step} == {(rows, 40, 32)}
@@ -191,7 +190,7 @@ def test_padded_lengths_change_gradients_by_rounding_only(unit: str, targets: st
                 here.setup.classifier.suffix,
                 here.setup.classifier.adapter(),
                 (batch.hidden, batch.attention),
-                lambda logits, batch=batch: report_losses(logits, batch.labels, batch.mask, single_label=False),
+                batch.losses,
             )
             found.append({name: grad[: len(rows)] for name, grad in grads.items()})
         return {name: torch.cat([grads[name] for grads in found]) for name in found[0]}

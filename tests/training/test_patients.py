@@ -19,7 +19,6 @@ from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
 from fedrad.errors import ConfigError, PrivacyError
 from fedrad.model.buckets import micro_batches
-from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import declared_size
 from fedrad.privacy.units import Units
@@ -28,7 +27,7 @@ from fedrad.training import inputs, local, warm_start
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.setup import plan_for, set_up, units_in
+from fedrad.training.setup import Setup, plan_for, set_up, units_in
 from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.model import tiny
@@ -174,7 +173,8 @@ def both_ways(
     sizes: list[int], patients: int, seed: int, optimizer: str
 ) -> tuple[list[TrainingState], list[TrainingState]]:
     exp = experiment(train__optimizer=optimizer, train__learning_rate=0.01, train__batch=4)
-    classifier = tiny.randomise(set_up(exp, small.LABELS, False).classifier)
+    setup = set_up(exp, small.TASK)
+    classifier = tiny.randomise(setup.classifier)
     start = TrainingState({name: p.detach().clone() for name, p in classifier.adapter().items()})
     recipe = small.ready(exp).recipe
     generator = np.random.default_rng(seed)
@@ -183,15 +183,15 @@ def both_ways(
     plan = plan_for(exp, 8)
     ends = np.cumsum([0, *sizes])
     members = [Member(f"site-{i:03}", int(ends[i]), int(ends[i + 1]), plan, start) for i in range(len(sizes))]
-    together = run_steps_together(common(classifier, shards), members, recipe, 3)
+    together = run_steps_together(common(setup, shards), members, recipe, 3)
     alone = [
-        run_steps(classifier, prepare(classifier, own, 0), plan, recipe, start, 3, site=member.site)
+        run_steps(classifier, prepare(setup, own), plan, recipe, start, 3, site=member.site)
         for own, member in zip(shards, members, strict=True)
     ]
     return together, alone
 
 
-def common(classifier: ReportClassifier, shards: Sequence[Tokenized]) -> Inputs:
+def common(setup: Setup, shards: Sequence[Tokenized]) -> Inputs:
     lengths = np.concatenate([own.lengths for own in shards])
     joined = Tokenized(
         ids=np.concatenate([own.ids for own in shards]),
@@ -200,7 +200,7 @@ def common(classifier: ReportClassifier, shards: Sequence[Tokenized]) -> Inputs:
         mask=np.concatenate([own.mask for own in shards]),
         patients=np.concatenate([own.patients for own in shards if own.patients is not None]),
     )
-    return prepare(classifier, joined, 0)
+    return prepare(setup, joined)
 
 
 def test_negative_control_a_loop_that_forgets_the_patients_gives_something_else(

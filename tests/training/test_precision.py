@@ -12,16 +12,14 @@ from torch import Tensor
 
 from fedrad.data.batches import collate
 from fedrad.errors import ConfigError
-from fedrad.model import classifier as classifier_module
 from fedrad.model.base import BaseModel
 from fedrad.model.buckets import micro_batches
-from fedrad.model.classifier import Classifier
 from fedrad.model.encoder import build
-from fedrad.model.export import export_peft
 from fedrad.model.kernels import Kernels
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import PrivateOptimizer
-from fedrad.tasks.loss import report_losses
+from fedrad.tasks import classifier as classifier_module
+from fedrad.tasks.classifier import Classifier
 from fedrad.training.local import learning_rate, run_steps, torch_optimizer
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.setup import set_up
@@ -41,7 +39,7 @@ def gradients(here: small.Ready) -> dict[str, Tensor]:
         classifier.suffix,
         classifier.adapter(),
         (batch.hidden, batch.attention),
-        lambda logits: report_losses(logits, batch.labels, batch.mask, single_label=False),
+        batch.losses,
     )[1]
 
 
@@ -110,13 +108,15 @@ def test_predictions_are_made_in_the_precision_of_training(tmp_path: Path, monke
         return here.setup.classifier.kernels
 
     monkeypatch.setattr(classifier_module, "kernels_for", kernels_of_training)
-    export_peft(here.setup.classifier, here.setup.base, tmp_path / "adapter", max_length=40, privacy_statement="none")
+    small.TASK.export(
+        here.setup.classifier, here.setup.base, tmp_path / "adapter", max_length=40, privacy_statement="none"
+    )
     loaded = Classifier.load(tmp_path)
     assert asked == ["bfloat16"]
     assert loaded.model.spec.backbone == "bfloat16"
     batch = collate(here.inputs.tokens, np.arange(8), here.setup.pad_id)
     exact = build(
-        here.setup.base, replace(loaded.model.spec, backbone="float32"), here.setup.lora, small.LABELS, False, 0
+        here.setup.base, replace(loaded.model.spec, backbone="float32"), here.setup.lora, len(small.LABELS), 0
     )
     exact.load_state(here.setup.classifier.state())
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_predictions_are_made_in_the_precision_of_training(tmp_path: Path, monke
 
 def test_opacus_hooks_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.precision"):
-        set_up(small.experiment(train__precision="bfloat16", privacy__gradients="opacus"), small.LABELS, False)
+        set_up(small.experiment(train__precision="bfloat16", privacy__gradients="opacus"), small.TASK)
 
 
 def test_how_reports_share_a_pass_changes_the_sum_by_rounding_only() -> None:
@@ -158,7 +158,7 @@ def clipped_sum(here: small.Ready) -> Tensor:
                 here.setup.classifier.suffix,
                 here.setup.classifier.adapter(),
                 (batch.hidden, batch.attention),
-                lambda logits, b=batch: report_losses(logits, b.labels, b.mask, single_label=False),  # type: ignore[misc]
+                batch.losses,
             )[1]
         )
     return torch.cat([p.summed_grad.flatten() for p in optimizer.params]) / here.plan.clip

@@ -14,6 +14,7 @@ from fedrad.data import load
 from fedrad.data.synthetic import generate
 from fedrad.errors import PreflightError
 from fedrad.model.adapter import LoRALinear
+from fedrad.tasks.single_label import SingleLabel
 from fedrad.training import preflight
 from fedrad.training.corpus import read_corpus
 from fedrad.training.local import Recipe, torch_optimizer
@@ -24,11 +25,11 @@ from tests import small
 
 def check(setup: Setup, **changes: object) -> None:
     exp = small.experiment(**changes)
-    check_before_first_step(setup, Recipe.of(exp, single_label=setup.single_label), plan_for(exp, 40))
+    check_before_first_step(setup, Recipe.of(exp), plan_for(exp, 40))
 
 
 def fresh(**changes: object) -> Setup:
-    return set_up(small.experiment(**changes), small.LABELS, False)
+    return set_up(small.experiment(**changes), small.TASK)
 
 
 def loras(setup: Setup) -> list[LoRALinear]:
@@ -49,7 +50,7 @@ def test_other_good_settings_pass(changes: dict[str, object]) -> None:
 
 
 def test_a_single_label_model_passes() -> None:
-    check(set_up(small.experiment(), tuple(f"class {k}" for k in range(11)), True))
+    check(set_up(small.experiment(), SingleLabel(tuple(f"class {k}" for k in range(11)))))
 
 
 def test_it_leaves_no_trace() -> None:

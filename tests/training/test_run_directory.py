@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.tasks.metrics import Comparison
-from fedrad.training import run_directory as module
+from fedrad.tasks.multi_label import MultiLabel
 from fedrad.training.result import privacy_statement, rounded_up
 from fedrad.training.run_directory import (
     append_metrics,
@@ -30,7 +30,7 @@ PRIVATE = {"site-000": 7.5}
 
 
 def setup_of(exp: Experiment) -> Setup:
-    return set_up(exp, small.LABELS, False)
+    return set_up(exp, small.TASK)
 
 
 # The folder
@@ -80,8 +80,8 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
 
 def test_one_line_for_each_evaluation(tmp_path: Path) -> None:
     scores = small.result(PRIVATE).scores
-    append_metrics(tmp_path, round=0, step=0, scores=scores, epsilon={"site-000": 0.0})
-    append_metrics(tmp_path, round=1, step=3, scores=scores, epsilon={"site-000": float("inf")})
+    append_metrics(tmp_path, small.TASK, round=0, step=0, scores=scores, epsilon={"site-000": 0.0})
+    append_metrics(tmp_path, small.TASK, round=1, step=3, scores=scores, epsilon={"site-000": float("inf")})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
     assert [set(line) for line in lines] == [
@@ -119,7 +119,7 @@ def test_the_result_has_the_promised_figures(tmp_path: Path) -> None:
 
 def test_the_result_stands_beside_what_it_is_compared_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = small.result(PRIVATE)
-    before, prior = replace(plain.scores, weighted_f1=0.5), replace(plain.scores, weighted_f1=0.25)
+    before, prior = (replace(plain.scores, figures={"weighted F1": value}) for value in (0.5, 0.25))
     scores = replace(plain.scores, positives={"Edema": 3})
     compared = replace(
         plain, scores=scores, comparison=Comparison(before, prior, reports=12, changed=7), notes=("Take more.",)
@@ -152,7 +152,7 @@ def test_the_result_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not list(tmp_path.rglob("result.json"))
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "export_peft", disk_full)
+    monkeypatch.setattr(MultiLabel, "export", disk_full)
     with pytest.raises(OSError, match="disk full"):
         finished(tmp_path, PRIVATE)
 

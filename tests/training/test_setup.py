@@ -38,7 +38,7 @@ def test_a_run_that_is_to_be_repeated_is_not_left_to_a_measurement(
 
 
 def classifier_of(**changes: object) -> ReportClassifier:
-    return set_up(small.experiment(**changes), small.LABELS, False).classifier
+    return set_up(small.experiment(**changes), small.TASK).classifier
 
 
 def test_the_micro_batch_may_be_set_by_hand() -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.data.labels import CHEXPERT, CT_RATE, NO_OTHER_LABEL
+from fedrad.corpora import CHEXPERT, CT_RATE, NO_OTHER_LABEL
 from fedrad.model.base import load_base
-from fedrad.model.classifier import Classifier
-from fedrad.model.export import export_peft
 from fedrad.model.public_head import PublicHead
 from fedrad.settings import CHEST, EMBEDDED
+from fedrad.tasks.classifier import Classifier
+from fedrad.tasks.multi_label import MultiLabel
 from fedrad.training import warm_start
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import Setup, plan_for, set_up
@@ -39,7 +39,7 @@ DIRECTIONS = [0, 1, 16, 64, 5000]
 def started(names: tuple[str, ...], **changes: object) -> Setup:
     settings = {"model__name": EMBEDDED, "train__warm_start": "synthetic", **changes}
     experiment = small.experiment(**settings)
-    setup = set_up(experiment, names, False)
+    setup = set_up(experiment, MultiLabel(names))
     state = initial_state(experiment, setup)
     assert small.same(setup.classifier.state(), state)
     return setup
@@ -148,7 +148,7 @@ def test_labels_that_two_collections_share_are_read_from_that_of_the_others() ->
 @pytest.mark.parametrize("targets", ["", "query,value"])
 def test_an_exported_adapter_gives_the_same_probabilities(tmp_path: Path, directions: int, targets: str) -> None:
     setup = started(CHEXPERT, model__directions=directions, lora__targets=targets)
-    export_peft(setup.classifier, setup.base, tmp_path / "adapter", max_length=40, privacy_statement="none")
+    setup.task.export(setup.classifier, setup.base, tmp_path / "adapter", max_length=40, privacy_statement="none")
     loaded = Classifier.load(tmp_path)
     assert np.allclose(loaded.predict(TEXTS), both(setup)[0].sigmoid().numpy(), atol=1e-4)
     weight, bias = setup.classifier.folded_head()
@@ -201,10 +201,10 @@ def test_neighbouring_corpora_have_the_same_start_and_plan(
     for experiment in neighbours:
         corpus = read_corpus(experiment)
         texts.append(sorted(corpus.reports["text"]))
-        assert starts_warm_from_chest(experiment, corpus.names)
+        assert starts_warm_from_chest(experiment, corpus.task.findings)
         with monkeypatch.context() as patch:
             forbid_reading(patch, experiment)
-            setup = set_up(experiment, corpus.names, corpus.single_label)
+            setup = set_up(experiment, corpus.task)
             starts.append(initial_state(experiment, setup))
             plans.append(plan_for(experiment, experiment.data.declared_size))
     assert texts[0] != texts[1]  # control: the corpora differ
@@ -214,7 +214,7 @@ def test_neighbouring_corpora_have_the_same_start_and_plan(
 
 
 def starts_warm_from_chest(experiment: Experiment, names: tuple[str, ...]) -> bool:
-    return experiment.base_name == CHEST and warm_start.starts_warm(experiment, names, single_label=False)
+    return experiment.base_name == CHEST and warm_start.starts_warm(experiment, names)
 
 
 def forbid_reading(patch: pytest.MonkeyPatch, experiment: Experiment) -> None:

@@ -23,7 +23,7 @@ from fedrad.privacy.stacked import StackedPrivateOptimizer
 from fedrad.training import together as fused
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import Recipe, TrainingState, run_steps
-from fedrad.training.setup import set_up
+from fedrad.training.setup import Setup, set_up
 from fedrad.training.together import Member, run_steps_together
 from tests import small
 from tests.model import tiny
@@ -58,9 +58,10 @@ def plan_of(epsilon: float, clip: float, size: int, batch: int) -> PrivacyPlan:
 
 
 @cache
-def classifier_of(targets: str = "query,value", pooling: str = "mean") -> ReportClassifier:
-    experiment = small.experiment(lora__targets=targets, model__pooling=pooling)
-    return tiny.randomise(set_up(experiment, small.LABELS, False).classifier)
+def setup_of(targets: str = "query,value", pooling: str = "mean") -> Setup:
+    setup = set_up(small.experiment(lora__targets=targets, model__pooling=pooling), small.TASK)
+    tiny.randomise(setup.classifier)
+    return setup
 
 
 def state_of(classifier: ReportClassifier, seed: int) -> TrainingState:
@@ -114,7 +115,8 @@ hospitals = st.lists(
 def test_every_hospital_gets_what_it_gets_alone(
     made: list[tuple[int, float, float, int]], seed: int, targets: str, pooling: str, optimizer: str, alternate: bool
 ) -> None:
-    classifier = classifier_of(targets, pooling)
+    setup = setup_of(targets, pooling)
+    classifier = setup.classifier
     names = classifier.adapter()
     without_a, without_b = ({name for name in names if not name.endswith(end)} for end in (".lora_A", ".lora_B"))
     turns = (without_a, without_b) if alternate else ()
@@ -122,17 +124,16 @@ def test_every_hospital_gets_what_it_gets_alone(
     # every rounding is a fork.
     automatic = all(epsilon for _, _, epsilon, _ in made)
     rate = 0.001 if optimizer == "adam" else 0.0 if automatic else 1e-4
-    recipe = replace(Recipe.of(RECIPE, single_label=False), optimizer=optimizer, learning_rate=rate)  # type: ignore[arg-type]
+    recipe = replace(Recipe.of(RECIPE), optimizer=optimizer, learning_rate=rate)  # type: ignore[arg-type]
     shards = [small.tokens(n, seed=seed + i) for i, (n, *_) in enumerate(made)]
     plans = [plan_of(epsilon, clip, max(n, 3), batch) for n, clip, epsilon, batch in made]
     states = [state_of(classifier, i) for i in range(len(made))]
     together = states
-    common = prepare(classifier, joined(shards), 0)
+    common = prepare(setup, joined(shards))
     for _ in range(2):  # two rounds, so that moments and averages are carried over
         together = run_steps_together(common, members_of(shards, plans, together), recipe, 2, turns)
     for i, (shard, plan) in enumerate(zip(shards, plans, strict=True)):
-        own = prepare(classifier, shard, 0)
-
+        own = prepare(setup, shard)
         alone = states[i]
         for _ in range(2):
             alone = run_steps(classifier, own, plan, recipe, alone, 2, site=f"site-{i:03}", turns=turns)
@@ -142,19 +143,19 @@ def test_every_hospital_gets_what_it_gets_alone(
         assert worst(together[i], alone) < allowed, (i, made[i])
 
 
-def three(classifier: ReportClassifier) -> tuple[Inputs, list[Member], Recipe]:
+def three() -> tuple[Inputs, list[Member], Recipe]:
     shards = [small.tokens(12, seed=i) for i in range(3)]
     plans = [plan_of(8.0, 1.0, 12, 6) for _ in shards]
-    states = [state_of(classifier, 0) for _ in shards]
-    recipe = Recipe.of(RECIPE, single_label=False)
-    return prepare(classifier, joined(shards), 0), members_of(shards, plans, states), recipe
+    setup = setup_of()
+    states = [state_of(setup.classifier, 0) for _ in shards]
+    recipe = Recipe.of(RECIPE)
+    return prepare(setup, joined(shards)), members_of(shards, plans, states), recipe
 
 
 def test_the_comparison_notices_swapped_adapters_reports_and_noise() -> None:
     """Negative controls of the test above: each of these mistakes is far outside its tolerance."""
-    classifier = classifier_of()
-    inputs, members, recipe = three(classifier)
-    members = [replace(m, state=state_of(classifier, i)) for i, m in enumerate(members)]
+    inputs, members, recipe = three()
+    members = [replace(m, state=state_of(inputs.classifier, i)) for i, m in enumerate(members)]
     right = run_steps_together(inputs, members, recipe, 2)
     swapped_states = [replace(m, state=members[(i + 1) % 3].state) for i, m in enumerate(members)]
     swapped_rows = [replace(m, start=members[i - 1].start, stop=members[i - 1].stop) for i, m in enumerate(members)]
@@ -166,8 +167,7 @@ def test_the_comparison_notices_swapped_adapters_reports_and_noise() -> None:
 
 def test_a_report_touches_its_own_hospital_only() -> None:
     """Sensitivity across hospitals is exactly zero: the other hospitals' bits do not change with a report's labels."""
-    classifier = classifier_of()
-    inputs, members, recipe = three(classifier)
+    inputs, members, recipe = three()
     before = run_steps_together(inputs, members, recipe, 2)
     labels = inputs.tokens.labels.copy()
     labels[:12] = 1 - labels[:12]
@@ -179,7 +179,7 @@ def test_a_report_touches_its_own_hospital_only() -> None:
 
 def test_the_sample_of_every_step_is_the_poisson_sample_of_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the definition, as in test_local.py: comparing the two loops would not see a fault that both have."""
-    classifier, steps, sizes = classifier_of(), 8, (30, 20, 0)
+    setup, steps, sizes = setup_of(), 8, (30, 20, 0)
     found: list[list[int]] = [[]]
 
     class Watched(StackedPrivateOptimizer):
@@ -194,9 +194,9 @@ def test_the_sample_of_every_step_is_the_poisson_sample_of_its_stream(monkeypatc
     monkeypatch.setattr(fused, "StackedPrivateOptimizer", Watched)
     shards = [small.tokens(n, seed=n) for n in sizes]
     plans = [plan_of(8.0, 1.0, max(n, 3), 9) for n in sizes]
-    members = members_of(shards, plans, [state_of(classifier, i) for i in range(len(sizes))])
-    recipe = Recipe.of(RECIPE, single_label=False)
-    run_steps_together(prepare(classifier, joined(shards), 0), members, recipe, steps)
+    members = members_of(shards, plans, [state_of(setup.classifier, i) for i in range(len(sizes))])
+    recipe = Recipe.of(RECIPE)
+    run_steps_together(prepare(setup, joined(shards)), members, recipe, steps)
     for i, (member, n) in enumerate(zip(members, sizes, strict=True)):
         streams = [Stream.seeded(recipe.seed, member.site, step, "sample") for step in range(steps)]
         drawn = [int((one.uniform(n) < member.plan.sampling_rate).sum()) for one in streams]
@@ -205,8 +205,7 @@ def test_the_sample_of_every_step_is_the_poisson_sample_of_its_stream(monkeypatc
 
 
 def test_a_hospital_without_reports_takes_noisy_steps() -> None:
-    classifier = classifier_of()
-    inputs, members, recipe = three(classifier)
+    inputs, members, recipe = three()
     empty = replace(members[1], stop=members[1].start)
     states = run_steps_together(inputs, [members[0], empty, members[2]], recipe, 2)
     assert not small.same(states[1].adapter, members[1].state.adapter)
@@ -214,8 +213,7 @@ def test_a_hospital_without_reports_takes_noisy_steps() -> None:
 
 
 def test_system_noise_is_never_the_same_for_two_hospitals() -> None:
-    classifier = classifier_of()
-    inputs, members, recipe = three(classifier)
+    inputs, members, recipe = three()
     quiet = [replace(m, stop=m.start, plan=replace(m.plan, noise="system")) for m in members]
     states = run_steps_together(inputs, quiet, recipe, 1)
     assert small.distance(states[0].adapter, states[1].adapter) > 1e-3
@@ -224,8 +222,7 @@ def test_system_noise_is_never_the_same_for_two_hospitals() -> None:
 
 
 def test_only_hospitals_at_the_same_step_and_only_leaves() -> None:
-    classifier = classifier_of()
-    inputs, members, recipe = three(classifier)
+    inputs, members, recipe = three()
     late = [members[0], replace(members[1], state=replace(members[1].state, step=2))]
     with pytest.raises(PrivacyError, match="same step"):
         run_steps_together(inputs, late, recipe, 1)

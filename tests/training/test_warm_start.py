@@ -17,6 +17,9 @@ from fedrad.data.load import fedrad_cache_dir, load_corpus
 from fedrad.errors import ConfigError
 from fedrad.public_base.choice import starts_warm, unknown_labels
 from fedrad.settings import EMBEDDED
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.tasks.task import Task
 from fedrad.training import warm_start
 from fedrad.training.setup import Setup, set_up
 from fedrad.training.warm_start import initial_state
@@ -40,21 +43,22 @@ def kept() -> list[Path]:
     return sorted((fedrad_cache_dir() / "start").glob("*"))
 
 
-def fresh(names: tuple[str, ...] = small.LABELS, single_label: bool = False, **changes: object) -> Setup:
-    return set_up(small.experiment(**changes), names, single_label)
+def fresh(task: Task = small.TASK, **changes: object) -> Setup:
+    return set_up(small.experiment(**changes), task)
 
 
-def state(names: tuple[str, ...] = small.LABELS, single_label: bool = False, **changes: object) -> dict[str, Tensor]:
-    return initial_state(small.experiment(**changes), fresh(names, single_label, **changes))
+def state(task: Task = small.TASK, **changes: object) -> dict[str, Tensor]:
+    return initial_state(small.experiment(**changes), fresh(task, **changes))
 
 
 # Always the same
 
 
-def test_a_change_of_a_phrase_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py", "build.py"])
+def test_a_change_of_phrases_labels_or_code_is_noticed(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = warm_start._source_digest()
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "normal.toml"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == changed))
     assert warm_start._source_digest() != before
 
 
@@ -199,28 +203,28 @@ def test_features_are_centred_and_scaled_by_finite_numbers() -> None:
 def test_a_label_is_known_however_it_is_written() -> None:
     exp = small.experiment(**WARM, **TABLE)
 
-    assert starts_warm(exp, ("pleural_effusion", "x"), single_label=False)
-    assert not starts_warm(exp, ("effusion", "x"), single_label=False)
+    assert starts_warm(exp, ("pleural_effusion", "x"))
+    assert not starts_warm(exp, ("effusion", "x"))
     assert unknown_labels(("pleural-effusion", "effusion", "EDEMA")) == ("effusion",)
 
 
 # Where the generator can't help
 
 
-CLASSES = ("chest", "spine")
+CLASSES, UNKNOWN = SingleLabel(("chest", "spine")), MultiLabel(("Oddity", "Rarity"))
 TABLE = {"data__name": "table", "data__path": "/data/t.csv", "data__label_columns": "protocol"}
 
 
-@pytest.mark.parametrize(("names", "single"), [(CLASSES, True), (("Oddity", "Rarity"), False), (("Edema", "x"), True)])
-def test_a_warm_start_that_was_asked_for_but_can_not_be_is_an_error(names: tuple[str, ...], single: bool) -> None:
+@pytest.mark.parametrize("task", [CLASSES, UNKNOWN, SingleLabel(("Edema", "x"))])
+def test_a_warm_start_that_was_asked_for_but_can_not_be_is_an_error(task: Task) -> None:
     with pytest.raises(ConfigError, match="warm-start"):
-        state(names, single, **WARM, **TABLE)
+        state(task, **WARM, **TABLE)
     assert kept() == []
 
 
-@pytest.mark.parametrize(("names", "single"), [(CLASSES, True), (("Oddity", "Rarity"), False)])
-def test_auto_does_without_where_it_can_not_be(names: tuple[str, ...], single: bool) -> None:
-    found = state(names, single, model__name=EMBEDDED, **TABLE)
+@pytest.mark.parametrize("task", [CLASSES, UNKNOWN])
+def test_auto_does_without_where_it_can_not_be(task: Task) -> None:
+    found = state(task, model__name=EMBEDDED, **TABLE)
 
     assert not found["head.weight"].any()
     assert not found["head.bias"].any()

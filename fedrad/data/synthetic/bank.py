@@ -14,15 +14,32 @@ IN_IMPRESSION: Final = "impression"
 
 
 @dataclass(frozen=True)
+class Hedge:
+    """A label that a phrase suspects without asserting it: where the sentence has one of ``words``, or, if there are
+    none, however the template's choices fall."""
+
+    label: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Phrase:
     """A sentence template and the labels it asserts; ``labels`` is empty for a finding outside the bank's labels.
 
-    ``denies``: what it denies in the same breath ("cardiomegaly without edema").
+    ``denies``: what it denies in the same breath ("cardiomegaly without edema"). ``hedges``: what it suspects.
     """
 
     labels: frozenset[str]
     template: str
     denies: frozenset[str] = frozenset()
+    hedges: tuple[Hedge, ...] = ()
+
+    def hedged(self, sentence: str) -> frozenset[str]:
+        """The labels that a sentence made of the template hedges."""
+        lowered = sentence.lower()
+        return frozenset(
+            hedge.label for hedge in self.hedges if not hedge.words or any(word in lowered for word in hedge.words)
+        )
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 class Sentence:
     """What one sentence commits the report to.
 
-    ``asserts``: labels stated as present. ``denies``: labels stated as absent. ``abnormal``: mentions something that
-    a normal report would not, labelled or not. ``place``: the part of the anatomy that it is about, in the findings.
+    ``asserts``: labels stated as present. ``denies``: labels stated as absent. ``hedges``: labels that are suspected.
+    ``abnormal``: mentions something that a normal report would not, labelled or not. ``place``: the part of the anatomy
+    that it is about, in the findings.
     """
 
     text: str
     asserts: frozenset[str] = frozenset()
     denies: frozenset[str] = frozenset()
+    hedges: frozenset[str] = frozenset()
     abnormal: bool = False
     place: str = ""
 
@@ -40,3 +42,8 @@ class Draft:
         if any(sentence.abnormal for sentence in self.sentences):
             return asserted
         return frozenset({self.normal_label} - {""})
+
+    @property
+    def hedged(self) -> frozenset[str]:
+        """The labels that are suspected and nowhere asserted; as in CheXpert, a denial elsewhere settles nothing."""
+        return frozenset[str]().union(*(sentence.hedges for sentence in self.sentences)) - self.positives

@@ -9,24 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from fedrad.data.labels import CHEXPERT, CT_RATE
-from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Negative, Part, Phrase, Release, Style
+from fedrad.corpora import BANKS
+from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Hedge, Negative, Part, Phrase, Release, Style
 from fedrad.data.synthetic.grammar import Taste, endless, faults, names
 from fedrad.data.synthetic.read_patients import read_patients
 from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
 _FOLDER = Path(__file__).parent / "banks"
-BANKS: Final[Mapping[str, tuple[str, ...]]] = {
-    "chest-xray": CHEXPERT,
-    "chest-xray-icu": CHEXPERT,
-    "chest-xray-british": CHEXPERT,
-    "chest-xray-indian": CHEXPERT,
-    "chest-xray-hospitals": CHEXPERT,
-    "chest-ct": CT_RATE,
-    "chest-ct-western": CT_RATE,
-}
-"""Bank -> the labels of its reports. A bank lies in the folder of its name, with _ for each dash."""
 BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
 """Names that are bound for each finding (``write.bind``)."""
 # Names that a group of sentences of normal.toml may use; all others are said of anatomy, without a finding.
@@ -58,7 +48,10 @@ def labels_of(bank: str) -> tuple[str, ...]:
 
 
 def load_bank(name: str) -> Bank:
-    """The bank of that name. Raises ConfigError as `labels_of`, and DataError as `read_bank`."""
+    """The bank of that name, from the folder of that name, with _ for each dash.
+
+    Raises ConfigError as `labels_of`, and DataError as `read_bank`.
+    """
     labels = labels_of(name)
     return read_bank(_FOLDER / name.replace("-", "_"), labels)
 
@@ -170,8 +163,8 @@ class _Templates:
             if name not in findings:
                 table.wrong("unless", f"no finding is called {name!r}")
         sentences = tuple(self.phrases(table, "sentences", frozenset({"deid"})))
-        if any(phrase.denies for phrase in sentences):
-            table.wrong("sentences", "denies all that it names, so that ! is for findings only")
+        if any(phrase.denies or phrase.hedges for phrase in sentences):
+            table.wrong("sentences", "denies all that it names, so that ! and ? are for findings only")
         found = Part(
             place=table.take("place", str),
             chance=table.take("chance", float),
@@ -188,13 +181,25 @@ class _Templates:
             if not bar or "[" in codes:
                 table.wrong(where, 'must be "CODES | sentence"')
                 continue
-            asserted = [code for code in codes.split() if not code.startswith("!")]
+            asserted = [code for code in codes.split() if code[0] not in "!?"]
             denied = [code[1:] for code in codes.split() if code.startswith("!")]
+            hedged = [code[1:] for code in codes.split() if code.startswith("?")]
+            for code in {code.partition(":")[0] for code in hedged} & {*asserted, *denied}:
+                table.wrong(where, f"hedges {code!r} and asserts or denies it")
             yield Phrase(
-                self.labels(table, where, asserted),
+                self.labels(table, where, asserted or ["-"] if hedged else asserted),
                 self.check(table, where, template.strip(), bound),
                 self.labels(table, where, denied or ["-"]),
+                tuple(self.hedges(table, where, hedged)),
             )
+
+    def hedges(self, table: Table, where: str, hedged: list[str]) -> Iterator[Hedge]:
+        for code, colon, words in (text.partition(":") for text in hedged):
+            found = tuple(word.replace("_", " ") for word in words.split(",")) if colon else ()
+            if not all(found) or words != words.lower():
+                table.wrong(where, f"?{code}: needs its words in small letters, with commas between")
+            for label in self.labels(table, where, [code]):
+                yield Hedge(label, found)
 
     def labels(self, table: Table, where: str, codes: list[str]) -> frozenset[str]:
         if codes == ["-"]:

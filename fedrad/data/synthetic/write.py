@@ -121,7 +121,7 @@ def _assertion(
     by_template = {phrase.template: phrase for phrase in options if not phrase.denies & possible}
     phrase = by_template[style.taste.choose(list(by_template), rng)]
     text = expand(phrase.template, words, style.taste, rng)
-    return Sentence(text, asserts=phrase.labels, denies=phrase.denies, abnormal=True)
+    return Sentence(text, asserts=phrase.labels, denies=phrase.denies, hedges=phrase.hedged(text), abnormal=True)
 
 
 def _opening(bank: Bank, style: Style, rng: random.Random) -> tuple[Sentence, ...]:

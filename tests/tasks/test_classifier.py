@@ -11,24 +11,27 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from fedrad.errors import ModelError
-from fedrad.model import classifier as module
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.classifier import Classifier
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
-from fedrad.model.export import export_peft
 from fedrad.model.kernels import Kernels
+from fedrad.tasks import classifier as module
+from fedrad.tasks.classifier import Classifier
+from fedrad.tasks.multi_label import MultiLabel
+from fedrad.tasks.single_label import SingleLabel
+from fedrad.tasks.task import Task
 from tests.model import tiny
 
 LABELS = ("Edema", "Pneumothorax", "No Finding")
+TASK = MultiLabel(LABELS)
 
 
-def make_run(folder: Path, *, single_label: bool = False, max_length: int = 40) -> tuple[Path, ReportClassifier]:
+def make_run(folder: Path, task: Task = TASK, max_length: int = 40) -> tuple[Path, ReportClassifier]:
     """A run directory with an adapter, and the classifier that it was made from."""
     base = tiny.base_of(folder / "base", "bert")
     lora = LoRASpec(rank=2, alpha=4.0, targets=("query", "value"), layers=2)
-    model = tiny.randomise(build(base, ModelSpec(base.name), lora, LABELS, single_label, seed=0))
+    model = tiny.randomise(build(base, ModelSpec(base.name), lora, task.outputs(), seed=0))
     model.set_centring(torch.linspace(-0.2, 0.2, 32), 1.5)
-    export_peft(model, base, folder / "run" / "adapter", max_length=max_length, privacy_statement="none")
+    task.export(model, base, folder / "run" / "adapter", max_length=max_length, privacy_statement="none")
     return folder / "run", model
 
 
@@ -86,7 +89,7 @@ def test_long_reports_are_cut(tmp_path: Path) -> None:
 
 
 def test_one_class_of_several(tmp_path: Path) -> None:
-    folder, _ = make_run(tmp_path, single_label=True)
+    folder, _ = make_run(tmp_path, SingleLabel(LABELS))
     np.testing.assert_allclose(Classifier.load(folder).predict(tiny.TEXTS).sum(1), 1.0, atol=1e-6)
 
 

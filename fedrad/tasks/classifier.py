@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedrad.data.batches import collate
 from fedrad.errors import ModelError
 from fedrad.model.base import load_base
 from fedrad.model.buckets import micro_batches
@@ -19,6 +20,7 @@ from fedrad.model.export import import_peft
 from fedrad.model.folder import adapter_folder
 from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
+from fedrad.tasks.task import Task, task_named
 
 _CHUNK = 4096  # texts that are tokenized together
 
@@ -29,12 +31,14 @@ class Classifier:
 
     Attributes:
         model: base model, adapter and head, in eval mode.
+        task: what it was trained for.
         tokenizer: of the base model.
         max_length: tokens at which a report is cut.
         privacy: the privacy statement of the run that trained it.
     """
 
     model: ReportClassifier
+    task: Task
     tokenizer: Any
     max_length: int
     privacy: str
@@ -55,6 +59,7 @@ class Classifier:
         """
         folder = adapter_folder(run_dir)
         manifest, tensors = import_peft(folder)
+        task = task_named(manifest.outputs.task, manifest.outputs.labels)
         loaded = load_base(base or manifest.spec.name, "" if base else manifest.spec.revision)
         if loaded.sha256 != manifest.base_sha256:
             raise ModelError(
@@ -62,17 +67,17 @@ class Classifier:
                 f" expected {manifest.base_sha256[:12]}...): use the same revision, or name it with base=."
             )
         kernels = kernels_for(loaded, manifest.spec.backbone, device_for(device))
-        model = build(loaded, manifest.spec, manifest.lora, manifest.labels, manifest.single_label, 0, kernels)
+        model = build(loaded, manifest.spec, manifest.lora, task.outputs(), 0, kernels)
         model.load_state(tensors)
-        return Classifier(model, loaded.tokenizer, min(manifest.max_length, loaded.max_length), manifest.privacy)
+        return Classifier(model, task, loaded.tokenizer, min(manifest.max_length, loaded.max_length), manifest.privacy)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the columns of ``predict``."""
-        return self.model.label_names
+        return self.task.columns
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def predict(self, texts: Sequence[str]) -> NDArray[Any]:
         """Probabilities [n, L]: of each label on its own, or, for one class of several, rows that sum to 1.
 
         Raises:
@@ -83,20 +88,15 @@ class Classifier:
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"report {row} is a {type(text).__name__}, not a string")
-        out = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        out = np.empty((len(texts), len(self.labels)), dtype=self.task.dtype)
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
             ids = self.tokenizer(chunk, truncation=True, max_length=self.max_length)["input_ids"]
-            lengths = np.array([len(row) for row in ids])
-            for rows in micro_batches(lengths, np.arange(len(ids)), self.model.kernels.micro_tokens):
-                width = int(lengths[rows[-1]])
-                padded = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-                attention = torch.zeros((len(rows), width), dtype=torch.long)
-                for i, row in enumerate(rows):
-                    padded[i, : lengths[row]] = torch.tensor(ids[row])
-                    attention[i, : lengths[row]] = 1
+            tokens = self.task.made_up(ids)
+            for rows in micro_batches(tokens.lengths, np.arange(len(ids)), self.model.kernels.micro_tokens):
+                batch = collate(tokens, rows, self.tokenizer.pad_token_id)
+                attention = batch.attention.to(self.model.device)
                 with self.model.arithmetic():
-                    logits = self.model(padded.to(self.model.device), attention.to(self.model.device))
-                odds = logits.softmax(-1) if self.model.single_label else logits.sigmoid()
-                out[start + rows] = odds.cpu().numpy()
+                    hidden = self.model.prefix(batch.ids.to(self.model.device), attention)
+                    out[start + rows] = self.task.predict(self.model, hidden, attention)
         return out

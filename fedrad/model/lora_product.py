@@ -37,10 +37,10 @@ def lora_linear(x: Tensor, base: nn.Linear, A: Tensor, B: Tensor, scaling: float
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     dense = is_dense(base)
-    frozen = x if dense else base(x)
+    given = None if dense else base(x)
     with torch.autocast(device, enabled=False):
-        args = (x, base.weight, base.bias) if dense else (frozen, x)
-        y: Tensor = (_Fused if dense else _Update).apply(*args, A, B, scaling)
+        frozen = (base.weight, base.bias, None) if dense else (None, None, given)
+        y: Tensor = _Product.apply(x, *frozen, A, B, scaling)
     return y
 
 
@@ -51,13 +51,27 @@ def is_dense(layer: nn.Module) -> bool:
     return plain and isinstance(weight, Tensor) and weight.is_floating_point()
 
 
-class _Fused(torch.autograd.Function):
+class _Product(torch.autograd.Function):
+    """The whole product where W is given; else what a layer of any kind ``gave``, which keeps its own backward, plus
+    the update."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        y = linear(rows, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        W: Tensor | None,
+        bias: Tensor | None,
+        gave: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        if W is not None:
+            y = linear(x.reshape(-1, x.shape[-1]), W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        elif gave is not None:
+            y = gave.reshape(-1, gave.shape[-1]).clone()  # the layer's backward may need what it gave
         h = _times(x, A, transposed=True).mul_(scaling)
-        _add_times(y, h, B, transposed=True)
+        _add_times(y, h.to(y.dtype), B, transposed=True)
         ctx.save_for_backward(x, W, A, B, h)
         ctx.scaling = scaling
         return y.view(*x.shape[:-1], -1)
@@ -65,47 +79,26 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, W, A, B, h = ctx.saved_tensors
-        needs_x, _, _, needs_A, needs_B, _ = ctx.needs_input_grad
-        rows = g.reshape(-1, g.shape[-1])
-        u = _times(g, B).mul_(ctx.scaling) if needs_x or needs_A else None
-        gx = None
-        if needs_x and u is not None:
-            gx = rows @ W.to(g.dtype)
-            _add_times(gx, u, A)
-            gx = gx.view(x.shape)
-        gA = _gradient_of(A, _per_sample(u, x)) if needs_A and u is not None else None
-        gB = _gradient_of(B, _per_sample(h, g).transpose(1, 2)) if needs_B else None
-        return gx, None, None, gA, gB, None
+        needs_x, _, _, needs_gave, needs_A, needs_B, _ = ctx.needs_input_grad
+        mine, gx, gA = g.to(x.dtype), None, None
+        if needs_x or needs_A:
+            u = _times(mine, B).mul_(ctx.scaling)
+            gA = _gradient_of(A, _per_sample(u, x)) if needs_A else None
+            if needs_x and W is None:
+                gx = _times(u, A).view(x.shape)
+            elif needs_x:
+                gx = mine.reshape(-1, mine.shape[-1]) @ W.to(x.dtype)
+                _add_times(gx, u, A)
+                gx = gx.view(x.shape)
+        gB = _gradient_of(B, _per_sample(h, mine).transpose(1, 2)) if needs_B else None
+        return gx, None, None, g if needs_gave else None, gA, gB, None
 
 
-class _Update(torch.autograd.Function):
-    """y + s (x A_i^T) B_i^T; y, from a layer of any kind, keeps its own backward."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-        h = _times(x, A, transposed=True).mul_(scaling)
-        out = y.reshape(-1, y.shape[-1]).clone()  # what the layer gave may be needed for its backward
-        _add_times(out, h.to(y.dtype), B, transposed=True)
-        ctx.save_for_backward(x, A, B, h)
-        ctx.scaling = scaling
-        return out.view(y.shape)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, A, B, h = ctx.saved_tensors
-        _, needs_x, needs_A, needs_B, _ = ctx.needs_input_grad
-        u = _times(g.to(x.dtype), B).mul_(ctx.scaling)
-        gx = _times(u, A).view(x.shape) if needs_x else None
-        gA = _gradient_of(A, _per_sample(u, x)) if needs_A else None
-        gB = _gradient_of(B, _per_sample(h, g.to(h.dtype)).transpose(1, 2)) if needs_B else None
-        return g, gx, gA, gB, None
-
-
-def _one(weight: Tensor) -> Tensor | None:
-    """The matrix that all samples share, if they do."""
-    if weight.dim() == 2:
-        return weight
-    return weight[0] if len(weight) == 1 or weight.stride(0) == 0 else None
+def _matrix(weight: Tensor, dtype: torch.dtype, *, transposed: bool) -> Tensor:
+    """The matrix that all samples share [a, b], if they do, or one for each sample [n, a, b]."""
+    shared = weight.dim() == 3 and (len(weight) == 1 or weight.stride(0) == 0)
+    each = (weight[0] if shared else weight).to(dtype)
+    return each.mT if transposed else each
 
 
 def _samples(x: Tensor) -> Tensor:
@@ -115,25 +108,19 @@ def _samples(x: Tensor) -> Tensor:
 
 def _times(x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
     """x [n, ..., a] times a weight [a, b] (or [b, a] if ``transposed``) or one per sample -> [n, T, b]."""
-    shared = _one(weight)
-    rows = _samples(x)
-    if shared is None:
-        each = weight.to(x.dtype)
-        return torch.bmm(rows, each.transpose(1, 2) if transposed else each)
-    shared = shared.to(x.dtype)
-    flat = rows.reshape(-1, rows.shape[-1]) @ (shared.T if transposed else shared)
-    return flat.view(rows.shape[0], rows.shape[1], -1)
+    rows, matrix = _samples(x), _matrix(weight, x.dtype, transposed=transposed)
+    if matrix.dim() == 3:
+        return torch.bmm(rows, matrix)
+    return (rows.reshape(-1, rows.shape[-1]) @ matrix).view(*rows.shape[:2], -1)
 
 
 def _add_times(into: Tensor, x: Tensor, weight: Tensor, *, transposed: bool = False) -> None:
     """into [n T, b] += x [n, T, a] times the weight, as in ``_times``; in place."""
-    shared = _one(weight)
-    if shared is None:
-        each = weight.to(x.dtype)
-        into.view(x.shape[0], x.shape[1], -1).baddbmm_(x, each.transpose(1, 2) if transposed else each)
-        return
-    shared = shared.to(x.dtype)
-    into.addmm_(x.reshape(-1, x.shape[-1]), shared.T if transposed else shared)
+    matrix = _matrix(weight, x.dtype, transposed=transposed)
+    if matrix.dim() == 2:
+        into.addmm_(x.reshape(-1, x.shape[-1]), matrix)
+    else:
+        into.view(x.shape[0], x.shape[1], -1).baddbmm_(x, matrix)
 
 
 def _per_sample(left: Tensor, right: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fedrad.model.fused import is_dense, lora_linear
+from fedrad.model.lora_product import is_dense, lora_linear
 
 
 class Int8Linear(nn.Linear):

@@ -1,0 +1,120 @@
+"""What the multi-label and the single-label task share: a head with one logit for each label, and F1."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from fedrad.data.batches import Indices, Tokenized, tokenize
+from fedrad.errors import ModelError
+from fedrad.model.base import BaseModel
+from fedrad.model.encoder import ReportClassifier
+from fedrad.model.export import export_peft
+from fedrad.model.folder import Outputs
+from fedrad.tasks.metrics import F1_FIGURES, Comparison, Evaluation, f1_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Classification(ABC):
+    """A ``Task`` whose labels and mask are float32 [n, L]: 1 where positive; 0 where loss and scores leave it out.
+
+    Attributes:
+        labels: names of the L labels, in the order of the logits.
+    """
+
+    labels: tuple[str, ...]
+
+    name: ClassVar[str]
+    figures: ClassVar[tuple[str, ...]] = F1_FIGURES
+    dtype: ClassVar[DTypeLike] = np.float32
+    least: ClassVar[int] = 1  # labels
+    meaning: ClassVar[str]  # of the logits, in words
+    expression: ClassVar[str]  # Python that makes probabilities of them
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """As in ``Task``."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities [B, L] of logits [B, L]."""
+
+    @abstractmethod
+    def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Decisions [n, L]."""
+
+    @abstractmethod
+    def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The label prior's decision [L], given how often each label is positive."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.labels
+
+    def outputs(self) -> int:
+        if len(self.labels) < self.least or len(set(self.labels)) < len(self.labels):
+            raise ModelError(f"a {self.name} task needs labels with different names, at least {self.least}.")
+        return len(self.labels)
+
+    def tokenize(
+        self, reports: Dataset, rows: Indices, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Tokenized:
+        return tokenize(reports, rows, tokenizer, max_length)
+
+    def made_up(self, ids: Sequence[Sequence[int]]) -> Tokenized:
+        rows = np.arange(len(ids))
+        labels = np.zeros((len(ids), len(self.labels)), dtype=np.float32)
+        labels[rows, rows % len(self.labels)] = 1.0
+        return Tokenized(
+            ids=np.concatenate([np.asarray(row, dtype=np.int32) for row in ids]),
+            offsets=np.cumsum([0, *(len(row) for row in ids)], dtype=np.int64),
+            labels=labels,
+            mask=np.ones_like(labels),
+        )
+
+    def predict(self, model: ReportClassifier, hidden: Tensor, attention: Tensor) -> NDArray[np.float32]:
+        """Probabilities [B, L]."""
+        found: NDArray[np.float32] = self.probabilities(model.suffix(hidden, attention).float()).cpu().numpy()
+        return found
+
+    def cell(self, value: Any) -> str:
+        return f"{value:.6f}"
+
+    def positives(self, tokens: Tokenized) -> dict[str, int]:
+        counts = ((tokens.labels > 0.5) & (tokens.mask > 0)).sum(axis=0)
+        return {name: int(count) for name, count in zip(self.labels, counts, strict=True)}
+
+    def evaluate(self, predictions: NDArray[Any], tokens: Tokenized) -> Evaluation:
+        decisions = self.decide(predictions)
+        return Evaluation(f1_scores(decisions, tokens.labels, tokens.mask, self.labels), decisions)
+
+    def compare(self, before: Evaluation, after: Evaluation, tokens: Tokenized) -> Comparison:
+        labels, mask = tokens.labels, tokens.mask
+        prior = np.broadcast_to(self.prior((labels * mask).mean(axis=0, dtype=np.float64)), labels.shape)
+        return Comparison(
+            before=before.scores,
+            prior=f1_scores(prior, labels, mask, self.labels),
+            reports=len(labels),
+            changed=int(((before.decisions != after.decisions) & (mask > 0)).sum()),
+        )
+
+    def export(
+        self, model: ReportClassifier, base: BaseModel, directory: Path, *, max_length: int, privacy_statement: str
+    ) -> None:
+        outputs = Outputs(self.name, self.labels, self.meaning, self.expression)
+        export_peft(model, base, directory, outputs, max_length=max_length, privacy_statement=privacy_statement)
