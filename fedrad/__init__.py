@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedrad.privacy.accounting import epsilon as epsilon
     from fedrad.privacy.plan import PrivacyPlan as PrivacyPlan
     from fedrad.simulation.centralized import train as train
-    from fedrad.simulation.run import simulate as simulate
+    from fedrad.simulation.simulate import simulate as simulate
     from fedrad.tasks.classifier import Classifier as Classifier
 
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ _HOMES = {
     "PrivacyPlan": "fedrad.privacy.plan",
     "epsilon": "fedrad.privacy.accounting",
     "load_corpus": "fedrad.data.load",
-    "simulate": "fedrad.simulation.run",
+    "simulate": "fedrad.simulation.simulate",
     "train": "fedrad.simulation.centralized",
 }
 
