@@ -70,7 +70,6 @@ class LocalSteps:
         """The state after them."""
         accepted, request = self.accepted, self.accepted.round
         return run_steps(
-            accepted.setup.classifier,
             self.inputs,
             accepted.plan,
             accepted.recipe,
