@@ -224,19 +224,19 @@ def federate(
     rounds, steps = experiment.train.rounds, experiment.local_steps
     names = setup.classifier.adapter().keys()
     carried: list[TrainingState | None] = [None] * len(shares)
-    state, deliveries = start, Deliveries()
+    state, memory, deliveries = start, dict[str, Tensor](), Deliveries()
     up, down = [], []
     for number in range(1, rounds + 1):
         facts = Round(number, experiment.train.seed, setup.lora)
-        sent = strategy.for_rank(state, setup.lora.rank, facts)
-        down.append(sum(nbytes(deliveries.to(site_name(i), sent).tensors) for i in range(len(shares))))
+        public = strategy.for_rank(state, setup.lora.rank, facts)
+        down.append(sum(nbytes(deliveries.to(site_name(i), public).tensors) for i in range(len(shares))))
         for index in range(len(shares)):
             deliveries.arrived(site_name(index))
         request = RoundRequest.of(
             strategy, names, run="", round=number, steps=steps, last=number == rounds, settings=""
         )
-        setup.classifier.load_state(sent)
-        adapter = {name: sent[name] for name in names}
+        setup.classifier.load_state(public)
+        adapter = {name: public[name] for name in names}
         members = [
             Member(site_name(i), int(ends[i]), int(ends[i + 1]), plan, _before(adapter, carried[i], request))
             for i, plan in enumerate(plans)
@@ -246,7 +246,8 @@ def federate(
         replies = [request.sent(s.result() if request.last else s.adapter) for s in after]
         up.append(sum(map(nbytes, replies)))
         weight = 1.0 / len(shares)
-        state = strategy.aggregate(state, [Contribution(r, weight, setup.lora.rank) for r in replies], facts)
+        sent = [Contribution(r, weight, setup.lora.rank) for r in replies]
+        state, memory = strategy.advance(state, memory, sent, facts)
     spent = max(composed_epsilon([plan.event(rounds * steps)], plan.delta) for plan in plans)
     return state, spent if plans[0].private else None, up, down
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fedrad.config import read_flat
 from fedrad.data.cells import joined
 from fedrad.data.columns import check_columns
 from fedrad.data.tabular import cells_of, header_of
 from fedrad.errors import DataError
+from fedrad.keys import read_flat
 from fedrad.model.folder import MANIFEST
 from fedrad.settings import Data
 

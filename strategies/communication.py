@@ -8,10 +8,10 @@ differs in it but by the structure of its LoRA.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedrad.model.adapter import LoRASpec
-from fedrad.settings import Strategy as Settings
+from fedrad.training.strategy import Strategy, numbers_of
 
 
 @dataclass(frozen=True)
@@ -36,47 +36,29 @@ class Traffic:
 
 
 def traffic(
-    settings: Settings, lora: LoRASpec, shapes: Shapes, ranks: Sequence[int], hospital: int, round: int
+    strategy: Strategy, lora: LoRASpec, shapes: Shapes, ranks: Sequence[int], hospital: int, round: int
 ) -> Traffic:
-    """The traffic of one hospital in one round, for the strategies of this package.
+    """The traffic of one hospital in one round. What comes down is what went up, but for three of our strategies.
 
     Residuals (fedex, flora) are counted with full rank: they may be less where products are rank-deficient.
 
     Args:
-        lora: the server's. Its ``freeze_a`` and ``freeze_b`` matter for fedavg, since the other strategies say
-            themselves what they train.
+        lora: the server's, as ``Strategy.shape`` makes it.
         ranks: of all hospitals, each of which takes part in every round.
         hospital: which of them.
         round: counted from 1.
-
-    Raises:
-        ValueError: a strategy that is not of this package.
     """
     r = ranks[hospital]
+    numbers = numbers_of(replace(lora, rank=r), [(inputs, outputs) for outputs, inputs in shapes.layers])
+    up = down = sum(numbers[name] for name in strategy.sent(numbers, round))
     a = sum(r * inputs for _, inputs in shapes.layers)
-    b = sum(r * outputs for outputs, _ in shapes.layers)
-    match settings.name:
-        case "fedavg":
-            both = (0 if lora.freeze_a else a) + (0 if lora.freeze_b else b)
-            up, down = both, both
-        case "ffa":
-            up, down = b, b
-        case "rolora" if settings.alternate == "round":
-            up = down = b if round % 2 else a
-        case "rolora" | "flexlora":
-            up, down = a + b, a + b
-        case "fedsb":
-            up = down = r * r * len(shapes.layers)
-        case "refactor":
-            up, down = b, b + (0 if round % settings.every else a)
+    match strategy.settings.name:
+        case "refactor" if round % strategy.settings.every == 0:
+            down += a
         case "fedex":
-            up, down = a + b, a + b + _residual(shapes, (len(ranks) - 1) * r, round)
+            down += _residual(shapes, (len(ranks) - 1) * r, round)
         case "flora":
-            up, down = a + b, a + _residual(shapes, sum(ranks), round)
-        case "head":
-            up, down = 0, 0
-        case name:
-            raise ValueError(f"no formula for the strategy {name!r}")
+            down = a + _residual(shapes, sum(ranks), round)
     return Traffic(up + shapes.head, down + shapes.head)
 
 

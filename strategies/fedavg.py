@@ -16,8 +16,13 @@ One hospital: its tensors come back bit for bit, since 1.0 * x = x.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fedrad.training.strategy import AveragingStrategy
 
 
 class FedAvg(AveragingStrategy):
     """Every tensor becomes the weighted mean of the hospitals' tensors."""
+
+    needs_lora: ClassVar[bool] = False
+    offered: ClassVar[bool] = True

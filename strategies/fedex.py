@@ -20,24 +20,21 @@ One hospital: the residual is zero and none is made, so A, B and head come back 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, cat
 
-from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
 from fedrad.training.strategy import Contribution, Round, Strategy, Tensors, weighted_mean
 from strategies.factors import Product
-from strategies.refusals import BOTH_FACTORS, HEAD_ALONE, refusals
 from strategies.residual import as_plain_lora, layers_of, lora_of, with_residual
 
 
 class FedEx(Strategy):
     """Weighted means, and their error as a residual of the base."""
 
+    chooses_factors: ClassVar[bool] = True
     keeps_average: bool = False
-
-    def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(experiment, freeze_a=BOTH_FACTORS, no_targets=HEAD_ALONE)
 
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
         weights = [c.weight for c in sent]

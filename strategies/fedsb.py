@@ -17,22 +17,20 @@ One hospital: bit for bit the centralized run that trains R and the head.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from torch import Tensor
 
-from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
 from fedrad.training.strategy import AveragingStrategy, Tensors
-from strategies.refusals import HEAD_ALONE, refusals
 from strategies.residual import layers_of, lora_of
 
 
 class FedSB(AveragingStrategy):
     """R and the head become their weighted means; A and B rest."""
 
-    def problems(self, experiment: Experiment) -> list[str]:
-        why = "freezes A and B both, and trains the core between them; set it to false"
-        return super().problems(experiment) + refusals(experiment, freeze_a=why, no_targets=HEAD_ALONE)
+    chooses_factors: ClassVar[bool] = True
+    offered: ClassVar[bool] = True
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, core=True, init="base" if self.settings.subspace == "base" else "orthonormal")

@@ -15,18 +15,16 @@ One hospital: bit for bit the centralized run that trains B and the head.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
-from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
 from fedrad.training.strategy import AveragingStrategy
-from strategies.refusals import HEAD_ALONE, refusals
 
 
 class FFA(AveragingStrategy):
     """B and the head become their weighted means; A rests."""
 
-    def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(experiment, no_targets=HEAD_ALONE)
+    offered: ClassVar[bool] = True
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, freeze_a=True, init="orthonormal")

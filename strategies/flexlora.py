@@ -24,10 +24,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedrad.config import Experiment
 from fedrad.training.strategy import Contribution, Round, Strategy, Tensors, weighted_mean
 from strategies.factors import combined, truncated
-from strategies.refusals import BOTH_FACTORS, HEAD_ALONE, refusals
 from strategies.residual import layers_of, lora_of
 from strategies.resize import resized
 
@@ -35,12 +33,10 @@ from strategies.resize import resized
 class FlexLoRA(Strategy):
     """The best approximation of the mean of the products, at the rank of whoever gets it."""
 
+    chooses_factors: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = True
     keeps_moments: ClassVar[bool] = False
     keeps_average: bool = False
-
-    def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(experiment, freeze_a=BOTH_FACTORS, no_targets=HEAD_ALONE)
 
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
         heads = [{name: c.adapter[name] for name in c.adapter if ".lora_" not in name} for c in sent]

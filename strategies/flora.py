@@ -26,12 +26,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.randomness import Stream
 from fedrad.training.strategy import Contribution, Round, Strategy, Tensors, weighted_mean
 from strategies.factors import combined
-from strategies.refusals import BOTH_FACTORS, HEAD_ALONE, refusals
 from strategies.residual import as_plain_lora, layers_of, lora_of, with_residual
 from strategies.resize import resized
 
@@ -39,12 +37,10 @@ from strategies.resize import resized
 class FLoRA(Strategy):
     """The mean of the products goes into the base, and LoRA starts anew."""
 
+    chooses_factors: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = True
     keeps_moments: ClassVar[bool] = False
     keeps_average: bool = False
-
-    def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(experiment, freeze_a=BOTH_FACTORS, no_targets=HEAD_ALONE)
 
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
         heads = [{name: c.adapter[name] for name in c.adapter if ".lora_" not in name} for c in sent]

@@ -15,18 +15,18 @@ One hospital: bit for bit the centralized run with an empty lora.targets.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
-from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
 from fedrad.training.strategy import AveragingStrategy
-from strategies.refusals import refusals
 
 
 class Head(AveragingStrategy):
     """The head becomes its weighted mean."""
 
-    def problems(self, experiment: Experiment) -> list[str]:
-        return super().problems(experiment) + refusals(experiment, freeze_a="has no LoRA to freeze; set it to false")
+    needs_lora: ClassVar[bool] = False
+    chooses_factors: ClassVar[bool] = True
+    offered: ClassVar[bool] = True
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, targets=())

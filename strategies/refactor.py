@@ -30,9 +30,9 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.model.adapter import LoRASpec
+from fedrad.rules import Rule
 from fedrad.training.strategy import AveragingStrategy, Round, Tensors
 from strategies.factors import Product, numerical_rank, svd
-from strategies.refusals import HEAD_ALONE, refusals
 from strategies.residual import layers_of, lora_of
 
 # Singular values below this share of the norm are rounding, or nearly: with tau > 0 their rows of A and columns of B
@@ -46,15 +46,14 @@ class Refactor(AveragingStrategy):
     keeps_moments: ClassVar[bool] = False
     keeps_average: bool = False
 
-    def problems(self, experiment: Experiment) -> list[str]:
-        found = super().problems(experiment)
-        found += refusals(experiment, no_targets=HEAD_ALONE)
-        if self.settings.every > experiment.train.rounds:
-            found.append(
-                f"strategy.every: a run of train.rounds={experiment.train.rounds} would never refactor; make it"
-                " smaller, or take strategy.name=ffa"
-            )
-        return found
+    @staticmethod
+    def rules(experiment: Experiment) -> list[Rule]:
+        never = experiment.strategy.every > experiment.train.rounds
+        why = (
+            "with strategy.name=refactor, a run of train.rounds={e.train.rounds} would never refactor; make it smaller,"
+            " or take strategy.name=ffa"
+        )
+        return [Rule("strategy.every", "train.rounds", never, why)]
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
         return replace(lora, freeze_a=True, init="orthonormal")

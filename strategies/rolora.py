@@ -20,35 +20,34 @@ One hospital: bit for bit the centralized run with the same turns.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import ClassVar
 
 from fedrad.config import Experiment
+from fedrad.rules import Rule
 from fedrad.settings import Strategy as Settings
 from fedrad.training.strategy import AveragingStrategy
-from strategies.refusals import HEAD_ALONE, refusals
 
 
 class RoLoRA(AveragingStrategy):
     """The factor whose turn it is becomes its weighted mean, the head always."""
+
+    chooses_factors: ClassVar[bool] = True
+    offered: ClassVar[bool] = True
+
+    @staticmethod
+    def rules(experiment: Experiment) -> list[Rule]:
+        never = experiment.strategy.alternate == "step" and experiment.local_steps == 1
+        why = (
+            "with strategy.name=rolora and strategy.alternate=step the only step of a round trains B, and A never"
+            " learns; set it to 2 or more, or take strategy.alternate=round"
+        )
+        return [Rule("train.local-steps", "strategy.alternate", never, why)]
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         # Both factors are in every iterate if they take turns by step. By round, the iterates of a round hold one of
         # them, and the last rounds do not hold the same number of each.
         self.keeps_average = settings.alternate == "step"
-
-    def problems(self, experiment: Experiment) -> list[str]:
-        found = super().problems(experiment)
-        found += refusals(
-            experiment,
-            freeze_a="trains A in its turn; set it to false, or take strategy.name=ffa",
-            no_targets=HEAD_ALONE,
-        )
-        if self.settings.alternate == "step" and experiment.local_steps == 1:
-            found.append(
-                "train.local-steps: with strategy.alternate=step the only step of a round trains B, and A never learns;"
-                " set it to 2 or more, or take strategy.alternate=round"
-            )
-        return found
 
     def turns(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
         b_turn = frozenset(name for name in names if not name.endswith(".lora_A"))

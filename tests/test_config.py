@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrad.config import Experiment, dotted_keys, reference
+from fedrad.config import Experiment, _unchecked, reference
 from fedrad.errors import ConfigError
+from fedrad.keys import KEYS, SECTIONS, parse_overrides
+from fedrad.limits import LIMITS
+from fedrad.rules import WAYS, documented_rules
 from fedrad.settings import Privacy
 
+RULES_HEAD = "## Settings that exclude each other"
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
 
 ROUNDED = st.floats(1e-6, 1e6, allow_nan=False)
@@ -53,7 +57,7 @@ def test_attributes_are_the_keys_with_underscores() -> None:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    defaults = {doc.key: doc.default for doc in dotted_keys()}
+    defaults = {name: key.plain(key.default) for name, key in KEYS.items()}
 
     assert Experiment().flat() == defaults
     assert defaults["privacy.epsilon"] == 8.0
@@ -62,7 +66,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 
 def test_every_key_is_documented() -> None:
-    assert [doc.key for doc in dotted_keys() if len(doc.doc) < 10] == []
+    assert [name for name, key in KEYS.items() if len(key.doc) < 10] == []
+    assert {key.limit for key in KEYS.values()} == {"", *LIMITS}
+    assert {name: type(section) for name, section in vars(Experiment()).items()} == SECTIONS
 
 
 def test_an_experiment_is_frozen() -> None:
@@ -346,6 +352,49 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], k
     assert found.startswith(key)
 
 
+BROKEN = (
+    "data.name=openi",
+    "data.name=none data.path=/x",  # and no labels
+    "data.classes=a,b",
+    "data.name=table sites.partition=by-site privacy.unit=patient",
+    "data.name=table sites.partition=temporal",
+    "data.name=openi privacy.unit=patient",
+    "sites.quorum=9",
+    "sites.epsilons=1 sites.deltas=1e-5 sites.batches=4 sites.ranks=2 privacy.epsilon=0",
+    "strategy.weights=inverse-variance privacy.epsilon=0",
+    "model.pooling=cls train.warm-start=synthetic model.revision=abc",
+    "lora.targets= lora.freeze-a=true strategy.name=rolora",
+    "train.precision=bfloat16 privacy.gradients=opacus train.optimizer=adam",
+    "sites.ranks=2,4 lora.rank=2 strategy.name=flora privacy.unit=hospital",
+    "sites.count=1 sites.epsilons=1 sites.deltas=1e-5 strategy.weights=declared privacy.unit=hospital",
+    "privacy.secure-aggregation=true privacy.unit=hospital sites.count=2 strategy.name=fedex strategy.weights=declared",
+    "privacy.secure-aggregation=true privacy.colluders=3",
+    "privacy.secure-aggregation=true sites.quorum=2",
+    "privacy.shared-noise=true privacy.colluders=1 sites.epsilons=1 sites.deltas=1e-5 sites.batches=4",
+    "privacy.shared-noise=true privacy.epsilon=0 train.optimizer=adam",
+    "strategy.name=fedavgm",
+    "strategy.name=refactor strategy.every=9",
+    "strategy.name=rolora strategy.alternate=step train.local-steps=1",
+)
+
+
+def test_every_rule_has_an_experiment_that_breaks_it_and_none_is_broken_by_the_defaults() -> None:
+    met = set()
+    for text in BROKEN:
+        sections = {name: section() for name, section in SECTIONS.items()}
+        for name, value in parse_overrides(text.split(" ")).items():
+            key = KEYS[name]
+            sections[key.section] = replace(sections[key.section], **{key.attribute: key.read(value)})
+        rules = documented_rules(_unchecked(sections))
+        met |= {number for number, rule in enumerate(rules) if rule.broken}
+
+    assert [rule.name for number, rule in enumerate(rules) if number not in met] == []
+    assert [rule.name for rule in documented_rules(Experiment()) if rule.broken] == []
+    named = {word for rule in rules for word in (rule.key, rule.other)}
+    assert named <= {*KEYS, *WAYS}
+    assert all("{" not in rule.documented for rule in rules)
+
+
 def test_a_value_that_is_wrong_raises_no_second_complaint() -> None:
     assert len(problems("data.name=opni")) == 1  # and not also that data.path is missing
     assert len(problems("data.name=openi", "data.path=3.5", "lora.rank=0")) == 1
@@ -525,7 +574,7 @@ def test_the_module_prints_the_reference() -> None:
 
 
 def test_the_reference_has_every_key_once() -> None:
-    assert [reference().count(f"| `{doc.key}` |") for doc in dotted_keys()] == [1] * len(dotted_keys())
+    assert [reference().partition(RULES_HEAD)[0].count(f"| `{name}` |") for name in KEYS] == [1] * len(KEYS)
 
 
 def test_importing_fedrad_and_its_configuration_does_not_import_torch() -> None:
@@ -548,5 +597,5 @@ def test_an_app_names_every_key_since_flower_takes_no_others(app: Path) -> None:
     config = tomllib.loads(app.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
     flat = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
 
-    assert set(flat) == {doc.key for doc in dotted_keys()}
+    assert set(flat) == set(KEYS)
     assert Experiment.from_flat(flat | {"data.path": "/data"}).flat() == flat | {"data.path": "/data"}

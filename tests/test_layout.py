@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 # The rooms, from the ground up. A module may import rooms of lower floors and its own, no others: not a neighbour's.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.errors", "fedrad.files"),
-    ("fedrad.corpora",),
+    ("fedrad.corpora", "fedrad.limits", "fedrad.installed"),
     ("fedrad.settings", "fedrad.cache", "fedrad.secure"),
+    ("fedrad.keys", "fedrad.rules"),
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
     ("fedrad.ledger", "fedrad.tasks", "fedrad.public_base"),
     ("fedrad.training", "fedrad.predict"),

@@ -16,8 +16,10 @@ from rich.console import Console
 
 import fedrad
 from fedrad.cli.base import base_app
-from fedrad.config import Experiment, parse_overrides, read_flat
+from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
+from fedrad.keys import parse_overrides, read_flat
+from fedrad.rules import documented_rules
 from fedrad.settings import Model as ModelSettings
 from fedrad.simulation.apps import app_folder
 
@@ -220,6 +222,7 @@ def plan(
         typer.Option(help="how many there are (sites.count); 1 judges one place, as centralized training is"),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+    rules: Annotated[bool, typer.Option("--rules", help="only print which settings exclude each other")] = False,
 ) -> None:
     """Before any training: what noise a configuration takes, how loud it is, and what to train instead.
 
@@ -228,6 +231,10 @@ def plan(
     from fedrad.planning.questions import check_told
 
     with reporting_errors():
+        if rules:
+            for rule in documented_rules(Experiment()):
+                print(f"{rule.name}: {rule.documented}")
+            return
         overrides = [*(set_ or []), *([] if hospitals is None else [f"sites.count={hospitals}"])]
         experiment = Experiment.load(config, overrides).resolve_paths(Path.cwd())
         check_told(experiment, reports, labels)

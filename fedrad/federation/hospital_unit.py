@@ -22,7 +22,7 @@ from fedrad.privacy.filter import Account
 from fedrad.privacy.hospital_unit import hospital_plan, noised_mean, update_of
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.randomness import stream
-from fedrad.training.strategy import AveragingStrategy
+from fedrad.training.strategy import Contribution, Strategy
 
 SERVER = "server"
 
@@ -47,8 +47,8 @@ def central_plan(experiment: Experiment) -> PrivacyPlan:
 class CentralRounds(Rounds):
     """As ``Rounds``, with noise from the server. A hospital that does not answer counts as an update of zeros.
 
-    Guarantee: that of ``privacy.central.noised_mean`` for all rounds of the run together; after it the strategy sees
-    nothing else.
+    Guarantee: that of ``privacy.hospital_unit.noised_mean`` for all rounds of the run together; after it the strategy
+    sees nothing else: one contribution, the noised mean.
 
     Args:
         ledger: the folder of the server's own ledger.
@@ -56,20 +56,19 @@ class CentralRounds(Rounds):
 
     def __init__(
         self,
-        strategy: AveragingStrategy,
+        strategy: Strategy,
         federation: Federation,
         state: Mapping[str, Tensor],
         plan: PrivacyPlan,
         ledger: Path,
     ) -> None:
         super().__init__(strategy, federation, state)
-        self._averaging = strategy
         self._plan = plan
         self._directory = ledger
         self._spent: dict[str, float] = {}
         self._charges: dict[str, Account] = {}
 
-    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
+    def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
         rank = self.federation.lora.rank
         sent = self._expected[rank]
         updates = {reply.site: update_of(reply.adapter, sent) for reply in replies}
@@ -83,7 +82,7 @@ class CentralRounds(Rounds):
             account = ledger.view.account
             self._charges, self._spent = {SERVER: account}, {SERVER: account.epsilon(delta)}
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
-        return self._averaging.after_mean(self.state, mean, self.facts(server_round))
+        return [Contribution(mean, 1.0, rank)]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

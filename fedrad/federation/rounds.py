@@ -59,6 +59,7 @@ class Rounds(FlowerStrategy):
         unconfirmed: sites whose last answer was lost or unreadable. They may have charged their ledgers without our
             knowing, so the mirror is only a lower bound for them until they answer again.
         outcomes: of the finished rounds.
+        memory: what the strategy keeps at the server as of the last finished round; no hospital gets it.
         asks_again: whether a hospital whose process died is asked once more in the same round. If its steps were done,
             it answers with what it has kept; otherwise it charges its ledger for them again, and where the plan
             uses up its cap to the last step, it is out of budget in the last round instead of absent from this one.
@@ -71,6 +72,7 @@ class Rounds(FlowerStrategy):
         self.federation = federation
         self.experiment = federation.experiment
         self.state = dict(state)
+        self.memory: dict[str, Tensor] = {}
         self.budget = BudgetMirror()
         self.unconfirmed: frozenset[str] = frozenset()
         self.outcomes: list[RoundOutcome] = []
@@ -177,19 +179,19 @@ class Rounds(FlowerStrategy):
                 f" {self.experiment.quorum} are needed (sites.quorum). "
                 + "; ".join(f"{site}: {why}" for site, why in sorted(absent.items()))
             )
-        self.state = self.aggregate(counted, server_round)
+        sent = self.contributions(counted, server_round)
+        self.state, self.memory = self.strategy.advance(self.state, self.memory, sent, self.facts(server_round))
         bytes_up = sum(reply.nbytes for reply in counted)
         self.outcomes.append(RoundOutcome(server_round, counted, absent, self._bytes_down, bytes_up))
         return to_arrays(self.state), None
 
-    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
-        """The next state from the replies that count, sorted by site."""
+    def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
+        """What the strategy sees of the replies that count, which are sorted by site."""
         weights = public_weights(
             [r.declared_weight for r in replies], [r.noise for r in replies], self.experiment.strategy.weights
         )
         ranks = {hospital.site: hospital.rank for hospital in self.federation.hospitals}
-        sent = [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(replies, weights, strict=True)]
-        return self.strategy.aggregate(self.state, sent, self.facts(server_round))
+        return [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(replies, weights, strict=True)]
 
     @property
     def spent(self) -> Mapping[str, float]:

@@ -79,10 +79,10 @@ class Run:
         train = self.experiment.train
         if round % train.evaluate_every and round != train.rounds:
             return None
-        self.setup.classifier.load_state(state)
         scores = None
         if self.test is not None:
-            self.evaluations.append(evaluate(self.test))
+            classifier = exported(self.setup, self.strategy, state).classifier
+            self.evaluations.append(evaluate(replace(self.test, classifier=classifier)))
             scores = self.evaluations[-1].scores
         step = round * self.experiment.local_steps
         append_metrics(self.directory, self.setup.task, round=round, step=step, scores=scores, epsilon=epsilon)

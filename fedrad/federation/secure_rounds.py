@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from logging import WARNING
 from typing import TypeVar
 
-import torch
 from flwr.app import Message
 from flwr.common import log
 from torch import Tensor
@@ -28,7 +27,7 @@ from fedrad.secure.server import build_roster, inboxes, survivors, unmasked_sum
 from fedrad.secure.setup import RoundSetup
 from fedrad.training.setup import shared_noise_terms
 from fedrad.training.site import adapter_digest, step_scales
-from fedrad.training.strategy import AveragingStrategy
+from fedrad.training.strategy import Contribution, Strategy
 
 STAGE = "query.secure"  # the type of Flower's messages for the stages
 S = TypeVar("S", KeyAdvert, SealedShares, Confirmation, Unmasking)
@@ -48,13 +47,12 @@ class SecureRounds(Rounds):
 
     def __init__(
         self,
-        strategy: AveragingStrategy,
+        strategy: Strategy,
         federation: Federation,
         state: Mapping[str, Tensor],
         noise_multiplier: float = 0.0,
     ) -> None:
         super().__init__(strategy, federation, state)
-        self._averaging = strategy
         self._noise_multiplier = noise_multiplier
         self._setup: RoundSetup
         self._roster: Roster
@@ -82,8 +80,8 @@ class SecureRounds(Rounds):
         self._inboxes = self._unless_lost(lambda: inboxes(self._setup, self._roster, self._shared))
         return [hospital for hospital in invited if hospital.site in self._inboxes]
 
-    def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
-        """The next state from the sum of what was masked; who vanishes from here on is in the sum all the same.
+    def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
+        """The mean of what was masked, as if one hospital had sent it; who vanishes from here on is in it all the same.
 
         Raises:
             QuorumLost: fewer than the quorum reveal their shares; the sum stays masked for ever.
@@ -101,10 +99,9 @@ class SecureRounds(Rounds):
         for site, reason in sorted(silent.items()):
             log(WARNING, "round %s: %s masked its adapter, which counts, but then: %s", server_round, site, reason)
         total = unmasked_sum(self._setup, self._roster, self._shared, inputs, unmaskings)
-        mean = unflatten(decode(total) / len(inputs), self._expected[self.federation.lora.rank])
-        return self._averaging.after_mean(
-            self.state, {name: tensor.to(torch.float32) for name, tensor in mean.items()}, self.facts(server_round)
-        )
+        rank = self.federation.lora.rank
+        mean = unflatten(decode(total) / len(inputs), self._expected[rank])
+        return [Contribution({name: tensor.float() for name, tensor in mean.items()}, 1.0, rank)]
 
     def check(self, answer: Reply, expected: Mapping[str, Tensor]) -> None:
         if answer.adapter or len(answer.masked) != 8 * self._setup.entries:

@@ -24,11 +24,11 @@ from fedrad.model.base import load_base
 from fedrad.planning.notes import Noise
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import final_table, round_line, show_notes, test_set_lines
+from fedrad.rules import DEPLOYED, refuse
 from fedrad.training.corpus import hospital_shares, read_corpus
 from fedrad.training.result import Result
 from fedrad.training.run_directory import write_checkpoint
-from fedrad.training.setup import local_plan_for, refuse_single_terms, shared_plans, terms_of, units_in
-from fedrad.training.strategy import AveragingStrategy
+from fedrad.training.setup import local_plan_for, shared_plans, terms_of, units_in
 
 app = ServerApp()
 
@@ -74,7 +74,7 @@ class FederatedRun(Run):
         self.simulated, hospitals = connect(grid, experiment)
         if not self.simulated:
             refuse_to_build(experiment)
-            refuse_single_terms(experiment, "a real hospital sets its own in its node configuration")
+            refuse(experiment, DEPLOYED)
             refuse_other_labels(hospitals, labels)
         elif self.corpus is None:
             raise ConfigError("data.name: none is for a server of real hospitals; simulated ones have no reports then")
@@ -115,12 +115,10 @@ class FederatedRun(Run):
 
     def _rounds(self, federation: Federation) -> Rounds:
         strategy, privacy = self.strategy, self.experiment.privacy
-        if self.central is None and not privacy.secure_aggregation:
-            return Rounds(strategy, federation, self.state)
-        if not isinstance(strategy, AveragingStrategy):  # ``strategy_of`` has said so before
-            raise ConfigError("strategy.name: nothing but a mean is seen; take a strategy that averages")
         if self.central is not None:
             return CentralRounds(strategy, federation, self.state, self.central, self.directory / "ledger" / SERVER)
+        if not privacy.secure_aggregation:
+            return Rounds(strategy, federation, self.state)
         sigma = max(plan.noise_multiplier for plan in self.plans.values()) if privacy.shared_noise else 0.0
         return SecureRounds(strategy, federation, self.state, sigma)
 
@@ -136,7 +134,7 @@ class FederatedRun(Run):
         rounds, last = self.rounds, self.experiment.train.rounds
         scores = self.evaluate(round, rounds.state, rounds.spent)
         if round:
-            write_checkpoint(self.directory, rounds.state, round)
+            write_checkpoint(self.directory, rounds.state, round, rounds.memory)
         absent = rounds.outcomes[-1].absent if rounds.outcomes else {}
         left = (time.monotonic() - self.asked_at) / round * (last - round) if round else None
         self.console.print(round_line(round, last, scores, rounds.spent, absent, left), highlight=False)

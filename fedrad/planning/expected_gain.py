@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedrad.config import Experiment
+from fedrad.installed import strategy_class
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import CHEST, Lora, Train
 from fedrad.training.recipe import Recipe, learning_rate
@@ -83,10 +84,11 @@ def curve_of(experiment: Experiment) -> Curve | None:
     public base that comes with fedrad, by the default momentum at the automatic step size. With other settings
     the noise is not what it was: None."""
     train, privacy, lora = experiment.train, experiment.privacy, experiment.adapted
+    method = strategy_class(experiment.strategy.name)
     measured = (
         experiment.base_name == CHEST
         and experiment.warm_start == "synthetic"
-        and experiment.strategy.name in ("fedavg", "head")
+        and not (method.needs_lora or method.server_state)
         and train.optimizer == "momentum"
         and train.momentum == Train().momentum
         and train.learning_rate == 0

@@ -21,19 +21,22 @@ directions do better (Li et al., arXiv 2110.05679), gradients far below the clip
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from scipy import optimize, stats
 
 from fedrad.errors import PlanError
+from fedrad.training.strategy import Strategy, numbers_of
+
+if TYPE_CHECKING:  # it needs torch, and the report on a ledger does not
+    from fedrad.model.adapter import LoRASpec
 
 # Below the first the noise is a nuisance, above the second it is most of what is trained.
 BORDERLINE, DOMINATED = 0.3, 1.0
 
-STRATEGIES = ("head", "fedsb", "ffa", "rolora", "fedavg")
 RANKS = (1, 2, 4, 8)
-_BOTH_FACTORS = ("fedavg", "fedex", "flora", "flexlora")
 _HUGE = 1e10
 
 Layers = Sequence[tuple[int, int]]
@@ -113,34 +116,16 @@ def verdict(rho: float) -> str:
     return "fine" if rho < BORDERLINE else "borderline" if rho < DOMINATED else "noise-dominated"
 
 
-def trainable_numbers(
-    strategy: str, rank: int, layers: Layers, head: int, *, freeze_a: bool = False, freeze_b: bool = False
-) -> int:
-    """d: how many numbers one noisy step trains. What rests takes no noise.
+def trainable_numbers(strategy: Strategy, lora: LoRASpec, layers: Layers, head: int) -> int:
+    """d: how many numbers one noisy step trains; where factors take turns, the larger ones. What rests takes no noise.
 
     Args:
-        strategy: its name; one that is not known here counts as one that trains both factors.
-        rank: r of the adapter's A [r, in] and B [out, r].
+        lora: as the configuration has it.
         head: numbers of the classification head, labels x (hidden + 1).
-        freeze_a, freeze_b: of the strategies that train both factors.
     """
-    inputs, outputs = sum(i for i, _ in layers), sum(o for _, o in layers)
-    match strategy:
-        case "head":
-            return head
-        case "fedsb":  # the core R [r, r] between two frozen factors
-            return rank**2 * len(layers) + head
-        case "ffa" | "refactor":
-            return rank * outputs + head
-        case "rolora":  # A and B take turns
-            return rank * max(inputs, outputs) + head
-        case _:
-            return rank * (inputs * (not freeze_a) + outputs * (not freeze_b)) + head
-
-
-def known(strategy: str) -> bool:
-    """Whether `trainable_numbers` knows the strategy by name."""
-    return strategy in (*STRATEGIES, *_BOTH_FACTORS, "refactor")
+    numbers = {"head": head, **numbers_of(strategy.shape(lora), layers)}
+    turns = [turn for round in (1, 2) for turn in strategy.turns(numbers, round)]
+    return max(sum(numbers[name] for name in turn) for turn in turns)
 
 
 @dataclass(frozen=True)
@@ -159,28 +144,23 @@ class Choice:
 
 
 def choices(
-    layers: Layers,
-    head: int,
-    rho: Callable[[int], float],
-    *,
-    strategies: Iterable[str] = STRATEGIES,
-    ranks: Iterable[int] = RANKS,
+    layers: Layers, head: int, rho: Callable[[int], float], strategies: Sequence[Strategy], lora: LoRASpec
 ) -> tuple[Choice, ...]:
-    """What could be trained, and how noisy each is.
+    """What could be trained, and how noisy each is; the strategies that train least stand first.
 
     Args:
         layers: the layers that would be adapted; without any there is only the head.
         rho: noise-to-signal of d trainable numbers.
-        ranks: those that fit into every layer are taken.
+        lora: the structure, of which each of ``RANKS`` is tried that fits into every layer.
     """
     widest = min((min(layer) for layer in layers), default=0)
-    pairs = [
-        (strategy, rank)
-        for strategy in strategies
-        for rank in ([0] if strategy == "head" else [r for r in ranks if r <= widest])
-    ]
-    counted = [(strategy, rank, trainable_numbers(strategy, rank, layers, head)) for strategy, rank in pairs]
-    return tuple(Choice(strategy, rank, d, rho(d)) for strategy, rank, d in counted)
+    found = []
+    for strategy in strategies:
+        for rank in [r for r in RANKS if r <= widest] if strategy.shape(lora).targets else [0]:
+            d = trainable_numbers(strategy, replace(lora, rank=rank), layers, head)
+            found.append(Choice(strategy.settings.name, rank, d, rho(d)))
+    least = {choice.strategy: choice.trainable for choice in reversed(found)}
+    return tuple(sorted(found, key=lambda choice: least[choice.strategy]))
 
 
 def richest(offered: Sequence[Choice], threshold: float = BORDERLINE) -> Choice:

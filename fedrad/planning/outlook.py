@@ -11,6 +11,7 @@ from functools import partial
 
 from fedrad.config import Experiment
 from fedrad.errors import PlanError
+from fedrad.installed import installed, strategy_class
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.shapes import shapes_of
 from fedrad.planning import noise_to_signal as planning
@@ -23,6 +24,7 @@ from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.public_base.build import AXES
 from fedrad.training.recipe import Recipe
 from fedrad.training.setup import plan_for, terms_of
+from fedrad.training.strategy import Strategy, strategy_of
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,22 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     size = _declared(experiment, notes) if declared is None else declared
     outputs = len(experiment.stated_labels[0]) if labels is None else labels
     plan = plan_for(experiment, size)
-    lora, strategy = experiment.adapted, experiment.strategy.name
+    lora, strategy = experiment.adapted, strategy_of(experiment)
     spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a)
     shapes = shapes_of(experiment.base_name, experiment.model.revision, spec)
     head = outputs * (features_of(experiment, shapes.hidden, outputs) + 1)
-    trainable = planning.trainable_numbers(strategy, lora.rank, shapes.adapted, head, freeze_a=lora.freeze_a)
-    around = shapes.adapted
-    if not around:
-        spec = replace(spec, rank=1, targets=("query", "value"))
-        around = shapes_of(experiment.base_name, experiment.model.revision, spec).adapted
+    trainable = planning.trainable_numbers(strategy, spec, shapes.adapted, head)
+    around = replace(spec, rank=1, targets=spec.targets or ("query", "value"), freeze_a=False)
+    layers = shapes_of(experiment.base_name, experiment.model.revision, around).adapted
     rho = partial(_rho_of_steps, plan, experiment.asked)
-    offered = planning.choices(around, head, rho)
+    offered = planning.choices(layers, head, rho, _offered(experiment), around)
     notes += _notes(experiment, plan)
     return Outlook(
         plan=plan,
         epsilon=accounting.epsilon([plan.event(plan.steps)], plan.delta),
         rdp=accounting.rdp_epsilon([plan.event(plan.steps)], plan.delta),
         hospitals=experiment.asked,
-        present=Choice(strategy, lora.rank if trainable > head else 0, trainable, rho(trainable)),
+        present=Choice(strategy.settings.name, lora.rank if trainable > head else 0, trainable, rho(trainable)),
         alone=_rho_of_steps(plan, 1, trainable),
         formula=_formula(plan, trainable, experiment.asked),
         formula_shared=_formula(plan, trainable, experiment.asked, shared=True),
@@ -119,6 +119,12 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         notes=tuple(notes),
         expected=_expected(experiment, plan),
     )
+
+
+def _offered(experiment: Experiment) -> list[Strategy]:
+    """The installed strategies that a plan offers, with the settings of the experiment."""
+    classes = {name: strategy_class(name) for name in installed()}
+    return [kind(replace(experiment.strategy, name=name)) for name, kind in classes.items() if kind.offered]
 
 
 def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
@@ -190,8 +196,7 @@ def _declared(experiment: Experiment, notes: list[str]) -> int:
 
 
 def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
-    sites, strategy = experiment.sites, experiment.strategy.name
-    notes = []
+    sites, notes = experiment.sites, []
     if plan.expected_batch < experiment.train.batch:
         notes.append(
             f"train.batch {experiment.train.batch} is more than a hospital has: every step takes all. (A real"
@@ -223,9 +228,8 @@ def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
         )
     elif privacy.secure_aggregation:
         notes.append("secure aggregation hides single adapters and changes no figure here.")
-    if not planning.known(strategy):
-        notes.append(f"strategy {strategy!r} is not known here; A, B and head are taken to be trained in every step.")
-    head_alone = experiment.warm_start == "synthetic" and strategy == "fedavg" and not experiment.adapted.targets
+    method = strategy_class(experiment.strategy.name)
+    head_alone = experiment.warm_start == "synthetic" and not method.chooses_factors and not experiment.adapted.targets
     if head_alone and experiment.lora_pays(plan.declared_size):
         notes.append(
             f"with {plan.declared_size} reports and epsilon {plan.epsilon:g} LoRA in the last layer is expected to end"

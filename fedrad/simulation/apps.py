@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import fedrad
-from fedrad.config import flatten
 from fedrad.errors import ConfigError, place_of
+from fedrad.keys import flatten
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
-from fedrad.errors import ConfigError, FedradError
+from fedrad.errors import FedradError
 from fedrad.federation.hospital import inputs_of
 from fedrad.federation.run import Run
 from fedrad.ledger.ledger import Ledger
@@ -22,13 +22,14 @@ from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import StepView, final_table, show_notes
+from fedrad.rules import CENTRALIZED, refuse
 from fedrad.training.corpus import Corpus, read_corpus, site_name
 from fedrad.training.local import StepReport
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.recipe import Recipe
 from fedrad.training.result import Result
 from fedrad.training.run_directory import CHECKPOINT, write_checkpoint
-from fedrad.training.setup import plan_for, refuse_single_terms, units_in
+from fedrad.training.setup import plan_for, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
 
 
@@ -49,11 +50,7 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
         FedradError: see ``fedrad.errors``; a run directory without ``result.json`` is what an unfinished run leaves.
     """
     experiment = experiment.resolve_paths(Path.cwd())
-    if experiment.privacy.unit == "hospital":
-        raise ConfigError("privacy.unit: one place has no hospitals to hide; take report or patient")
-    if experiment.privacy.secure_aggregation:
-        raise ConfigError("privacy.secure-aggregation: one place has nobody to be summed with; leave it out")
-    refuse_single_terms(experiment, "one place has no hospitals")
+    refuse(experiment, CENTRALIZED)
     run = Run(experiment, console if console is not None else Console(quiet=True))
     corpus = read_corpus(experiment)
     run.set_up(corpus)

@@ -20,6 +20,7 @@ from fedrad.errors import ConfigError
 from fedrad.federation.hospital import Accepted, LocalSteps, failure_of, round_at
 from fedrad.federation.messages import Request, content_of, read_question
 from fedrad.ledger.ledger import Ledger
+from fedrad.rules import FUSED, refuse
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation.grid import InProcessGrid, Value
 from fedrad.simulation.hospitals import SimulatedHospital, Simulation
@@ -44,15 +45,11 @@ class FusedGrid(InProcessGrid):
         on_answer: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         super().__init__(app, nodes, run_config, run_id, on_answer)
-        privacy = Experiment.from_flat(run_config).privacy
         if app is not simulated_client.app:
             raise ConfigError(
                 "this simulation has a ClientApp of its own, which runs one hospital at a time: use --grid inprocess"
             )
-        if privacy.secure_aggregation:
-            raise ConfigError("privacy.secure-aggregation: hospitals that mask train one by one: use --grid inprocess")
-        if privacy.gradients != "leaf":
-            raise ConfigError("privacy.gradients: --grid fused needs leaf; Opacus's engine knows one adapter at a time")
+        refuse(Experiment.from_flat(run_config), FUSED)
 
     def answers(self, messages: Sequence[Message]) -> Iterator[Message]:
         training = [message for message in messages if message.metadata.message_type == MessageType.TRAIN]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from fedrad.config import Experiment, parse_overrides, read_flat
+from fedrad.config import Experiment
+from fedrad.keys import parse_overrides, read_flat
 from fedrad.simulation.apps import app_defaults, app_folder
 
 GridName = Literal["inprocess", "fused", "flower"]

@@ -113,9 +113,13 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
     write_whole(directory / "result.json", content.encode(), durable=True, mode=USUAL)
 
 
-def write_checkpoint(directory: Path, state: Mapping[str, Tensor], round: int) -> None:
-    """The state after a round, so that a run that is cut short leaves its last one."""
-    content = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata={"round": str(round)})
+def write_checkpoint(
+    directory: Path, state: Mapping[str, Tensor], round: int, memory: Mapping[str, Tensor] | None = None
+) -> None:
+    """The state after a round, so that a run that is cut short leaves its last one. What the strategy's server alone
+    remembers stands beside it, its names behind ``server.``."""
+    tensors = {**state, **{f"server.{name}": tensor for name, tensor in (memory or {}).items()}}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"round": str(round)})
     write_whole(directory / CHECKPOINT, content, durable=False, mode=USUAL)
 
 

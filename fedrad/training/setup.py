@@ -84,20 +84,6 @@ def terms_of(experiment: Experiment, index: int = -1) -> Terms:
     )
 
 
-def refuse_single_terms(experiment: Experiment, reason: str) -> None:
-    """Terms of single simulated hospitals, where there are none, would be stated and not kept.
-
-    Raises:
-        ConfigError: naming each key that is set.
-    """
-    sites = experiment.sites
-    given = {"epsilons": sites.epsilons, "deltas": sites.deltas, "batches": sites.batches, "ranks": sites.ranks}
-    if wrong := [name for name, values in given.items() if values]:
-        raise ConfigError(
-            [f"sites.{name}: for simulated hospitals only, and {reason}; leave it empty" for name in wrong]
-        )
-
-
 def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup:
     """Builds the model that the configuration describes, with the adapter that the strategy needs.
 
@@ -105,8 +91,7 @@ def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup
         rank: of a hospital that has one of its own; default ``lora.rank``.
 
     Raises:
-        ConfigError: reports may be longer than the base model reads, Opacus's hooks would meet bfloat16, or there is no
-            GPU where one is asked for.
+        ConfigError: reports may be longer than the base model reads, or there is no GPU where one is asked for.
         ModelError: the base model can't be had, or has no layers of these names; or the task has labels that no model
             can tell apart.
     """
@@ -127,11 +112,11 @@ def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup
         )
     seeded = experiment.privacy.noise == "seeded"
     probed = experiment.train.kernels == "probe" or (experiment.train.kernels == "auto" and not seeded)
-    kernels = kernels_for(base, experiment.train.precision, device_for(experiment.train.device), probed=probed)
+    # Opacus's hooks need float32, whatever this machine runs faster.
+    precision = "float32" if experiment.privacy.gradients == "opacus" else experiment.train.precision
+    kernels = kernels_for(base, precision, device_for(experiment.train.device), probed=probed)
     if experiment.train.micro_tokens:
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
-    if kernels.backbone == "bfloat16" and experiment.privacy.gradients == "opacus":
-        raise ConfigError("train.precision: Opacus's hooks need float32; take privacy.gradients=leaf for bfloat16")
     spec = ModelSpec(base.name, base.revision, model.pooling, kernels.backbone)
     directions = directions_of(experiment, base, task.findings)
     classifier = build(base, spec, lora_spec, task.outputs(), experiment.train.seed, kernels, directions)

@@ -14,19 +14,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError, place_of
-from fedrad.model.adapter import LoRASpec
+from fedrad.installed import strategy_class
+from fedrad.rules import Rule
 from fedrad.settings import Strategy as Settings
 
-Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:  # the configuration asks a strategy's class about itself, and is read without torch
+    from torch import Tensor
+
+    from fedrad.model.adapter import LoRASpec
+
+Tensors: TypeAlias = "Mapping[str, Tensor]"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Round:
     """The public facts of a round.
 
     Attributes:
-        number: counted from 1.
+        number: counted from 1; every round before it was aggregated.
         seed: ``train.seed``, for whatever a strategy draws anew; it needs no secrecy.
         lora: rank and alpha at the server. A hospital of rank r scales its product by ``lora.alpha / r``.
     """
@@ -62,35 +62,37 @@ class Round:
 class Strategy(ABC):
     """Base of all strategies.
 
-    Guarantee: ``aggregate``, ``for_rank`` and ``export`` see tensors that were noised at the hospitals, and public
-    values. So whatever they do is post-processing and costs no privacy.
+    Guarantee: ``advance``, ``for_rank`` and ``export`` see tensors that were noised at the hospitals (or, where the
+    hospital is the unit, at the server before), and public values. So whatever they do is post-processing and costs no
+    privacy.
 
     Attributes:
         averaging: the next state is a function of the weighted mean of what was sent, so that a server which learns the
             sum alone can follow it (secure aggregation, hospital-level privacy).
         mixed_ranks: hospitals may have ranks of their own.
+        needs_lora: there must be adapted layers.
+        chooses_factors: it says itself which factors of LoRA are trained, so ``lora.freeze-a`` must be false.
+        server_state: the server keeps tensors from round to round (``advance``).
+        offered: ``fedrad plan`` offers it.
         keeps_moments: the optimizer's moments of a hospital still mean something after the aggregation.
         keeps_average: iterates of different rounds may be averaged: they are in the same coordinates.
     """
 
     averaging: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = False
+    needs_lora: ClassVar[bool] = True
+    chooses_factors: ClassVar[bool] = False
+    server_state: ClassVar[bool] = False
+    offered: ClassVar[bool] = False
     keeps_moments: ClassVar[bool] = True
     keeps_average: bool = True  # may depend on the settings
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def problems(self, experiment: Experiment) -> list[str]:
-        """What in this configuration the strategy can't work with, each with its key. Subclasses add their own."""
-        server, largest = experiment.lora.rank, max(experiment.sites.ranks, default=0)
-        if largest and not self.mixed_ranks and set(experiment.sites.ranks) != {server}:
-            return [
-                f"sites.ranks: under strategy.name={experiment.strategy.name} every hospital has the rank of lora.rank;"
-                " leave it empty, or take strategy.name=flexlora or flora"
-            ]
-        if largest > server:
-            return [f"lora.rank: is the server's, at least the largest of sites.ranks; set it to {largest}"]
+    @staticmethod
+    def rules(experiment: Experiment) -> list[Rule]:
+        """Settings that exclude each other under this strategy alone."""
         return []
 
     def shape(self, lora: LoRASpec) -> LoRASpec:
@@ -115,6 +117,19 @@ class Strategy(ABC):
     @abstractmethod
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
         """The whole next state from the present one and what the hospitals sent, which is sorted by site."""
+
+    def advance(
+        self, state: Tensors, memory: Tensors, sent: Sequence[Contribution], round: Round
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The next state, and what the server alone remembers: the moments of an optimizer, for instance.
+
+        The memory is checkpointed with the run. It is in no message and no export; neither ``for_rank`` nor ``export``
+        gets it.
+
+        Args:
+            memory: what the round before returned; empty in the first.
+        """
+        return self.aggregate(state, sent, round), {}
 
     def for_rank(self, state: Tensors, rank: int, round: Round) -> dict[str, Tensor]:
         """The state as a hospital of this rank gets it."""
@@ -155,56 +170,33 @@ def weighted_mean(adapters: Sequence[Tensors], weights: Sequence[float]) -> dict
         total = adapters[0][name] * weights[0]
         for adapter, weight in zip(adapters[1:], weights[1:], strict=True):
             total = total + adapter[name] * weight
-        mean[name] = total.to(torch.float32)
+        mean[name] = total.float()
     return mean
+
+
+def numbers_of(lora: LoRASpec, layers: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """How many numbers the tensors have that this structure lets train, by name; the head is not among them.
+
+    Args:
+        lora: as ``Strategy.shape`` makes it.
+        layers: (inputs, outputs) of each adapted layer.
+    """
+    numbers = {}
+    for k, (inputs, outputs) in enumerate(layers if lora.targets else ()):
+        if lora.core:
+            numbers[f"{k}.lora_R"] = lora.rank**2
+        if not (lora.core or lora.freeze_a):
+            numbers[f"{k}.lora_A"] = lora.rank * inputs
+        if not (lora.core or lora.freeze_b):
+            numbers[f"{k}.lora_B"] = lora.rank * outputs
+    return numbers
 
 
 def strategy_of(experiment: Experiment) -> Strategy:
     """The strategy that the configuration names.
 
     Raises:
-        ConfigError: there is none of that name, or it can't work with the configuration (all reasons at once).
+        ConfigError: it can't be imported.
     """
-    name = experiment.strategy.name
-    found = {entry.name: entry for entry in entry_points(group="fedrad.strategies")}
-    if name not in found:
-        raise ConfigError(f"strategy.name: no strategy {name!r} is installed; there are {', '.join(sorted(found))}")
-    strategy = _loaded(found[name])(experiment.strategy)
-    if not isinstance(strategy, Strategy):
-        raise ConfigError(f"strategy.name: {name!r} is no fedrad.training.strategy.Strategy")
-    problems = list(strategy.problems(experiment))
-    privacy = experiment.privacy
-    hides = {"unit=hospital": privacy.unit == "hospital", "secure-aggregation": privacy.secure_aggregation}
-    for key in (key for key, applies in hides.items() if applies):
-        if not isinstance(strategy, AveragingStrategy):
-            problems.append(
-                f"strategy.name: {name} needs every hospital's update, and with privacy.{key} nothing but the mean is"
-                " seen; take one that averages (fedavg, ffa, rolora, fedsb, refactor or head)"
-            )
-    if problems:
-        raise ConfigError(problems)
+    strategy: Strategy = strategy_class(experiment.strategy.name)(experiment.strategy)
     return strategy
-
-
-def _loaded(entry: EntryPoint) -> Any:
-    """What an entry point names.
-
-    Raises:
-        ConfigError: it can't be imported, or lies in a package that hides the one of this name that fedrad brings.
-    """
-    package = entry.module.partition(".")[0]
-    ours = package == "strategies" and entry.dist is not None and entry.dist.name == "fedrad"
-    try:
-        found = import_module(package)
-        if ours and vars(found).get("OF") != "fedrad":
-            raise ConfigError(
-                "strategy.name: Python finds another package 'strategies' than the one that comes with fedrad:"
-                f" {found.__file__}. If it lies in the working directory, rename it or start elsewhere; if it is"
-                " installed, uninstall it and install fedrad again."
-            )
-        return entry.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"strategy.name: {entry.name!r} ({entry.value}) can't be imported: {type(error).__name__} at"
-            f" {place_of(error)}"
-        ) from None

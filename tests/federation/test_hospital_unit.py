@@ -23,7 +23,7 @@ from fedrad.ledger.view import read_ledger
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.accounting import epsilon
 from fedrad.settings import Strategy as Settings
-from fedrad.training.strategy import strategy_of
+from fedrad.training.strategy import Contribution
 from strategies.fedavg import FedAvg
 from tests.grid import federate, small
 
@@ -84,8 +84,8 @@ def reply(site: int, values: float | dict[str, Tensor]) -> Reply:
 
 
 def moved(folder: Path, replies: Sequence[Reply], **changes: float) -> Tensor:
-    state = rounds(folder, **changes).aggregate(replies, 1)  # type: ignore[arg-type]
-    return torch.cat([tensor.flatten().double() for _, tensor in sorted(state.items())])
+    (mean,) = rounds(folder, **changes).contributions(replies, 1)  # type: ignore[arg-type]
+    return torch.cat([tensor.flatten().double() for _, tensor in sorted(mean.adapter.items())])
 
 
 @pytest.mark.parametrize("value", [0.01, 3.0, 1e30, float("nan"), float("inf")])
@@ -116,12 +116,6 @@ def test_the_noise_is_that_of_the_plan(tmp_path: Path) -> None:
     assert epsilon([(1.0, plan.noise_multiplier, plan.steps)], DELTA) <= 2.0
 
 
-def test_a_strategy_that_needs_every_update_is_refused() -> None:
-    for name in ("fedex", "flora", "flexlora"):
-        with pytest.raises(ConfigError, match=r"with privacy\.unit=hospital nothing but the mean is seen"):
-            strategy_of(small("unused", strategy__name=name, privacy__unit="hospital", privacy__delta=DELTA))
-
-
 def test_hospitals_that_do_not_answer_are_zeros_and_do_not_change_the_divisor(base: str, tmp_path: Path) -> None:
     everybody = moved(tmp_path / "all", [reply(i, 0.01) for i in range(4)])
     half = moved(tmp_path / "half", [reply(i, 0.01) for i in range(2)])
@@ -148,9 +142,9 @@ def test_the_server_uses_it(base: str, tmp_path: Path, monkeypatch: pytest.Monke
     original = server.CentralRounds
 
     class Watched(original):  # type: ignore[misc, valid-type]
-        def aggregate(self, replies: Sequence[Reply], server_round: int) -> dict[str, Tensor]:
+        def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
             seen.extend(r.site for r in replies)
-            return super().aggregate([replace(r, epsilon=0.0) for r in replies], server_round)
+            return super().contributions([replace(r, epsilon=0.0) for r in replies], server_round)
 
     monkeypatch.setattr(server, "CentralRounds", Watched)
     hospital_run(base, tmp_path / "run", train__rounds=1, sites__quorum=2)

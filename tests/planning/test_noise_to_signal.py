@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedrad.errors import PlanError
+from fedrad.installed import strategy_class
 from fedrad.ledger.room import steps_left
-from fedrad.planning import noise_to_signal as planning
+from fedrad.model.adapter import LoRASpec
 from fedrad.planning.noise_to_signal import (
     BORDERLINE,
     DOMINATED,
     Choice,
+    Layers,
     choices,
     gdp_mu,
     noise_per_step,
@@ -28,6 +30,8 @@ from fedrad.planning.noise_to_signal import (
 from fedrad.privacy import accounting
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.calibration import smallest_noise_multiplier
+from fedrad.settings import Strategy as Settings
+from fedrad.training.strategy import Strategy
 
 DELTA = 1e-5
 QUERY_VALUE_OF_BERT_BASE = [(768, 768)] * 24
@@ -43,6 +47,14 @@ RHO = {
     ("ffa", 8): (147_456, ("31", "3.9", "0.48", "0.08")),
     ("fedavg", 8): (294_912, ("44", "5.6", "0.68", "0.11")),
 }
+
+
+def strategy(name: str) -> Strategy:
+    return strategy_class(name)(Settings(name=name))
+
+
+def trained(name: str, rank: int, layers: Layers, head: int, **frozen: bool) -> int:
+    return trainable_numbers(strategy(name), LoRASpec(rank, 1.0, ("query",), **frozen), layers, head)
 
 
 def rounds_to(value: float, text: str) -> bool:
@@ -86,7 +98,7 @@ def test_the_golden_table_of_noise_to_signal(
 ) -> None:
     strategy, rank = choice
     # The golden adapters are counted without a head.
-    d = trainable_numbers(strategy, rank, QUERY_VALUE_OF_BERT_BASE, 14 * 769 if strategy == "head" else 0)
+    d = trained(strategy, rank, QUERY_VALUE_OF_BERT_BASE, 14 * 769 if strategy == "head" else 0)
     found = [noise_to_signal(d, epsilon=e, delta=DELTA, declared_size=3000, hospitals=1) for e in (0.01, 0.1, 1.0, 8.0)]
 
     assert d == expected[0]
@@ -149,21 +161,20 @@ def test_a_small_batch_at_a_large_epsilon_is_what_the_formula_does_not_see() -> 
         ("fedex", 3 * (32 + 48 + 64 + 16) + 7),
         ("flora", 3 * (32 + 48 + 64 + 16) + 7),
         ("flexlora", 3 * (32 + 48 + 64 + 16) + 7),
-        ("somebody's own", 3 * (32 + 48 + 64 + 16) + 7),
+        ("fedavgm", 3 * (32 + 48 + 64 + 16) + 7),
     ],
 )
 def test_what_a_step_trains_by_strategy(strategy: str, expected: int) -> None:
-    assert trainable_numbers(strategy, 3, UNEQUAL, 7) == expected
-    assert planning.known(strategy) is (strategy != "somebody's own")
+    assert trained(strategy, 3, UNEQUAL, 7) == expected
 
 
 def test_a_frozen_factor_is_not_counted() -> None:
     def d(**frozen: bool) -> int:
-        return trainable_numbers("fedavg", 3, UNEQUAL, 7, **frozen)
+        return trained("fedavg", 3, UNEQUAL, 7, **frozen)
 
-    assert d(freeze_a=True) == trainable_numbers("ffa", 3, UNEQUAL, 7)
+    assert d(freeze_a=True) == trained("ffa", 3, UNEQUAL, 7)
     assert d(freeze_b=True) == 3 * (32 + 64) + 7
-    assert d(freeze_a=True, freeze_b=True) == trainable_numbers("head", 3, UNEQUAL, 7)
+    assert d(freeze_a=True, freeze_b=True) == trained("head", 3, UNEQUAL, 7)
 
 
 @pytest.mark.parametrize(
@@ -175,14 +186,16 @@ def test_the_verdict(rho: float, word: str) -> None:
 
 
 def test_choices_are_strategies_by_rank_with_the_head_once_and_no_rank_that_does_not_fit() -> None:
-    offered = choices([(6, 4)], 10, lambda d: d / 1000)
+    names = ("fedavg", "fedsb", "ffa", "head", "rolora")
+    given, lora = [strategy(name) for name in names], LoRASpec(1, 1.0, ("query",))
+    offered = choices([(6, 4)], 10, lambda d: d / 1000, given, lora)
 
-    assert {(c.strategy, c.rank) for c in offered} == {
+    assert [(c.strategy, c.rank) for c in offered] == [
         ("head", 0),
         *((s, r) for s in ("fedsb", "ffa", "rolora", "fedavg") for r in (1, 2, 4)),
-    }
+    ]
     assert all(c.rho == c.trainable / 1000 for c in offered)
-    assert [c.strategy for c in choices([], 10, float)] == ["head"]
+    assert [c.strategy for c in choices([], 10, float, given, lora)] == ["head"]
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 10)), min_size=1, max_size=20), st.floats(0.01, 5))

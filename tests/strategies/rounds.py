@@ -13,7 +13,9 @@ from torch import Tensor
 from fedrad.model.adapter import LoRASpec
 from fedrad.settings import Strategy as Settings
 from fedrad.training.strategy import Contribution, Round, Strategy, Tensors
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
+from strategies.fedavgm import FedAvgM
 from strategies.fedex import FedEx
 from strategies.fedsb import FedSB
 from strategies.ffa import FFA
@@ -26,6 +28,8 @@ from strategies.rolora import RoLoRA
 NAMES = ("first.query", "second.value")
 STRATEGIES: dict[str, Strategy] = {
     "fedavg": FedAvg(Settings(name="fedavg")),
+    "fedavgm": FedAvgM(Settings(name="fedavgm")),
+    "fedadam": FedAdam(Settings(name="fedadam")),
     "ffa": FFA(Settings(name="ffa")),
     "rolora": RoLoRA(Settings(name="rolora")),
     "rolora by step": RoLoRA(Settings(name="rolora", alternate="step")),
@@ -130,6 +134,11 @@ def contributions(
         moved = {n: start[n] + step * torch.randn(start[n].shape, generator=random) for n in sorted(names)}
         sent.append(Contribution(moved, weight, rank))
     return sent
+
+
+def advanced(strategy: Strategy, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
+    """The next state of a server that remembers nothing yet."""
+    return strategy.advance(state, {}, sent, round)[0]
 
 
 def matrix(state: Tensors, layer: str, lora: LoRASpec, rank: int = 0) -> Tensor:

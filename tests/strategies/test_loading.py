@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedrad import config
+from fedrad import installed
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
-from fedrad.training import strategy
 from fedrad.training.strategy import strategy_of
 from strategies.fedavg import FedAvg
 
@@ -51,7 +50,12 @@ def test_our_own_package_is_found(afresh: Path) -> None:
 @pytest.mark.parametrize("value", ["nowhere.at_all:Thing", "strategies.fedavg:Nothing"])
 def test_a_strategy_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     broken = EntryPoint("broken", value, "fedrad.strategies")
-    monkeypatch.setattr(strategy, "entry_points", lambda group: [broken])
-    monkeypatch.setattr(config, "installed_strategies", lambda: frozenset({"broken"}))
+    monkeypatch.setitem(installed.installed(), "broken", broken)
     with pytest.raises(ConfigError, match=rf"'broken' \({value}\) can't be imported"):
         strategy_of(Experiment.from_flat({"strategy.name": "broken"}))
+
+
+def test_what_is_no_strategy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(installed.installed(), "odd", EntryPoint("odd", "pathlib:Path", "fedrad.strategies"))
+    with pytest.raises(ConfigError, match="'odd' is no fedrad"):
+        Experiment.from_flat({"strategy.name": "odd"})

@@ -25,7 +25,7 @@ from strategies.communication import Shapes, traffic
 from tests.grid import federate, forget, small
 from tests.model import tiny
 
-ALL = ("fedavg", "ffa", "rolora", "fedsb", "refactor", "fedex", "flora", "flexlora", "head")
+ALL = ("fedavg", "fedavgm", "fedadam", "ffa", "rolora", "fedsb", "refactor", "fedex", "flora", "flexlora", "head")
 # With one hospital the server's step changes no bit of these.
 EXACT = ("fedavg", "ffa", "rolora", "fedex", "fedsb", "head")
 
@@ -108,7 +108,7 @@ def test_bytes_up_and_down_are_those_of_the_formula(base: str, tmp_path: Path, n
     ranks = (setup.lora.rank,) * hospitals
     found = result(tmp_path / "run")["bytes"]
     assert isinstance(found, dict)
-    expected = [traffic(exp.strategy, setup.lora, shapes, ranks, 0, number) for number in (1, 2, 3, 4)]
+    expected = [traffic(strategy_of(exp), setup.lora, shapes, ranks, 0, number) for number in (1, 2, 3, 4)]
     assert found["up"] == [4 * hospitals * each.up for each in expected]
     # The first round brings everything once, frozen factors and constants too.
     whole = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
@@ -143,8 +143,8 @@ def test_hospitals_of_different_ranks(base: str, tmp_path: Path) -> None:
             for reply in grid.trained
         }
         assert ranks == {"site-000": {2}, "site-001": {1}, "site-002": {2}}
-    with pytest.raises(ConfigError, match=r"sites.ranks.*flexlora or flora"):
-        strategy_of(experiment(base, tmp_path / "no", sites__ranks="2,1,2"))
+    with pytest.raises(ConfigError, match=r"sites.ranks.*flexlora, flora"):
+        experiment(base, tmp_path / "no", sites__ranks="2,1,2")
 
 
 def test_hospitals_with_terms_of_their_own(base: str, tmp_path: Path) -> None:

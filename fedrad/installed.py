@@ -1,0 +1,57 @@
+"""The strategies that are installed, ours and those of others: the entry points ``fedrad.strategies``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, runtime_checkable
+
+from fedrad.errors import ConfigError, place_of
+
+
+@runtime_checkable
+class Traits(Protocol):
+    """What the class of a strategy says of it; ``fedrad.training.strategy.Strategy`` explains each."""
+
+    averaging: bool
+    mixed_ranks: bool
+    needs_lora: bool
+    chooses_factors: bool
+    server_state: bool
+    offered: bool
+    rules: Any
+
+
+@lru_cache(maxsize=1)
+def installed() -> dict[str, EntryPoint]:
+    """By name, sorted. Nothing is imported for it."""
+    return {entry.name: entry for entry in sorted(entry_points(group="fedrad.strategies"), key=lambda e: e.name)}
+
+
+def strategy_class(name: str) -> Any:
+    """The class behind the name of an installed strategy, with its :class:`Traits`.
+
+    Raises:
+        ConfigError: it can't be imported, is no strategy, or lies in a package that hides the one of this name that
+            fedrad brings.
+    """
+    entry = installed()[name]
+    package = entry.module.partition(".")[0]
+    try:
+        found = import_module(package)
+        hidden = package == "strategies" and vars(found).get("OF") != "fedrad"
+        if hidden and entry.dist is not None and entry.dist.name == "fedrad":
+            raise ConfigError(
+                "strategy.name: Python finds another package 'strategies' than the one that comes with fedrad:"
+                f" {found.__file__}. If it lies in the working directory, rename it or start elsewhere; if it is"
+                " installed, uninstall it and install fedrad again."
+            )
+        strategy = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"strategy.name: {name!r} ({entry.value}) can't be imported: {type(error).__name__} at {place_of(error)}"
+        ) from None
+    if not isinstance(strategy, Traits):
+        raise ConfigError(f"strategy.name: {name!r} is no fedrad.training.strategy.Strategy")
+    return strategy

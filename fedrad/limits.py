@@ -1,0 +1,29 @@
+"""How a field of ``settings.py`` is declared, and the limits on one value, in the words of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import field
+from typing import Any
+
+LIMITS: dict[str, Callable[[Any], bool]] = {
+    "above 0": lambda v: v > 0,
+    "at least 0": lambda v: v >= 0,
+    "at least 1": lambda v: v >= 1,
+    "at least 8": lambda v: v >= 8,
+    "at least 1e-9 and below 1": lambda v: 1e-9 <= v < 1,  # the accountant goes no further
+    "above 0 and below 1": lambda v: 0 < v < 1,
+    "at least 0 and below 1": lambda v: 0 <= v < 1,
+    "above 0, at most 1": lambda v: 0 < v <= 1,
+    "from 0 to 1": lambda v: 0 <= v <= 1,
+    "each above 0": lambda v: all(number > 0 for number in v),
+    "each at least 1e-9 and below 1": lambda v: all(1e-9 <= number < 1 for number in v),
+    "not empty": lambda v: v != "",
+}
+
+
+def setting(
+    default: Any, doc: str, *, choices: Collection[str] | Callable[[], Collection[str]] = (), limit: str = ""
+) -> Any:
+    """A field: ``choices`` are the allowed words, or a function that returns them; ``limit`` is one of ``LIMITS``."""
+    return field(default=default, metadata={"doc": doc, "choices": choices, "limit": limit})
