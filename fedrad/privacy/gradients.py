@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedrad.errors import PreflightError
-from fedrad.privacy.internals import GradSampleModule, compute_linear_grad_sample
+from fedrad.privacy.opacus_parts import GradSampleModule, compute_linear_grad_sample
 
 Losses = Callable[[Tensor], Tensor]
 

@@ -1,13 +1,9 @@
-"""What is used of libraries beyond what they document, in one place: when it moves, `tests/privacy/test_internals.py`
-fails and this file is mended.
-
-Opacus is imported so that it leaves the process's logging as it was: version 1.6 gives the root logger a handler as
-soon as it is imported, and every line of Flower's, which has its own, would be printed twice.
+"""What is used of dp-accounting beyond what it documents, in one place. When it moves, a test fails and this file is
+mended (`tests/privacy/test_internals.py`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,16 +11,6 @@ from dp_accounting import dp_event
 from dp_accounting.pld.pld_pmf import PLDPmf
 from dp_accounting.rdp import RdpAccountant
 from numpy.typing import NDArray
-
-_handlers = list(logging.root.handlers)
-
-from opacus.grad_sample import GradSampleModule  # noqa: E402
-from opacus.grad_sample.linear import compute_linear_grad_sample  # noqa: E402
-from opacus.optimizers import DPOptimizer  # noqa: E402
-
-logging.root.handlers[:] = _handlers
-
-__all__ = ["DPOptimizer", "GradSampleModule", "compute_linear_grad_sample", "losses_of", "renyi_divergences"]
 
 Floats = NDArray[np.float64]
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from fedrad.errors import PrivacyError
 from fedrad.privacy.clipping import clip_factors, finite_rows, largest_norm, scales_of
-from fedrad.privacy.internals import DPOptimizer
 from fedrad.privacy.noise import add_noise
+from fedrad.privacy.opacus_parts import DPOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.randomness import Stream
 from fedrad.privacy.units import UnitsOfStep, sum_by_unit

@@ -44,7 +44,7 @@ FILES = ("adapter_model.safetensors", "head.safetensors")
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """``train.device=auto`` finds the stand-in."""
-    for place in ("training.setup", "model.classifier"):
+    for place in ("training.setup", "tasks.classifier"):
         monkeypatch.setattr(f"fedrad.{place}.device_for", lambda name: stand_in.NAME if name == "auto" else "cpu")
     # Torch's fused attention is another kernel on every device; plain products are the same.
     monkeypatch.setattr(block, "scaled_dot_product_attention", lambda q, k, v, attn_mask: plain(q, k, v, attn_mask))

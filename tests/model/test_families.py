@@ -124,7 +124,7 @@ def test_a_decoder_is_one_more_file(layers: int, monkeypatch: pytest.MonkeyPatch
     for norm in (module for name, module in model.named_modules() if name.endswith("norm")):
         nn.init.uniform_(norm.weight, 0.5, 2.0)
     base = BaseModel("toy", "", model.config, tiny.tokenizer(), model.requires_grad_(False), 32, 3, 48)
-    classifier = build(base, ModelSpec("toy"), LoRASpec(2, 4.0, ("query", "value"), layers), LABELS, False, 0)
+    classifier = build(base, ModelSpec("toy"), LoRASpec(2, 4.0, ("query", "value"), layers), len(LABELS), 0)
     ids, attention = tiny.encode(base, tiny.TEXTS)
     with torch.no_grad():
         hidden = model(ids, attention_mask=attention).last_hidden_state * attention.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""What `fedrad.privacy.internals` takes of libraries is still there and still means the same."""
+"""What `internals` and `opacus_parts` take of libraries is still there and still means the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
-from fedrad.privacy.internals import DPOptimizer, GradSampleModule, losses_of, renyi_divergences
+from fedrad.privacy.internals import losses_of, renyi_divergences
+from fedrad.privacy.opacus_parts import DPOptimizer, GradSampleModule
 
 
 def test_losses_and_masses_are_those_of_the_distribution() -> None:

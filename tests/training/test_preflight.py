@@ -80,7 +80,7 @@ def test_it_reads_generated_text_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     setup.classifier.prefix.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     # Under whatever name a module has imported load_corpus, this is the first thing that it asks for.
-    monkeypatch.setattr(load, "_inputs", lambda *args: pytest.fail("a corpus was read"))
+    monkeypatch.setattr(load, "corpus_named", lambda *args: pytest.fail("a corpus was read"))
     with pytest.raises(pytest.fail.Exception, match="a corpus was read"):
         read_corpus(small.experiment())  # control
     check(setup)
