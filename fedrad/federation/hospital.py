@@ -115,11 +115,20 @@ def answer_round(hospital: Hospital, request: Request) -> Reply:
     """
     running = round_at(hospital, request)
     try:
-        running.send(next(running).take())
+        steps = next(running)
     except StopIteration as ended:
-        reply: Reply = ended.value
-        return reply
+        return _reply(ended)
+    after = steps.take()  # outside of the try: nothing that the steps raise is taken for the end of the round
+    try:
+        running.send(after)
+    except StopIteration as ended:
+        return _reply(ended)
     raise AssertionError("a round has its steps once")
+
+
+def _reply(ended: StopIteration) -> Reply:
+    reply: Reply = ended.value
+    return reply
 
 
 def round_at(hospital: Hospital, request: Request) -> Generator[LocalSteps, TrainingState, Reply]:

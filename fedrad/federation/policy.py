@@ -167,14 +167,15 @@ class HospitalPolicy:
     def own(self, experiment: Experiment) -> Experiment:
         """The experiment as it runs here: on this hospital's reports, read in its own way, whatever was proposed.
 
-        Of ``data.*`` the server decides where a report is cut and what an uncertain label counts as: neither makes
-        reading fail.
+        Of ``data.*`` the server decides where a report is cut, what an uncertain label counts as, and by the size
+        that it states what is trained: none of them makes reading fail.
         """
         flat = {key: value for key, value in experiment.flat().items() if not key.startswith("data.")}
         own: dict[str, object] = {
             **flat,
             "data.max-length": experiment.data.max_length,
             "data.uncertain": experiment.data.uncertain,
+            "data.declared-size": experiment.data.declared_size,  # decides what `lora.targets=auto` trains, no more
             "train.device": self.device,
             "train.warm-start": experiment.warm_start,  # `auto` goes by the server's data.name
             "privacy.reports-per-patient": min(experiment.privacy.reports_per_patient, self.reports_per_patient),

@@ -69,6 +69,8 @@ class PrivateOptimizer(DPOptimizer):
     def __init__(self, optimizer: torch.optim.Optimizer, *plans: PrivacyPlan, gains: Sequence[float] = ()) -> None:
         if any(plan.unit == "hospital" for plan in plans):
             raise PrivacyError("This plan's unit is the hospital: its noise is added at the server, to whole updates.")
+        if len(plans) > 1 and any(plan.shared is not None for plan in plans):
+            raise PrivacyError("Hospitals that share their noise train one by one.")
         self.plans, self._gains = plans, gains
         self._clips = torch.tensor([largest_norm(plan) for plan in plans], dtype=torch.float64)
         self._units = UnitsOfStep()
@@ -252,6 +254,8 @@ class PrivateOptimizer(DPOptimizer):
     def __setattr__(self, name: str, value: Any) -> None:
         """Lets nobody change what the plans fix (Opacus's noise and clip schedulers would)."""
         fixed = {"noise_multiplier": "own_noise_multiplier", "max_grad_norm": "clip", "expected_batch_size": "divisor"}
+        if name == "plans" and "plans" in vars(self):
+            raise PrivacyError("What is fixed by the plans stays: make another optimizer instead.")
         if name in fixed and value != getattr(self.plans[0], fixed[name]):
             raise PrivacyError(f"{name} is fixed by the plan; make another plan instead.")
         super().__setattr__(name, value)

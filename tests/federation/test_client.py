@@ -224,6 +224,18 @@ def test_an_unforeseen_error_is_answered_once(
     assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
 
 
+def test_nothing_that_the_steps_raise_is_taken_for_the_end_of_the_round(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*args: object, **named: object) -> None:
+        raise StopIteration
+
+    monkeypatch.setattr(hospital, "run_steps", ends)
+    assert code(mercy.ask(mercy.request())) == "internal"
+    assert (Path(mercy.node["state-dir"]) / "stopped").exists()
+    assert code(mercy.ask(mercy.request())) == "stopped"
+
+
 def test_the_end_of_the_process_closes_the_latch_as_well(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*args: object) -> None:
         raise SystemExit(1)

@@ -404,3 +404,14 @@ def test_fixed_noise_needs_a_fixed_batch_and_a_sensible_figure() -> None:
     assert "goes with batch" in problems(NODE | {"noise-multiplier": 2.0})[0]
     for value in (-1.0, 0.001, float("inf"), float("nan")):
         assert "noise-multiplier: must be" in problems(NODE | {"noise-multiplier": value, "batch": 64})[0]
+
+
+def test_what_is_trained_is_the_same_at_the_server_and_here() -> None:
+    """``lora.targets=auto`` goes by the size that the server states: both must build the same adapter."""
+    model = {"data.name": "none", "data.label-columns": "a,b", "train.warm-start": "synthetic"}
+    for size in (0, 2000):
+        proposed = Experiment.from_flat({**model, "data.declared-size": size})
+        own = policy(label_columns="a,b").own(proposed)
+        assert (own.adapted, own.local_steps) == (proposed.adapted, proposed.local_steps)
+        assert own.expected_batch(500) == proposed.expected_batch(500)
+    assert proposed.adapted.targets == ("all-linear",)  # control: the size does decide
