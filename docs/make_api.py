@@ -31,7 +31,7 @@ True
 >>> from fedrad import simulate
 >>> settings = ["sites.count=2", "data.reports=300", "train.rounds=1", "train.warm-start=none", "lora.targets="]
 >>> simulate("mimic", settings, Path("runs/two-hospitals"))  # doctest: +ELLIPSIS
-...
+test set: ...
 """,
     "Classifier": """
 >>> from fedrad import Classifier
@@ -56,7 +56,7 @@ True
 >>> from fedrad import load_corpus
 >>> reports = load_corpus("synthetic", reports=10)
 >>> len(reports), sorted(reports[0])[:3]
-(10, ['labels', 'patient', 'report'])
+(10, ['labels', 'patient', 'site'])
 """,
 }
 

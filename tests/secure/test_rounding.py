@@ -41,7 +41,7 @@ def stepped(start: float, gradients: torch.Tensor, rate: float, batch: int = BAT
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.floats(-1, 1),
+    st.floats(-1, 1) | st.floats(-1e-4, 1e-4),
     st.floats(1e-6, 100.0),
     st.floats(0.05, 20.0),
     st.integers(0, 2**32 - 1),

@@ -174,7 +174,7 @@ def test_the_exit_code_of_a_run_that_fails(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert ended.returncode == ConfigError.exit_code
-    assert "no strategy 'nonexistent' is installed" in ended.stderr
+    assert 'strategy.name = "nonexistent": must be one of' in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
