@@ -1,7 +1,7 @@
 """Rounds in which the server learns the sum of the hospitals' adapters: the stages of ``fedrad.secure`` over Flower.
 
-Before the training requests go out, keys are exchanged; what comes back is masked; then the hospitals that are still
-there reveal what takes the masks off the sum. Whom to ask, deliveries, budgets and quorum are those of ``Rounds``.
+Hospitals exchange keys, then train and send masked adapters. Surviving hospitals reveal the shares that unmask the sum.
+Whom to ask, deliveries, budgets and quorum are those of ``Rounds``.
 """
 
 from __future__ import annotations

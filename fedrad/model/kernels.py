@@ -1,4 +1,4 @@
-"""How and where the model's arithmetic is done: which of torch's ways to the same product, on which device."""
+"""Which implementation of matrix products and attention to use, and on which device."""
 
 from __future__ import annotations
 

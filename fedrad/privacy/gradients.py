@@ -1,8 +1,8 @@
 """Per-sample gradients: one gradient for each report of a batch.
 
-Of record are per-sample leaves. Every trainable tensor is replaced by B copies that share its memory, sample b is
-multiplied with copy b, and plain autograd returns the gradients of all copies in one backward pass. Opacus's hooks
-compute the same numbers in another way and are kept as an alternative and as the oracle of the tests.
+The reference implementation uses per-sample leaf tensors. Every trainable tensor is replaced by B copies that share
+its memory, sample b is multiplied with copy b, and plain autograd returns the gradients of all copies in one backward
+pass. Opacus's hooks compute the same numbers in another way; they are an alternative, and the oracle of the tests.
 """
 
 from __future__ import annotations

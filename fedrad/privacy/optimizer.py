@@ -272,7 +272,7 @@ class PrivateOptimizer(DPOptimizer):
         if units is None:
             if missing := [plan.unit for plan in self.plans if plan.unit != "report"]:
                 raise PrivacyError(
-                    f"The plan protects a {missing[0]}: say whose each gradient is, or it would be clipped alone."
+                    f"The plan protects a {missing[0]}: pass `units`; otherwise gradients are clipped per report."
                 )
             return grads
         if len(units) != rows:

@@ -100,7 +100,7 @@ def sum_by_unit(grads: Mapping[str, Tensor], units: NDArray[np.int64]) -> tuple[
 
     Args:
         grads: name -> [B, *shape], a row for each report.
-        units: whose each row is, [B].
+        units: owner index of each row, [B].
 
     Returns:
         name -> [U, *shape], a row for each unit that occurs, float64 where anything was summed; and for each of them a

@@ -28,8 +28,7 @@ _VERSIONS = ("fedrad", "flwr", "torch", "transformers", "peft", "opacus", "dp-ac
 
 
 def refuse_used(experiment: Experiment) -> None:
-    """Early, before data and model are read: ``create_run_directory`` comes when they have been found in order, so that
-    a run that could not begin leaves nothing.
+    """Refuses a run directory that is in use. Checked early, so that a run that can't start leaves no directory.
 
     Raises:
         ConfigError: ``run.out`` holds something already; nothing is overwritten.

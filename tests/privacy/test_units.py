@@ -251,7 +251,7 @@ def test_a_patient_in_two_micro_batches_is_refused_and_one_in_two_steps_is_not()
 
 def test_a_plan_for_patients_wants_to_know_whose_a_gradient_is() -> None:
     vectors, owner = shard()
-    with pytest.raises(PrivacyError, match="say whose"):
+    with pytest.raises(PrivacyError, match="pass `units`"):
         make().accumulate(per_tensor(vectors))
     with pytest.raises(PrivacyError, match="owners of 11"):
         make().accumulate(per_tensor(vectors), owner[:11])
@@ -290,7 +290,7 @@ def test_stacked_hospitals_clip_their_own_patients() -> None:
 def test_stacked_refuses_what_the_single_one_refuses() -> None:
     vectors, owner = shard()
     nobody = torch.zeros(12, dtype=torch.int64)
-    with pytest.raises(PrivacyError, match="say whose"):
+    with pytest.raises(PrivacyError, match="pass `units`"):
         stacked(2).accumulate(per_tensor(vectors), hospital=nobody)
     with pytest.raises(PrivacyError, match="two hospitals"):
         stacked(2).accumulate(per_tensor(vectors), owner, torch.tensor([0, 1] * 6))
