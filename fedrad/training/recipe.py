@@ -116,7 +116,8 @@ def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe
     """The optimizer under the noise: momentum SGD or Adam over exactly these parameters, by name.
 
     Under momentum the LoRA matrices take ``LORA_SHARE`` of the head's rate: at the head's own rate they diverge, with
-    noise or without.
+    noise or without. In the joint clipping they have the scale ``LORA_SCALE`` (`PrivateOptimizer`). Under Adam both are
+    treated alike.
     """
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters.items(), lr=rate, betas=(recipe.momentum, 0.999))
