@@ -18,11 +18,10 @@ mean lies behind the state that the change is counted from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fedrad.training.strategy import Contribution, Round, Tensors
-from strategies.fedavg import FedAvg
+from fedrad.training.strategy import Tensors
+from strategies.fedavgm import ServerOptimizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,26 +29,15 @@ if TYPE_CHECKING:
 BETA2, TAU = 0.99, 1e-3
 
 
-class FedAdam(FedAvg):
-    """FedAvg's change of the state is a gradient for Adam at the server."""
+class FedAdam(ServerOptimizer):
+    """Adam at the server."""
 
-    server_state: ClassVar[bool] = True
-    offered: ClassVar[bool] = False
-    keeps_average: bool = False
-
-    def advance(
-        self, state: Tensors, memory: Tensors, sent: Sequence[Contribution], round: Round
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        rate, beta1, t = self.settings.server_rate or 0.01, self.settings.server_momentum, round.number
-        new = self.aggregate(state, sent, round)
-        moments: dict[str, Tensor] = {}
-        for name in sent[0].adapter:
-            old = state[name].double()
-            change = new[name].double() - old
-            m, u = (1 - beta1) * change, (1 - BETA2) * change**2
-            if memory:
-                m, u = beta1 * memory[f"{name}.m"] + m, BETA2 * memory[f"{name}.u"] + u
-            moments |= {f"{name}.m": m, f"{name}.u": u}
-            step = m / (1 - beta1**t) / ((u / (1 - BETA2**t)).sqrt() + TAU)
-            new[name] = (old + rate * step).float()
-        return new, moments
+    def stepped(
+        self, name: str, old: Tensor, mean: Tensor, memory: Tensors, round: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        rate, beta1, change = self.settings.server_rate or 0.01, self.settings.server_momentum, mean - old
+        m, u = (1 - beta1) * change, (1 - BETA2) * change**2
+        if memory:
+            m, u = beta1 * memory[f"{name}.m"] + m, BETA2 * memory[f"{name}.u"] + u
+        step = m / (1 - beta1**round) / ((u / (1 - BETA2**round)).sqrt() + TAU)
+        return old + rate * step, {f"{name}.m": m, f"{name}.u": u}

@@ -16,6 +16,7 @@ of different rounds are not averaged, since their mean lies behind the state tha
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class FedAvgM(FedAvg):
-    """FedAvg's change of the state is a gradient for momentum at the server."""
+class ServerOptimizer(FedAvg):
+    """FedAvg whose change of the state is the gradient of an optimizer at the server."""
 
     server_state: ClassVar[bool] = True
     offered: ClassVar[bool] = False
@@ -36,13 +37,27 @@ class FedAvgM(FedAvg):
     def advance(
         self, state: Tensors, memory: Tensors, sent: Sequence[Contribution], round: Round
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        rate, momentum = self.settings.server_rate or 1.0, self.settings.server_momentum
         new = self.aggregate(state, sent, round)
-        velocity: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         for name in sent[0].adapter:
-            mean = new[name].double()
-            change = mean - state[name].double()
-            velocity[name] = change + momentum * memory[name] if name in memory else change
-            # theta + eta v, from the mean on: exactly the mean where v is the change and eta is 1.
-            new[name] = (mean + (rate * velocity[name] - change)).float()
-        return new, velocity
+            value, remembered = self.stepped(name, state[name].double(), new[name].double(), memory, round.number)
+            new[name], kept = value.float(), kept | remembered
+        return new, kept
+
+    @abstractmethod
+    def stepped(
+        self, name: str, old: Tensor, mean: Tensor, memory: Tensors, round: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A tensor's next value from the present one and FedAvg's mean (float64), and what to remember of it."""
+
+
+class FedAvgM(ServerOptimizer):
+    """Momentum at the server."""
+
+    def stepped(
+        self, name: str, old: Tensor, mean: Tensor, memory: Tensors, round: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        rate, change = self.settings.server_rate or 1.0, mean - old
+        velocity = change + self.settings.server_momentum * memory[name] if name in memory else change
+        # This is theta + eta v. Written from the mean on, it is exactly the mean where v is the change and eta is 1.
+        return mean + (rate * velocity - change), {name: velocity}
