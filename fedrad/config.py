@@ -1,7 +1,7 @@
 """The experiment: the settings of one run, read from TOML and overrides and checked together.
 
-An :class:`Experiment` is made of the frozen sections of ``settings.py``. What a value may be is checked by ``keys.py``,
-what goes together by the table in ``rules.py``.
+An :class:`Experiment` consists of the frozen sections of ``settings.py`` and ``settings_data.py``. ``keys.py`` checks
+single values, and the table in ``rules.py`` their combinations.
 
 ``python -m fedrad.config`` prints the reference that ``docs/configuration.md`` holds.
 """
@@ -23,7 +23,8 @@ from fedrad.corpora import CORPORA, UNSEEN, Corpus, label_columns, names_in
 from fedrad.errors import ConfigError
 from fedrad.installed import strategy_class
 from fedrad.keys import KEYS, SECTIONS, Plain, parse_overrides, read_flat, shown, unknown
-from fedrad.settings import AUTO, CHEST, EMBEDDED, Data, Lora, Model, Privacy, Run, Sites, Strategy, Train
+from fedrad.settings import AUTO, CHEST, EMBEDDED, Lora, Model, Privacy, Run, Strategy, Train
+from fedrad.settings_data import Data, Sites
 
 _BATCH = 128
 _ALL_LINEAR = ("all-linear",)
@@ -93,14 +94,17 @@ class Experiment:
 
     @property
     def corpus(self) -> Corpus | None:
-        """What the registry says of ``data.name``; None for ``none``."""
+        """The registry's entry for ``data.name``; None for ``none``."""
         return CORPORA.get(self.data.name)
 
     @property
     def warm_start(self) -> str:
-        """``train.warm-start`` with ``auto`` resolved: ``synthetic`` for real reports and for the bank that no public
-        base has seen; ``none`` for the other generated reports, which would be tested on what the base learnt from,
-        and with pooling ``cls``, since the head of a public base reads the mean over the tokens."""
+        """``train.warm-start`` with ``auto`` resolved.
+
+        ``synthetic`` for real reports and for the phrase bank that no public base was trained on. ``none`` for other
+        generated reports, which are the base's own training data, and with pooling ``cls``, because the head of a
+        public base reads the mean over the tokens.
+        """
         if self.train.warm_start != "auto":
             return self.train.warm_start
         learnt = self.corpus is not None and self.corpus.generated and self.data.bank != UNSEEN
@@ -108,16 +112,18 @@ class Experiment:
 
     @property
     def base_name(self) -> str:
-        """The base model that the run trains on: ``model.name``, or, where the embedded encoder starts warm, the public
-        base that was made of it."""
+        """The base model of the run: ``model.name``, or its public base if the embedded encoder starts warm."""
         return CHEST if self.warm_start == "synthetic" and self.model.name == EMBEDDED else self.model.name
 
     @property
     def adapted(self) -> Lora:
-        """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy; with it
-        those of the last layer where the stated size is large enough for the budget, else the head alone, where fewer
-        numbers take less noise (docs/utility.md).
-        Otherwise, and under a strategy that needs LoRA, query and value of the last ``layers``."""
+        """``lora`` with ``targets = "auto"`` resolved.
+
+        From a public base without privacy: all linear modules. From a public base with privacy: those of the last layer
+        if the declared size is large enough for the budget, otherwise the head alone, because fewer trained numbers get
+        less noise (docs/utility.md). In all other cases, and with a strategy that needs LoRA: query and value of the
+        last ``layers``.
+        """
         if self.lora.targets != AUTO:
             return self.lora
         method = strategy_class(self.strategy.name)
@@ -130,20 +136,21 @@ class Experiment:
         return replace(self.lora, targets=())
 
     def lora_pays(self, declared: int) -> bool:
-        """Whether LoRA in the last layer is expected to end above the head alone, from a public base, at a hospital
-        that declares so many reports."""
+        """Whether, from a public base, LoRA in the last layer is expected to beat the head alone at this size."""
         enough = declared * min(self.privacy.epsilon, 1.0) >= _LORA_PAYS_FROM
         return self.privacy.unit == "report" and enough
 
     @property
     def local_steps(self) -> int:
-        """``train.local-steps`` with 0 resolved: 6, or 12 of LoRA in all linear layers."""
+        """``train.local-steps`` with 0 resolved: 12 with LoRA in all linear layers, else 6."""
         return self.train.local_steps or (12 if self.adapted.targets == _ALL_LINEAR else 6)
 
     def expected_batch(self, declared: int) -> int:
-        """``train.batch`` of a hospital that declares so many units, with 0 resolved: a quarter of them where the head
-        alone is trained, which costs next to nothing a step and takes less noise; 256 for private LoRA in all linear
-        layers; else 128. Never more than all."""
+        """``train.batch`` for a hospital with this declared size, with 0 resolved; never more than all.
+
+        With the head alone: a quarter of the declared size, or 128 if that is more, because a step is cheap and a large
+        batch gets less noise. With private LoRA in all linear layers: 256. Else 128.
+        """
         if self.train.batch:
             return min(self.train.batch, declared)
         if not self.adapted.targets:
@@ -160,9 +167,9 @@ class Experiment:
 
     @property
     def stated_labels(self) -> tuple[tuple[str, ...], bool]:
-        """The labels (or classes) of the reports as the settings tell them, and whether a report has exactly one.
+        """The labels (or classes) of the reports according to the settings, and whether a report has exactly one.
 
-        None where only reading tells: a table's single column may hold 0 and 1, or class names.
+        Empty if only the data can tell: a table's single column may hold 0 and 1, or class names.
         """
         columns = label_columns(self.data.label_columns)
         if self.corpus is None:
@@ -174,23 +181,26 @@ class Experiment:
 
     @property
     def asked(self) -> int:
-        """Hospitals that a round asks: ``sites.fraction`` of them, rounded up."""
-        # The margin is for products such as 0.1 * 30, which is a little above 3.
+        """How many hospitals a round asks: ``sites.fraction`` of them, rounded up."""
+        # The margin is for products such as 0.1 * 30, which is slightly above 3.
         return max(1, math.ceil(self.sites.fraction * self.sites.count - 1e-9))
 
     @property
     def quorum(self) -> int:
-        """Valid replies that a round needs: ``sites.quorum``, or half of the hospitals that it asks, rounded up."""
+        """How many valid replies a round needs: ``sites.quorum``, or half of the asked hospitals, rounded up."""
         return self.sites.quorum or (self.asked + 1) // 2
 
     @property
     def least_quorum(self) -> int:
-        """The smallest ``sites.quorum`` under secure aggregation: two disjoint sums can't be had, even with the help of
-        the colluders, and a sum holds two hospitals that are none."""
+        """The smallest ``sites.quorum`` with secure aggregation.
+
+        It rules out two disjoint sums, even with the help of the colluders, and a sum over fewer than two hospitals
+        that do not collude.
+        """
         return max((self.asked + self.privacy.colluders) // 2 + 1, self.privacy.colluders + 2)
 
     def flat(self) -> dict[str, Plain]:
-        """Every key with its value; tuples are joined by commas, as Flower's run configuration needs."""
+        """Every key with its value, for Flower's run configuration: tuples are joined by commas."""
         return {name: key.plain(key.of(self)) for name, key in KEYS.items()}
 
     def to_toml(self) -> str:
@@ -211,7 +221,7 @@ class Experiment:
         return [key for key, path in self._paths().items() if not Path(path).is_absolute()]
 
     def resolve_paths(self, base: Path) -> Experiment:
-        """The same experiment with absolute paths: ``~`` is the home folder, the rest is taken from ``base``."""
+        """The same experiment with absolute paths: ``~`` is the home folder, other paths are relative to ``base``."""
         absolute = {key: str(base.absolute() / Path(path).expanduser()) for key, path in self._paths().items()}
         return Experiment.from_flat({**self.flat(), **absolute})
 
@@ -223,21 +233,21 @@ class Experiment:
 
 
 def _unchecked(sections: Mapping[str, Any]) -> Experiment:
-    """Only to look for its problems, so that the user sees all at once."""
+    """An unchecked experiment, only for finding all its problems at once."""
     experiment = object.__new__(Experiment)
     vars(experiment).update(sections)
     return experiment
 
 
 def _problems(experiment: Experiment, wrong: Collection[str] = ()) -> list[str]:
-    """Values out of range, then contradictions; keys in ``wrong`` are already known to be wrong and are left out."""
+    """Values out of range, then contradictions. Keys in ``wrong`` are already reported and are skipped."""
     found, known = [], set(wrong)
     for name, key in KEYS.items():
         value = key.of(experiment)
         if name not in known and (trouble := key.trouble(value)):
             found.append(f"{name} = {shown(value)}: {trouble}")
             known.add(name)
-    sections = dict(vars(experiment))  # with defaults for what is wrong, so that every rule can be asked
+    sections = dict(vars(experiment))  # wrong values are replaced by defaults, so that every rule can be evaluated
     for key in map(KEYS.__getitem__, known):
         sections[key.section] = replace(sections[key.section], **{key.attribute: key.default})
     return found + rules.refusals(_unchecked(sections), wrong=known)
@@ -269,7 +279,7 @@ The same dotted keys work everywhere:
 .venv/bin/python -m fedrad.centralized my.toml --set privacy.epsilon=1
 ```
 
-In a TOML file they are grouped by section; what is not in the file has its default:
+In a TOML file they are grouped by section; keys that are not in the file have their defaults:
 
 ```toml
 [privacy]
@@ -279,17 +289,16 @@ epsilon = 1.0
 targets = "query,key,value"
 ```
 
-Every mistake in a configuration is reported at once, with the nearest known key. In the words that a key allows,
-dashes and underscores are one: `ct-rate` and `ct_rate`. `--set` takes a bare word as text
-and needs no quotes; `--run-config` is TOML, where text needs them. Every setting is public: it may be
-printed, stored and sent to other sites."""
+All mistakes in a configuration are reported at once, unknown keys with the most similar known key. In the words that a
+key allows, dashes and underscores are equal: `ct-rate` and `ct_rate`. Text needs no quotes in `--set`, but it does in
+`--run-config`, which is TOML. Every setting is public: it may be printed, stored and sent to other sites."""
 
 _RULES = """
 ## Settings that exclude each other
 
 Each row names the setting to change, what it contradicts (another setting, or a way to run), and why; `…` stands for a
-figure of the experiment. All rows that an experiment breaks are reported at once, wherever one is made: at the command
-line, at the server and, again, at each hospital. `fedrad plan --rules` prints the table.
+figure of the experiment. The command line, the server and each hospital check all rows, and report all that are
+violated. `fedrad plan --rules` prints the table.
 
 | change | it contradicts | why |
 |---|---|---|"""

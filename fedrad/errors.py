@@ -1,26 +1,6 @@
-"""Every error that fedrad raises on purpose, on one page.
+"""Every error that fedrad raises on purpose.
 
-    FedradError
-    ├── ConfigError          the experiment can't be what the configuration says (all problems at once)
-    ├── DataError            a corpus can't be read as it should (names file, row and remedy)
-    ├── ModelError           a base model, an adapter or a run directory can't be used
-    ├── PrivacyError         going on would break, or could not prove, the privacy claim
-    │   ├── PlanError        no noise multiplier meets the budget, or the plan is contradictory
-    │   ├── PreflightError   the step that is about to be charged would not train what it clips
-    │   ├── BudgetExhausted  the site's ledger has no room for the steps that are asked for
-    │   ├── PolicyRefusal    the hospital's own policy does not allow what the server proposes
-    │   ├── Stopped          after an error that may depend on a report, until a person has looked
-    │   ├── SecureAggregationRefusal  going on would show the server more than the sum, or could
-    │   └── LedgerError      the ledger can't be trusted
-    │       ├── LedgerBusy       another process holds it
-    │       └── LedgerTampered   rows, or the whole file, were changed or removed
-    └── FederationError      a round or a run could not be finished
-        ├── RefusedReply     an adapter that arrived is misshaped, non-finite or carries more than it may
-        ├── StateMissing     a hospital lacks the state that the server's message builds on
-        ├── QuorumLost       fewer valid replies than the quorum
-        └── SitesMissing     the hospitals that the run waits for did not connect in time
-
-Messages never carry report text. What a hospital sends to the server is only ``code``.
+Messages never contain report text. A hospital sends only the ``code`` to the server.
 """
 
 from __future__ import annotations
@@ -30,7 +10,7 @@ from collections.abc import Sequence
 
 
 class FedradError(Exception):
-    """Base of all. ``code`` is what may leave a hospital; ``exit_code`` is the command line's exit status."""
+    """Base of all errors. ``code`` may leave a hospital; ``exit_code`` is the command line's exit status."""
 
     code = "internal"
     exit_code = 1
@@ -53,12 +33,12 @@ class ConfigError(FedradError):
 
 
 class DataError(FedradError):
-    """A corpus can't be read as it should.
+    """A corpus can't be read.
 
     Args:
         message: what is wrong, without any report text.
-        file: the file in question.
-        row: its row, counted from 1 for the first row after the header.
+        file: the file.
+        row: the row, counted from 1 for the first row after the header.
         remedy: what the user can do.
     """
 
@@ -79,7 +59,7 @@ class ModelError(FedradError):
 
 
 class PrivacyError(FedradError):
-    """Going on would break, or could not prove, the privacy claim."""
+    """Continuing would break the privacy claim, or it could not be proved."""
 
     code = "privacy"
     exit_code = 5
@@ -92,13 +72,13 @@ class PlanError(PrivacyError):
 
 
 class PreflightError(PrivacyError):
-    """The step that is about to be charged would not train what it clips."""
+    """The tensors that a step would train are not those that it clips, or one of them would not move."""
 
     code = "preflight"
 
 
 class BudgetExhausted(PrivacyError):
-    """The site's ledger has no room for the steps that are asked for."""
+    """The steps asked for exceed the budget left in the site's ledger."""
 
     code = "budget-exhausted"
 
@@ -110,13 +90,13 @@ class PolicyRefusal(PrivacyError):
 
 
 class Stopped(PrivacyError):
-    """An earlier error may depend on a report, so the hospital answers nothing until a person has looked."""
+    """An earlier error may depend on a report, so the hospital answers nothing until a person has checked."""
 
     code = "stopped"
 
 
 class SecureAggregationRefusal(PrivacyError):
-    """Going on would show the server more than the sum of the hospitals' adapters, or could."""
+    """Continuing could reveal more to the server than the sum of the hospitals' adapters."""
 
     code = "secure-aggregation"
 
@@ -147,13 +127,13 @@ class FederationError(FedradError):
 
 
 class RefusedReply(FederationError):
-    """An adapter that arrived is misshaped, non-finite or carries more than it may."""
+    """A received adapter has wrong shapes, is not finite, or a message has fields that are not allowed."""
 
     code = "refused-reply"
 
 
 class StateMissing(FederationError):
-    """A hospital lacks the state that the server's message builds on."""
+    """A hospital lacks the state that the server's message refers to."""
 
     code = "state-missing"
 
@@ -171,7 +151,7 @@ class SitesMissing(FederationError):
 
 
 def place_of(error: BaseException) -> str:
-    """Where an exception was raised. All that may be said of one that is not ours: its text may quote a report."""
+    """Where an exception was raised. Nothing else of a foreign exception may be shown: its text may quote a report."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         return f"{frame.filename}:{frame.lineno} in {frame.name}"
     return "an unknown place"

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whenever the process is killed; on local file systems."""
+"""Atomic writing: files and folders are complete or absent, even if the process is killed. Local file systems only."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-PRIVATE, USUAL = 0o600, 0o666  # the latter less the umask
+PRIVATE, USUAL = 0o600, 0o666  # the umask applies to the latter
 
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool, mode: int = PRIVATE, shared: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of ``path`` once all is written.
+    """A file to write to, which replaces ``path`` once it is complete.
 
     Args:
         durable: survive a power cut: wait until the file and its name are on the disk.
-        mode: who may read it.
-        shared: several may write ``path`` at once, each under a name of its own. Otherwise the caller is the only one,
-            and what a kill leaves behind has the name `partial_of` until the next writing.
+        mode: permissions of the file.
+        shared: several processes may write ``path`` at once, each under a temporary name of its own. Otherwise the
+            caller is the only writer; after a kill the incomplete file stays under `partial_of` until the next write.
     """
     partial = partial_of(path, shared=shared)
     partial.unlink(missing_ok=True)
@@ -41,19 +41,19 @@ def whole_file(path: Path, *, durable: bool, mode: int = PRIVATE, shared: bool =
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool, mode: int = PRIVATE, shared: bool = False) -> None:
-    """Writes a file so that a reader sees all of it or none of it. As `whole_file`."""
+    """Writes a file so that a reader sees all of it or none of it. Arguments as for `whole_file`."""
     with whole_file(path, durable=durable, mode=mode, shared=shared) as file:
         file.write(content)
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that becomes ``folder`` at the end, with its content, or is removed if that fails.
+    """A temporary folder to fill, which becomes ``folder`` at the end, or is removed if something fails.
 
     Raises:
-        OSError: it can't be written, or ``folder`` is there and not empty by then: nothing is overwritten.
+        OSError: it can't be written, or ``folder`` exists by then and is not empty. Nothing is overwritten.
     """
-    place = folder.resolve()  # "." has no name to put a partial one beside
+    place = folder.resolve()  # "." has no name from which to make a temporary one
     partial = partial_of(place, shared=True)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -67,7 +67,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def partial_of(path: Path, *, shared: bool = False) -> Path:
-    """What a file or folder is called until it is whole."""
+    """The temporary name of a file or folder until it is complete."""
     return path.with_name(f".{path.name}.{token_hex(4)}.partial" if shared else f"{path.name}.partial")
 
 
@@ -79,7 +79,7 @@ def private_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a creation or a renaming in this folder survive a power cut."""
+    """Makes a creation or renaming in this folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

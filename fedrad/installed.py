@@ -1,4 +1,4 @@
-"""The strategies that are installed, ours and those of others: the entry points ``fedrad.strategies``."""
+"""The installed strategies, ours and other packages': the entry points ``fedrad.strategies``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedrad.errors import ConfigError, place_of
 
 @runtime_checkable
 class Traits(Protocol):
-    """What the class of a strategy says of it; ``fedrad.training.strategy.Strategy`` explains each."""
+    """Class attributes of a strategy; ``fedrad.training.strategy.Strategy`` explains each."""
 
     averaging: bool
     mixed_ranks: bool
@@ -25,16 +25,15 @@ class Traits(Protocol):
 
 @lru_cache(maxsize=1)
 def installed() -> dict[str, EntryPoint]:
-    """By name, sorted. Nothing is imported for it."""
+    """The entry points by name, sorted. It imports none of them."""
     return {entry.name: entry for entry in sorted(entry_points(group="fedrad.strategies"), key=lambda e: e.name)}
 
 
 def strategy_class(name: str) -> Any:
-    """The class behind the name of an installed strategy, with its :class:`Traits`.
+    """The class of an installed strategy, with its :class:`Traits`.
 
     Raises:
-        ConfigError: it can't be imported, is no strategy, or lies in a package that hides the one of this name that
-            fedrad brings.
+        ConfigError: it can't be imported, is not a strategy, or another package named ``strategies`` hides fedrad's.
     """
     entry = installed()[name]
     package = entry.module.partition(".")[0]
@@ -43,9 +42,9 @@ def strategy_class(name: str) -> Any:
         hidden = package == "strategies" and vars(found).get("OF") != "fedrad"
         if hidden and entry.dist is not None and entry.dist.name == "fedrad":
             raise ConfigError(
-                "strategy.name: Python finds another package 'strategies' than the one that comes with fedrad:"
-                f" {found.__file__}. If it lies in the working directory, rename it or start elsewhere; if it is"
-                " installed, uninstall it and install fedrad again."
+                f"strategy.name: Python finds {found.__file__} instead of the package 'strategies' that comes with"
+                " fedrad. If it is in the working directory, rename it or start elsewhere. If it is installed,"
+                " uninstall it and install fedrad again."
             )
         strategy = entry.load()
     except (ImportError, AttributeError) as error:
@@ -53,5 +52,5 @@ def strategy_class(name: str) -> Any:
             f"strategy.name: {name!r} ({entry.value}) can't be imported: {type(error).__name__} at {place_of(error)}"
         ) from None
     if not isinstance(strategy, Traits):
-        raise ConfigError(f"strategy.name: {name!r} is no fedrad.training.strategy.Strategy")
+        raise ConfigError(f"strategy.name: {name!r} is not a fedrad.training.strategy.Strategy")
     return strategy

@@ -1,4 +1,4 @@
-"""The keys: each setting by its dotted name, how its value is read, and what is said of a wrong one.
+"""The keys: each setting by its dotted name, how its value is read, and the message for a wrong value.
 
 The attribute ``max_length`` of the section ``data`` is the key ``data.max-length`` in a TOML file, in
 ``--set data.max-length=128`` and in Flower's ``--run-config``.
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from fedrad.errors import ConfigError
-from fedrad.limits import LIMITS
-from fedrad.settings import Data, Lora, Model, Privacy, Run, Sites, Strategy, Train, spelt
+from fedrad.limits import LIMITS, spelt
+from fedrad.settings import Lora, Model, Privacy, Run, Strategy, Train
+from fedrad.settings_data import Data, Sites
 
 Plain = str | int | float | bool
-"""What Flower's run configuration can hold."""
+"""The types that Flower's run configuration can hold. It holds a list as one text with commas."""
 
-# A list is one text with commas there.
 _LISTS: dict[Any, Any] = {tuple[str, ...]: str, tuple[int, ...]: int, tuple[float, ...]: float}
 _TYPE_NAMES: dict[Any, str] = {
     str: "text",
@@ -53,12 +53,12 @@ class Key(NamedTuple):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The allowed words; empty: any."""
+        """The allowed words; empty if any text is allowed."""
         return tuple(self.choices() if callable(self.choices) else self.choices)
 
     @property
     def allowed(self) -> str:
-        """Its values, for the documentation."""
+        """The allowed values, for the documentation."""
         return ", ".join(self.words) or self.limit or _TYPE_NAMES[self.type]
 
     def of(self, experiment: object) -> Any:
@@ -66,15 +66,15 @@ class Key(NamedTuple):
         return getattr(getattr(experiment, self.section), self.attribute)
 
     def read(self, value: object) -> Any:
-        """The value as the field's type. A whole number is a fine float; true is not a number.
+        """The value in the field's type. A float may be given as a whole number; true is not a number.
 
         Raises:
-            TypeError: it is of another type.
+            TypeError: the value is of another type.
         """
         return spelt(_typed(self.type, value), self.words)
 
     def trouble(self, value: Any) -> str:
-        """What is wrong with a value of the right type; empty: nothing."""
+        """What is wrong with a value of the right type; empty if nothing is."""
         if self.words and value not in self.words:
             close = difflib.get_close_matches(str(value).lower(), self.words, n=1)
             return f"must be one of {self.allowed}" + (f"; did you mean {close[0]}?" if close else "")
@@ -112,7 +112,7 @@ KEYS: dict[str, Key] = {
 
 
 def unknown(name: str) -> str:
-    """ "did you mean": a key of that name in another section, else one that looks alike, else one whose name does."""
+    """The message for an unknown key, with a guess: the same name in another section, or else a similar key or name."""
     last = name.rpartition(".")[2].replace("_", "-")
     names = {known.partition(".")[2]: known for known in reversed(KEYS)}
     elsewhere = [known for known in KEYS if known.endswith(f".{last}")]
@@ -127,7 +127,7 @@ def unknown(name: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as the user may have typed it, cut short."""
+    """A value as the user may have typed it, shortened if it is long."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -136,7 +136,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
     """Typed values by dotted key, from ``section.key=value``.
 
     Raises:
-        ConfigError: naming every text that is no assignment.
+        ConfigError: naming every text that is not an assignment.
     """
     pairs = [tuple(part.strip() for part in text.partition("=")) for text in texts]
     if broken := [text for text, (key, equals, _) in zip(texts, pairs, strict=True) if not (key and equals)]:
@@ -148,7 +148,7 @@ def read_flat(path: Path) -> dict[str, object]:
     """The values of a TOML file by dotted key, not yet checked.
 
     Raises:
-        ConfigError: it can't be read.
+        ConfigError: the file can't be read.
     """
     try:
         return flatten(tomllib.loads(path.read_bytes().decode()))
@@ -157,7 +157,7 @@ def read_flat(path: Path) -> dict[str, object]:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Values by dotted key, of tables in tables."""
+    """The values of nested tables by dotted key."""
     flat: dict[str, object] = {}
     for name, value in nested.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -165,14 +165,14 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
 
 
 def _parse(name: str, text: str) -> object:
-    """The right side of ``key=value``. A field of text needs no quotes, whatever its text looks like."""
+    """The value in ``key=value``. Text needs no quotes, whatever it looks like."""
     kind = KEYS[name].type if name in KEYS else None
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.removeprefix("[").removesuffix("]") if kind in _LISTS else text
     if kind is str and not isinstance(value, str):
-        return text  # a commit such as 1234567 is text for us and a number for TOML
+        return text  # for example a commit such as 1234567, which is a number in TOML
     return value
 
 

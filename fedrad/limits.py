@@ -1,8 +1,8 @@
-"""How a field of ``settings.py`` is declared, and the limits on one value, in the words of the documentation."""
+"""How a setting is declared, and the limits on its value, in the words of the documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import field
 from typing import Any
 
@@ -11,7 +11,7 @@ LIMITS: dict[str, Callable[[Any], bool]] = {
     "at least 0": lambda v: v >= 0,
     "at least 1": lambda v: v >= 1,
     "at least 8": lambda v: v >= 8,
-    "at least 1e-9 and below 1": lambda v: 1e-9 <= v < 1,  # the accountant goes no further
+    "at least 1e-9 and below 1": lambda v: 1e-9 <= v < 1,  # the accountant's range
     "above 0 and below 1": lambda v: 0 < v < 1,
     "at least 0 and below 1": lambda v: 0 <= v < 1,
     "above 0, at most 1": lambda v: 0 < v <= 1,
@@ -27,3 +27,8 @@ def setting(
 ) -> Any:
     """A field: ``choices`` are the allowed words, or a function that returns them; ``limit`` is one of ``LIMITS``."""
     return field(default=default, metadata={"doc": doc, "choices": choices, "limit": limit})
+
+
+def spelt(word: str, choices: Iterable[str]) -> str:
+    """The choice that equals ``word`` if dashes and underscores count as equal; else ``word`` itself."""
+    return next((choice for choice in choices if choice.replace("_", "-") == word.replace("_", "-")), word)

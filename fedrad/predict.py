@@ -25,7 +25,7 @@ from fedrad.data.tabular import cells_of, header_of
 from fedrad.errors import DataError
 from fedrad.keys import read_flat
 from fedrad.model.folder import MANIFEST
-from fedrad.settings import Data
+from fedrad.settings_data import Data
 
 if TYPE_CHECKING:
     from fedrad.data.parquet_file import Kind

@@ -1,8 +1,8 @@
 """The table of settings that exclude each other.
 
-``Experiment`` applies it whenever one is made, all rows at once. A hospital makes its own from what the server sends,
-so it refuses by the same rows and need not trust the server's. The rows of a way to run are applied where that starts
-(:func:`refuse`). What only one strategy minds stands with the strategy, in ``Strategy.rules``.
+Constructing an ``Experiment`` checks all rows at once. A hospital constructs its own from what the server sends, so it
+applies the same rows and need not trust the server's check. Rows about a way to run are checked where it starts
+(:func:`refuse`). Rows that concern one strategy only are in its ``Strategy.rules``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 CENTRALIZED, DEPLOYED, FUSED = "fedrad centralized", "real hospitals", "--grid fused"
 WAYS = (CENTRALIZED, DEPLOYED, FUSED)
-"""Ways to run an experiment that not every experiment can be run in."""
+"""Ways to run that exclude some experiments."""
 
 
 class Rule(NamedTuple):
-    """One row: settings that are fine alone but not together.
+    """One row: two settings that are valid alone but not together.
 
     Attributes:
         key: the setting to change.
-        other: the setting that it contradicts, or the way to run (one of ``WAYS``) that it rules out.
-        broken: whether the experiment in question breaks the rule.
+        other: the setting that it contradicts, or the way to run (one of ``WAYS``) that it excludes.
+        broken: whether the given experiment violates the rule.
         says: why, and what to do. ``{e.asked}`` stands for a figure of the experiment, ``{those:averaging}`` for the
-            installed strategies that have this attribute.
+            installed strategies with this attribute.
     """
 
     key: str
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
 
     @property
     def documented(self) -> str:
-        """``says`` without the figures of any experiment."""
+        """``says`` without the figures of an experiment."""
         return re.sub(r"\{e\.[a-z_.]+\}", "…", self.says).format(those=_Those())
 
 
@@ -56,11 +56,11 @@ class _Those:
 
 
 def refusals(experiment: Experiment, way: str = "", wrong: Collection[str] = ()) -> list[str]:
-    """Why this experiment is refused, each with its key.
+    """The reasons why this experiment is refused, each with its key.
 
     Args:
-        way: one of ``WAYS``: only its rows; empty: those that hold however it is run.
-        wrong: keys that are known to be wrong by themselves: rows about them are left out.
+        way: one of ``WAYS`` for the rows about it; empty for the rows about settings alone.
+        wrong: keys whose values are already reported; rows about them are skipped.
     """
     rows = [*table(experiment), *strategy_class(experiment.strategy.name).rules(experiment)]
     return [
@@ -81,17 +81,17 @@ def refuse(experiment: Experiment, way: str) -> None:
 
 
 def documented_rules(experiment: Experiment) -> list[Rule]:
-    """Every row, with those of all installed strategies; their ``broken`` is about this experiment."""
+    """Every row, including those of all installed strategies."""
     return [*table(experiment), *(row for name in installed() for row in strategy_class(name).rules(experiment))]
 
 
 def table(e: Experiment) -> list[Rule]:
-    """All rows but those of single strategies."""
+    """All rows except those of single strategies."""
     return [*_reports(e), *_hospitals(e), *_training(e), *_strategies(e), *_hidden(e), *_shared_noise(e), *_ways(e)]
 
 
 def _under(other: str, applies: bool, why: str, *rows: tuple[str, bool, str]) -> list[Rule]:
-    """Rows that hold where ``applies`` does, and whose messages begin with ``why``."""
+    """Rows that can be broken only if ``applies`` is true. Their messages begin with ``why``."""
     return [Rule(key, other, applies and broken, f"{why} {says}") for key, broken, says in rows]
 
 
@@ -103,9 +103,7 @@ def _reports(e: Experiment) -> list[Rule]:
     unlabelled = absent and not data.label_columns and not data.classes
     split = "a table that is split with sites.partition="
     alone = "privacy.unit=patient; without it every report is its own patient"
-    nameless = (
-        "{e.corpus.title} names reports and no patients, so none can be protected as one; take privacy.unit=report"
-    )
+    nameless = "{e.corpus.title} has no patient ids, so patients can't be the unit; take privacy.unit=report"
     labels = "needed with data.name=none: the labels of the hospitals; `chexpert` stands for MIMIC-CXR's 14"
     return [
         Rule("data.path", "data.name", corpus is not None and not (corpus.generated or data.path), where),
@@ -131,7 +129,7 @@ def _reports(e: Experiment) -> list[Rule]:
 
 
 def _lists(e: Experiment) -> dict[str, tuple[float, ...]]:
-    """The settings that have a value for each simulated hospital."""
+    """The settings with one value for each simulated hospital."""
     return {f"sites.{name}": getattr(e.sites, name) for name in ("epsilons", "deltas", "batches", "ranks")}
 
 
@@ -193,22 +191,22 @@ def _strategies(e: Experiment) -> list[Rule]:
 
 
 def _hidden(e: Experiment) -> list[Rule]:
-    """The hospital as the privacy unit, and secure aggregation: after them nothing but the mean is seen."""
+    """The hospital as the privacy unit, and secure aggregation: with either, only the mean of the updates is known."""
     privacy, quorum, least = e.privacy, e.sites.quorum, e.least_quorum
     weights = ("strategy.weights", e.strategy.weights != "uniform", "the server takes the uniform mean")
     averages = (
         "strategy.name",
         not strategy_class(e.strategy.name).averaging,
-        "nothing but the mean is seen, and {e.strategy.name} needs every hospital's update; take one that averages"
+        "only the mean is known, and {e.strategy.name} needs every hospital's update; take a strategy that averages"
         " ({those:averaging})",
     )
     one_budget = "there is one budget, the server's"
-    of_two = "a round asks 3 hospitals or more (sites.count, sites.fraction): of two, each sees the other's adapter in"
+    of_two = "a round must ask 3 hospitals or more (sites.count, sites.fraction): of two, each can compute the other's"
     smallest = (
-        "the smallest sum must be stated: more than half of the {e.asked} hospitals that a round asks and"
+        "the smallest sum must be stated: more than half of the {e.asked} hospitals that a round asks plus"
         " {e.privacy.colluders} colluders, so {e.least_quorum} or more"
     )
-    unseen = "the server can't clip single updates, which it can't see"
+    unseen = "the server can't clip single updates, because it can't see them"
     too_many = "{e.privacy.colluders} of {e.asked} hospitals are too many"
     secure = "privacy.secure-aggregation"
     return [
@@ -230,7 +228,7 @@ def _hidden(e: Experiment) -> list[Rule]:
             averages,
             weights,
             ("privacy.unit", privacy.unit == "hospital", unseen),
-            ("sites.count", e.asked < 3, f"{of_two} the sum"),
+            ("sites.count", e.asked < 3, f"{of_two} adapter from the sum"),
             ("privacy.colluders", least > e.asked, too_many),
             ("sites.quorum", quorum < least <= e.asked, smallest),
         ),
@@ -248,7 +246,7 @@ def _shared_noise(e: Experiment) -> list[Rule]:
         e.privacy.shared_noise,
         "with privacy.shared-noise all hospitals take one plain step of the same size:",
         ("privacy.epsilon", e.privacy.epsilon == 0, "without privacy there is no noise to share"),
-        ("train.local-steps", e.local_steps != 1, "set 1; a later step would see too little noise"),
+        ("train.local-steps", e.local_steps != 1, "set 1; a later step would have too little noise"),
         ("train.batch", train.batch == 0, "state it, for instance 128"),
         ("train.optimizer", not momentum, "set momentum"),
         ("train.momentum", momentum and train.momentum != 0, "set 0"),
@@ -260,14 +258,14 @@ def _shared_noise(e: Experiment) -> list[Rule]:
 
 def _ways(e: Experiment) -> list[Rule]:
     secure, lists = e.privacy.secure_aggregation, _lists(e).items()
-    whole = "one place has no hospitals to hide; take report or patient"
-    at_server = "{e.strategy.name} is an optimizer of the server's, and one place has no server; take another"
-    one_adapter = "Opacus's engine knows one adapter at a time; take leaf, or --grid inprocess"
+    whole = "centralized training has no hospitals; take report or patient"
+    at_server = "{e.strategy.name} runs an optimizer at the server, and centralized training has none; take another"
+    one_adapter = "Opacus's engine handles one adapter at a time; take leaf, or --grid inprocess"
     masks = "hospitals that mask train one by one; use --grid inprocess"
-    alone, own = "one place has no hospitals", "a real hospital sets its own in its node configuration"
+    alone, own = "centralized training has no hospitals", "a real hospital sets its own in its node configuration"
     return [
         Rule("privacy.unit", CENTRALIZED, e.privacy.unit == "hospital", whole),
-        Rule("privacy.secure-aggregation", CENTRALIZED, secure, "one place has nobody to be summed with; leave it out"),
+        Rule("privacy.secure-aggregation", CENTRALIZED, secure, "centralized training has no sum; leave it out"),
         Rule("strategy.name", CENTRALIZED, strategy_class(e.strategy.name).server_state, at_server),
         *(
             Rule(key, way, bool(given), f"for simulated hospitals only, and {why}; leave it empty")

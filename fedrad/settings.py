@@ -1,138 +1,22 @@
-"""The settings: every key that fedrad knows, with its default, its meaning and its limits.
+"""The settings of model, privacy, training and strategy: every key with its default, its meaning and its limits.
 
-``max_length`` in :class:`Data` is the key ``data.max-length``. Everything here is public: it may be printed, logged and
-sent, so nothing that is computed from private reports is a field. ``config.py`` puts the sections together.
+``local_steps`` in :class:`Train` is the key ``train.local-steps``. All settings are public: they may be printed, logged
+and sent, so no field may be computed from private reports. ``settings_data.py`` has the sections about reports and
+hospitals; ``config.py`` puts all sections together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedrad.corpora import BANKS, CORPORA
 from fedrad.installed import installed
 from fedrad.limits import setting
 
 EMBEDDED = "all-MiniLM-L6-v2"
-"""The encoder that needs no download."""
+"""The encoder that comes with fedrad."""
 CHEST = "chest-minilm"
-"""The public base that was made of it."""
+"""The public base made from it."""
 AUTO = ("auto",)
-_GENERATED = " or ".join(f"`{name}`" for name, corpus in CORPORA.items() if corpus.generated)
-_DIVIDED = ", ".join(corpus.title for corpus in CORPORA.values() if corpus.own_split)
-
-
-def spelt(word: str, choices: Iterable[str]) -> str:
-    """The choice that ``word`` means, if dashes and underscores are one; else ``word`` itself."""
-    return next((choice for choice in choices if choice.replace("_", "-") == word.replace("_", "-")), word)
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which reports, and how they are read."""
-
-    name: str = setting(
-        "synthetic",
-        "where the reports come from; of a server with real hospitals: its public test set, or `none`",
-        choices=(*CORPORA, "none"),
-    )
-    path: str = setting("", f"folder or file with the reports; needed unless `data.name` is {_GENERATED} or `none`")
-    max_length: int = setting(256, "longest report in word-pieces; what is beyond is cut off", limit="at least 8")
-    uncertain: str = setting(
-        "negative",
-        "what an uncertain label counts as: -1.0 in MIMIC-CXR's label file, or a finding that a generated report only "
-        "suspects; `ignore` masks it out of loss and score. A public base has learnt them as negative",
-        choices=("negative", "positive", "ignore"),
-    )
-    test_fraction: float = setting(
-        0.2,
-        f"share of the patients held out for testing, where the corpus has no split of its own (as {_DIVIDED} have)",
-        limit="above 0 and below 1",
-    )
-    declared_size: int = setting(
-        0,
-        "`fedrad.centralized`: the number of training reports (or patients: `privacy.unit`) as stated in public, which "
-        "sets the sampling rate; 0: the actual number rounded to two digits, fit for experiments only. Hospitals state "
-        "theirs in their node configuration; in a federation this is about what each of them has, and decides no more "
-        "than what `lora.targets=auto` trains",
-        limit="at least 0",
-    )
-    bank: str = setting(
-        "chest-xray",
-        "phrase bank that generated reports are written from (`synthetic` only); it decides the labels",
-        choices=tuple(BANKS),
-    )
-    reports: int = setting(3000, "reports to generate (`synthetic` only)", limit="at least 1")
-    seed: int = setting(0, "seed of the generated corpus, the split and the shards", limit="at least 0")
-    text_column: str = setting("text", "column with the report text (`table` only)", limit="not empty")
-    patient_column: str = setting(
-        "", "column with the patient id (`table` only); empty: every report is its own patient"
-    )
-    site_column: str = setting("", "column with the hospital (`table` only)")
-    time_column: str = setting("", "column with the time of the report (`table` only)")
-    no_finding: str = setting(
-        "auto",
-        "what the label No Finding means, for the start of its head: `nothing-abnormal`: nothing abnormal is "
-        "mentioned, as in Open-i; `no-other-label`: no other label but Support Devices is positive, as CheXpert made "
-        "MIMIC-CXR's; `auto`: by `data.name`",
-        choices=("auto", "nothing-abnormal", "no-other-label"),
-    )
-    label_columns: str = setting(
-        "",
-        "label columns, commas between: several of 0 and 1, or a single one of class names; `chexpert` and `ct-rate` "
-        "stand for the 14 and 18 labels of MIMIC-CXR and CT-RATE. Needed with `table`, and with `none`, where they are "
-        "the labels of the hospitals",
-    )
-    classes: str = setting(
-        "", "the class names, commas between, where `data.label-columns` is one column of them (`none` only)"
-    )
-
-
-@dataclass(frozen=True)
-class Sites:
-    """The hospitals."""
-
-    count: int = setting(4, "number of hospitals; no effect on `fedrad.centralized`", limit="at least 1")
-    partition: str = setting(
-        "iid",
-        "how a simulation deals the patients to hospitals; always whole patients",
-        choices=("iid", "dirichlet", "by-site", "temporal"),
-    )
-    alpha: float = setting(0.5, "concentration of the `dirichlet` label skew; smaller is more skewed", limit="above 0")
-    quorum: int = setting(
-        0,
-        "valid replies that a round needs; 0: half of the hospitals that it asks, rounded up. With secure aggregation "
-        "it must be stated",
-        limit="at least 0",
-    )
-    fraction: float = setting(
-        1.0,
-        "share of the hospitals that a round asks, drawn from `train.seed`; who is not asked spends nothing",
-        limit="above 0, at most 1",
-    )
-    epsilons: tuple[float, ...] = setting(
-        (),
-        "a simulation's hospitals with budgets of their own, one for each; empty: `privacy.epsilon` for all. A real "
-        "hospital's is the cap in its node configuration",
-        limit="each above 0",
-    )
-    deltas: tuple[float, ...] = setting(
-        (), "likewise for delta; empty: `privacy.delta` for all", limit="each at least 1e-9 and below 1"
-    )
-    batches: tuple[int, ...] = setting(
-        (),
-        "likewise for the expected batch; empty: `train.batch` for all. A real hospital may set `batch` in its node "
-        "configuration",
-        limit="each above 0",
-    )
-    ranks: tuple[int, ...] = setting(
-        (),
-        "likewise for the LoRA rank, under a strategy that can mix ranks; empty: `lora.rank` for all. A real hospital "
-        "may set `rank` in its node configuration",
-        limit="each above 0",
-    )
-    timeout: float = setting(900.0, "seconds that a round may take", limit="above 0")
-    connect_timeout: float = setting(120.0, "seconds to wait until the hospitals are connected", limit="above 0")
 
 
 @dataclass(frozen=True)
@@ -151,43 +35,43 @@ class Model:
     )
     directions: int = setting(
         64,
-        "warm start: how many principal directions of the pooled vector (on generated text, no privacy cost) the head "
-        "reads, beside those that its start needs; fewer take less noise. 0: all numbers of the vector",
+        "warm start: number of principal directions of the pooled vector (computed on generated text, no privacy cost) "
+        "that the head reads, in addition to those that its start needs; fewer get less noise. 0: the whole vector",
         limit="at least 0",
     )
     centre: bool = setting(
-        True, "centre and rescale the pooled vector by constants that come from generated text only (no privacy cost)"
+        True, "centre and rescale the pooled vector by constants computed on generated text (no privacy cost)"
     )
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What is trained beside the classification head."""
+    """What is trained in addition to the classification head."""
 
     rank: int = setting(4, "rank of A and B", limit="at least 1")
     alpha: float = setting(8.0, "scaling numerator: the adapter adds (alpha / rank) B A", limit="above 0")
     targets: tuple[str, ...] = setting(
         AUTO,
-        "linear layers that get an adapter; empty: train the head alone. `auto`, from a public base: all linear layers "
-        "of all layers without privacy; with it those of the last layer where `data.declared-size` x "
-        "min(`privacy.epsilon`, 1) is at least 1000, else the head alone. Not from a public base: `query,value`",
+        "linear modules that get an adapter; empty: train the head alone. `auto` from a public base: without privacy "
+        "all linear modules of all layers; with privacy those of the last layer if `data.declared-size` x "
+        "min(`privacy.epsilon`, 1) is at least 1000, else the head alone. `auto` otherwise: `query,value`",
     )
     layers: int = setting(1, "adapt the last N layers; 0 means all", limit="at least 0")
-    freeze_a: bool = setting(False, "keep A as it was initialised (FFA-LoRA, arXiv 2403.12313)")
+    freeze_a: bool = setting(False, "do not train A (FFA-LoRA, arXiv 2403.12313)")
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """What every hospital promises. See docs/privacy.md."""
+    """The privacy guarantee of every hospital. See docs/privacy.md."""
 
     epsilon: float = setting(
-        8.0, "budget of each hospital, met from below; 0 trains WITHOUT privacy", limit="at least 0"
+        8.0, "budget of each hospital, never exceeded; 0 trains WITHOUT privacy", limit="at least 0"
     )
-    delta: float = setting(1e-5, "must stay below 1 / declared shard size", limit="at least 1e-9 and below 1")
+    delta: float = setting(1e-5, "must be below 1 / declared shard size", limit="at least 1e-9 and below 1")
     clip: float = setting(
         1.0,
-        "largest L2 norm of what one unit adds (a report's gradient, the sum of a patient's, a hospital's whole "
-        "update), over all trainable tensors",
+        "largest L2 norm, over all trainable tensors, of a unit's contribution (a report's gradient, the sum of a "
+        "patient's gradients, or a hospital's whole update)",
         limit="above 0",
     )
     unit: str = setting(
@@ -197,7 +81,7 @@ class Privacy:
     )
     reports_per_patient: int = setting(
         4,
-        "with `privacy.unit=patient`: reports of a sampled patient that a step uses at most, drawn afresh in each step",
+        "with `privacy.unit=patient`: largest number of reports of a sampled patient in a step, drawn anew each step",
         limit="at least 1",
     )
     noise: str = setting(
@@ -207,22 +91,22 @@ class Privacy:
     )
     secure_aggregation: bool = setting(
         False,
-        "hospitals mask what they send, so that the server learns their sum alone (docs/secure-aggregation.md); needs "
+        "hospitals mask what they send, so that the server learns only the sum (docs/secure-aggregation.md); needs "
         "`sites.quorum`",
     )
     shared_noise: bool = setting(
         False,
-        "with secure aggregation and one local step: each hospital adds a share of the noise, enough in the sum of the "
-        "smallest quorum. Rests on the other hospitals and on the server",
+        "with secure aggregation and one local step: each hospital adds only part of the noise, such that the sum over "
+        "the quorum has enough. The guarantee then depends on the other hospitals and on the server",
     )
     colluders: int = setting(
         0,
-        "with secure aggregation: hospitals that may tell the server all they know; the others stay protected, and "
-        "share the noise without them",
+        "with secure aggregation: number of hospitals that may tell the server all they know while the others stay "
+        "protected; their noise is not counted",
         limit="at least 0",
     )
     gradients: str = setting(
-        "leaf", "per-sample gradients: per-sample leaves, or Opacus's engine", choices=("leaf", "opacus")
+        "leaf", "method for per-sample gradients: leaf tensors, or Opacus's engine", choices=("leaf", "opacus")
     )
 
 
@@ -233,72 +117,73 @@ class Train:
     rounds: int = setting(5, "federation rounds", limit="at least 1")
     local_steps: int = setting(
         0,
-        "noisy steps of each hospital in a round; 0: 6, or 12 of LoRA in all linear layers",
+        "noisy steps of each hospital in a round; 0: 12 with LoRA in all linear modules, else 6",
         limit="at least 0",
     )
     batch: int = setting(
         0,
-        "expected batch of a Poisson sample; the public divisor of the gradient. 0: 128; 256 of private LoRA in all "
-        "linear layers; of the head alone a quarter of what the hospital declares, if that is more",
+        "expected batch size of the Poisson samples; the public divisor of the gradient. 0: 256 with private LoRA in "
+        "all linear modules; with the head alone a quarter of the declared size, if that is more than 128; else 128",
         limit="at least 0",
     )
     optimizer: str = setting("momentum", "optimizer of the private phase", choices=("momentum", "adam"))
     learning_rate: float = setting(
         0.0,
-        "step size of the private phase (the head's; LoRA takes a fixed share of it); 0: chosen from public figures",
+        "step size of the head in the private phase (LoRA's is a fixed fraction of it); 0: chosen from public figures",
         limit="at least 0",
     )
     momentum: float = setting(
         0.9,
-        "momentum; beta1 for `adam`. Under secure aggregation it starts anew in every round",
+        "momentum; beta1 for `adam`. With secure aggregation it restarts in every round",
         limit="at least 0 and below 1",
     )
     average: float = setting(
         0.4,
-        "share of the last iterates that are averaged; 0 means none. Under secure aggregation, of the last round only",
+        "fraction of the iterates, the last ones, that are averaged; 0: none. With secure aggregation, iterates of the "
+        "last round only",
         limit="at least 0 and below 1",
     )
     warm_start: str = setting(
         "auto",
-        "`synthetic`: start from a public base, an encoder and a head that generated reports have trained (no privacy "
-        "cost); `auto`: `synthetic` for real reports and for `data.bank=chest-xray-hospitals`, `none` for the other "
-        "generated ones, which would be tested on what the base was trained on, and for `model.pooling=cls`",
+        "`synthetic`: start from a public base, an encoder and a head trained on generated reports (no privacy cost); "
+        "`auto`: `synthetic` for real reports and for `data.bank=chest-xray-hospitals`; `none` for other generated "
+        "reports, which the base was trained on, and for `model.pooling=cls`",
         choices=("auto", "none", "synthetic"),
     )
     warm_reports: int = setting(
         8000,
-        "generated reports of which a public base is built where `model.name` is none and none is embedded",
+        "number of generated reports to build a public base from, if `model.name` is not one and none is embedded",
         limit="at least 1",
     )
-    warm_epochs: int = setting(1, "passes over them", limit="at least 1")
+    warm_epochs: int = setting(1, "epochs over them", limit="at least 1")
     seed: int = setting(
         0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", limit="at least 0"
     )
     threads: int = setting(
-        2, "torch threads per process; pinned, since results depend on it to the bit", limit="at least 1"
+        2, "torch threads per process; fixed, because results depend on it in the last bits", limit="at least 1"
     )
     device: str = setting(
         "cpu",
-        "where the model is: `cpu`, `cuda`, or `auto`: a GPU at each hospital where torch finds one. Data, noise and "
-        "ledgers stay with the processor. Tested on a stand-in, never run on a GPU: docs/performance.md",
+        "device of the model: `cpu`, `cuda`, or `auto` (a GPU if torch finds one). Data, noise and ledgers stay on the "
+        "processor. Tested on a simulated device, never run on a GPU: docs/performance.md",
         choices=("cpu", "cuda", "auto"),
     )
     precision: str = setting(
         "float32",
-        "arithmetic of the frozen base model; `auto`: bfloat16 where this machine runs it clearly faster. Adapter, "
-        "clipping, sums and noise are float32 or wider in any case, but bfloat16 blurs the guarantee (docs/privacy.md)",
+        "precision of the frozen base model; `auto`: bfloat16 if it is clearly faster on this machine. Adapter, "
+        "clipping, sums and noise are always float32 or wider, but bfloat16 weakens the guarantee (docs/privacy.md)",
         choices=("float32", "bfloat16", "auto"),
     )
     kernels: str = setting(
         "auto",
-        "`probe`: a second's measurement picks matrix products, attention and micro-batches for this machine, once, "
-        "and keeps the choice in the cache folder; `default`: torch's own, the same everywhere; `auto`: `default` if "
-        "the noise is seeded, since such a run is there to be repeated to the bit, else `probe`",
+        "`probe`: choose matrix products, attention and micro-batches for this machine by a measurement of a second, "
+        "and cache the choice; `default`: torch's own, the same everywhere; `auto`: `default` if the noise is seeded, "
+        "because such a run must repeat to the bit, else `probe`",
         choices=("auto", "probe", "default"),
     )
     micro_tokens: int = setting(
         0,
-        "padded tokens in one forward pass; 0: what `train.kernels` picks. Changes results by rounding only",
+        "padded tokens in one forward pass; 0: as chosen by `train.kernels`. Changes results by rounding only",
         limit="at least 0",
     )
     evaluate_every: int = setting(
@@ -315,25 +200,25 @@ class Strategy:
     )
     weights: str = setting(
         "uniform",
-        "weights of the average, all of them public: `declared`: by declared size; `inverse-variance`: by the noise of "
-        "each hospital's plan",
+        "public weights of the average: `declared`: by declared size; `inverse-variance`: by the noise of each "
+        "hospital's plan",
         choices=("uniform", "declared", "inverse-variance"),
     )
     alternate: str = setting(
         "round",
-        "`rolora`: B and A take turns by round, or by local `step` (LA-LoRA)",
+        "`rolora`: train B and A alternately, by round or by local `step` (LA-LoRA)",
         choices=("round", "step"),
     )
     tau: float = setting(
         0.0,
-        "`refactor`: A gets the singular values to this power, B the rest (0: FedSVD, 0.5: FedASK)",
+        "`refactor`: A gets the singular values to this power, B the remaining factor (0: FedSVD, 0.5: FedASK)",
         limit="from 0 to 1",
     )
     every: int = setting(1, "`refactor`: rounds between two refactorings", limit="at least 1")
     subspace: str = setting(
         "random",
-        "`fedsb`: where the frozen factors come from, both public: `random`: orthonormal ones from `train.seed`; "
-        "`base`: the largest singular vectors of each adapted weight, where noise does most harm",
+        "`fedsb`: the frozen factors, public in both cases: `random`: orthonormal, from `train.seed`; `base`: the "
+        "largest singular vectors of each adapted weight, where noise does most harm",
         choices=("random", "base"),
     )
     server_rate: float = setting(

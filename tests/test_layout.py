@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.errors", "fedrad.files"),
     ("fedrad.corpora", "fedrad.limits", "fedrad.installed"),
-    ("fedrad.settings", "fedrad.cache", "fedrad.secure"),
+    ("fedrad.settings", "fedrad.settings_data", "fedrad.cache", "fedrad.secure"),
     ("fedrad.keys", "fedrad.rules"),
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
     ("fedrad.ledger", "fedrad.tasks", "fedrad.public_base"),

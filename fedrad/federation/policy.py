@@ -11,9 +11,10 @@ from fedrad.config import Experiment
 from fedrad.corpora import CORPORA, label_columns, names_in
 from fedrad.errors import ConfigError, PolicyRefusal
 from fedrad.federation.policy_rules import DEFAULT_WITNESS, out_of_range
+from fedrad.limits import spelt
 from fedrad.model.base import load_base
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.settings import CHEST, EMBEDDED, spelt
+from fedrad.settings import CHEST, EMBEDDED
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.federation.hospital import inputs_of
-from fedrad.planning.notes import Noise, after_training, notes_on_plan
+from fedrad.planning.noise_to_signal import Noise
+from fedrad.planning.notes import after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import plan_lines, progress_lines, show_notes
 from fedrad.tasks.metrics import Evaluation, Scores

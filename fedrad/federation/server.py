@@ -21,7 +21,7 @@ from fedrad.federation.rounds import Rounds
 from fedrad.federation.run import Run
 from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.model.base import load_base
-from fedrad.planning.notes import Noise
+from fedrad.planning.noise_to_signal import Noise
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import final_table, round_line, show_notes, test_set_lines
 from fedrad.rules import DEPLOYED, refuse

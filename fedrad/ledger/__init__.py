@@ -1,1 +1,1 @@
-"""What a site has spent: durable, append-only, checked against copies; and how much room is left."""
+"""What a site has spent: a durable, append-only record, protected against old copies; and how much budget is left."""

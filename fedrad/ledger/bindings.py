@@ -1,21 +1,22 @@
-"""Which reports a hospital's ledgers are for, so that a second ledger on the same reports is no second budget.
+"""Binds each ledger to its reports, so that a second ledger on the same reports does not give a second budget.
 
 Guarantee:
     An index in the witness folder binds each ledger to its reports: to their path, and to a sketch of all texts that it
-    was ever bound to, so reports that a site has left behind are not free for another one. A ledger of another site on
-    reports that are bound already is refused before it is charged: where the path is the same file or folder (through
-    links too), or lies in the other, or where a fifth of the texts of the smaller set are in both. A person may allow
-    it by naming the other site in the node configuration. That is recorded in the index, and in the new ledger's
-    founding facts if nothing was charged to it before; the two budgets then add up for every report in both.
+    was ever bound to, so that reports which a site no longer uses are not free for another site. A ledger of another
+    site on reports that are already bound is refused before it is charged. That applies if one path is the same file or
+    folder as the other (also through links) or lies inside it, or if a fifth of the texts of the smaller set are in
+    both. A person may allow it by naming the other site in the node configuration. The consent is recorded in the
+    index, and also in the new ledger's founding facts if nothing was charged to it before; the two budgets then add up
+    for every report in both.
 
-The sketch is made of the 1,024 smallest keyed hashes (HMAC-SHA256, 64 bits kept) of the texts without case,
-punctuation and the placeholders of de-identification, so another export of the same reports has the same. The key is
-drawn for this folder and never leaves it; whoever may read the folder could still test whether a guessed text is among
-the reports: it is for the owner only (0600), like the reports.
+The sketch (a bottom-k MinHash) consists of the 1,024 smallest keyed hashes (HMAC-SHA256, 64 bits kept) of the texts.
+Case, punctuation and de-identification placeholders are removed first, so that another export of the same reports has
+the same sketch. The key is drawn for this folder and never leaves it. Anyone who can read the folder could still test
+whether a guessed text is among the reports, so it is readable by the owner only (0600), like the reports.
 
-What can't be noticed: texts that were reworded, translated or cut differently; an overlap below a fifth, or of fewer
-than three texts unless they are all of the smaller set, or with a set more than a hundred times as large; another
-witness folder, or one that was lost. Then every site is bound anew by its next round, the first come first served.
+Not detected: texts that were reworded, translated or cut differently; an overlap below a fifth; an overlap of fewer
+than three texts, unless these are the whole smaller set; an overlap with a set more than a hundred times as large;
+another witness folder, or a lost one. After a loss every site is bound again by its next round, in order of arrival.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fedrad.errors import LedgerError, LedgerTampered
+from fedrad.errors import LedgerError
 from fedrad.files import private_folder, write_whole
+from fedrad.ledger.durable import record_errors
 
-# A share of the smaller set's distinct texts. Two random halves of Open-i have 0.08 in common: boilerplate.
+# As a fraction of the smaller set's distinct texts. Two random halves of Open-i have 0.08 in common: boilerplate.
 LARGEST_OVERLAP = 0.2
 _SKETCH, _FEWEST = 1024, 3
 _NEITHER_WORD_NOR_NUMBER = re.compile(r"(?:[\W_]|\bx{2,}\b)+")
@@ -49,7 +51,7 @@ class Binding:
         site: the ledger's site.
         directory: its state directory, for messages.
         path: the reports, absolute, links resolved.
-        sketch: the smallest keyed hashes of their texts, ascending; of earlier ones, too, which were charged as well.
+        sketch: the smallest keyed hashes of all texts that it was ever bound to, ascending.
         shares_with: the sites whose ledgers may be on the same reports, by a person's consent.
     """
 
@@ -67,7 +69,7 @@ class _Index:
 
 
 def check_path(witness: Path, *, site: str, path: Path, shares_with: tuple[str, ...]) -> None:
-    """Before a ledger is founded, and before a report is read.
+    """Checks the path, before a ledger is created and before a report is read.
 
     Raises:
         LedgerError: another site's ledger is on this path, and nobody consented.
@@ -81,13 +83,13 @@ def check_path(witness: Path, *, site: str, path: Path, shares_with: tuple[str, 
 def bind(
     witness: Path, *, site: str, directory: Path, path: Path, texts: Iterable[str], shares_with: tuple[str, ...]
 ) -> None:
-    """Before a charge: notes that the site's ledger is for these reports, as they are now.
+    """Binds the site's ledger to these reports, before a charge.
 
     Args:
         witness: the folder with the index; made, for its owner only, if it is not there.
-        site: the ledger's site. Folders move, so its earlier path is forgotten; reports are added to and removed, but
-            what was charged for the earlier ones stays charged, so the sketch becomes that of both.
-        directory: the ledger's.
+        site: the ledger's site. Its earlier path is forgotten, because folders move. Its sketch becomes that of the
+            earlier and the present texts together, because charges for the earlier ones stay.
+        directory: the ledger's state directory.
         path: of the reports.
         texts: all reports.
         shares_with: sites whose ledgers may be on the same reports.
@@ -113,7 +115,7 @@ def bind(
 
 
 def _others(index: _Index, site: str, shares_with: tuple[str, ...]) -> list[Binding]:
-    """The bindings of other sites that no consent covers, in whichever of the two ledgers it was recorded."""
+    """The bindings of other sites that no consent covers; it may be recorded for either of the two sites."""
     own = {name for binding in index.bindings if binding.site == site for name in binding.shares_with}
     allowed = own | set(shares_with)
     return [b for b in index.bindings if b.site != site and b.site not in allowed and site not in b.shares_with]
@@ -121,10 +123,10 @@ def _others(index: _Index, site: str, shares_with: tuple[str, ...]) -> list[Bind
 
 def _refusal(site: str, other: Binding, what: str) -> LedgerError:
     return LedgerError(
-        f"{what} of site {other.site!r}, whose ledger is in {other.directory}; site {site!r} would spend on them"
-        f" again, and a new name is no new budget. Go on as {other.site!r}, with its state-dir. Or, if both are to"
-        f' spend on the same reports, state shares-reports-with="{other.site}" in the node configuration: then the two'
-        " budgets add up for every report in both."
+        f"{what} of site {other.site!r}, whose ledger is in {other.directory}. A new site name does not give a new"
+        f" budget. Continue as {other.site!r}, with its state-dir. Or, if both sites should spend on the same reports,"
+        f' set shares-reports-with="{other.site}" in the node configuration: then the two budgets add up for every'
+        " report in both."
     )
 
 
@@ -149,7 +151,7 @@ def _normal(text: str) -> str:
 
 
 def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> float:
-    """The share of the smaller set that is in both, estimated below the largest hash that both sketches reach."""
+    """The fraction of the smaller set that is in both, estimated from the hash range that both sketches cover."""
     reach = min((sketch[-1] for sketch in (one, other) if len(sketch) == _SKETCH), default=2**64)
     first, second = ({digest for digest in sketch if digest <= reach} for sketch in (one, other))
     smaller, both = min(len(first), len(second)), len(first & second)
@@ -161,9 +163,11 @@ def _file(witness: Path) -> Path:
 
 
 def _read(witness: Path) -> _Index:
-    """The index; a new one, with a new salt, where there is none."""
+    """The index; a new one, with a new salt, if there is none."""
     path = _file(witness)
-    try:
+    with record_errors("The index of reports", path):
+        if not path.exists():
+            return _Index(secrets.token_hex(32))
         found = json.loads(path.read_text())
         bytes.fromhex(found["salt"])
         entries = [
@@ -171,30 +175,20 @@ def _read(witness: Path) -> _Index:
             for b in found["bindings"]
         ]
         return _Index(found["salt"], tuple(entries))
-    except FileNotFoundError:
-        return _Index(secrets.token_hex(32))
-    except OSError as error:
-        raise LedgerError(f"The index of reports {path} can't be read ({error.strerror}).") from None
-    except (ValueError, TypeError, KeyError):
-        raise LedgerTampered(f"The index of reports {path} is damaged. Restore it from a backup.") from None
 
 
 def _write(witness: Path, index: _Index) -> None:
     path = _file(witness)
-    try:
+    with record_errors("The index of reports", path):
         write_whole(path, json.dumps(asdict(index)).encode(), durable=True)
-    except OSError as error:
-        raise LedgerError(f"The index of reports {path} can't be written ({error.strerror}).") from None
 
 
 @contextmanager
 def _locked(witness: Path) -> Iterator[None]:
-    """One hospital process at a time; the others wait for the moment that it takes."""
-    try:
+    """Lets in one hospital process at a time; the others wait."""
+    with record_errors("The witness folder", witness):
         private_folder(witness)
         descriptor = os.open(witness / "reports.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise LedgerError(f"The witness folder {witness} can't be used ({error.strerror}).") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

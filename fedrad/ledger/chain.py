@@ -1,6 +1,6 @@
-"""What a ledger's file says: the founding facts, and a chain of charges in which each one names the hash of the last.
+"""The content of a ledger's file: the founding facts, and a hash chain of charges.
 
-Reading and checking only: `file` writes the facts and `ledger` the charges.
+This module reads and checks. `file` writes the facts, and `ledger` the charges.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from fedrad.privacy.accounting import Event
 from fedrad.privacy.filter import Account, Charge, Founding
 
 VERSION = 2
-# Version 1 had no filter and kept no cap. Any that was not chosen by results will do.
+# Version 1 had no filter and stored no cap. Any cap that does not depend on results is valid here.
 _CAP_OF_VERSION_1 = 1.0
 _MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """One charge. Everything in it is public but ``time``, which only the site sees.
+    """One charge. All of it is public except ``time``, which only the site sees.
 
     Attributes:
         seq: its number, from 1.
         run: the run, as the server names it.
         round: the round of that run.
-        steps: noisy steps charged.
-        plan: the plan they were taken by, as JSON.
-        event: the same for the accountant.
+        steps: number of noisy steps charged.
+        plan: the plan of these steps, as JSON.
+        event: the steps, for the accountant.
         time: when it was written, UTC.
-        done: whether the steps were all taken; informational, charged anyway.
-        planned: how many steps the plan has in all.
+        done: whether all steps were taken; informational, they are charged anyway.
+        planned: the number of steps of the whole plan.
     """
 
     seq: int
@@ -53,7 +53,7 @@ class Row:
 
     @property
     def charge(self) -> Charge:
-        """For the rule that counts the ledger."""
+        """The charge for the ledger's accounting rule."""
         return Charge(self.event, self.planned)
 
     @property
@@ -64,14 +64,14 @@ class Row:
 
 @dataclass(frozen=True)
 class LedgerView:
-    """What a ledger says, checked: what its site has been charged for.
+    """The checked content of a ledger.
 
     Attributes:
         site: whose ledger it is.
-        delta: what epsilon is stated at.
-        founding: by which rule its charges are counted.
+        delta: the delta of every epsilon of this ledger.
+        founding: what was fixed before the first charge.
         rows: all charges, oldest first.
-        genesis: hash of the founding facts, which the first charge names.
+        genesis: hash of the founding facts, the predecessor of the first charge.
         hashes: of the charges.
     """
 
@@ -84,12 +84,12 @@ class LedgerView:
 
     @property
     def head(self) -> str:
-        """The hash that the next charge names."""
+        """The hash that the next charge will name as its predecessor."""
         return self.hashes[-1] if self.hashes else self.genesis
 
     @property
     def charges(self) -> list[Charge]:
-        """All charges, for the rule that counts them."""
+        """All charges, for the ledger's accounting rule."""
         return [row.charge for row in self.rows]
 
     @property
@@ -99,12 +99,12 @@ class LedgerView:
 
     @property
     def account(self) -> Account:
-        """All charges, and the rule that counts them."""
+        """All charges with the accounting rule that applies to them."""
         return self.founding.account(self.charges)
 
     @property
     def epsilon(self) -> float:
-        """What all charges together have spent; ``math.inf`` if steps without noise are among them."""
+        """The epsilon of all charges together; ``math.inf`` if a step had no noise."""
         return self.account.epsilon(self.delta)
 
     @property
@@ -134,17 +134,17 @@ class LedgerView:
 
     @property
     def shared(self) -> bool:
-        """Whether some noise was shared with other hospitals, so that only their sum had all of it."""
+        """Whether some noise was shared with other hospitals, so that only their sum had enough of it."""
         return any(plan.get("shared") is not None for plan in self.plans)
 
     def curve(self) -> tuple[float, ...]:
-        """Epsilon after each charge: all up to it together, by the rule for them."""
+        """The epsilon of the first charge, of the first two together, and so on."""
         charges = self.charges
         accounts = (self.founding.account(charges[:count]) for count in range(1, len(charges) + 1))
         return tuple(account.epsilon(self.delta) for account in accounts)
 
     def left(self, cap: float) -> Left:
-        """What a cap leaves. The ledger does not hold the cap, which is the hospital's policy."""
+        """The budget left under a cap. The cap is the hospital's policy and is not in the ledger."""
         if not (math.isfinite(cap) and cap >= 0):
             raise LedgerError(f"The epsilon cap must be finite and 0 or more, not {cap}.")
         charges = self.charges
@@ -158,12 +158,12 @@ class LedgerView:
 
 @dataclass(frozen=True)
 class Left:
-    """What a ledger has room for.
+    """The budget left in a ledger.
 
     Attributes:
-        cap: the epsilon that is not to be exceeded.
-        epsilon: the cap less what is spent. Epsilons don't add up: several rounds may fit whose own sum is above it.
-        steps: how many more steps of the plan last charged fit; None if there was no charge to go by.
+        cap: the largest epsilon allowed.
+        epsilon: the cap minus what is spent. Epsilons don't add up: rounds may fit whose epsilons sum to more.
+        steps: how many more steps of the last charged plan fit; None if there are no charges.
     """
 
     cap: float
@@ -172,11 +172,11 @@ class Left:
 
 
 def steps_left(fits: Callable[[int], bool], at_most: int = _MOST_STEPS) -> int:
-    """How many more steps there is room for.
+    """The largest number of steps that fits.
 
     Args:
-        fits: whether so many do; if some number does, so does every smaller one.
-        at_most: where the search ends.
+        fits: whether a number of steps fits; it must be monotone.
+        at_most: the largest number that is tried.
     """
     if not fits(0):
         return 0
@@ -209,7 +209,7 @@ def read_chain(database: sqlite3.Connection, path: Path) -> LedgerView:
         done = {seq for (seq,) in database.execute("SELECT seq FROM done")}
         facts = json.loads(text)
         if facts["version"] not in (1, VERSION):
-            raise LedgerError(f"{path} was founded by another version of fedrad ({facts['version']}); update this one.")
+            raise LedgerError(f"{path} was made by another version of fedrad ({facts['version']}); update this one.")
         site, delta = str(facts["site"]), float(facts["delta"])
         founding = _founding(facts)
         genesis = head = sha256(text)
@@ -226,11 +226,10 @@ def read_chain(database: sqlite3.Connection, path: Path) -> LedgerView:
     return LedgerView(site, delta, founding, tuple(rows), genesis, tuple(hashes))
 
 
-# A hospital's charges are read again in every round. Their text is compared with its hash each time; what it means is a
-# pure function of it.
+# Cached, because all charges are read again in every round. Their text is compared with its hash each time.
 @lru_cache(maxsize=8192)
 def parsed(body: str, done: bool) -> tuple[str, Row]:
-    """The hash of the charge before, and the charge that a stored body means."""
+    """The predecessor's hash, and the charge, from the stored text."""
     content: dict[str, Any] = json.loads(body)
     plan = content["plan"]
     event = Event(

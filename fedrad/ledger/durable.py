@@ -1,4 +1,4 @@
-"""The lock of a state directory, its ledger's file, and what went wrong with them. Local file systems only."""
+"""The lock of a state directory, and file errors as ledger errors. Local file systems only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedrad.errors import LedgerBusy, LedgerError, LedgerTampered
 
 
 def locked(directory: Path) -> int:
-    """Takes the folder's lock, which the kernel frees when the process ends, however it ends.
+    """Takes the folder's lock. The kernel frees it when the process ends, for whatever reason.
 
     Raises:
         LedgerBusy: another process, or another object of this one, holds it.
@@ -33,7 +33,7 @@ def locked(directory: Path) -> int:
 
 @contextmanager
 def explained(directory: Path) -> Iterator[None]:
-    """Disk trouble as a LedgerError, so that nobody takes a step that was not charged."""
+    """Turns disk and SQLite errors into a LedgerError, so that no step is taken that was not charged."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -44,11 +44,27 @@ def explained(directory: Path) -> Iterator[None]:
         raise LedgerError(f"The ledger in {directory} can't be used: {error.strerror}.") from None
 
 
+@contextmanager
+def record_errors(what: str, path: Path) -> Iterator[None]:
+    """Turns errors of a small record in the witness folder into ledger errors.
+
+    Raises:
+        LedgerTampered: its content is damaged. It is written atomically, so no crash of ours leaves it so.
+        LedgerError: it can't be read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise LedgerError(f"{what} {path} can't be used ({error.strerror}).") from None
+    except (ValueError, TypeError, KeyError):
+        raise LedgerTampered(f"{what} {path} is damaged. Restore it from a backup.") from None
+
+
 def ledger_file(directory: Path) -> Path:
     """The file with a site's ledger.
 
     Raises:
-        LedgerError: there is none; says where some are.
+        LedgerError: there is none; the message says where ledgers are.
     """
     file = directory.absolute() / "ledger.sqlite"
     with explained(file.parent):

@@ -1,4 +1,4 @@
-"""A ledger's file: founding it, and writing to the very file that was opened, in the process that opened it."""
+"""A ledger's file: making a new one, and writing to exactly the file that this process opened."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LedgerFile:
 
     Args:
         directory: the site's state directory, with a ledger in it.
-        lock: what `durable.locked` gave for it.
+        lock: the descriptor from `durable.locked`.
         durable: wait until each transaction is on the disk.
     """
 
@@ -39,11 +39,11 @@ class LedgerFile:
         self._directory, self._durable = directory, durable
         self._lock = lock
         self._pid = os.getpid()
-        # Between `pause` and `resume` another thread may come by; `_lock` lets in one at a time.
+        # Another thread may use the ledger between `pause` and `resume`; `_lock` admits one at a time.
         self.database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=durable)
         self._inode = self.path.stat().st_ino
-        # EXTRA also syncs the folder after the rollback journal is gone, which is the moment a transaction counts.
-        # Where nothing is synced, making and removing that file takes most of a charge's time: it stays, emptied.
+        # EXTRA also syncs the folder after the rollback journal is removed, which commits the transaction. Without
+        # syncing, creating and removing that file takes most of a charge's time, so it is truncated instead.
         self.database.execute(f"PRAGMA journal_mode = {'DELETE' if durable else 'TRUNCATE'}")
         self.database.execute(f"PRAGMA synchronous = {_synchronous(durable)}")
 
@@ -77,8 +77,10 @@ class LedgerFile:
             self._check_same()
 
     def note_consent(self, shares_with: tuple[str, ...]) -> None:
-        """Adds sites to the founding facts of a ledger without charges. It may be older than the consent: the refusal
-        that a person answers by consenting leaves an empty ledger.
+        """Adds sites to the founding facts of a ledger without charges.
+
+        The ledger may be older than the consent, because the refusal that a person answers by consenting leaves an
+        empty ledger.
 
         Raises: as ``writing``.
         """
@@ -105,10 +107,10 @@ class LedgerFile:
         """Takes the lock again.
 
         Args:
-            version: what it was when the content was checked.
+            version: the result of `version` when the content was checked.
 
         Returns:
-            False if this is another process, or the file may not be what was checked.
+            False if this is another process, or the file may have changed since it was checked.
 
         Raises:
             LedgerBusy: another process has it open.
@@ -139,7 +141,7 @@ class LedgerFile:
 
 
 def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> None:
-    """Writes a new, empty ledger: complete under another name first, so that a half-made one never has the real name.
+    """Writes a new, empty ledger, under another name first, so that the real name never holds an incomplete one.
 
     Args:
         directory: the site's state directory, locked by the caller.
@@ -150,7 +152,7 @@ def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> N
         "delta": founding.delta,
         "cap": founding.cap,
         "mechanism": founding.mechanism,
-        # Tells two ledgers of one site apart, so a fresh one can't pass for the one on record.
+        # Distinguishes two ledgers of one site, so that a new one can't replace the recorded one unnoticed.
         "nonce": secrets.token_hex(16),
     }
     with closing(sqlite3.connect(":memory:")) as database:
@@ -163,5 +165,5 @@ def found(directory: Path, *, site: str, founding: Founding, durable: bool) -> N
 
 
 def _synchronous(durable: bool) -> str:
-    """SQLite's name for it. OFF still writes the rollback journal first, so a killed process leaves a whole ledger."""
+    """SQLite's setting. OFF still writes the rollback journal first, so a killed process leaves a valid ledger."""
     return "EXTRA" if durable else "OFF"

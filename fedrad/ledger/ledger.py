@@ -1,21 +1,22 @@
-"""A site's ledger: every noisy step it is charged for, on disk, before the step is taken. Epsilon comes from here
-alone.
+"""A site's ledger: every noisy step is written to disk as a charge before it is taken (a write-ahead log).
+
+Epsilon is computed from the ledger only.
 
 Guarantee:
-    When `Ledger.record_intent` returns, the charge survives a kill and a power cut (as far as the disk honours fsync),
-    and all charges together, this one included, are within the site's cap at the ledger's delta, also where each plan
-    was chosen after seeing what came of the last (`filter` has the rules, the theorem and its assumptions). So
-    whatever is killed whenever, the ledger never holds fewer steps than were taken; a retried round is charged again.
-    One process at a time: the lock is the kernel's, so a killed process frees it. Nothing lowers a charge.
+    When `Ledger.record_intent` returns, the charge survives a kill and a power cut (as far as the disk honours fsync).
+    All charges together, including this one, are within the site's cap at the ledger's delta, even if each plan was
+    chosen after seeing the results of the last one (`filter` has the rules, the theorem and its assumptions). So the
+    ledger never holds fewer steps than were taken, whatever is killed at whatever time; a retried round is charged
+    again. One process at a time can open it; the kernel frees the lock of a killed process. Nothing lowers a charge.
 
-What is noticed: an edited, removed, added or reordered row, a truncated, half-written or replaced file (hash chain, and
-SQLite's own checks); and, given a witness folder outside the state directory, also a deleted or rolled-back ledger.
+Detected: an edited, removed, added or reordered row; a truncated, half-written or replaced file (by the hash chain and
+SQLite's own checks); and with a witness folder outside the state directory also a deleted or rolled-back ledger.
 
-What can't be: somebody who may write both folders can set both back, or rewrite the whole chain. Without a witness, a
-deleted ledger looks like a new one, and an older copy like the newest. Locks and fsync need a local file system.
+Not detected: somebody who may write to both folders can set both back, or rewrite the whole chain. Without a witness, a
+deleted ledger looks like a new one, and an old copy like the newest. Locks and fsync need a local file system.
 
-A simulation has hundreds of ledgers and no patient to lose: it may open them with ``durable=False``. Then nothing waits
-for the disk: a charge survives a kill of the process, as before, but not a power cut or a crash of the machine.
+A simulation has hundreds of ledgers and no patients to protect, so it may open them with ``durable=False``. Then
+nothing waits for the disk: a charge still survives a kill of the process, but not a power cut or a machine crash.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ from fedrad.ledger import chain
 from fedrad.ledger.chain import LedgerView, Row
 from fedrad.ledger.durable import explained, locked
 from fedrad.ledger.file import LedgerFile, found
-from fedrad.ledger.room import check_room, mechanism_in_words, remaining_steps
+from fedrad.ledger.room import check_room, mechanism_in_words
 from fedrad.ledger.witness import Witness, is_behind, read_witness, witness_file, write_witness
 from fedrad.privacy import accounting
 from fedrad.privacy.filter import Founding
 from fedrad.privacy.plan import PrivacyPlan
 
-_fields = lru_cache(maxsize=256)(asdict)  # of a plan, to be read only; a simulation's hospitals follow a few
+_fields = lru_cache(maxsize=256)(asdict)  # the fields of a plan, read-only; a simulation has few different plans
 
 
 class Ledger:
-    """Open it with `Ledger.open`, as a context manager; it holds the lock until it is closed."""
+    """A context manager, opened with `Ledger.open`. It holds the lock until it is closed."""
 
     def __init__(
         self, directory: Path, *, site: str, cap: float, witness: Path | None, lock: int, durable: bool
     ) -> None:
         self._directory, self._site, self._cap, self._witness = directory, site, cap, witness
         self.durable = durable
-        self.view: LedgerView  # all that it says; `verify` reads it
+        self.view: LedgerView  # the checked content, set by `verify`
         self._file = LedgerFile(directory, lock=lock, durable=durable)
         self._path, self._database = self._file.path, self._file.database
 
@@ -68,25 +69,25 @@ class Ledger:
         mechanism: tuple[float, float] | None = None,
         shares_with: tuple[str, ...] = (),
     ) -> Ledger:
-        """Opens the site's ledger, or founds it where there has been none, and checks all of it.
+        """Opens and checks the site's ledger, or makes a new one if there has been none.
 
         Args:
             directory: the site's state directory (made 0700).
-            site: the site's name; it names the witness.
-            cap: the epsilon that the site never exceeds; ``math.inf`` only for simulations.
-                The filter's order is fitted to the cap at the founding; another cap later costs some epsilon.
-            delta: the delta that epsilon is stated at. Fixed when the ledger is founded.
-            witness: a folder outside ``directory`` (and outside its backups) that remembers the ledger's length.
+            site: the site's name; it identifies the witness.
+            cap: the epsilon that the site never exceeds; ``math.inf`` only for simulations. The filter's order is
+                chosen for the cap at the time the ledger is made; another cap later costs some epsilon.
+            delta: the delta of every epsilon of this ledger. Fixed when the ledger is made.
+            witness: a folder outside ``directory`` (and outside its backups) that records the ledger's length.
             durable: wait until each charge is on the disk. False is for simulated hospitals, which have no witness.
-            mechanism: (sampling rate, noise multiplier) that every step must have. Fixed when the ledger is founded,
-                also for later calls that don't name it.
-            shares_with: sites whose ledgers may be on the same reports (`bindings`): noted among the founding facts as
-                long as nothing is charged.
+            mechanism: (sampling rate, noise multiplier) that every step must have. Fixed when the ledger is made, also
+                for later calls that omit it.
+            shares_with: sites whose ledgers may be on the same reports (`bindings`); recorded in the founding facts if
+                nothing has been charged yet.
 
         Raises:
             LedgerBusy: another process has it open.
             LedgerTampered: rows, or the whole file, were changed or removed.
-            LedgerError: it can't be written, or it was founded for another site, delta or mechanism.
+            LedgerError: it can't be written, or it was made for another site, delta or mechanism.
         """
         if not cap >= 0:
             raise LedgerError(f"The epsilon cap must be 0 or more, not {cap}.")
@@ -105,7 +106,7 @@ class Ledger:
                     raise LedgerTampered(
                         f"Site {site!r} has no ledger in {directory}, but {seen.count} charges are on record "
                         f"({witness_file(witness, site) if witness else ''}). Restore the newest ledger.sqlite "
-                        f"(it was in {seen.directory}). A new folder is no new budget."
+                        f"(it was in {seen.directory}). A new folder does not give a new budget."
                     )
                 with explained(directory):
                     founding = Founding(float(cap), float(delta), mechanism)
@@ -119,15 +120,15 @@ class Ledger:
             ledger.verify()
             if ledger.view.delta != delta:
                 raise LedgerError(
-                    f"The ledger in {directory} states epsilon at delta {ledger.view.delta}, and that is fixed. "
+                    f"The ledger in {directory} has the fixed delta {ledger.view.delta}. "
                     f"Set the site's delta back to {ledger.view.delta} instead of {delta}."
                 )
             was = ledger.view.founding.mechanism
             if mechanism is not None and was != mechanism:
                 raise LedgerError(
-                    f"The ledger in {directory} was founded {mechanism_in_words(was)}, and that"
-                    f" is fixed; the site now asks for one {mechanism_in_words(mechanism)}. Set batch, declared-size"
-                    " and noise-multiplier back to what they were."
+                    f"The ledger in {directory} was made {mechanism_in_words(was)}, and that is fixed. The site now"
+                    f" asks for one {mechanism_in_words(mechanism)}. Set batch, declared-size and noise-multiplier back"
+                    " to what they were."
                 )
             ledger._agree_with_witness()
             if shares_with and not ledger.view.rows:
@@ -141,27 +142,27 @@ class Ledger:
 
     @classmethod
     def adopt(cls, directory: Path, *, site: str, delta: float, witness: Path) -> int:
-        """Registers an existing ledger with a witness folder that knows nothing of it: after a move, or a lost witness.
+        """Registers an existing ledger in a new witness folder, after a move or the loss of the witness.
 
-        To be called by a person, who vouches that this is the newest copy of the ledger.
+        Only for a person who is sure that this is the newest copy of the ledger.
 
         Returns:
             How many charges it holds.
 
         Raises:
-            LedgerTampered: the chain is broken, or the folder knows this site and says something else.
+            LedgerTampered: the chain is broken, or the folder has another record of this site.
         """
         if not (Path(directory) / "ledger.sqlite").exists():
             raise LedgerError(f"There is no ledger in {directory}.")
         with cls.open(directory, site=site, cap=math.inf, delta=delta, witness=None) as ledger:
             ledger._witness = witness
             if read_witness(witness, site) is None:
-                ledger._testify()
+                ledger._write_witness()
             ledger._agree_with_witness()
             return len(ledger.view.rows)
 
     def record_intent(self, *, run: str, round: int, plan: PrivacyPlan, steps: int) -> int:
-        """Charges all noisy steps of a round. Only after it has returned may the first of them be taken.
+        """Charges all noisy steps of a round. None of them may be taken before it has returned.
 
         Returns:
             The charge's number, for `mark_done`.
@@ -169,8 +170,8 @@ class Ledger:
         Raises:
             BudgetExhausted: the steps would exceed the cap; nothing was written.
             LedgerTampered: somebody else wrote to the ledger or its witness.
-            LedgerError: it could not be written; the steps must not be taken (they may have been charged). Or the
-                ledger counts another unit: one epsilon over reports and patients would be a promise to neither.
+            LedgerError: it could not be written, so the steps must not be taken (they may have been charged); or the
+                plan's unit is not the ledger's, since one epsilon over reports and patients would protect neither.
             PlanError: the number of steps is not positive.
         """
         self.check_room(plan, steps)
@@ -191,15 +192,15 @@ class Ledger:
             stored = self._database.execute("SELECT count(*), max(seq) FROM intent").fetchone()
             last = self._database.execute("SELECT hash FROM intent WHERE seq = ?", (seq - 1,)).fetchone()
             if stored[0] != seq - 1 or (last is not None and last[0] != self.view.head):
-                raise LedgerTampered(f"{self._path} was changed by somebody else while it was open.")
+                raise LedgerTampered(f"{self._path} was changed by another program while it was open.")
             self._database.execute("INSERT INTO intent VALUES (?, ?, ?)", (seq, body, hashed))
         rows = (*self.view.rows, chain.parsed(body, False)[1])
         self.view = replace(self.view, rows=rows, hashes=(*self.view.hashes, hashed))
-        self._testify()
+        self._write_witness()
         return seq
 
     def check_room(self, plan: PrivacyPlan, steps: int) -> None:
-        """Whether these steps could be charged now; nothing is written.
+        """Checks whether these steps could be charged now, and writes nothing.
 
         Raises: as ``record_intent``.
         """
@@ -209,7 +210,7 @@ class Ledger:
         check_room(self.view, self._cap, plan, steps, f"The ledger in {self._directory}")
 
     def mark_done(self, seq: int) -> None:
-        """Notes that a charge's steps were all taken. It changes no charge."""
+        """Records that all steps of a charge were taken. It changes no charge."""
         if not 1 <= seq <= len(self.view.rows):
             raise LedgerError(f"There is no charge {seq} in {self._path}.")
         with self._file.writing():
@@ -222,12 +223,8 @@ class Ledger:
             done = {seq for (seq,) in self._database.execute("SELECT seq FROM done")}
         return [Row(**{**vars(row), "done": row.seq in done}) for row in self.view.rows]
 
-    def remaining_steps(self, plan: PrivacyPlan) -> int:
-        """How many more steps of this plan the cap has room for, at most ``plan.steps``."""
-        return remaining_steps(self.view, self._cap, plan)
-
     def verify(self) -> None:
-        """Reads the whole ledger anew into ``view``, and checks SQLite's pages, the founding facts and the chain.
+        """Reads the whole ledger again into ``view``, and checks SQLite's pages, the founding facts and the chain.
 
         Raises:
             LedgerTampered: something was changed or removed.
@@ -245,10 +242,10 @@ class Ledger:
     def pause(self) -> None:
         """Frees the lock, so that any process may open the ledger, and keeps the file open for `resume`.
 
-        For simulations, which come back to hundreds of ledgers in every round.
+        For simulations, which use hundreds of ledgers in every round.
 
         Raises:
-            LedgerError: it is durable: a real hospital's is checked whenever it is opened.
+            LedgerError: it is durable; a real hospital's ledger is checked whenever it is opened.
         """
         self._file.pause()
 
@@ -256,8 +253,8 @@ class Ledger:
         """Takes the lock again, after `pause`.
 
         Returns:
-            False if the file may not be what was checked: it was replaced or charged meanwhile, by whomever, or this is
-            another process. Close it and open it anew. (Somebody who writes around SQLite is noticed then as well.)
+            False if the file may have changed since it was checked (it was replaced or charged), or if this is another
+            process. Then close it and open it again, which also detects writes that bypass SQLite.
 
         Raises:
             LedgerBusy: another process has it open.
@@ -273,14 +270,14 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _testify(self) -> None:
+    def _write_witness(self) -> None:
         if self._witness is not None:
             write_witness(self._witness, self._as_witnessed())
 
     def _agree_with_witness(self) -> None:
-        """The witness must tell of this very ledger."""
+        """Checks that the witness describes this ledger, and updates it if it lags."""
         if self._witness is not None and is_behind(self._witness, self._as_witnessed(), self.view.hashes):
-            self._testify()
+            self._write_witness()
 
     def _as_witnessed(self) -> Witness:
         return Witness(self._site, str(self._directory), len(self.view.rows), self.view.head)

@@ -1,4 +1,4 @@
-"""Whether a cap leaves room for more steps, on top of what a ledger says: the rules, apart from all files."""
+"""Whether more steps fit under a ledger's cap: pure functions of the ledger's content."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from fedrad.privacy.plan import PrivacyPlan
 
 
 def check_room(view: LedgerView, cap: float, plan: PrivacyPlan, steps: int, ledger: str) -> None:
-    """Refuses steps of this plan that must not be charged.
+    """Refuses steps of this plan if they must not be charged.
 
     Args:
-        ledger: which one it is, in words.
+        ledger: the subject of the message, such as "The ledger in FOLDER".
 
     Raises:
         BudgetExhausted: the steps would exceed the cap.
-        LedgerError: the ledger counts another unit, or was founded for another mechanism.
+        LedgerError: the ledger has another unit, or was made for another mechanism.
     """
     if view.rows and view.rows[-1].unit != plan.unit:
         raise LedgerError(
-            f"{ledger} counts by {view.rows[-1].unit}, and this plan by {plan.unit}: no epsilon is true of both. Keep"
-            " one privacy.unit for all runs of a site."
+            f"{ledger} has the unit {view.rows[-1].unit} and this plan the unit {plan.unit}: no single epsilon covers"
+            " both. Keep one privacy.unit for all runs of a site."
         )
     fixed, kind = view.founding.mechanism, (plan.sampling_rate, plan.noise_multiplier)
     if fixed is not None and kind != fixed:
         raise LedgerError(
-            f"{ledger} was founded {mechanism_in_words(fixed)}; this plan is one {mechanism_in_words(kind)}."
+            f"{ledger} was made {mechanism_in_words(fixed)}; this plan is one {mechanism_in_words(kind)}."
         )
     if _needed(view, plan, steps) > cap:
         raise BudgetExhausted(_why_exhausted(view, cap, plan, steps))
 
 
 def remaining_steps(view: LedgerView, cap: float, plan: PrivacyPlan) -> int:
-    """How many more steps of this plan the cap has room for, at most ``plan.steps``."""
+    """How many more steps of this plan fit under the cap, at most ``plan.steps``."""
     return steps_left(lambda steps: steps == 0 or _needed(view, plan, steps) <= cap, plan.steps)
 
 
 def mechanism_in_words(mechanism: tuple[float, float] | None) -> str:
-    """What a ledger was founded for."""
+    """The end of a sentence about what a ledger was made for."""
     if mechanism is None:
         return "for steps of any kind"
     return f"for steps of sampling rate {mechanism[0]:g} and noise multiplier {mechanism[1]:g} only"
@@ -58,7 +58,7 @@ def _why_exhausted(view: LedgerView, cap: float, plan: PrivacyPlan, steps: int) 
     )
     if charges and after.rule == FILTER and (first := view.founding.first_plan(charges)) > cap:
         said += (
-            f" The first plan fills the cap by itself: in full, its {charges[0].planned} steps have epsilon"
-            f" {first:.6g} by the filter, so no other plan may follow it under this cap."
+            f" The first plan alone fills the cap: all its {charges[0].planned} steps have epsilon {first:.6g} by the"
+            " filter, so no other plan may follow it under this cap."
         )
     return said

@@ -1,7 +1,8 @@
-"""The ledger's witness: a small file outside the state directory that remembers how long the ledger was, and its head.
+"""The witness of a ledger: a small file outside the state directory with the ledger's length and its last hash.
 
-It makes the loss or the rollback of a ledger visible. One file per site, named by the site and not by the directory:
-the budget belongs to the site's reports, so a new state directory is no new budget.
+It detects the loss or the rollback of a ledger (in the literature: freshness or anti-rollback protection). There is one
+file for each site, named by the site and not by the directory: the budget belongs to the site's reports, so a new state
+directory does not give a new budget.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedrad.errors import LedgerError, LedgerTampered
+from fedrad.errors import LedgerTampered
 from fedrad.files import private_folder, write_whole
+from fedrad.ledger.durable import record_errors
 
 
 @dataclass(frozen=True)
 class Witness:
-    """What the ledger looked like after its last row.
+    """The state of the ledger after its last row.
 
     Attributes:
         site: the site's name.
         directory: where its ledger was, for messages only.
         count: its number of rows.
-        head: the hash of its last row (of its founding facts, if it has none).
+        head: the hash of its last row, or of its founding facts if it has no rows.
     """
 
     site: str
@@ -34,26 +36,22 @@ class Witness:
 
 
 def witness_file(folder: Path, site: str) -> Path:
-    """Where a site's witness lies; the site's name may hold any characters."""
+    """The path of a site's witness. It is hashed, because a site's name may contain any characters."""
     return folder / f"{hashlib.sha256(site.encode()).hexdigest()[:32]}.json"
 
 
 def read_witness(folder: Path, site: str) -> Witness | None:
-    """The witness, or None where there is none.
+    """The witness, or None if there is none.
 
     Raises:
-        LedgerTampered: it holds something else. It is written atomically, so no crash of ours leaves it so.
+        LedgerTampered: the file holds something else.
         LedgerError: the folder can't be read.
     """
     path = witness_file(folder, site)
-    try:
+    with record_errors("The ledger's witness", path):
+        if not path.exists():
+            return None
         found = Witness(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise LedgerError(f"The ledger's witness {path} can't be read ({error.strerror}).") from None
-    except (ValueError, TypeError):
-        raise LedgerTampered(f"The ledger's witness {path} is damaged. Restore it from a backup.") from None
     if found.site != site or not isinstance(found.count, int) or found.count < 0:
         raise LedgerTampered(f"The ledger's witness {path} is not that of site {site!r}. Restore it from a backup.")
     return found
@@ -62,29 +60,27 @@ def read_witness(folder: Path, site: str) -> Witness | None:
 def write_witness(folder: Path, witness: Witness) -> None:
     """Replaces the site's witness atomically and durably (0600, in a folder of 0700)."""
     path = witness_file(folder, witness.site)
-    try:
+    with record_errors("The ledger's witness", path):
         private_folder(folder)
         write_whole(path, json.dumps(asdict(witness)).encode(), durable=True)
-    except OSError as error:
-        raise LedgerError(f"The ledger's witness {path} can't be written ({error.strerror}).") from None
 
 
 def is_behind(folder: Path, mine: Witness, hashes: Sequence[str]) -> bool:
-    """Whether a ledger's witness has to be written again. It may lag by one row (a crash between the two writes).
+    """Whether a ledger's witness must be written again. It may lag by one row, after a crash between the two writes.
 
     Args:
         mine: what the witness should say.
         hashes: of the ledger's rows.
 
     Raises:
-        LedgerTampered: the witness tells of another ledger, or of a longer one; or there is none, but there are rows.
+        LedgerTampered: the witness describes another ledger or a longer one; or it is missing, but there are rows.
     """
     seen, path = read_witness(folder, mine.site), witness_file(folder, mine.site)
     if seen is None:
         if mine.count > 0:
             raise LedgerTampered(
                 f"The ledger in {mine.directory} has {mine.count} charges, but its witness {path} is missing. Restore "
-                "the witness; or, if you vouch that this is the newest copy of the ledger, call Ledger.adopt."
+                "the witness; or, if you are sure that this is the newest copy of the ledger, call Ledger.adopt."
             )
     elif seen.count > mine.count:
         raise LedgerTampered(
@@ -93,7 +89,7 @@ def is_behind(folder: Path, mine: Witness, hashes: Sequence[str]) -> bool:
         )
     elif seen.count < mine.count - 1 or (seen.count > 0 and hashes[seen.count - 1] != seen.head):
         raise LedgerTampered(
-            f"The ledger in {mine.directory} and its witness {path} tell different stories. Restore both from the "
+            f"The ledger in {mine.directory} and its witness {path} contradict each other. Restore both from the "
             "newest backup."
         )
     return seen != mine

@@ -1,82 +1,43 @@
-"""What the user should know about a run, a sentence each with what to do: about its plan, and about its result.
+"""What the user should know about a run's plan and about its result: for each finding, what to do.
 
 Nothing here is computed from a training report. Counts come from the test set, which is public or, in a simulation and
-a centralized run, outside the guarantee anyway; sizes are the declared ones; noise is the plan's.
+a centralized run, outside the guarantee anyway. Sizes are the declared ones, and the noise is the plan's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from fedrad.config import Experiment
 from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import nearest, positions
-from fedrad.planning.expected_gain import ExpectedGain, curve_of, expected_gain
-from fedrad.planning.noise_to_signal import DOMINATED, noise_to_signal_of_label, noise_to_signal_of_steps, verdict
-from fedrad.privacy.plan import PrivacyPlan
+from fedrad.planning.expected_gain import ExpectedGain, expected_gain
+from fedrad.planning.noise_to_signal import DOMINATED, Noise, most_at_once, noise_to_signal_of_label, verdict
 from fedrad.public_base.choice import collection_of, starts_warm, unknown_labels
 from fedrad.tasks.metrics import Comparison, Scores
 from fedrad.training.inputs import Inputs
-from fedrad.training.recipe import Recipe
 from fedrad.training.result import rounded_up
 from fedrad.training.setup import Setup
 from fedrad.training.strategy import Strategy
 
-# F1 of fewer reports moves by several points with a single decision.
+# With fewer test reports, a single decision moves F1 by several points.
 _FEW_REPORTS = 30
-# With fewer changed decisions even a sign test of changes that are all right does not reach 5%.
+# With fewer changed decisions, a sign test stays above 5% even if every change is for the better.
 _WITHIN_CHANCE = 5
 _LISTED = 6
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The noise of the hospitals' plans beside the largest signal, for d trainable numbers. All of it is public.
-
-    Attributes:
-        plans: one for each hospital; hospitals of a run have the same steps.
-        averaged: m, hospitals whose adapters a round averages.
-    """
-
-    plans: Sequence[PrivacyPlan]
-    averaged: int
-
-    @property
-    def private(self) -> bool:
-        return all(plan.private for plan in self.plans)
-
-    @property
-    def batch(self) -> float:
-        """Units of a hospital's step, on average."""
-        return sum(plan.expected_batch for plan in self.plans) / len(self.plans)
-
-    @property
-    def declared(self) -> int:
-        """Declared units of all hospitals."""
-        return sum(plan.declared_size for plan in self.plans)
-
-    def to_signal(self, numbers: int) -> float:
-        """rho of so many trained numbers (``privacy.planning``), with the hospitals' mean noise power."""
-        each = [plan.own_noise_multiplier / plan.expected_batch for plan in self.plans]
-        power = math.sqrt(sum(noise**2 for noise in each) / len(each))
-        return noise_to_signal_of_steps(
-            numbers, noise_multiplier=power, batch=1, steps=self.plans[0].steps, hospitals=self.averaged
-        )
 
 
 def notes_on_plan(
     experiment: Experiment, setup: Setup, strategy: Strategy, noise: Noise, test: Inputs | None
 ) -> tuple[str, ...]:
-    """``before_training`` of a run that is set up; ``test`` is None where nothing is evaluated."""
+    """`before_training` for a run that is set up; ``test`` is None where nothing is evaluated."""
     sizes = {name: tensor.numel() for name, tensor in setup.classifier.adapter().items()}
-    turns = strategy.turns(sizes, 1) or (frozenset(sizes),)
     return before_training(
         experiment,
         setup.task.findings,
         noise=noise,
-        trainable=max(sum(size for name, size in sizes.items() if name in turn) for turn in turns),
+        trainable=most_at_once(strategy, sizes),
         row=setup.classifier.features + 1,
         positives={} if test is None else setup.task.positives(test.tokens),
         reports=0 if test is None else len(test),
@@ -85,12 +46,10 @@ def notes_on_plan(
 
 
 def _expected(experiment: Experiment, setup: Setup, noise: Noise) -> ExpectedGain | None:
-    warm = starts_warm(experiment, setup.task.findings)
-    curve = curve_of(experiment)
-    if curve is None or not (warm and noise.private):
+    if not (noise.private and starts_warm(experiment, setup.task.findings)):
         return None
-    recipe = Recipe.of(experiment, sites=noise.averaged, warm=True)
-    return expected_gain(curve, recipe, max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor))
+    noisiest = max(noise.plans, key=lambda plan: plan.noise_multiplier / plan.divisor)
+    return expected_gain(experiment, noisiest, noise.averaged)
 
 
 def before_training(
@@ -104,14 +63,15 @@ def before_training(
     reports: int,
     expected: ExpectedGain | None = None,
 ) -> tuple[str, ...]:
-    """What can be known before a step is charged.
+    """Notes on the plan, before a step is charged.
 
     Args:
-        findings: of the run's task.
-        trainable: numbers that a step trains.
-        row: numbers of the head that are one label's own: hidden size and bias.
-        positives, reports: of the test set; none and 0 where nothing is evaluated.
-        expected: where the head alone is trained from a public base. Then noise does not drown what the start knows.
+        findings: labels of the run's task.
+        trainable: how many numbers a step trains.
+        row: how many numbers of the head belong to one label: hidden size + 1.
+        positives, reports: counts of the test set; empty and 0 where nothing is evaluated.
+        expected: the measured gain, where there is one. It then replaces the noise-to-signal notes, because noise does
+            not destroy what the start already knows.
     """
     unknown = unknown_labels(findings)
     found = _unknown(experiment, findings, unknown)
@@ -126,11 +86,11 @@ def before_training(
 def after_training(
     experiment: Experiment, scores: Scores, comparison: Comparison, *, epsilon: float, warm: bool
 ) -> tuple[str, ...]:
-    """What the result comes to, beside the start and the label prior.
+    """Notes on the result, compared with the start and with the label prior.
 
     Args:
         epsilon: the largest that a hospital spent; infinite without privacy.
-        warm: whether the run started from an adapter that generated reports have trained.
+        warm: whether the run started from an adapter trained on generated reports.
     """
     name, before, prior, after = scores.name, comparison.before.main, comparison.prior.main, scores.main
     phase = "The private phase" if math.isfinite(epsilon) else "Training"
@@ -142,8 +102,8 @@ def after_training(
     if comparison.changed == 0:
         why = "After a warm start the step size falls with the noise, so that the start isn't lost. "
         found.append(
-            f"{phase} changed nothing: all decisions on the {comparison.reports} evaluated reports are those of the"
-            f" start. {spent}{why if cautious else ''}{remedy}"
+            f"{phase} changed nothing: all decisions on the {comparison.reports} evaluated reports are the same as"
+            f" before it. {spent}{why if cautious else ''}{remedy}"
         )
     elif after <= before:
         found.append(
@@ -151,8 +111,8 @@ def after_training(
         )
     elif comparison.changed < _WITHIN_CHANCE:
         found.append(
-            f"What {phase[0].lower()}{phase[1:]} changed may be chance: decisions on the {comparison.reports} evaluated"
-            f" reports that differ from the start: {comparison.changed}. {remedy}"
+            f"What {phase[0].lower()}{phase[1:]} changed may be chance: of the decisions on the {comparison.reports}"
+            f" evaluated reports, only {comparison.changed} differ from those before it. {remedy}"
         )
     if after <= prior and any(scores.positives.values()):
         found.append(
@@ -168,7 +128,7 @@ def _against_noise(experiment: Experiment) -> str:
 
 
 def _unknown(experiment: Experiment, names: Sequence[str], unknown: Sequence[str]) -> list[str]:
-    """Labels that the warm start can't teach, where one was asked for or is the default."""
+    """A note on labels that the warm start does not know, if the run starts warm."""
     if experiment.warm_start != "synthetic" or not unknown:
         return []
     these = "that label starts" if len(unknown) == 1 else "these labels start"
@@ -199,21 +159,22 @@ def _loud(experiment: Experiment, noise: Noise, trainable: int) -> list[str]:
 def _rare(noise: Noise, row: int, positives: Mapping[str, int], reports: int) -> list[str]:
     whole = noise.to_signal(row)
     if whole >= DOMINATED:
-        return []  # of every label, which is what ``_loud`` says
-    shares = {name: count / reports for name, count in positives.items() if count}
-    rare = {name: noise_to_signal_of_label(share, whole) for name, share in shares.items()}
+        return []  # this holds for every label, and ``_loud`` says so
+    prevalence = {name: count / reports for name, count in positives.items() if count}
+    rare = {name: noise_to_signal_of_label(fraction, whole) for name, fraction in prevalence.items()}
     rare = {name: rho for name, rho in rare.items() if rho >= DOMINATED}
     if not rare:
         return []
     each = [
-        f"{name} (about {shares[name] * noise.batch:.2g} in a step, noise / signal {rho:.3g})"
+        f"{name} (about {prevalence[name] * noise.batch:.2g} in a step, noise / signal {rho:.3g})"
         for name, rho in rare.items()
     ]
     needed = math.ceil(whole * noise.batch)
     without = f", or leave {'it' if len(rare) == 1 else 'them'} out" if len(rare) < len(positives) else ""
     return [
-        f"Too few positives to be learnt at this noise: {_listed(each)}. By its share of the evaluated reports, a label"
-        f" needs about {needed} in a step of {noise.batch:.0f}. Take more reports or a larger privacy.epsilon{without}."
+        f"Too few positives to be learnt at this noise: {_listed(each)}. A label needs about {needed} positives in a"
+        f" step of {noise.batch:.0f} (estimated from the evaluated reports). Take more reports or a larger"
+        f" privacy.epsilon{without}."
     ]
 
 

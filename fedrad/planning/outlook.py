@@ -1,13 +1,12 @@
-"""``fedrad plan``: what a configuration comes to before any report is read: noise, epsilon, and noise beside signal.
+"""``fedrad plan``: the noise, epsilon and noise-to-signal ratio of a configuration, before any report is read.
 
-No private number enters: the size is the declared one.
+No private number is used: the size is the declared one.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 
 from fedrad.config import Experiment
 from fedrad.errors import PlanError
@@ -15,14 +14,13 @@ from fedrad.installed import installed, strategy_class
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.shapes import shapes_of
 from fedrad.planning import noise_to_signal as planning
-from fedrad.planning.expected_gain import ExpectedGain, curve_of, expected_gain
-from fedrad.planning.noise_to_signal import Choice
+from fedrad.planning.expected_gain import ExpectedGain, expected_gain
+from fedrad.planning.noise_to_signal import Choice, Noise
 from fedrad.planning.questions import check_told
 from fedrad.privacy import accounting
 from fedrad.privacy.hospital_unit import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.public_base.build import AXES
-from fedrad.training.recipe import Recipe
 from fedrad.training.setup import plan_for, terms_of
 from fedrad.training.strategy import Strategy, strategy_of
 
@@ -32,19 +30,19 @@ class Outlook:
     """What is known of a run before its first step. All of it is public.
 
     Attributes:
-        plan: of a hospital with the declared size, exactly as the run would make it.
+        plan: the plan of a hospital with the declared size, exactly as the run would make it.
         epsilon: of all planned steps, by PLD; ``math.inf`` without privacy.
         rdp: the same by Renyi DP, an independent upper bound.
-        hospitals: those that a round asks.
-        present: the configured strategy and rank, with rho of these very steps.
-        alone: its rho if there were a single hospital, as in centralized training.
-        formula: its rho by the planning formula, which large batches come to; 0 without privacy.
+        hospitals: how many hospitals a round asks.
+        present: the configured strategy and rank, with the rho of exactly these steps.
+        alone: its rho with a single hospital, as in centralized training.
+        formula: its rho by the planning formula, the limit for large batches; 0 without privacy.
         formula_shared: the same if the hospitals shared one hospital's noise under secure aggregation.
         offered: what could be trained instead.
-        advised: the richest of them whose rho is below ``planning.BORDERLINE``, or the quietest.
-        enough: declared size x sqrt(hospitals) from which on the head alone is below it, by the formula.
+        advised: `noise_to_signal.richest` of ``offered``.
+        enough: the declared size x sqrt(hospitals) at which the head alone gets below ``BORDERLINE``, by the formula.
         notes: what the reader should know about these figures.
-        expected: what private training of the head changes where it starts from a public base.
+        expected: the expected gain of a run that starts from a public base, where it was measured.
     """
 
     plan: PrivacyPlan
@@ -79,8 +77,8 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
 
     Args:
         declared: the size that a hospital declares, in units of ``privacy.unit``; None: ``data.declared-size``, or for
-            generated reports what a simulated hospital would.
-        labels: outputs of the head; None: those of the corpus that ``data.name`` names.
+            generated reports the size that a simulated hospital would declare.
+        labels: number of outputs of the head; None: the number of labels of the corpus.
 
     Raises:
         ConfigError: the size or the number of labels is not known.
@@ -101,23 +99,28 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     trainable = planning.trainable_numbers(strategy, spec, shapes.adapted, head)
     around = replace(spec, rank=1, targets=spec.targets or ("query", "value"), freeze_a=False)
     layers = shapes_of(experiment.base_name, experiment.model.revision, around).adapted
-    rho = partial(_rho_of_steps, plan, experiment.asked)
+    rho = Noise((plan,), experiment.asked).to_signal
     offered = planning.choices(layers, head, rho, _offered(experiment), around)
     notes += _notes(experiment, plan)
+
+    def formula(numbers: int, hospitals: int, shared: bool = False) -> float:
+        public = {"epsilon": plan.epsilon, "delta": plan.delta, "declared_size": plan.declared_size}
+        return planning.noise_to_signal(numbers, **public, hospitals=hospitals, shared=shared) if plan.private else 0.0
+
     return Outlook(
         plan=plan,
         epsilon=accounting.epsilon([plan.event(plan.steps)], plan.delta),
         rdp=accounting.rdp_epsilon([plan.event(plan.steps)], plan.delta),
         hospitals=experiment.asked,
         present=Choice(strategy.settings.name, lora.rank if trainable > head else 0, trainable, rho(trainable)),
-        alone=_rho_of_steps(plan, 1, trainable),
-        formula=_formula(plan, trainable, experiment.asked),
-        formula_shared=_formula(plan, trainable, experiment.asked, shared=True),
+        alone=Noise((plan,), 1).to_signal(trainable),
+        formula=formula(trainable, experiment.asked),
+        formula_shared=formula(trainable, experiment.asked, shared=True),
         offered=offered,
         advised=planning.richest(offered),
-        enough=math.ceil(_formula(plan, head, 1) * plan.declared_size / planning.BORDERLINE),
+        enough=math.ceil(formula(head, 1) * plan.declared_size / planning.BORDERLINE),
         notes=tuple(notes),
-        expected=_expected(experiment, plan),
+        expected=expected_gain(experiment, plan, experiment.asked),
     )
 
 
@@ -127,21 +130,14 @@ def _offered(experiment: Experiment) -> list[Strategy]:
     return [kind(replace(experiment.strategy, name=name)) for name, kind in classes.items() if kind.offered]
 
 
-def _expected(experiment: Experiment, plan: PrivacyPlan) -> ExpectedGain | None:
-    curve = curve_of(experiment)
-    if curve is None:
-        return None
-    return expected_gain(curve, Recipe.of(experiment, sites=experiment.asked, warm=True), plan)
-
-
 def features_of(experiment: Experiment, hidden: int, outputs: int) -> int:
-    """Features that the head reads: the directions of a warm start, and as many more as it has outputs, or all."""
+    """How many features the head reads: after a warm start its directions plus one for each output, otherwise all."""
     directions = min(AXES, experiment.model.directions) if experiment.warm_start == "synthetic" else 0
     return min(hidden, directions + outputs) if directions else hidden
 
 
 def _at_the_server(experiment: Experiment) -> PlanError:
-    """What can be said where the server noises whole updates: the table is about hospitals' own steps."""
+    """What to tell where the server adds the noise to whole updates: the table is about the hospitals' own steps."""
     privacy, hospitals, rounds = experiment.privacy, experiment.asked, experiment.train.rounds
     plan = hospital_plan(
         epsilon=privacy.epsilon,
@@ -155,31 +151,8 @@ def _at_the_server(experiment: Experiment) -> PlanError:
     return PlanError(
         f"privacy.unit=hospital: the server noises the mean of {hospitals} updates in each of {rounds} rounds, with"
         f" noise multiplier {plan.noise_multiplier:.4g}. For d trainable numbers the noise has norm {each:.3g} sqrt(d)"
-        f" times that of the largest update: as large as it from d = {math.ceil(1 / each**2)} on. There is no table for"
-        " this unit; more hospitals and fewer rounds are what helps."
-    )
-
-
-def _rho_of_steps(plan: PrivacyPlan, hospitals: int, trainable: int) -> float:
-    return planning.noise_to_signal_of_steps(
-        trainable,
-        noise_multiplier=plan.noise_multiplier,
-        batch=plan.expected_batch,
-        steps=plan.steps,
-        hospitals=hospitals,
-    )
-
-
-def _formula(plan: PrivacyPlan, trainable: int, hospitals: int, *, shared: bool = False) -> float:
-    if not plan.private:
-        return 0.0
-    return planning.noise_to_signal(
-        trainable,
-        epsilon=plan.epsilon,
-        delta=plan.delta,
-        declared_size=plan.declared_size,
-        hospitals=hospitals,
-        shared=shared,
+        f" times that of the largest update: as large as the update from d = {math.ceil(1 / each**2)} on. There is no"
+        " table for this unit. More hospitals and fewer rounds help."
     )
 
 
@@ -200,7 +173,7 @@ def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
     if plan.expected_batch < experiment.train.batch:
         notes.append(
             f"train.batch {experiment.train.batch} is more than a hospital has: every step takes all. (A real"
-            " one takes the share of its max-sampling-rate at most, by default half, and plans for that.)"
+            " hospital takes no more than its max-sampling-rate allows, by default half, and plans for that.)"
         )
     if experiment.asked < sites.count:
         notes.append(
@@ -220,10 +193,10 @@ def _notes(experiment: Experiment, plan: PrivacyPlan) -> list[str]:
         )
     privacy = experiment.privacy
     if privacy.shared_noise:
-        shares = sites.quorum - privacy.colluders
+        certain = sites.quorum - privacy.colluders
         notes.append(
-            f"hospitals share the noise: {plan.noise_multiplier:.4g} is that of the sum of {shares} of them. Each adds"
-            f" {plan.noise_multiplier / math.sqrt(shares):.4g}, 1/sqrt({shares}) of it, and a single adapter is not"
+            f"hospitals share the noise: {plan.noise_multiplier:.4g} is that of the sum of {certain} of them. Each adds"
+            f" {plan.noise_multiplier / math.sqrt(certain):.4g}, 1/sqrt({certain}) of it, and a single adapter is not"
             " private. The strategies below are judged by noise that is not shared."
         )
     elif privacy.secure_aggregation:

@@ -1,4 +1,4 @@
-"""What ``fedrad plan`` must be told, since it reads no data. Checked before the seconds that its imports take."""
+"""What ``fedrad plan`` must be told, because it reads no data. Checked before its imports, which take seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fedrad.errors import ConfigError
 
 
 def check_told(experiment: Experiment, declared: int | None, labels: int | None) -> None:
-    """Refuses a plan of which the size or the number of labels is not known.
+    """Refuses a plan if the size or the number of labels is not known.
 
     Args:
         declared, labels: as for ``outlook.outlook_of``.

@@ -1,6 +1,4 @@
-"""Differential privacy: what is promised (plan), how it is kept (sampler, optimizer, noise), and what it cost.
+"""Differential privacy: what is promised (plan), how it is kept (sampler, optimizer, noise), and what it costs.
 
-This package stands on the ground floor: it knows neither reports nor Flower.
+Nothing in this package depends on reports or on Flower.
 """
-
-from __future__ import annotations

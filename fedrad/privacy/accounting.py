@@ -1,19 +1,20 @@
 """What a sequence of noisy steps costs: epsilon by privacy loss distributions (PLD), with RDP as a cross-check.
 
 Guarantee:
-    ``epsilon(events, delta)`` is an upper bound: a mechanism that took these Poisson-sampled Gaussian steps, as planned
-    before the first of them and with every intermediate result published, is (epsilon, delta)-differentially private
-    when one unit is added or removed. Grids are pessimistic, and what floating point may lose is bounded and added:
-    `losses` and `composition` say how.
+    ``epsilon(events, delta)`` is an upper bound. If a mechanism takes these Poisson-sampled Gaussian steps, all planned
+    before the first of them, and publishes every intermediate result, then it is (epsilon, delta)-differentially
+    private with respect to adding or removing one unit. The discretisation is pessimistic, and floating-point errors
+    are bounded and added (see `losses` and `composition`).
 
-    Up to 1,000 steps the grid is a thousandth of the figure or finer, which adds less than 1e-3 of it. With more steps
-    it is made so fine that it adds about 1e-5 of the figure, and where it would have more than 2^21 points, as fine as
-    these allow: a part in 1,000 at 1e6 steps in every case of tests/privacy/test_extremes.py, and possibly several
-    times the true epsilon at 1e9. That many points keep a figure below 500 MB and a few seconds. Beyond what a grid can
-    hold, the figure is the smallest of the bounds that remain: RDP's, or that of steps without sampling.
+    Accuracy: for up to 1,000 steps the grid spacing is at most a thousandth of epsilon, which adds less than 1e-3 of
+    it. For more steps the grid is chosen so fine that it adds about 1e-5 of epsilon, but it never has more than 2^21
+    points. This limit keeps one evaluation below 500 MB and a few seconds. With it, the excess is a part in 1,000 at
+    1e6 steps in every case of tests/privacy/test_extremes.py, and possibly several times the true epsilon at 1e9. Where
+    no grid of this size fits, the result is the smallest of the remaining bounds: RDP, or Gaussian steps without
+    sampling.
 
-The CLT approximation (Gaussian DP) under-reports subsampled steps, by 5x in places. It only starts the search in
-`calibration`.
+The CLT approximation (Gaussian DP) under-reports subsampled steps, by 5x in places. It only gives `calibration` a point
+to start its search from.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -35,24 +35,24 @@ from fedrad.privacy.composition import Figure, compose
 from fedrad.privacy.internals import renyi_divergences
 from fedrad.privacy.losses import NoisyStep, loss_range
 
-# Each step counts 1e-22 as certain loss: however many there are, that is far below this.
+# Every step gives up a mass of 1e-22, counted as infinite loss. Summed over all steps this stays far below this delta.
 SMALLEST_DELTA = 1e-9
-# More noise, and rarer sampling, are charged like these.
+# More noise is charged like this much noise, and a smaller sampling rate like this rate.
 LARGEST_NOISE, _SMALLEST_RATE = 1e8, 1e-15
 _MOST_STEPS = 10**12
-# No distribution has more points than this on its grid: what bounds memory (some 100 bytes a point while composing).
+# Largest number of grid points. It bounds memory: composing takes some 100 bytes a point.
 _MOST_POINTS = 2**21
-# Grids are powers of ten, and of 10^(1/3) for many steps; this is three times their exponents.
+# Grid spacings are powers of ten, and for many steps powers of 10^(1/3). These are three times their exponents.
 _TOO_WIDE, _WIDEST_GRID, _USUAL_GRID, _FINEST_GRID, _FINEST_OF_MANY = 7, 0, -12, -18, -30
 _MANY_STEPS = 1000
-# The share of epsilon that the grid may add to it with many steps, and the epsilon below which that isn't asked for.
+# With many steps the grid may add this fraction to epsilon. It is not required of an epsilon below _SMALL.
 _EXCESS, _SMALL = 1e-5, 1e-5
-# Below this noise multiplier, sampling is disregarded or RDP taken: a grid fine enough would have too many points.
+# Below this noise multiplier no grid is fine enough, so the result is the bound by RDP or without sampling.
 _SMALLEST_ON_GRID = 1e-3
-# More than a Renyi divergence of one step is off by rounding.
+# An upper bound on the rounding error of one step's Renyi divergence.
 _RDP_ROUNDING = 1e-12
-# Whole orders have a closed form; fractional ones near 1 do not always converge. Orders above 1024 overflow a binomial
-# in scipy, and orders above 64 are needed for epsilon below 0.1.
+# Integer orders have a closed form; fractional ones near 1 do not always converge. Orders above 1024 overflow a
+# binomial in scipy, and orders above 64 are needed for epsilon below 0.1.
 _RDP_ORDERS = [*range(2, 41), 48, 64, 96, 128, 192, 256, 512, 1024]
 
 
@@ -65,15 +65,15 @@ class Event(NamedTuple):
 
 
 def epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> float:
-    """The epsilon that all these steps together have spent at this delta, from above.
+    """An upper bound on the epsilon of all these steps together, at this delta.
 
     Args:
-        events: (sampling rate, noise multiplier, steps) of each group of steps, in any order and split.
-        delta: between 1e-9 and 1, exclusive.
+        events: (sampling rate, noise multiplier, steps) of each group of steps. Order and grouping do not matter.
+        delta: at least 1e-9 and below 1.
 
     Returns:
-        0.0 for no steps (or a sampling rate of 0) and where the unit is in none of them with probability 1 - delta,
-        ``math.inf`` where steps took no noise or no finite figure can be certified, otherwise the PLD figure.
+        0.0 if there are no steps, the sampling rate is 0, or a unit is never sampled with probability 1 - delta or
+        more; ``math.inf`` if a step has no noise or no finite bound can be certified; otherwise the PLD figure.
 
     Raises:
         PlanError: a value is outside its range.
@@ -84,7 +84,7 @@ def epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> float:
 
 
 def merged(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Steps of the same kind as one event, sorted: a ledger as a message carries it."""
+    """One event for all steps of the same kind, sorted. This is the form that messages carry."""
     return tuple(Event(rate, noise, n) for (rate, noise), n in sorted(step_counts(events).items()))
 
 
@@ -99,16 +99,17 @@ def step_counts(events: Iterable[Event]) -> Counter[tuple[float, float]]:
 def rdp_epsilon(events: Iterable[tuple[float, float, int]], delta: float) -> float:
     """The same by Renyi DP (Mironov et al., arXiv 1908.10530): an independent, looser upper bound."""
     check_delta(delta)
-    return _rdp(_merge(events), float(delta))
+    return _by_rdp(_merge(events), float(delta))
 
 
 def check_delta(delta: float) -> None:
+    """Raises `PlanError` for a delta that can't be accounted for."""
     if not SMALLEST_DELTA <= delta < 1:
         raise PlanError(f"delta must be at least {SMALLEST_DELTA} and below 1, not {delta}.")
 
 
 def _merge(events: Iterable[tuple[float, float, int]]) -> tuple[Event, ...]:
-    """Equal (rate, noise) joined, free steps dropped, sorted: the same tuple however a run was split."""
+    """Checks the events, drops those that cost nothing and merges the rest, so that equal runs give equal tuples."""
     kept: list[Event] = []
     for rate, sigma, steps in events:
         if not 0 <= rate <= 1:
@@ -119,13 +120,10 @@ def _merge(events: Iterable[tuple[float, float, int]]) -> tuple[Event, ...]:
             raise PlanError(f"The number of steps must be a whole number between 0 and {_MOST_STEPS}, not {steps}.")
         if rate > 0 and steps > 0 and sigma != math.inf:
             kept.append(Event(max(float(rate), _SMALLEST_RATE), min(float(sigma), LARGEST_NOISE), int(steps)))
-    merged = [
-        Event(rate, sigma, sum(e.steps for e in group))
-        for (rate, sigma), group in groupby(sorted(kept), key=lambda e: (e.sampling_rate, e.noise_multiplier))
-    ]
-    # Unsampled Gaussians compose exactly to one: mu^2 = sum of steps / sigma^2.
-    full = [e for e in merged if e.sampling_rate == 1 and e.noise_multiplier > 0]
-    rest = [e for e in merged if e not in full]
+    kinds = merged(kept)
+    # Gaussian steps without sampling compose exactly to one: mu^2 = sum of steps / sigma^2.
+    full = [e for e in kinds if e.sampling_rate == 1 and e.noise_multiplier > 0]
+    rest = [e for e in kinds if e not in full]
     if full:
         squares = math.fsum(e.steps / e.noise_multiplier / e.noise_multiplier for e in full)
         rest.append(Event(1.0, 1 / math.sqrt(squares), 1))
@@ -144,7 +142,7 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     steps = sum(e.steps for e in events)
     many = steps > _MANY_STEPS
     room = _narrowest(_reach(events), many)
-    # Large epsilons get by with a wider grid (5 to 50: 1e-3): the figure grows by less than 1e-4 of itself.
+    # A wider grid suffices for large epsilons (1e-3 for 5 to 50): it adds less than 1e-4 of epsilon.
     third = max(_USUAL_GRID, room, min(_grid(best / 5000, many), _WIDEST_GRID))
     while third <= _TOO_WIDE:
         value, span, order = _pld(events, delta, third)
@@ -165,36 +163,36 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
 
 
 def _never_sampled(events: tuple[Event, ...], delta: float) -> bool:
-    """Whether the unit is in no step at all with a probability of 1 - delta or more: then epsilon is 0."""
+    """Whether a unit is never sampled with probability 1 - delta or more. Epsilon is then 0."""
     if any(e.sampling_rate == 1 for e in events):
         return False
     return -math.expm1(math.fsum(e.steps * math.log1p(-e.sampling_rate) for e in events)) <= delta * (1 - 1e-9)
 
 
 def quick_bound(events: Iterable[tuple[float, float, int]], delta: float) -> float:
-    """An upper bound that is quickly had: by RDP, or as if every step sampled every unit."""
+    """A fast upper bound: by RDP, or as if every step sampled every unit."""
     return _quick_bound(_merge(events), delta)
 
 
 def _quick_bound(events: tuple[Event, ...], delta: float) -> float:
-    return min(_converted(events, delta, _RDP_ROUNDING), _unsampled(events, delta))
+    return min(_by_rdp(events, delta, _RDP_ROUNDING), _unsampled(events, delta))
 
 
 def _unsampled(events: tuple[Event, ...], delta: float) -> float:
-    """As if every step sampled every unit: P(N(mu) > y) alone is delta at the loss mu^2 / 2 + mu z."""
+    """A bound as if every step sampled every unit: the Gaussian tail alone is delta at the loss mu^2 / 2 + mu z."""
     mu = math.sqrt(math.fsum(e.steps / e.noise_multiplier / e.noise_multiplier for e in events)) * (1 + 1e-12)
     figure = mu * (mu / 2 - float(special.ndtri(delta)))
     return max(figure, 0.0) if mu < 1e150 else math.inf
 
 
 def _reach(events: Sequence[Event]) -> float:
-    """The widest range of losses of a single step."""
+    """The width of the widest loss range of a single step."""
     ranges = [loss_range(e.sampling_rate, e.noise_multiplier) for e in events]
     return max(high - low for low, high in ranges)
 
 
 def coarse_bound(event: Event, delta: float, width: float) -> float:
-    """An upper bound on a grid of about this width, which is quicker: to start a search with."""
+    """A faster upper bound, on a grid of about this spacing, for starting a search."""
     events, many = _merge([event]), event.steps > _MANY_STEPS
     third = max(_grid(width, many), _narrowest(_reach(events), many), _FINEST_OF_MANY if many else _FINEST_GRID + 3)
     if third > _TOO_WIDE:
@@ -207,19 +205,19 @@ def _width(third: int) -> float:
 
 
 def _grid(width: float, many: bool) -> int:
-    """The widest grid that is not wider than this; whole decades unless there are many steps."""
+    """The widest grid spacing that is at most ``width``: a whole decade unless there are many steps."""
     decades = math.log10(max(width, 1e-300)) + 1e-12
     return math.floor(3 * decades) if many else 3 * math.floor(decades)
 
 
 def _narrowest(range_of_losses: float, many: bool) -> int:
-    """The finest grid on which the losses are no more points than there is room for."""
+    """The finest grid on which this range of losses has at most `_MOST_POINTS` points."""
     decades = math.log10(range_of_losses / (0.98 * _MOST_POINTS))
     return math.ceil(3 * decades) if many else 3 * math.ceil(decades)
 
 
 def _step(rate: float, sigma: float, third: int) -> NoisyStep:
-    """Kept: hospitals ask for the same step in every round. Few of the large ones: each may take 32 MB."""
+    """A step's loss distribution. Cached, since every round needs it; few large ones, since each may take 32 MB."""
     low, high = loss_range(rate, sigma)
     return (_small_step if high - low <= 1e5 * _width(third) else _large_step)(rate, sigma, _width(third))
 
@@ -233,11 +231,7 @@ def _pld(events: Sequence[Event], delta: float, third: int) -> Figure:
     return compose(parts, _width(third), delta, _MOST_POINTS)
 
 
-def _rdp(events: tuple[Event, ...], delta: float) -> float:
-    return _converted(events, delta, 0.0)
-
-
-def _converted(events: tuple[Event, ...], delta: float, rounding: float) -> float:
+def _by_rdp(events: tuple[Event, ...], delta: float, rounding: float = 0.0) -> float:
     if not events:
         return 0.0
     if any(e.noise_multiplier == 0 for e in events):
@@ -250,7 +244,7 @@ def _converted(events: tuple[Event, ...], delta: float, rounding: float) -> floa
 
 @lru_cache(maxsize=1024)
 def _rdp_of_one(rate: float, sigma: float) -> NDArray[np.float64]:
-    """The divergence of one step at each order. Steps add up; what one costs takes a while to find."""
+    """Renyi divergence of one step at each order. Cached, since it takes a while; those of several steps add up."""
     if sigma < 1e-100:
         return np.full(len(_RDP_ORDERS), math.inf)
     return renyi_divergences(_RDP_ORDERS, rate, sigma)

@@ -1,4 +1,4 @@
-"""The smallest noise multiplier that meets a target epsilon, found once and kept on disk."""
+"""The smallest noise multiplier that meets a target epsilon, cached on disk."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from fedrad.files import write_whole
 from fedrad.privacy import accounting, composition, losses
 from fedrad.privacy.accounting import LARGEST_NOISE, Event
 
-# The search never looks below this; such a plan meets its target with room to spare.
+# The search stops here: such a plan meets its target with room to spare.
 SMALLEST_NOISE = 0.05
-# Targets and figures below this are not told apart.
+# Epsilons below this are treated as equal.
 _NOTHING = 1e-12
 
 
 @lru_cache(maxsize=256)
 def smallest_noise_multiplier(target: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The smallest noise multiplier with which ``steps`` steps spend at most epsilon ``target``, from above.
+    """The smallest noise multiplier with which ``steps`` steps spend at most epsilon ``target``.
 
-    It is within 1e-4 (relative) of the smallest, never below 0.05, and rounded up to six significant digits. What was
-    found before is kept in the cache folder (a simulation of a hundred hospitals needs dozens, a second each) and is
-    used only if it still meets the target. So
-    `epsilon` of the result is at most the target: the same function checks it.
+    The result is at most 1e-4 (relative) above the smallest, at least 0.05, and rounded up to six significant digits.
+    Results are cached on disk, because a simulation of a hundred hospitals needs dozens and each takes a second. A
+    cached value is used only if it still meets the target, so `accounting.epsilon` of the result never exceeds it.
 
     Raises:
         PlanError: a value is outside its range, or no multiplier meets the target.
@@ -40,7 +39,7 @@ def smallest_noise_multiplier(target: float, delta: float, sampling_rate: float,
         raise PlanError(f"A target epsilon must be positive and finite, not {target}.")
     if not 0 < sampling_rate <= 1 or steps < 1:
         raise PlanError(f"Nothing to calibrate: sampling rate {sampling_rate}, {steps} steps.")
-    target *= 1 - 1e-9  # so that another machine's last digit can't refuse the last step
+    target *= 1 - 1e-9  # otherwise a rounding difference on another machine could refuse the last step
     kept = _kept_noise(target, delta, sampling_rate, steps)
     if kept.is_file():
         with suppress(OSError, ValueError):
@@ -55,7 +54,7 @@ def smallest_noise_multiplier(target: float, delta: float, sampling_rate: float,
 
 
 def _kept_noise(target: float, delta: float, sampling_rate: float, steps: int) -> Path:
-    """Where a result is kept. Its name holds everything that decides it, the text of this code included."""
+    """The cache file of a result. Its name depends on all arguments, dp-accounting's version and this source code."""
     facts = [repr(target), repr(delta), repr(sampling_rate), steps, version("dp-accounting"), _source()]
     name = hashlib.sha256("|".join(map(str, facts)).encode()).hexdigest()[:24]
     return fedrad_cache_dir() / "noise" / f"{name}.txt"
@@ -80,9 +79,8 @@ def _search(target: float, delta: float, sampling_rate: float, steps: int) -> fl
             )
         good = _round_up(good * min(max(spent / max(target, _NOTHING), 1.0001), 10.0))
         spent = _spent(good, delta, sampling_rate, steps)
-    # `good` is within the target and often a little too large, because the coarse grid is the more pessimistic one.
-    # Close in on the edge with a secant in the logarithms until the largest refused multiplier is within 1e-4 of the
-    # one accepted.
+    # `good` meets the target but is often a little too large, because the coarse grid is more pessimistic. A secant
+    # search on logarithms narrows the gap until the largest refused multiplier is within 1e-4 of the accepted one.
     bad, slope, aim = 0.0, 1.0, max(target, _NOTHING)
     while good > SMALLEST_NOISE and good > bad * (1 + 1e-4):
         trial = _round_up(good * (max(spent, aim / 4) / aim) ** (1 / slope) * (1 - 5e-5))
@@ -108,16 +106,16 @@ def _round_up(sigma: float) -> float:
 
 
 def _coarse_root(target: float, delta: float, rate: float, steps: int) -> float:
-    """About the right noise multiplier: the root on a coarser, cheaper grid, searched from the CLT's."""
+    """An approximate noise multiplier: the root on a coarser, cheaper grid, starting from that of the CLT."""
     if -math.expm1(steps * math.log1p(-min(rate, 1 - 1e-12))) <= delta:
-        return SMALLEST_NOISE  # a report is likelier than 1 - delta never to be sampled
+        return SMALLEST_NOISE  # a unit is never sampled with probability 1 - delta or more
 
     def missing(mu: float) -> float:  # Gaussian DP: delta of (mu, epsilon), Dong et al., arXiv 1905.02383
         spent = stats.norm.cdf(mu / 2 - target / mu) - math.exp(target + stats.norm.logcdf(-mu / 2 - target / mu))
         return float(spent - delta)
 
     mu = float(optimize.brentq(missing, 1e-9, 10 + 2 * math.sqrt(target) + target))
-    # Tenfold the usual grid, but no wider than the deviation of a step's loss.
+    # Ten times the usual spacing, but no wider than the standard deviation of a step's loss.
     grid = min(max(min(target / 100, 1e-3), target / 5000), mu / math.sqrt(steps))
 
     def excess(log_sigma: float) -> float:

@@ -1,17 +1,18 @@
-"""Many noisy steps: the epsilon of their composition, from above.
+"""An upper bound on the epsilon of many composed steps.
 
 Guarantee:
-    `compose` returns an epsilon that is at least the one of the steps' composition. The steps come on a grid that is
-    pessimistic itself (`losses`). Composing could lose something in two ways; each is bounded and added:
+    `compose` returns at least the epsilon of the composition. The loss distributions of the steps are pessimistic
+    (`losses`). Composing them by FFT has two sources of error; both are bounded and added:
 
-    - The Fourier transforms round. Their error is bounded term by term and added to every mass (`_convolved`). The
-      distribution is tilted first, so that the masses near the result are the largest and the error is small beside
-      delta instead of beside 1: without a tilt, 1e6 steps at delta 1e-9 came out 7.7e-4 of delta short.
-    - Transforms have an end. What is beyond it above is bounded by its moments and counted as certain loss; what wraps
-      around only adds to other masses.
+    - Rounding. The error of the Fourier transforms is bounded term by term and added to every mass (`_convolved`). The
+      distribution is exponentially tilted first, so that the masses near the result are the largest and the error is
+      small relative to delta, not only relative to 1. Without a tilt, 1e6 steps at delta 1e-9 came out 7.7e-4 of delta
+      too low.
+    - Truncation. The mass above the window is bounded by its moments and counted as infinite loss. Mass that wraps
+      around only increases other masses.
 
-Why not dp_accounting's own: its composition has no such bounds, and computes the moments anew at every call, which
-takes three quarters of its time. tests/privacy/test_composition.py compares the two.
+Why not dp_accounting's composition: it has no such bounds, and it recomputes the moments in every call, which takes
+three quarters of its time. tests/privacy/test_composition.py compares the two.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ from scipy import fft, signal
 from fedrad.privacy.losses import OCTAVES, Direction, Floats, NoisyStep
 
 _UNIT = float(np.finfo(np.float64).eps)
-# The share of delta that a window may leave out above, and the tilted mass that it may below; the share of delta that
-# rounding may add before the distribution is tilted more. The spectrum of fewer steps than _FEW decays slowly.
-_LEFT_OUT, _NEGLIGIBLE, _FEW, _MANY = 1e-10, 1e-8, 30, 1000
+# The window may leave out this fraction of delta above it, and this much tilted mass below it.
+_LEFT_OUT = 1e-10
+# Rounding may add this fraction of delta; otherwise the distribution is tilted more.
+_NEGLIGIBLE = 1e-8
+# The number of steps that this allowance counts with lies between these: the spectrum of few steps decays slowly.
+_FEW, _MANY = 30, 1000
 
 
 class Figure(NamedTuple):
-    """What a composition came to.
+    """The result of a composition.
 
     Attributes:
-        epsilon: from above.
-        span: how wide a range of losses the transform needed (in units of loss).
+        epsilon: an upper bound.
+        span: the range of losses that the transform covers.
         order: of the moment that bounds the tail best. The grid adds about steps x width^2 x order / 12 to epsilon.
     """
 
@@ -46,13 +50,13 @@ class Figure(NamedTuple):
 
 
 def compose(parts: Sequence[tuple[NoisyStep, int]], width: float, delta: float, most_points: int) -> Figure:
-    """The smallest epsilon of so many of each step at this delta, from above.
+    """An upper bound on the epsilon of the composition at this delta.
 
     Args:
-        parts: steps on the same grid, and how often each is taken.
-        width: of the grid.
+        parts: steps on the same grid, each with how often it is taken.
+        width: the grid spacing.
         delta: above 0.
-        most_points: a transform that would need more points is not done; epsilon is then infinite.
+        most_points: if the transform would need more points, epsilon is infinite.
     """
     removed = _composed([(step.removed, count) for step, count in parts], width, delta, most_points)
     if all(step.added is step.removed for step, _ in parts):
@@ -66,15 +70,15 @@ def _composed(parts: Sequence[tuple[Direction, int]], width: float, delta: float
     infinite = _LEFT_OUT - math.expm1(math.fsum(n * math.log1p(-one.infinite) for one, n in parts)) / delta
     orders, rising, falling = _moments(parts)
     # Chernoff: the loss exceeds the smallest of `bounds` with probability delta at most. The tilt is the smallest order
-    # with which the transform's rounding is small beside delta.
+    # for which the rounding error is small relative to delta.
     bounds = (rising + log_delta) / orders
     order = float(orders[int(np.argmin(bounds))])
     excess = rising + log_delta - orders * float(np.min(bounds))
     allowed = math.log(_NEGLIGIBLE / (min(max(steps, _FEW), _MANY) * _error(most_points)))
     chosen = int(np.flatnonzero(excess <= max(allowed, 0.0) + 1e-9)[-1])
-    # The window ends above all but a little of delta, and begins below all but a little of the tilted mass. The
-    # transform is long enough for hardly any tilted mass to wrap around it; where that takes much more than the window,
-    # as with rare and large losses, a smaller tilt does better.
+    # The window ends where little of delta is left above it, and begins where little tilted mass is left below it. The
+    # transform is so long that hardly any tilted mass wraps around. If that takes much more than the window, as with
+    # rare large losses, a smaller tilt does better.
     least, most = (sum(n * edge(one) for one, n in parts) for edge in (Direction.first, Direction.last))
     end = min(math.ceil(np.min(bounds + room / orders) / width), most)
     longest = max(len(one.masses) for one, _ in parts)
@@ -101,7 +105,7 @@ def _composed(parts: Sequence[tuple[Direction, int]], width: float, delta: float
 
 
 def _moments(parts: Sequence[tuple[Direction, int]]) -> tuple[Floats, Floats, Floats]:
-    """Orders, falling, and the logarithms of E exp(order x loss) and E exp(-order x loss) for the sum of all losses."""
+    """Descending orders, and log E exp(order x loss) and log E exp(-order x loss) of the total loss at each of them."""
     top = min(one.top for one, _ in parts)
     shared = OCTAVES - max(one.top - top for one, _ in parts)
     rising: Floats = np.sum([n * one.rising[one.top - top :][:shared] for one, n in parts], axis=0)
@@ -111,11 +115,11 @@ def _moments(parts: Sequence[tuple[Direction, int]]) -> tuple[Floats, Floats, Fl
 
 
 def _convolved(parts: Sequence[tuple[Direction, int]], tilt: float, start: int, end: int, points: int) -> Floats:
-    """Tilted masses of the sum of all losses at the grid points start...end, each from above.
+    """Upper bounds on the tilted masses of the total loss at the grid points start...end.
 
-    A coefficient of a transform is a tree of additions and products with roots of unity over the tilted masses, whose
-    sum is 1: so it is off by `error` at most, and a product of coefficients a_i by the product of the (|a_i| + error)
-    times the sum of the error / (|a_i| + error). A mass is the mean of the products' coefficients.
+    Error bound: each coefficient of a transform is computed from the tilted masses, which sum to 1, by a tree of
+    additions and products with roots of unity, so its error is at most `error`. The error of a product of coefficients
+    a_i is at most prod(|a_i| + error) x sum(error / (|a_i| + error)). Each resulting mass is the mean of such products.
     """
     error = _error(points)
     logarithm, phase = np.zeros(points // 2 + 1), np.zeros(points // 2 + 1)
@@ -127,7 +131,7 @@ def _convolved(parts: Sequence[tuple[Direction, int]], tilt: float, start: int, 
         tilted /= tilted.sum()
         if len(parts) == count == 1:
             return tilted[start - one.lowest : end - one.lowest + 1]
-        # Around its mean, so that the phases of the coefficients that matter are small and lose nothing to rounding.
+        # Centred at its mean, so that the phases of the large coefficients are small and lose nothing to rounding.
         middle = round(float(tilted @ np.arange(len(tilted))))
         around = np.zeros(points)
         around[: len(tilted)] = tilted
@@ -146,16 +150,15 @@ def _convolved(parts: Sequence[tuple[Direction, int]], tilt: float, start: int, 
 
 
 def _error(points: int) -> float:
-    """Of a coefficient of a transform of masses whose sum is 1: a complex product and a sum at each level."""
+    """The error of one Fourier coefficient of masses that sum to 1: one complex product and one sum at each level."""
     return 8 * _UNIT * (math.log2(points) + 2)
 
 
 def smallest_epsilon(masses: Floats, places: Floats, width: float, infinite: float) -> float:
-    """The smallest epsilon >= 0 whose divergence is at most 1: all masses are in units of delta.
+    """The smallest epsilon >= 0 with hockey-stick divergence at most 1, for masses in units of delta.
 
-    dp_accounting's overflows near epsilon 709, where it says infinity for what is finite.
-
-    At a grid point the divergence is U - V: the mass above it, less the same mass weighted by exp(point - loss).
+    At a grid point the divergence is U - V: the mass above the point, minus the same mass weighted by exp(point -
+    loss). dp_accounting's own function overflows near epsilon 709 and returns infinity for finite values.
     """
     if infinite >= 1:
         return math.inf
@@ -164,7 +167,7 @@ def smallest_epsilon(masses: Floats, places: Floats, width: float, infinite: flo
     error = _UNIT * len(masses)  # of the sums, relative
     above, weighted = above * (1 + error), weighted * (1 - error)
     enough = above - weighted + infinite <= 1
-    first = int(np.argmax(enough))  # the largest loss always is
+    first = int(np.argmax(enough))  # true at the largest loss at least
     if first == 0:
         return max(float(places[0]), 0.0)
     # Between this point and the one below, the divergence is U - exp(epsilon - point) V with this point's mass in both.

@@ -1,8 +1,8 @@
 """Per-sample gradients: one gradient for each report of a batch.
 
-The reference implementation uses per-sample leaf tensors. Every trainable tensor is replaced by B copies that share
-its memory, sample b is multiplied with copy b, and plain autograd returns the gradients of all copies in one backward
-pass. Opacus's hooks compute the same numbers in another way; they are an alternative, and the oracle of the tests.
+The reference implementation uses per-sample leaf tensors. Every trainable tensor is replaced by B copies in the same
+memory, sample b is multiplied with copy b, and plain autograd returns the gradients of all copies in one backward pass.
+Opacus's hooks compute the same numbers in another way. They are an alternative, and the reference in the tests.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ def leaf_gradients(
     """Losses and gradients of every sample, in one forward and one backward pass.
 
     A module that is used several times (ALBERT's shared layers) has one leaf per sample, and autograd sums over the
-    uses. Works under non-reentrant checkpointing, since the leaves stay in place until the backward pass is over, and
-    under autocast: leaves, and so gradients, keep the parameters' dtype.
+    uses. Works with non-reentrant checkpointing, because the leaves stay in place until the backward pass is over, and
+    with autocast: leaves, and so gradients, keep the parameters' dtype.
 
     Args:
-        model: called as ``model(*inputs)``; gives outputs [B, ...]. Samples must not mix in it. Modules that hold a
-            trainable parameter must also work with one that has a leading batch dimension.
+        model: called as ``model(*inputs)``; returns outputs [B, ...]. It must not mix samples, and its modules must
+            accept trainable parameters with an extra leading batch dimension.
         trainable: parameters of ``model``, under any names.
-        inputs: tensors whose first dimension is B; B may be 0 (an empty Poisson sample), then nothing is run.
+        inputs: tensors whose first dimension is B. If B is 0 (an empty Poisson sample), nothing is run.
         loss: outputs [B, ...] -> losses [B], one for each sample. No mean over the batch.
-        values: where samples have weights of their own (samples of different hospitals in one pass): tensors
-            [B, *shape] to be used in the place of these parameters of ``model``, trainable or not.
+        values: weights that differ between samples, for samples of different hospitals in one pass: tensors [B, *shape]
+            to use in place of these parameters of ``model``, trainable or not.
 
     Returns:
         losses [B], detached, and gradients [B, *shape] by the names of ``trainable``. ``.grad`` is not touched.
 
-    Guarantee: up to rounding, entry b of every gradient is a function of sample b and the weights alone, provided that
-    samples do not mix in ``model``. Clipping each entry then bounds what one report can change, which is what the noise
+    Guarantee: up to rounding, entry b of every gradient depends only on sample b and the weights, provided that
+    ``model`` does not mix samples. Clipping each entry then bounds what one report can change, which is what the noise
     is calibrated for. Nothing checks for mixing at run time; the tests compare with one sample at a time.
 
     Raises:
-        PreflightError: a tensor is not the model's own, or does not take part in the loss, so that training would clip
-            one set of tensors and move another; or the loss is not one number for each sample.
+        PreflightError: a tensor does not belong to the model or does not affect the loss, so that training would clip
+            one set of tensors and update another; or the loss is not one number for each sample.
     """
     batch = inputs[0].shape[0]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -77,9 +77,9 @@ def opacus_gradients(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same as ``leaf_gradients``, computed by the hooks of Opacus's ``GradSampleModule``.
 
-    The hooks are gone when it returns, and so is all that Opacus attached to the parameters. Does not work under
-    checkpointing. ``model`` must have no dropout and no layer that behaves differently in training: it is put in
-    training mode for the call, since Opacus's hooks do nothing otherwise.
+    Before it returns, it removes the hooks and everything that Opacus attached to the parameters. Does not work with
+    checkpointing. The model is put in training mode for the call, because Opacus's hooks do nothing otherwise; so it
+    must have no dropout and no layer that behaves differently in training.
     """
     batch = inputs[0].shape[0]
     _all_in({id(parameter): name for name, parameter in model.named_parameters()}, trainable)
@@ -87,7 +87,7 @@ def opacus_gradients(
         return _nothing(trainable, inputs[0].device)
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            # Opacus looks samplers up by exact type; a subclass of Linear has the gradient of Linear.
+            # Opacus looks samplers up by exact type. A subclass of Linear has the same gradient as Linear.
             GradSampleModule.GRAD_SAMPLERS.setdefault(type(module), compute_linear_grad_sample)
     modes = {module: module.training for module in model.modules()}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -96,11 +96,11 @@ def opacus_gradients(
     try:
         hooked.train()
         for parameter in parameters:
-            parameter.grad = None  # or backward would add to what is there, in place
+            parameter.grad = None  # otherwise backward would add to it in place
         losses = _one_each(loss(hooked(*inputs)), batch)
         if losses.requires_grad:
             with warnings.catch_warnings():
-                # The inputs of the first layer need no gradient; nor do Opacus's hooks, but torch warns of it.
+                # torch warns that the first layer's inputs need no gradient. Opacus's hooks don't use it.
                 warnings.filterwarnings("ignore", "Full backward hook")
                 losses.sum().backward()
         found = {name: vars(parameter).get("grad_sample") for name, parameter in trainable.items()}

@@ -1,10 +1,10 @@
 """The hospital as the privacy unit: the server clips whole updates and adds the noise (client-level, central DP).
 
-The trusted party here is the server. It sees every hospital's update as it is, without noise, and must be believed to
-clip, to add the noise, to publish nothing else and to forget the rest. Where that is too much to ask, use the report or
-the patient as the unit: then hospitals trust nobody.
+Here the server is trusted. It sees every hospital's update without noise, and hospitals must trust it to clip, to add
+the noise, to publish nothing else and to keep nothing. If that is too much to ask, use the report or the patient as the
+unit: then hospitals trust nobody.
 
-Functions of tensors only; who sends what, and the server's own ledger, are the federation's part.
+These are functions of tensors. ``fedrad.federation`` handles messages and the server's own ledger.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ def hospital_plan(
 ) -> PrivacyPlan:
     """The server's plan for ``rounds`` noised rounds.
 
-    Every hospital is charged for every round, whether it answered or not, and its sampling rate is 1. Drawing hospitals
-    would amplify only if it stayed secret who was drawn, for ever, and whoever watches the network knows it.
+    Every hospital is charged for every round, whether it answered or not, and its sampling rate is 1. Sampling of
+    hospitals would amplify privacy only if it stayed secret for ever who was sampled, and anyone who watches the
+    network knows it.
 
     Args:
-        hospitals: the planned number, public. It is the divisor, and what delta is measured by.
+        hospitals: the planned number, public. It is the divisor, and delta must be below its inverse.
         clip: the largest L2 norm of a hospital's whole update of a round.
 
     Raises:
-        PlanError: with all problems at once. Few hospitals make deltas pass that promise nothing, so delta must be at
-            most 1e-3 too; 1e-5 is still the figure to quote.
+        PlanError: with all problems at once. With few hospitals, a delta below 1/hospitals can still be too large to
+            promise anything, so delta must also be at most 1e-3; 1e-5 is still the figure to quote.
     """
     return PrivacyPlan.calibrate(
         unit="hospital",
@@ -50,7 +51,7 @@ def hospital_plan(
 
 
 def update_of(reply: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a hospital changed in a round, float64: its reply minus what the server had sent to all."""
+    """A hospital's update of a round, float64: its reply minus the state that the server had sent to all."""
     return {name: reply[name].double() - tensor.double() for name, tensor in sent.items()}
 
 
@@ -70,15 +71,15 @@ def noised_mean(
     """The mean update of a round: clip each hospital's, sum, add noise, divide by the planned number of hospitals.
 
     Guarantee:
-        If the server does this at most ``plan.steps`` times, publishes only what follows from the results and from
-        public values, and sends all hospitals the same, then everything it publishes is (``plan.epsilon``,
-        ``plan.delta``)-differentially private with respect to adding or removing one hospital with all its reports, of
-        all its patients: against anybody but the server, who sees all rounds and knows all other hospitals.
-        Removing a hospital is the same as its answering with zeros: the sum changes by at most ``plan.clip``, whatever
-        the hospital sent (huge or not finite values too), and neither noise nor divisor depend on who answered. To
-        replace a hospital by another is two changes.
-        The server is trusted. What it received is not protected from it, nor from whoever breaks into it. Whether a
-        hospital takes part is not hidden from whoever sees the network.
+        If the server does this at most ``plan.steps`` times, publishes only functions of the results and of public
+        values, and sends all hospitals the same, then everything it publishes is (``plan.epsilon``,
+        ``plan.delta``)-differentially private with respect to adding or removing one hospital with all reports of all
+        its patients. This holds against anybody but the server who sees all rounds and knows all other hospitals.
+        A hospital that is removed counts as one that answers with zeros. The sum changes by at most ``plan.clip``,
+        whatever the hospital sent (also huge or non-finite values), and neither noise nor divisor depends on who
+        answered. Replacing one hospital by another is two changes.
+        The server is trusted: what it received is not protected from it, nor from anyone who breaks into it. Whether a
+        hospital takes part is not hidden from anyone who watches the network.
 
     Args:
         updates: site -> name -> tensor. A hospital that did not answer is left out, which is an update of zeros.
@@ -87,12 +88,12 @@ def noised_mean(
         stream: made for this round only.
 
     Returns:
-        name -> tensor, of ``like``'s dtype. Hospitals are added in the order of their names, so the bits don't depend
+        name -> tensor, of ``like``'s dtype. Hospitals are added in the order of their names, so the bits do not depend
         on the order of arrival.
 
     Raises:
         PrivacyError: the plan's unit is not the hospital, there are more hospitals than planned, an update has other
-            tensors than ``like`` (check replies before), or the stream is not what the plan says.
+            tensors than ``like`` (replies are checked earlier), or the stream's mode is not the plan's.
     """
     if plan.unit != "hospital":
         raise PrivacyError(f"The plan's unit is the {plan.unit}; noise for whole hospitals needs a hospital plan.")
@@ -105,7 +106,7 @@ def noised_mean(
             raise PrivacyError(f"{site}: the update has other tensors than the model.")
         for name, tensor in clip_update(update, largest_norm(plan)).items():
             total[name] += tensor
-    # Sum and noise are rounded only together.
+    # Only the noised sum is rounded.
     return {
         name: (add_noise(tensor, plan, stream) / plan.divisor).to(like[name].dtype) for name, tensor in total.items()
     }

@@ -1,15 +1,15 @@
-"""One noisy step's privacy loss distribution, on a grid, with every rounding error on our side.
+"""The privacy loss distribution of one noisy step on a grid, pessimistic including rounding errors.
 
 Guarantee:
-    `Direction.of` dominates a Poisson-sampled Gaussian step (a unit removed, or added): its hockey-stick divergence is
-    at least the step's at every epsilon, although it is computed in floating point. It is the pessimistic
-    connect-the-dots discretisation (Doroshenko et al., arXiv 2207.04380) of a divergence that is raised by what it may
-    be off: a few units in the last place of the tail's probability (`_gaussian`), and what the masses' own rounding
-    comes to (`_connected`). All of it moves the mean loss of a step by about 1e-14.
+    `Direction.of` dominates a Poisson-sampled Gaussian step (unit removed, or unit added): its hockey-stick divergence
+    is at least that of the step at every epsilon, even though it is computed in floating point. It is the pessimistic
+    connect-the-dots discretisation (Doroshenko et al., arXiv 2207.04380) of a divergence that is first raised by its
+    possible error: a few units in the last place of the tail probability (`_gaussian`), and the rounding of the masses
+    (`_connected`). Together these move the mean loss of a step by about 1e-14.
 
-What differs from dp_accounting's: divergences below 0 are kept as what they exceed 1 - exp(epsilon) by, since
-differences of numbers near 1 leave noise that a million steps add up; and nothing walks through the grid point by point
-in Python.
+Differences from dp_accounting: at epsilons below 0, divergences are stored as their excess over 1 - exp(epsilon),
+because differences of numbers near 1 leave rounding noise that a million steps add up; and no Python loop runs over the
+grid points.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Floats = NDArray[np.float64]
 Change = Literal["removed", "added"]
 
 _UNIT = float(np.finfo(np.float64).eps)
-# Gaussian tails beyond this many standard deviations (mass 1e-22) count as certain loss above, as no gain below.
+# Gaussian tails beyond this many standard deviations (mass 1e-22) count as infinite loss above and as no gain below.
 _REACH = -float(special.ndtri(math.exp(-50) / 2))
-# Moments are kept for this many orders, each half of the one before; of the largest order, times the range of losses,
-# the exponential is still a number.
+# Moments are kept for this many orders, each half of the previous one. The largest order times the range of losses is
+# at most _LARGEST_EXPONENT, whose exponential does not overflow.
 OCTAVES, _LARGEST_EXPONENT = 40, 512.0
 
 
@@ -55,7 +55,7 @@ class Direction:
 
     @staticmethod
     def of(rate: float, sigma: float, width: float, change: Change) -> Direction:
-        """On a grid of this width. It takes some 100 bytes a point to make, and 8 to keep."""
+        """The distribution on a grid of this spacing. Memory: some 100 bytes a point while it is made, then 8."""
         smallest, largest = loss_range(rate, sigma, change)
         low, high = min(math.floor(smallest / width), -1), max(math.ceil(largest / width), 1)
         gains = np.arange(low, 1, dtype=np.float64) * width
@@ -85,7 +85,7 @@ class Direction:
 
 
 def loss_range(rate: float, sigma: float, change: Change = "removed") -> tuple[float, float]:
-    """The smallest and the largest loss of a step that are told apart."""
+    """The smallest and the largest finite loss of a step."""
     largest = (_REACH + 0.5 / sigma) / sigma
     unsampled = math.log1p(-rate) if rate < 1 else -math.inf
     low, high = (float(np.logaddexp(unsampled, math.log(rate) + loss)) for loss in (-largest, largest))
@@ -93,7 +93,7 @@ def loss_range(rate: float, sigma: float, change: Change = "removed") -> tuple[f
 
 
 class _Curve(NamedTuple):
-    """Values on the grid, and by how much each may be off."""
+    """Values on the grid, and a bound on the error of each."""
 
     values: Floats
     errors: Floats
@@ -102,10 +102,10 @@ class _Curve(NamedTuple):
         return _Curve(self.values * factor, self.errors * factor)
 
 
-# The unit's report moves a Gaussian of deviation sigma by 1, with probability `rate`. With H(v) the divergence of the
-# unsampled Gaussian at v and exp(x) = 1 - rate + rate exp(v), removing has delta(x) = rate H(v). It comes close to
-# 1 - exp(x) below 0; what it exceeds that by is rate exp(v) H(-v). Adding exchanges the two distributions, so that
-# delta(x) is exp(x) times what removing exceeds by at -x, and the reverse.
+# With probability `rate`, the unit moves a Gaussian of standard deviation sigma by 1. Let H(v) be the divergence of the
+# Gaussian without sampling at v, and exp(x) = 1 - rate + rate exp(v). Removing the unit has delta(x) = rate H(v). Below
+# 0 this is close to 1 - exp(x), and its excess over that is rate exp(v) H(-v). Adding the unit exchanges the two
+# distributions: its delta(x) is exp(x) times the excess of removing at -x, and the reverse.
 def _above(rate: float, sigma: float, x: Floats) -> _Curve:
     """delta(x) of removing, for x >= 0."""
     v = np.where(
@@ -127,26 +127,26 @@ def _below(rate: float, sigma: float, x: Floats) -> _Curve:
 
 
 def _gaussian(v: Floats, sigma: float) -> tuple[Floats, Floats, Floats]:
-    """H(v) = P(N(1) > y) - exp(v) P(N(0) > y) where the loss at y is v; the first of the two; its relative error."""
+    """H(v) = P(N(1) > y) - exp(v) P(N(0) > y), where the loss at y is v; P(N(1) > y); the relative error of that."""
     v = np.minimum(v, 1e200)
     y = v * sigma - 0.5 / sigma
     tail = special.ndtr(-y)
     values = np.maximum(tail - np.exp(np.minimum(v + special.log_ndtr(-y - 1 / sigma), 0.0)), 0.0)
-    # Of the tails, of the logarithm's exponential, and of v.
+    # The errors of the tails, of the exponential of a logarithm, and of v.
     return values, tail, _UNIT * (8 + np.minimum(np.abs(y), 100.0) ** 2 + np.abs(v))
 
 
 def _connected(delta: _Curve, rest: _Curve, width: float) -> tuple[Floats, float]:
-    """Masses at the grid points, and of the infinite loss, whose divergence is nowhere smaller.
+    """Masses at the grid points and of the infinite loss; their divergence is nowhere below the given one.
 
-    Between grid points the divergence is linear in exp(epsilon), its slope is the tail of the second distribution, and
-    masses are differences of slopes. Slopes are kept in units of exp(-epsilon), below 0 as what they lack of it. Each
-    is first raised by what it may be off, and by what the rounding of all masses above it may come to.
+    Between grid points the divergence is linear in exp(epsilon). Its slope is the tail of the second distribution, and
+    masses are differences of slopes. Slopes are in units of exp(-epsilon); below 0 their difference to that unit is
+    stored instead. Each is first raised by its possible error and by the possible rounding of all masses above it.
 
     Args:
         delta: the divergence at 0 and above.
-        rest: at 0 and below, the divergence less 1 - exp(epsilon).
-        width: of the grid.
+        rest: at 0 and below, the divergence minus (1 - exp(epsilon)).
+        width: the grid spacing.
     """
     growth = math.expm1(width)
     slopes = (delta.values[:-1] - delta.values[1:] + delta.errors[:-1] + delta.errors[1:]) / growth
@@ -166,7 +166,7 @@ def _connected(delta: _Curve, rest: _Curve, width: float) -> tuple[Floats, float
 def _moments(lowest: int, masses: Floats, width: float) -> tuple[int, Floats, Floats]:
     size = max(len(masses) - 1, 1)
     top = math.floor(math.log2(_LARGEST_EXPONENT / (size * width)))
-    # exp(order (loss - largest loss)); read backwards it is exp(-order (loss - smallest loss)).
+    # exp(order (loss - largest loss)). In reverse order it is exp(-order (loss - smallest loss)).
     weights = np.exp(-(2.0**top) * width * np.arange(len(masses) - 1, -1, -1))
     rising, falling = np.empty(OCTAVES), np.empty(OCTAVES)
     for octave in range(OCTAVES):
@@ -186,7 +186,7 @@ class NoisyStep:
 
     @staticmethod
     def of(rate: float, sigma: float, width: float) -> NoisyStep:
-        """The step that samples with ``rate`` and adds noise ``sigma`` x clip, on a grid of this width of losses."""
+        """The step that samples with ``rate`` and adds noise ``sigma`` x clip, on a grid of this spacing."""
         removed = Direction.of(rate, sigma, width, "removed")
-        # Without sampling the two directions are one.
+        # Without sampling both directions are equal.
         return NoisyStep(removed, removed if rate == 1 else Direction.of(rate, sigma, width, "added"))

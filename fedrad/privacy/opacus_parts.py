@@ -1,7 +1,6 @@
-"""What is used of Opacus, imported so that it leaves the process's logging as it was.
+"""The parts of Opacus that we use, imported without its change to the process's logging.
 
-Version 1.6 gives the root logger a handler as soon as it is imported, and every line of Flower's, which has its own,
-would be printed twice. Apart from `internals`, since importing Opacus takes torch's seconds.
+On import, version 1.6 adds a handler to the root logger, so that Flower's lines would be printed twice.
 """
 
 from __future__ import annotations

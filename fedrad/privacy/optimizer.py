@@ -1,14 +1,13 @@
 """Clip, sum, noise, step: Opacus's `DPOptimizer` with its known gaps closed, for one hospital or for many at once.
 
-What differs from Opacus 1.6, and why:
-    - Gradients are divided by the plan's public constant, not by ``int(n * q)``, which tells the private n.
+Differences from Opacus 1.6:
+    - Gradients are divided by the plan's public constant, not by ``int(n * q)``, which reveals the private n.
     - A report whose gradient has a non-finite entry contributes zero; in Opacus one NaN destroys the model, visibly.
-    - Norms, sum and noise are float64, so that no float32 gradient overflows its norm and every contribution is at most
-      ``clip``; only the noised sum is rounded.
+    - Norms, sum and noise are float64, so that the norm of a float32 gradient can't overflow and every contribution is
+      at most ``clip``. Only the noised sum is rounded.
     - The noise comes from a `Stream`, not from torch's global generator, which a configuration can seed.
-    - An empty batch takes a noisy step like every other.
-    - ``step()`` needs a stream, so nobody can step without noise, and noise multiplier and clip can't be set from
-    outside.
+    - An empty batch takes a noisy step like any other.
+    - A step needs a noise stream, and noise multiplier and clip can't be changed from outside.
 """
 
 from __future__ import annotations
@@ -32,38 +31,37 @@ from fedrad.privacy.units import UnitsOfStep, sum_by_unit
 
 
 class PrivateOptimizer(DPOptimizer):
-    """Wraps a torch optimizer: `accumulate` per-sample gradients, as often as needed, then `step_noisy` once.
+    """Wraps a torch optimizer: call `accumulate` for each micro-batch of per-sample gradients, then `step_noisy` once.
 
-    With several plans it is the optimizers of as many hospitals, for simulations that train them in one pass: every
-    parameter is then a stack [H, *shape] with a layer for each hospital.
+    With several plans it combines the optimizers of as many hospitals, for simulations that train them in one pass.
+    Every parameter is then a stack [H, *shape] with one layer for each hospital.
 
     Guarantee:
         For each hospital: between two calls of `step_noisy`, each unit of its plan (a report, or a patient with all
-        reports of theirs) contributes to the hospital's sum a vector (over all parameters together) of L2 norm at most
-        ``plan.clip``, whatever its gradients are: missing, huge, NaN or duplicate ones too; and nothing to any other
-        hospital's.
+        their reports) adds to the hospital's sum a vector over all parameters of L2 norm at most ``plan.clip``,
+        whatever its gradients are (missing, huge, NaN or duplicate), and it adds nothing to any other hospital's sum.
         `step_noisy` adds independent Gaussian noise of standard deviation ``plan.noise_multiplier * plan.clip``, from
         the hospital's own stream, to every coordinate before anything else sees the sum, and divides by its plan's
         public divisor. That is one Poisson-subsampled Gaussian step of the plan, if the units were drawn by
         `poisson_sample`, each report is accumulated at most once, and its gradient depends on no other unit. A plan
         that is not private (epsilon 0) neither clips nor adds noise.
-        A parameter group of scale s (public; 1 unless its key ``"scale"`` says otherwise) enters this vector multiplied
-        by s, and its noised sum is divided by s: the mechanism is the same, of the scaled gradient. A smaller scale
-        leaves more of the norm to the other groups, and gives this one more noise.
-        Under a plan with shared noise the standard deviation is ``plan.own_noise_multiplier * plan.clip``: less than
-        the plan's, so that only the sum over hospitals is that step. No other way leads to less noise.
+        A parameter group of public scale s (its key ``"scale"``, by default 1) enters this vector multiplied by s, and
+        its noised sum is divided by s: it is the same mechanism applied to the scaled gradient. A smaller scale leaves
+        more of the clip norm to the other groups and gives this group more noise.
+        If the plan shares its noise, the standard deviation is ``plan.own_noise_multiplier * plan.clip``, less than
+        the plan's, and only the sum over the hospitals is that step. Nothing else reduces the noise.
 
     Args:
-        optimizer: any torch optimizer over exactly the tensors that are trained; over stacks it must work elementwise
-            (SGD, Adam). Built from named parameters (``SGD(adapter.items(), ...)``), it makes `accumulate` check names
-            instead of relying on their order.
-        plans: clip norm, noise multiplier and divisor of each hospital.
-        gains: by which each hospital's noised gradient is multiplied last, public: its step size as a share of the
-            optimizer's. Empty: 1.
+        optimizer: any torch optimizer over exactly the trained tensors; with stacks it must be elementwise (SGD, Adam).
+            If it was built from named parameters (``SGD(adapter.items(), ...)``), `accumulate` checks the names instead
+            of relying on their order.
+        plans: one for each hospital.
+        gains: public factor of each hospital's noised gradient, applied last: its step size divided by that of the
+            optimizer. Empty: 1.
 
     Raises:
-        PrivacyError: a plan's unit is the hospital, whose whole update is clipped at the server, not its reports; or
-            the parameters are no stacks for so many hospitals.
+        PrivacyError: a plan's unit is the hospital (its update is clipped at the server); or the parameters do not have
+            one layer for each hospital.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *plans: PrivacyPlan, gains: Sequence[float] = ()) -> None:
@@ -92,10 +90,10 @@ class PrivateOptimizer(DPOptimizer):
 
     @property
     def snr(self) -> float:
-        """Signal-to-noise of the last update, from the noised gradient and public constants only, so free to publish.
+        """Signal-to-noise ratio of the first hospital's last update: ``inf`` without noise, ``nan`` before any step.
 
-        sqrt(max(|g|^2 - E|noise|^2, 0) / E|noise|^2) over all coordinates (the first hospital's); ``inf`` without
-        noise, ``nan`` before any step.
+        sqrt(max(|g|^2 - E|noise|^2, 0) / E|noise|^2) over all coordinates. It is a function of the noised gradient and
+        public constants, so it may be published.
         """
         plan = self.plans[0]
         if self._power is None:
@@ -115,13 +113,12 @@ class PrivateOptimizer(DPOptimizer):
 
         Args:
             grads: name -> [B, *shape] in the order of the optimizer's parameters; B may be 0.
-            units: owner of each row [B], with different numbers at different hospitals; None, if every report is a
-                unit of its own.
-            hospital: whose report each row is, int64 [B], on the CPU; None, if there is one hospital.
+            units: index of each row's unit [B], different at different hospitals; None if each report is a unit.
+            hospital: index of each row's hospital, int64 [B], on the CPU; None if there is one hospital.
 
         Raises:
-            PrivacyError: the tensors are not the per-sample gradients of exactly the optimizer's parameters, a unit
-                had reports in an earlier micro-batch of this step or at two hospitals, or a plan protects patients and
+            PrivacyError: the tensors are not the per-sample gradients of exactly the optimizer's parameters; a unit had
+                reports in an earlier micro-batch of this step or at two hospitals; or a plan protects patients and
                 ``units`` is missing.
         """
         found = list(grads)
@@ -134,7 +131,7 @@ class PrivateOptimizer(DPOptimizer):
         if len(found) != len(self.params):
             raise PrivacyError(f"Gradients of {len(found)} tensors, but {len(self.params)} are trained.")
         if (hospital is None) != (len(self.plans) == 1):
-            raise PrivacyError(f"Say of which of the {len(self.plans)} hospitals each gradient is.")
+            raise PrivacyError(f"Pass `hospital` exactly if there are several hospitals; there are {len(self.plans)}.")
         sizes = {len(grads[name]) if grads[name].ndim else -1 for name in found}
         sizes |= set() if hospital is None else {len(hospital)}
         for name, p in zip(found, self.params, strict=True):
@@ -150,10 +147,10 @@ class PrivateOptimizer(DPOptimizer):
             p.grad_sample = None
 
     def discard(self, grads: Mapping[str, Tensor]) -> None:
-        """The work of `accumulate` for nothing: the step's sum and its units stay as they are, to the bit.
+        """Does the work of `accumulate` and discards the result, so that the step's sum keeps all its bits.
 
         Args:
-            grads: as for `accumulate`, of one stand-in for a unit.
+            grads: as for `accumulate`, for one dummy unit.
         """
         sums, units = [p.summed_grad for p in self.params], self._units
         try:
@@ -170,19 +167,19 @@ class PrivateOptimizer(DPOptimizer):
     def step_noisy(self, *streams: Stream) -> None:
         """Adds noise from a stream made for this step, divides by the public divisor, steps the wrapped optimizer.
 
-        Also where nothing was accumulated: an empty batch is a step of noise alone.
+        If nothing was accumulated (an empty batch), the step consists of noise alone.
 
         Args:
             streams: one for each hospital.
 
         Raises:
-            PrivacyError: a stream is not what its plan says, or it repeats earlier noise. No parameter has moved.
+            PrivacyError: a stream's mode is not its plan's, or it repeats earlier noise. No parameter has changed.
         """
         self._streams = streams
         try:
             self.pre_step()
             self.original_optimizer.step()
-        finally:  # a step that failed half-way must not lend its sum to the next one
+        finally:  # after a failed step its sum must not enter the next one
             self._streams = ()
             self._units.clear()
             self.zero_grad(set_to_none=True)
@@ -195,7 +192,7 @@ class PrivateOptimizer(DPOptimizer):
             weights = factors = clip_factors(grads, float(self._clips), self._scales)
         else:
             factors = clip_factors(grads, self._clips[self._hospital].to(grads[0].device), self._scales)
-            # [H, B]: the factor where the report is the hospital's. A product sums by hospital in one pass.
+            # [H, B]: the factor if the row belongs to the hospital, else 0. The product below sums by hospital.
             belongs = nn.functional.one_hot(self._hospital, len(self.plans)).T.to(factors.device)
             weights = torch.where(belongs == 1, factors, 0.0)
         for p, scale in zip(self.params, self._scales, strict=True):
@@ -204,7 +201,7 @@ class PrivateOptimizer(DPOptimizer):
 
     @torch.no_grad()
     def add_noise(self) -> None:
-        """``p.grad`` = the sum plus noise: both float64, rounded to the parameter's dtype only together."""
+        """Sets ``p.grad`` to the sum plus noise, both float64; only the noised sum is rounded to the dtype of ``p``."""
         if len(self._streams) != len(self.plans):
             raise PrivacyError("No noise without a stream for each hospital: call step_noisy(stream).")
         sums = [
@@ -220,7 +217,7 @@ class PrivateOptimizer(DPOptimizer):
 
     @torch.no_grad()
     def scale_grad(self) -> None:
-        """Divides by each plan's public divisor, and keeps |g|^2 for `snr` without waiting for it."""
+        """Divides by each plan's public divisor, and keeps |g|^2 for `snr` without a device synchronisation."""
         for p in self.params:
             for layer, plan in zip(self._layers(p.grad), self.plans, strict=True):
                 layer /= plan.divisor
@@ -230,9 +227,9 @@ class PrivateOptimizer(DPOptimizer):
                 p.grad *= torch.tensor(self._gains, dtype=torch.float64).to(p.grad).reshape(-1, *[1] * (p.dim() - 1))
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
-        """Noise and scaling. Nothing comes between the clipped sum and its noise."""
+        """Noise, then scaling. Nothing may come between the clipped sum and its noise."""
         if closure is not None:
-            raise PrivacyError("A closure would compute gradients past the clipping.")
+            raise PrivacyError("A closure would compute gradients that are not clipped.")
         self.add_noise()
         self.scale_grad()
         return True
@@ -242,32 +239,30 @@ class PrivateOptimizer(DPOptimizer):
         raise PrivacyError("step() has no noise stream: call step_noisy(stream).")
 
     def signal_skip_step(self, do_skip: bool = True) -> NoReturn:
-        """Refused: `accumulate` takes as many micro-batches as there are."""
-        raise PrivacyError(
-            "Steps are not skipped here: call accumulate() for each micro-batch, then step_noisy(stream)."
-        )
+        """Refused: call `accumulate` for each micro-batch instead."""
+        raise PrivacyError("Steps can't be skipped: call accumulate() for each micro-batch, then step_noisy(stream).")
 
     def attach_step_hook(self, fn: Callable[[DPOptimizer], None]) -> NoReturn:
-        """Refused: steps are accounted for in the ledger, before they are taken."""
-        raise PrivacyError("No step hooks here: the ledger is written before the steps.")
+        """Refused: a step is accounted for in the ledger, before it is taken."""
+        raise PrivacyError("Step hooks are not supported: the ledger is written before the steps.")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Lets nobody change what the plans fix (Opacus's noise and clip schedulers would)."""
+        """Refuses to change what the plans fix, as Opacus's noise and clip schedulers would."""
         fixed = {"noise_multiplier": "own_noise_multiplier", "max_grad_norm": "clip", "expected_batch_size": "divisor"}
         if name == "plans" and "plans" in vars(self):
-            raise PrivacyError("What is fixed by the plans stays: make another optimizer instead.")
+            raise PrivacyError("The plans of an optimizer can't be changed; make another optimizer instead.")
         if name in fixed and value != getattr(self.plans[0], fixed[name]):
             raise PrivacyError(f"{name} is fixed by the plan; make another plan instead.")
         super().__setattr__(name, value)
 
     def _layers(self, tensor: Tensor) -> Tensor:
-        """[H, *shape]: a layer for each hospital, where the only one has the whole tensor."""
+        """[H, *shape]: one layer for each hospital; with one hospital, the whole tensor is its layer."""
         return tensor if len(self.plans) > 1 else tensor[None]
 
     def _joined(
         self, grads: Mapping[str, Tensor], rows: int, units: NDArray[np.int64] | None, hospital: Tensor | None
     ) -> Mapping[str, Tensor]:
-        """One row for each unit, of units that this step has not seen yet; notes whose hospital's each row is."""
+        """One row for each unit of the micro-batch; notes the hospital of each row."""
         self._hospital = hospital
         if units is None:
             if missing := [plan.unit for plan in self.plans if plan.unit != "report"]:
@@ -276,24 +271,20 @@ class PrivateOptimizer(DPOptimizer):
                 )
             return grads
         if len(units) != rows:
-            raise PrivacyError(f"{rows} gradients, but the owners of {len(units)}.")
-        if hospital is not None:
-            at_one = np.unique(np.stack([units, hospital.numpy()]), axis=1).shape[1]
-            if at_one != len(np.unique(units)):
-                raise PrivacyError("A unit has reports at two hospitals: number the units of each hospital apart.")
-        self._units.add(units)
+            raise PrivacyError(f"{rows} gradients, but the units of {len(units)}.")
+        self._units.add(units, None if hospital is None else hospital.numpy())
         summed, first = sum_by_unit(grads, units)
         self._hospital = None if hospital is None else hospital[torch.from_numpy(first)]
         return summed
 
     def _refuse_repeated(self, plan: PrivacyPlan, stream: Stream) -> None:
         if plan.private and stream.fingerprint in self._seen:
-            raise PrivacyError("This noise is an earlier step's or another hospital's: give each a stream of its own.")
+            raise PrivacyError("This noise was used in another step or hospital: make a new stream for each.")
         self._seen.add(stream.fingerprint)
 
 
 def _names(optimizer: torch.optim.Optimizer) -> list[str] | None:
-    """The parameters' names, in the order of `DPOptimizer.params`, if the optimizer was built with names."""
+    """The parameters' names in the order of `DPOptimizer.params`; None if the optimizer was built without names."""
     if not all("param_names" in group for group in optimizer.param_groups):
         return None
     return [

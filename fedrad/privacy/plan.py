@@ -1,4 +1,4 @@
-"""The plan: one object for sampler, clip norm, noise multiplier, steps, delta, unit and neighbouring relation."""
+"""The privacy plan: sampling rate, clip norm, noise multiplier, steps, delta, unit and neighbouring relation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fedrad.privacy import accounting, calibration
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.noise_share import SharedNoiseTerms, own_noise_multiplier
 
-# Delta is the chance that is conceded of everything being given away. Below 1/n is sensible for thousands of reports;
-# among four hospitals it would let 0.2 pass, for everything that a hospital sent.
+# Delta allows everything to be revealed with this probability. A bound of 1/n is sensible for thousands of reports, but
+# for four hospitals it would accept 0.2, for everything that a hospital sent.
 LARGEST_DELTA_FOR_HOSPITALS = 1e-3
 
 
@@ -24,40 +24,40 @@ class PrivacyPlan:
     """A hospital's private steps, as planned. Every field is public. Make one with `PrivacyPlan.calibrate`.
 
     Guarantee:
-        Let a unit be a report (``unit="report"``) or a patient with all reports of theirs at the hospital
-        (``unit="patient"``). If the hospital takes at most ``steps`` steps, each of which Poisson-samples its units
-        with ``sampling_rate``, clips the sum of every unit's gradients to ``clip`` in L2 norm and adds Gaussian noise
-        of standard deviation ``noise_multiplier`` x ``clip`` to the sum, then everything that it ever publishes from
-        these steps is (``epsilon``, ``delta``)-differentially private with respect to adding or removing one unit:
-        against anybody (the server, other hospitals, the public) who sees every update and knows all other units.
-        For patients that holds however many reports they have. A plan whose noise does not meet its ``epsilon`` can't
+        Let a unit be a report (``unit="report"``) or a patient with all their reports at the hospital
+        (``unit="patient"``, however many reports these are). Suppose that the hospital takes at most ``steps`` steps.
+        Each step Poisson-samples the units with ``sampling_rate``, clips the sum of every unit's gradients to ``clip``
+        in L2 norm, and adds Gaussian noise of standard deviation ``noise_multiplier`` x ``clip`` to the total. Then
+        everything that the hospital ever publishes from these steps is (``epsilon``, ``delta``)-differentially private
+        with respect to adding or removing one unit. This holds against anybody (the server, other hospitals, the
+        public) who sees every update and knows all other units. A plan whose noise does not meet its ``epsilon`` can't
         be constructed.
         Assumptions: the noise comes from the operating system (``noise="system"``); the declared size, the batch and
-        the other settings were not computed from the reports; nothing else of the reports is released; for patients,
-        that reports of one patient carry the same patient id. Not covered: what the base model already knew, a text
-        that occurs in several units, with ``unit="report"`` a patient's several reports together
-        (`groups.group_epsilon` says what they have), and what can be inferred about somebody without their report.
+        the other settings were not computed from the reports; nothing else about the reports is released; with
+        ``unit="patient"``, all reports of a patient carry the same patient id. Not covered: what the base model already
+        knew; a text that occurs in several units; with ``unit="report"``, several reports of one patient together (see
+        `groups.group_epsilon`); and what can be inferred about somebody without their report.
 
-        With ``unit="hospital"`` it is the server's plan and not a hospital's: see `central`.
+        With ``unit="hospital"`` it is the server's plan and not a hospital's: see `hospital_unit`.
 
-        With ``shared`` the hospital adds ``own_noise_multiplier`` x ``clip`` only, and what it sends is NOT private by
-        itself. The guarantee is then that of `SharedNoiseTerms`, against whoever sees nothing but sums over
-        ``shared.quorum`` hospitals or more, and only if all of these plan with the same ``noise_multiplier``.
+        With ``shared`` the hospital adds noise of ``own_noise_multiplier`` x ``clip`` only, and what it sends is NOT
+        private by itself. The guarantee is then that of `SharedNoiseTerms`: it holds only against an observer who sees
+        nothing but sums over ``shared.quorum`` hospitals or more, all with the same ``noise_multiplier``.
 
     Attributes:
         unit: what one guarantee protects: "report", "patient" or "hospital".
         relation: neighbouring relation, always "add-or-remove-one".
-        declared_size: the number of units (of reports, or of patients) that the hospital states in public.
+        declared_size: the number of units (reports or patients) that the hospital states in public.
         expected_batch: expected number of units in a step if the declared size is right; also the divisor.
-        clip: L2 bound of one unit's summed gradient over all trainable tensors together.
-        noise_multiplier: standard deviation of the noise divided by ``clip``: of the noise that the charge is for.
+        clip: L2 bound on one unit's summed gradient over all trainable tensors together.
+        noise_multiplier: standard deviation of the noise that is charged for, divided by ``clip``.
         steps: planned number of noisy steps, over all rounds.
-        epsilon: the target, met from below; 0 means not private.
+        epsilon: an upper bound for the plan; 0 means not private.
         delta: below 1/declared_size.
         noise: "system" or "seeded".
-        reports_per_patient: with ``unit="patient"``, how many reports of a sampled patient are used in a step at most;
-            which ones is drawn afresh. A public cap; epsilon does not depend on it. 1 for the other units.
-        shared: the terms under which other hospitals add the rest of the noise; None: this one adds all of it.
+        reports_per_patient: with ``unit="patient"``, the largest number of reports of a sampled patient in a step,
+            drawn anew in each step. A public cap; epsilon does not depend on it. 1 for the other units.
+        shared: the terms under which other hospitals add the rest of the noise; None: this hospital adds all of it.
 
     Raises:
         PlanError: with all problems at once.
@@ -101,12 +101,12 @@ class PrivacyPlan:
         reports_per_patient: int = 1,
         noise_multiplier: float = 0.0,
     ) -> PrivacyPlan:
-        """The plan with the least noise that meets epsilon at delta for all the steps, or with ``noise_multiplier``.
+        """The plan with the least noise that meets (epsilon, delta) for all steps, or with this ``noise_multiplier``.
 
-        With ``epsilon=0`` the plan is not private: no noise, and ``clip`` is unused and may be infinite.
+        With ``epsilon=0`` the plan is not private: it has no noise, and ``clip`` is unused and may be infinite.
 
         Raises:
-            PlanError: with all problems at once; also where no noise multiplier, or not that one, meets the target.
+            PlanError: with all problems at once; also if no noise multiplier, or not the given one, meets the target.
         """
         planned: dict[str, Any] = {
             "unit": unit,
@@ -114,7 +114,7 @@ class PrivacyPlan:
             "declared_size": declared_size,
             "expected_batch": expected_batch,
             "clip": float(clip),
-            "noise_multiplier": 1.0 if epsilon else 0.0,  # a stand-in, so that all else is checked before the search
+            "noise_multiplier": 1.0 if epsilon else 0.0,  # a placeholder: the rest is checked before the search
             "steps": steps,
             "epsilon": float(epsilon),
             "delta": float(delta),
@@ -130,7 +130,7 @@ class PrivacyPlan:
 
     @property
     def private(self) -> bool:
-        """Whether anything is promised at all."""
+        """Whether the plan guarantees anything."""
         return self.epsilon != 0
 
     @property
@@ -140,19 +140,19 @@ class PrivacyPlan:
 
     @property
     def own_noise_multiplier(self) -> float:
-        """What this hospital adds: all of ``noise_multiplier``, or its share."""
+        """The noise multiplier of what this hospital adds: ``noise_multiplier``, or less if the noise is shared."""
         if self.shared is None:
             return self.noise_multiplier
         return own_noise_multiplier(self.noise_multiplier, self.shared)
 
     @property
     def divisor(self) -> int:
-        """What every noised sum is divided by: a public constant, never the realised batch."""
+        """The divisor of every noised sum: a public constant, never the realised batch size."""
         return self.expected_batch
 
-    @cached_property  # named in every reply and written in every charge
+    @cached_property  # every reply and every charge needs it
     def id(self) -> str:
-        """16 hexadecimal digits that differ whenever any field does."""
+        """16 hexadecimal digits, different for plans that differ in any field."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     @property
@@ -178,7 +178,7 @@ def declared_size(n: int) -> int:
     """A simulated hospital's public statement of its size: n rounded half up to two significant digits, at least 1.
 
     Args:
-        n: its units: reports, or patients if the plan is to protect patients (`Units.count`).
+        n: its number of units: reports, or patients if the plan protects patients (`Units.count`).
     """
     if n < 0:
         raise PlanError(f"A shard can't have {n} reports or patients.")
@@ -214,9 +214,9 @@ def _problems(
     if not isinstance(reports_per_patient, int) or isinstance(reports_per_patient, bool) or reports_per_patient < 1:
         found.append(f"reports per patient must be a whole number, 1 or more, not {reports_per_patient}.")
     elif unit != "patient" and reports_per_patient != 1:
-        found.append(f'{reports_per_patient} reports per patient mean nothing with the unit "{unit}".')
+        found.append(f'reports per patient must be 1 with the unit "{unit}", not {reports_per_patient}.')
     if shared is not None and (unit == "hospital" or epsilon == 0):
-        found.append("only a hospital's own private steps can share their noise.")
+        found.append("noise can be shared only if the plan is private and the hospitals add the noise.")
     if relation != "add-or-remove-one":
         found.append(f'unknown neighbouring relation "{relation}"; only "add-or-remove-one" is accounted for.')
     if noise not in ("system", "seeded"):
@@ -231,8 +231,8 @@ def _problems(
         wrong = [f"the expected batch ({expected_batch}) is larger than the declared size ({declared_size})."]
     if not wrong and unit == "hospital" and expected_batch != declared_size:
         wrong = [
-            f"all {declared_size} hospitals are in every round, not {expected_batch} of them: nothing is gained by"
-            " drawing hospitals when it is seen who answers."
+            f"all {declared_size} hospitals must be in every round, not {expected_batch}: sampling hospitals gains"
+            " nothing, because it can be seen who answers."
         ]
     if not (math.isfinite(epsilon) and epsilon >= 0):
         return [*found, *wrong, f"epsilon must be finite and 0 (not private) or more, not {epsilon}."]
@@ -251,11 +251,11 @@ def _problems(
         found.append(f"delta must be at least {accounting.SMALLEST_DELTA} and below 1, not {delta}.")
     elif declared_size >= 1 and delta >= 1 / declared_size:
         found.append(
-            f"delta {delta} must be below 1/declared size = {1 / declared_size:.3g}: it is too large to promise."
+            f"delta {delta} must be below 1/declared size = {1 / declared_size:.3g}; a larger delta promises nothing."
         )
     elif unit == "hospital" and delta > LARGEST_DELTA_FOR_HOSPITALS:
         found.append(
-            f"delta {delta} must be at most {LARGEST_DELTA_FOR_HOSPITALS} where the unit is a hospital: with few"
-            " hospitals, below one in their number is no promise."
+            f"delta {delta} must be at most {LARGEST_DELTA_FOR_HOSPITALS} if the unit is the hospital: with few"
+            " hospitals, a delta below 1/hospitals can still promise nothing."
         )
     return found

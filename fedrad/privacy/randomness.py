@@ -1,16 +1,16 @@
-"""Where randomness comes from: a ChaCha20 keystream, keyed by the operating system or, for simulations, by a seed.
+"""The source of randomness: a ChaCha20 keystream, keyed by the operating system or, for simulations, by a seed.
 
 Guarantee:
-    A system stream's key is 256 fresh bits of ``os.urandom``, is never stored, printed, copied or pickled, and is used
-    in one process only. Its output can't be told from uniform bits by anybody without the key (ChaCha20, RFC 8439), so
-    the noise that is made of it can't be predicted or subtracted, whatever seeds the configuration holds.
-    A seeded stream is reproducible by everybody who knows the seed. It protects nobody and exists for experiments only.
+    A system stream's key is 256 fresh bits of ``os.urandom``. It is never stored, printed, copied or pickled, and is
+    used in one process only. Without the key its output is indistinguishable from uniform bits (ChaCha20, RFC 8439), so
+    noise generated from it can't be predicted or subtracted, whatever seeds the configuration holds.
+    A seeded stream can be reproduced by everybody who knows the seed. It protects nobody and is for experiments only.
 
 Limits:
     The noise is floating-point noise: float64 Gaussians on a finite grid, cut off at 8.58 standard deviations (mass
     1e-17). Attacks on the low bits of such noise exist (Mironov 2012; arXiv 2112.05307). Summing in float64 and
-    rounding the noised sum to float32 hides most of these bits but is no proof. An integer mechanism would be; this is
-    not one.
+    rounding the noised sum to float32 hides most of these bits, but that is no proof. Only an integer mechanism would
+    give one, and this is not one.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from fedrad.errors import PlanError, PrivacyError
 
-# ChaCha20's block counter has 32 bits: after 256 GiB the keystream would start again. Stop long before.
+# ChaCha20's block counter has 32 bits, so the keystream repeats after 256 GiB. Stop long before.
 _KEYSTREAM_LIMIT = 2**37
 
 
 class Stream:
-    """A source of randomness that moves on with every draw. Make one for each step and purpose; never share one.
+    """A source of randomness. Every draw consumes it. Make one for each step and purpose, and use it nowhere else.
 
     Use `Stream.system` or `Stream.seeded` (or `stream`), not the constructor.
     """
@@ -46,7 +46,7 @@ class Stream:
         self._mode = mode
         self._pid = os.getpid()
         self._taken = 0
-        # A one-way mark (BLAKE2b), by which the use of a key in a second stream is noticed.
+        # A hash of the key (BLAKE2b), to detect that a key is used in two streams.
         self.fingerprint = int.from_bytes(hashlib.blake2b(key, digest_size=16, person=b"fedrad-mark").digest())
 
     @classmethod
@@ -57,7 +57,7 @@ class Stream:
     @classmethod
     def seeded(cls, seed: int, *labels: str | int) -> Stream:
         """A stream that depends on the seed and the labels only, e.g. ``Stream.seeded(0, "noise", site, step)``."""
-        # JSON is unambiguous: ("a", "bc"), ("ab", "c"), ("1",) and (1,) are four different streams.
+        # JSON is unambiguous: ("a", "bc"), ("ab", "c"), ("1",) and (1,) give four different streams.
         text = json.dumps([seed, *labels], ensure_ascii=True, separators=(",", ":"))
         return cls(hashlib.blake2b(text.encode(), digest_size=32, person=b"fedrad-stream").digest(), "seeded")
 
@@ -98,19 +98,19 @@ class Stream:
     def _words(self, n: int) -> npt.NDArray[np.uint64]:
         if os.getpid() != self._pid:
             raise PrivacyError(
-                "A noise stream was carried into another process, where it would repeat itself; make one there."
+                "A noise stream was copied to another process, where it would repeat its output; make one there."
             )
         self._taken += 8 * n
         if self._taken > _KEYSTREAM_LIMIT:
             raise PrivacyError("A noise stream is used up (128 GiB); make one for each step.")
-        # update() continues the keystream where the last call ended, whatever the lengths: it is the buffer.
+        # update() continues the keystream where the last call ended, whatever the lengths.
         return np.frombuffer(self._cipher.update(bytes(8 * n)), dtype="<u8")
 
     def __repr__(self) -> str:
         return f"<Stream {self._mode}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Refuses pickling and copying: a copy would produce the same noise a second time."""
+        """Refuses pickling and copying: a copy would repeat the noise."""
         raise TypeError("a noise stream can't be pickled or copied: the copy would repeat its noise")
 
 

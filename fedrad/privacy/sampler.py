@@ -1,4 +1,4 @@
-"""Poisson sampling: the only way in which units (reports or patients) get into a private step."""
+"""Poisson sampling: the only way in which units (reports or patients) enter a private step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def poisson_sample(n: int, rate: float, stream: Stream) -> npt.NDArray[np.int64]
     """Indices [b] int64, ascending, of the units in this step's batch; b is random and may be 0.
 
     Guarantee:
-        Each of the n units is in the batch with probability ``rate``, independently of all others and of every other
-        step, which is what the accountant assumes (Poisson-subsampled Gaussian, add or remove one unit). The
-        batch and its size are as private as the reports: they must not leave the hospital, nor choose what the
-        batch's sum is divided by. An empty batch is an ordinary step and must be noised and charged.
+        Each of the n units is in the batch with probability ``rate``, independently of all other units and steps, as
+        the accountant assumes (Poisson-subsampled Gaussian, add or remove one unit). The batch and its size are as
+        private as the reports: they must not leave the hospital, and the divisor of the sum must not depend on them. An
+        empty batch is an ordinary step and must be noised and charged.
 
     Args:
-        n: how many units the shard has (private): reports, or patients if the plan protects patients.
+        n: number of units of the shard (private): reports, or patients if the plan protects patients.
         rate: the plan's ``sampling_rate`` (public), 0 .. 1.
         stream: a stream made for this step only.
     """

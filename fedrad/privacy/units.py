@@ -1,9 +1,9 @@
-"""Privacy units: which reports one guarantee protects together, and how they get into a step together.
+"""Privacy units: which reports one guarantee protects together, and how they enter a step together.
 
-A unit is a report, or a patient with all reports of theirs. Sampling draws units, clipping bounds the sum of a unit's
-gradients, and the accountant counts units. (A whole hospital as the unit is noised at the server: `central`.)
+A unit is a report, or a patient with all their reports. Sampling draws units, clipping bounds the sum of a unit's
+gradients, and the accountant counts units. (If the unit is the hospital, the server adds the noise: `hospital_unit`.)
 
-Who has which report is as private as the reports: nothing in here may leave the hospital.
+Which report belongs to whom is as private as the reports: nothing in this module may leave the hospital.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class Units:
     """The privacy units of n reports.
 
     Attributes:
-        of: the unit of each report, int64 [n]: 0 .. count - 1, numbered by first appearance.
-        count: how many units there are; private, as the number of reports is.
+        of: index of each report's unit, int64 [n]: 0 .. count - 1, numbered by first appearance.
+        count: number of units; private, like the number of reports.
     """
 
     of: Indices
     count: int
 
     def reports(self, chosen: Indices, at_most: int, stream: Stream) -> Indices:
-        """Rows of the reports of these units, ascending: of each unit all, or ``at_most`` drawn without replacement.
+        """Indices of the reports of these units, ascending: for each unit all, or ``at_most`` without replacement.
 
-        Every set of ``at_most`` reports of a unit is equally likely, and each call draws afresh: a patient with many
-        reports is not represented by the same few in every step.
+        Every set of ``at_most`` reports of a unit is equally likely, and each call draws anew, so that a patient with
+        many reports is not represented by the same few in every step.
 
-        Guarantee: none of its own, and none is needed: what a unit's reports add up to is clipped to the plan's norm,
-        whichever and however many they are. The cap bounds work and memory, and keeps the gradients of patients with
-        many reports from being mostly clipped away.
+        Guarantee: none is needed, because the sum of a unit's gradients is clipped to the plan's norm, whichever and
+        however many its reports are. The cap bounds work and memory, and it keeps the gradients of patients with many
+        reports from being mostly clipped away.
 
         Args:
             chosen: units, each once (`poisson_sample` of ``count``).
@@ -66,28 +66,28 @@ def units_of(unit: str, reports: int, patients: NDArray[np.int64] | None) -> Uni
     """The units of a shard.
 
     Args:
-        unit: the plan's: "report" or "patient".
-        reports: how many there are.
-        patients: a number for the patient of each report [n], the same for the reports of one patient.
+        unit: the plan's unit, "report" or "patient".
+        reports: number of reports.
+        patients: a number for the patient of each report [n], equal for the reports of one patient.
 
     Raises:
-        PrivacyError: patients are to be protected, but nobody said whose the reports are; or the unit is another one.
+        PrivacyError: the unit is the patient but ``patients`` is missing; or the unit is another one.
     """
     match unit:
         case "report":
             return Units(np.arange(reports, dtype=np.int64), reports)
         case "patient":
             if patients is None or len(patients) != reports:
-                raise PrivacyError("Patient-level privacy needs the patient of every report, and they are not known.")
+                raise PrivacyError("Patient-level privacy needs the patient of every report, which is not known.")
             of = numbered(patients)
             return Units(of, int(of.max(initial=-1)) + 1)
     raise PrivacyError(f'No report-by-report step protects a unit "{unit}".')
 
 
 def numbered(keys: NDArray[np.int64]) -> Indices:
-    """The same partition with numbers 0, 1, ... in the order of first appearance, int64 [n].
+    """The keys as numbers 0, 1, ... in the order of first appearance, int64 [n].
 
-    So patients with one report each are numbered like the reports, and are drawn like them.
+    So patients with one report each are numbered, and therefore sampled, like the reports.
     """
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
@@ -96,16 +96,16 @@ def numbered(keys: NDArray[np.int64]) -> Indices:
 
 
 def sum_by_unit(grads: Mapping[str, Tensor], units: NDArray[np.int64]) -> tuple[dict[str, Tensor], Indices]:
-    """Joins the gradients of each unit's reports into one vector, which is what is clipped.
+    """Sums the gradients of each unit's reports. The sum is what is clipped.
 
     Args:
         grads: name -> [B, *shape], a row for each report.
-        units: owner index of each row, [B].
+        units: index of each row's unit, [B].
 
     Returns:
-        name -> [U, *shape], a row for each unit that occurs, float64 where anything was summed; and for each of them a
-        row of ``grads`` that is theirs, [U]. Where every report is a unit of its own, ``grads`` as they are. A
-        gradient that is not finite makes its own unit's sum not finite, and no other's.
+        name -> [U, *shape], a row for each unit that occurs; and the index of a row of ``grads`` for each unit, [U].
+        Sums are float64. If every report is a unit, ``grads`` are returned unchanged. A non-finite gradient makes only
+        its own unit's sum non-finite.
     """
     distinct, first, inverse = np.unique(units, return_index=True, return_inverse=True)
     if len(distinct) == len(units):
@@ -113,26 +113,35 @@ def sum_by_unit(grads: Mapping[str, Tensor], units: NDArray[np.int64]) -> tuple[
     summed = {}
     for name, grad in grads.items():
         total = torch.zeros(len(distinct), *grad.shape[1:], dtype=torch.float64, device=grad.device)
-        # Not a product with a 0/1 matrix, in which 0 x NaN would reach the others.
+        # A product with a 0/1 matrix would spread NaN to other units, because 0 x NaN is NaN.
         summed[name] = total.index_add_(0, torch.from_numpy(inverse).to(grad.device), grad.double())
     return summed, first
 
 
 class UnitsOfStep:
-    """Which units have been added to the step's sum, so that none is clipped in two parts, which would count twice."""
+    """The units already added to the step's sum. A unit clipped in two parts would contribute up to twice the norm."""
 
     def __init__(self) -> None:
         self._added: set[int] = set()
 
-    def add(self, units: NDArray[np.int64]) -> None:
-        """Notes that the units of a micro-batch were added.
+    def add(self, units: NDArray[np.int64], hospital: NDArray[np.int64] | None = None) -> None:
+        """Notes that the units of a micro-batch are added.
+
+        Args:
+            units: index of each row's unit, [B].
+            hospital: index of each row's hospital, [B]; None if there is one.
 
         Raises:
-            PrivacyError: one of them was added before; its contribution would no longer be bounded by the clip norm.
+            PrivacyError: a unit has reports at two hospitals, or was added before, so that the clip norm would not
+                bound its contribution.
         """
+        if hospital is not None:
+            at_one = np.unique(np.stack([units, hospital]), axis=1).shape[1]
+            if at_one != len(np.unique(units)):
+                raise PrivacyError("A unit has reports at two hospitals: number the units of each hospital apart.")
         found = set(units.tolist())
         if self._added & found:
-            raise PrivacyError("A unit's reports came in two micro-batches of a step: cut them with `units`.")
+            raise PrivacyError("A unit's reports are in two micro-batches of a step: pass `units` when you cut them.")
         self._added |= found
 
     def clear(self) -> None:

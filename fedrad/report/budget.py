@@ -1,4 +1,4 @@
-"""The budget for people and for programs: what a ledger holds, and what a plan comes to before any training."""
+"""The text, tables and JSON of ``fedrad ledger`` and ``fedrad plan``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STYLES = {"fine": "green", "borderline": "yellow", "noise-dominated": "red"}
 
 
 def charges_table(view: LedgerView, curve: Sequence[float]) -> Table:
-    """Every charge, with the epsilon of it and all before it."""
+    """Every charge, with the epsilon of all charges up to it."""
     table = Table(title=Text(f"ledger of {printable(view.site)}"), box=None, header_style="bold", title_justify="left")
     for name in ("row", "time (UTC)", "run", "round", "steps", "q", "sigma", "done", "epsilon so far"):
         table.add_column(name, justify="left" if name in ("time (UTC)", "run", "done") else "right")
@@ -49,7 +49,7 @@ def charges_table(view: LedgerView, curve: Sequence[float]) -> Table:
 
 
 def curve_plot(curve: Sequence[float], *, width: int = 50, lines: int = 15) -> str:
-    """Epsilon over the charges as bars, at most so many; empty where there is nothing to draw."""
+    """A bar chart of epsilon over the charges, with at most ``lines`` bars; empty if there is nothing to draw."""
     if not curve or math.isinf(curve[-1]) or curve[-1] == 0:
         return ""
     count = min(len(curve), lines)
@@ -62,7 +62,7 @@ def curve_plot(curve: Sequence[float], *, width: int = 50, lines: int = 15) -> s
 
 
 def ledger_lines(view: LedgerView, left: Left | None) -> str:
-    """What it all comes to."""
+    """The summary of a ledger."""
     plans, account = len(view.plans), view.account
     spent = account.epsilon(view.delta)
     lines = [
@@ -81,24 +81,24 @@ def ledger_lines(view: LedgerView, left: Left | None) -> str:
         lines.append("SEEDED: some noise came from a seed, for simulation only. Whoever knows it can remove the noise.")
     if view.shared:
         lines.append(
-            "SHARED NOISE: some steps had only a share of their noise from this site. The figure is for whoever saw"
-            " nothing but the sums of a run's hospitals."
+            "SHARED NOISE: in some steps this site added only part of the noise. The figure holds against an observer"
+            " who saw nothing but sums over a run's hospitals."
         )
     if len(view.units) > 1:
         lines.append(
-            "MIXED UNITS: the plans protect different things, so one epsilon of all charges is a promise for none of"
+            "MIXED UNITS: the plans protect different units, so one epsilon for all charges is no guarantee for any of"
             " them."
         )
-    lines.append("checked: the chain of charges. That no newer copy exists, only a witness can tell.")
+    lines.append("checked: the chain of charges. Only a witness can show that no newer copy exists.")
     return "\n".join(lines)
 
 
 def _left_line(view: LedgerView, left: Left | None) -> str:
     if left is None:
-        return "left: not known, since the cap is the hospital's policy and not in the ledger; say --cap EPSILON"
+        return "left: unknown, because the cap is in the hospital's policy and not in the ledger; give --cap EPSILON"
     line = f"left: epsilon {_down(left.epsilon)} under a cap of {rounded_up(left.cap)}"
     if left.steps is None:
-        return line + "; nothing was charged yet"
+        return line + "; nothing has been charged yet"
     last = view.rows[-1].event
     return (
         line + f"; {_many(left.steps, 'more step')} as last charged"
@@ -107,7 +107,7 @@ def _left_line(view: LedgerView, left: Left | None) -> str:
 
 
 def ledger_json(view: LedgerView, curve: Sequence[float], left: Left | None) -> dict[str, Any]:
-    """The same as plain values. An epsilon that is null means: not private."""
+    """The summary and all charges as plain values. An epsilon of null means not private."""
     return {
         "site": view.site,
         "delta": view.delta,
@@ -143,16 +143,16 @@ def write_ledger_csv(view: LedgerView, curve: Sequence[float], file: TextIO) -> 
 
 
 def outlook_lines(outlook: Outlook, *, assumed: bool = False) -> str:
-    """What the configured run comes to.
+    """The summary of a planned run.
 
     Args:
-        assumed: nobody said how many hospitals there are.
+        assumed: whether the number of hospitals is only the default.
     """
     plan, present = outlook.plan, outlook.present
     lines = [
         f"hospitals: {outlook.hospitals}"
         + (
-            " ASSUMED, the default of sites.count; say --hospitals, with 1 for one place"
+            " ASSUMED, the default of sites.count; give --hospitals (1 for centralized training)"
             if assumed
             else " in each round"
         ),
@@ -161,7 +161,7 @@ def outlook_lines(outlook: Outlook, *, assumed: bool = False) -> str:
         f"trained: {_named(present)}, {present.trainable:,} numbers",
     ]
     if not plan.private:
-        lines.append("NOT PRIVATE: privacy.epsilon = 0, so there is no noise and no promise.")
+        lines.append("NOT PRIVATE: privacy.epsilon = 0, so there is no noise and no guarantee.")
         return "\n".join([*lines, *_notes(outlook)])
     lines += [
         f"noise: sigma = {plan.noise_multiplier:.6g}; in each coordinate of a step's average"
@@ -179,7 +179,7 @@ def outlook_lines(outlook: Outlook, *, assumed: bool = False) -> str:
         )
     if outlook.expected is not None:
         lines.append(f"expected: {outlook.expected}")
-        return "\n".join([*lines, *_notes(outlook)])  # the advice is about what noise does to a cold start
+        return "\n".join([*lines, *_notes(outlook)])  # the advice below is about cold starts
     return "\n".join([*lines, *_notes(outlook), *_advice(outlook)])
 
 
@@ -207,21 +207,21 @@ def _advice(outlook: Outlook) -> list[str]:
     else:
         line = f"advice: nothing stays below {BORDERLINE}; {_keys(advised)} comes closest with {advised.rho:.3g}."
         now = outlook.plan.declared_size * math.sqrt(outlook.hospitals)
-        if outlook.enough > now:  # else the reports are enough, and the batches or steps are too few
+        if outlook.enough > now:  # otherwise there are enough reports, but too small batches or too few steps
             line += (
-                f" The head alone would with about {outlook.enough:,} declared {outlook.plan.unit}s x sqrt(hospitals)"
-                f" (now {now:,.0f}), or with a larger epsilon."
+                f" The head alone would stay below it with about {outlook.enough:,} declared {outlook.plan.unit}s x"
+                f" sqrt(hospitals) (now {now:,.0f}), or with a larger epsilon."
             )
         lines.append(line)
     lines.append(
-        "        This is a worst-case heuristic: noise in all directions against a gradient of full clip norm. Low-rank"
-        " gradients and a warm start do better."
+        "        This is a worst-case heuristic: it compares noise in all directions with a gradient of full clip norm."
+        " Low-rank gradients and a warm start do better."
     )
     return lines
 
 
 def choices_table(outlook: Outlook) -> Table:
-    """Strategies by rank: how many numbers a step trains, and noise / signal of these steps."""
+    """For each strategy and rank: how many numbers a step trains, and noise / signal."""
     table = Table(
         title=f"numbers trained, and noise / signal (fine below {BORDERLINE}; * as advised)",
         box=None,
@@ -247,7 +247,7 @@ def _cell(choice: Choice | None, advised: Choice) -> Text:
 
 
 def outlook_json(outlook: Outlook) -> dict[str, Any]:
-    """The same as plain values. An epsilon that is null means: not private."""
+    """The planned run as plain values. An epsilon of null means not private."""
     plan = outlook.plan
     return {
         "plan": asdict(plan) | {"clip": _finite(plan.clip), "sampling_rate": plan.sampling_rate},
@@ -270,7 +270,7 @@ def outlook_json(outlook: Outlook) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """A name that came from elsewhere, without what a terminal would obey."""
+    """A name from elsewhere without control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -295,5 +295,5 @@ def _finite(value: float) -> float | None:
 
 
 def _down(value: float) -> str:
-    """What is left, never rounded up."""
+    """Four significant digits, never rounded up."""
     return f"{float(Context(prec=4, rounding=ROUND_FLOOR).create_decimal(repr(value))):.4g}"

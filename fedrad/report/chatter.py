@@ -1,7 +1,4 @@
-"""Flower's and Ray's log lines, told apart from what a run has to say.
-
-Shown are our own lines and Flower's warnings and errors; its progress notes are not.
-"""
+"""A filter for the log lines of Flower and Ray. It keeps our own lines and Flower's warnings and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ACTOR = re.compile(r"^\([\w.:<>]+ pid=\d+(, ip=[\d.]+)?\) ")
 _CONSOLE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) *: {1,6}(.*)$")
-# Notes of `flwr run` about the private home that the wrapper gave it, and warnings about what the wrapper itself chose.
+# Messages of `flwr run` about the temporary home folder, and warnings about settings that our wrapper chose.
 _NOISE = re.compile(
     "^("
     + "|".join(

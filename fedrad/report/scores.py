@@ -1,4 +1,4 @@
-"""The scores of a run beside what they are to be compared with: the label prior and the start."""
+"""Tables that compare the scores of a run with those of the label prior and of the start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDEST = 36
 
 
 def score_table(result: Result) -> RenderableType:
-    """The task's figures for the label prior, for the start and for the result."""
+    """The task's scores for the label prior, the start and the result."""
     if result.scores is None:
         return Text("scores: not evaluated; the server had no test set", style="bold")
     table = Table(box=None, header_style="bold")
@@ -29,7 +29,7 @@ def score_table(result: Result) -> RenderableType:
 
 
 def label_table(scores: Scores, comparison: Comparison) -> Table:
-    """A line for each label, those with most positives if there are too many."""
+    """One line for each label; if there are too many, only those with most positives."""
     table = Table(
         title=f"F1 by label, on {comparison.reports:,} evaluated reports",
         box=None,

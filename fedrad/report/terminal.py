@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live view in a terminal, plain lines elsewhere, and the table at the end."""
+"""The output of a run: a live view in a terminal, plain lines elsewhere, and the table at the end."""
 
 from __future__ import annotations
 
@@ -20,26 +20,22 @@ from fedrad.report.scores import label_table, score_table
 from fedrad.tasks.metrics import Scores
 from fedrad.training.result import Result, rounded_up
 
-# Of a round; more of them are told in one line.
+# If a round has more hospitals, they are summarised in one line.
 _HOSPITALS_SHOWN = 12
 
 
 def show_epsilon(value: float) -> str:
-    """An epsilon for people: never rounded down."""
+    """An epsilon as text, never rounded down."""
     if math.isinf(value):
         return "not private"
     return rounded_up(value, digits=4)
 
 
 def show_bytes(count: int) -> str:
-    """Bytes for people."""
-    return (
-        f"{count} B"
-        if count < 1024
-        else f"{count / 1024:.1f} KiB"
-        if count < 1 << 20
-        else f"{count / (1 << 20):.1f} MiB"
-    )
+    """A number of bytes as text."""
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
 
 
 def plan_lines(
@@ -81,16 +77,16 @@ def _secure_line(experiment: Experiment) -> str:
         return ""
     line = f"\n      secure aggregation: sums over {quorum} hospitals or more, {privacy.colluders} colluders"
     if privacy.shared_noise:
-        shares = quorum - privacy.colluders
-        line += f"; noise shared by {shares}: a single adapter has 1/sqrt({shares}) of it, and is not private"
+        certain = quorum - privacy.colluders
+        line += f"; noise shared by {certain}: a single adapter has 1/sqrt({certain}) of it, and is not private"
     return line
 
 
 def test_set_lines(experiment: Experiment, labels: Sequence[str], reports: int) -> str:
-    """What a server tests on, or what it would need for that, before it asks any hospital.
+    """What a server tests on, or how to give it a test set; shown before it asks any hospital.
 
     Args:
-        reports: of its test set; 0: it has none.
+        reports: number of test reports; 0: no test set.
     """
     if reports:
         return f"test set: {reports} reports ({experiment.data.name}); labels: {', '.join(labels)}"
@@ -102,7 +98,7 @@ def test_set_lines(experiment: Experiment, labels: Sequence[str], reports: int) 
 
 
 def final_table(experiment: Experiment, result: Result, directory: object) -> RenderableType:
-    """What a run ends with: its scores beside the label prior's and the start's, label by label, then all else."""
+    """The tables at the end of a run: scores compared with the label prior and the start, by label, and all else."""
     table = Table(show_header=False, min_width=60)
     table.add_column(style="bold")
     table.add_column()
@@ -112,7 +108,7 @@ def final_table(experiment: Experiment, result: Result, directory: object) -> Re
         table.add_row("", f"... {len(result.epsilon) - _HOSPITALS_SHOWN} more in result.json")
     table.add_row("epsilon, maximum", show_epsilon(result.epsilon_max))
     if result.unconfirmed:
-        table.add_row("not confirmed", f"at least that for {', '.join(result.unconfirmed)}: an answer was lost")
+        table.add_row("not confirmed", f"at least the above for {', '.join(result.unconfirmed)}: an answer was lost")
     table.add_row("delta", rounded_up(result.delta))
     table.add_row("unit", experiment.privacy.unit)
     if experiment.privacy.noise == "seeded":
@@ -136,14 +132,14 @@ def final_table(experiment: Experiment, result: Result, directory: object) -> Re
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:
-    """What ``training.findings`` has to say, a line each."""
+    """Prints each note on a line."""
     for note in notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass
 class StepView:
-    """Live view of one site's steps. It may show private counts, so it is for the site's own terminal only."""
+    """A live view of one site's steps. It may show private counts, so it is for the site's own terminal only."""
 
     console: Console
     total: int
@@ -157,7 +153,7 @@ class StepView:
 
     @contextmanager
     def showing(self) -> Iterator[StepView]:
-        """Draws while the block runs; in something that is no terminal, prints lines instead."""
+        """Draws while the block runs; without a terminal it prints lines instead."""
         if not self.console.is_terminal:
             yield self
             return
@@ -175,7 +171,7 @@ class StepView:
         self._progress = None
 
     def step(self, step: int, *, epsilon: float, noise_to_signal: float, reports: int) -> None:
-        """One more step is done."""
+        """Shows that another step is done."""
         self.reports += reports
         seconds = max(time.monotonic() - self.started, 1e-9)
         spent = f"epsilon {show_epsilon(epsilon)} of {self.budget:g}" if self.private else "not private"
@@ -190,17 +186,17 @@ class StepView:
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def evaluated(self, scores: Scores) -> None:
-        """A test score is known from now on."""
+        """Shows this test score from now on."""
         self.scores = scores
 
 
 def _ratio(value: float) -> str:
-    """Beyond 10 times the noise, a step's own estimate of its signal is itself noise."""
+    """A ratio as text. Beyond 10, a single step's estimate of its signal is itself noise."""
     return f"{value:.2f}" if value <= 10 else "over 10"
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration that is itself an estimate."""
+    """An estimated duration as text."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
@@ -212,10 +208,10 @@ def round_line(
     absent: Mapping[str, str],
     left: float | None = None,
 ) -> str:
-    """One federation round, and a row for each hospital, or one for all of them where they are many.
+    """The lines of one federation round: a row for each hospital, or one row for all if there are many.
 
     Args:
-        left: seconds that the remaining rounds will take, if that is known.
+        left: estimated seconds for the remaining rounds; None if unknown.
     """
     tested = "" if scores is None else f"  test {scores.name} {scores.main:.4f}"
     time_left = "" if left is None or round == rounds else f"  about {show_seconds(left)} left"
@@ -234,7 +230,7 @@ def round_line(
 
 
 def progress_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, int], None]:
-    """For work before the first step: a line as each task begins, soon after with an estimate, and at each quarter."""
+    """A callback for work before the first step: prints a line at the start, at 5% and at each quarter."""
     shown: set[tuple[str, int]] = set()
     began: dict[str, float] = {}
 

@@ -1,18 +1,17 @@
-"""Adapters as whole numbers modulo 2^64, which is what masks can be added to without a trace.
+"""Fixed-point encoding of adapters as integers modulo 2^64, where masks can be added and removed exactly.
 
-A float32 value x becomes round(x * 2^40). The ring is 2^64 and not 2^32, at twice the bytes of float32, because then
-the sum is as good as exact: with 32 bits, a hundred hospitals and values up to 128 would leave a grid of 2^-17,
-coarser than the updates of a late round.
+A float32 value x becomes round(x * 2^40). The ring has 64 bits, twice the bytes of float32, so that the sum is almost
+exact: with 32 bits, a hundred hospitals and values up to 128 would leave a grid of 2^-17, coarser than the updates of a
+late round.
 
 Error: the decoded sum of n hospitals differs from the true one by at most ``error_bound(n, bound)`` =
-n * (2^-41 + bound * 2^-52), which is below n * 2^-40 for every bound up to 2048. Rounding is to the nearest, so a value
-that is a multiple of 2^-40 (any float32 of at least 2^-17 in size, and 0) has no error at all.
+n * (2^-41 + bound * 2^-52), which is below n * 2^-40 for every bound up to 2048. A value that is a multiple of 2^-40
+(any float32 of magnitude 2^-17 or more, and 0) has no rounding error.
 
-A value beyond the public bound is set to the bound, and one that is no number to 0. It is not refused: whether a
-hospital answers would then be a function of its adapter alone, which is what masking hides, and a server that sets the
-bound could ask for any threshold. Clamping is a function of one adapter, so where the hospital's own noise covers that,
-it is post-processing. Where noise is shared (``secure.rounding``) it isn't, and the bound is far above what a step can
-reach.
+A value beyond the public bound is clamped to it, and NaN becomes 0. They are not refused, because then whether a
+hospital answers would depend on its adapter alone, which masking is to hide; and a server that sets the bound could
+query any threshold. If the hospital adds all of its noise itself, clamping is post-processing of its noised adapter.
+If noise is shared (``secure.rounding``) it is not, so there the bound is far above what a step can reach.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _SCALE = 2.0**FRACTION_BITS
 
 
 def check_no_wrap(hospitals: int, bound: float) -> None:
-    """Refuses a bound at which the sum of this many hospitals could leave the range of 64 bits.
+    """Refuses a bound with which the sum of this many hospitals could overflow 64 bits.
 
     Raises:
         SecureAggregationRefusal: the bound is not positive, or too large.
@@ -48,9 +47,9 @@ def check_no_wrap(hospitals: int, bound: float) -> None:
 
 
 def error_bound(hospitals: int, bound: float) -> float:
-    """How far the decoded sum may be from the true one, in every entry.
+    """The largest error of an entry of the decoded sum.
 
-    Each hospital rounds once to the grid (2^-41); decoding rounds the sum once, in float64.
+    Each hospital rounds once to the grid (error 2^-41), and decoding rounds the sum once, in float64.
     """
     return hospitals * (2.0 ** -(FRACTION_BITS + 1) + bound * 2.0**-52)
 
@@ -78,23 +77,23 @@ def unflatten(vector: NDArray[np.float64], like: Mapping[str, Tensor]) -> dict[s
 
 
 def encode(values: NDArray[np.float32], bound: float) -> NDArray[np.uint64]:
-    """Values in fixed point, negative ones as their complement: (entries,) -> (entries,).
+    """Values in fixed point, negative ones in two's complement: (entries,) -> (entries,).
 
     Args:
-        bound: what larger absolute values are set to.
+        bound: values are clamped to this magnitude.
 
-    Guarantee: it refuses no values, so that whether a hospital answers tells nothing of them; and of what it returns no
-    number is beyond the bound, so that the sum under ``check_no_wrap`` can't wrap around.
+    Guarantee: it refuses no value, so whether a hospital answers reveals nothing about them; and no result is beyond
+    the bound, so a sum that passed ``check_no_wrap`` can't overflow.
     """
     wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=bound, neginf=-bound).clip(-bound, bound)
     return np.rint(wide * _SCALE).astype(np.int64).view(np.uint64)
 
 
 def out_of_range(values: NDArray[np.float32], bound: float) -> int:
-    """How many values ``encode`` will change: private, for the hospital's own log."""
+    """How many values ``encode`` will clamp or replace; private, for the hospital's own log."""
     return int(np.count_nonzero(~(np.abs(values) <= bound)))
 
 
 def decode(total: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """The sum that these numbers stand for."""
+    """The sum that these numbers encode."""
     return total.view(np.int64).astype(np.float64) / _SCALE

@@ -1,13 +1,12 @@
-"""A hospital's side: a function for each stage, from the state that the stage before left to the next state and the
-message.
+"""A hospital's side: for each stage a function from the previous state to the next state and the message.
 
-States (``states``) go to disk between stages, since a SuperNode starts a new process for each message.
-**Write the new state, synced, before its message leaves**, mode 0600, and keep no older copy: a stage answered
-twice from the same state is what the rules below forbid. ``Answered`` holds no secret; keep it, it is how a hospital
-remembers that it has answered the round.
+States (``states``) are stored between stages, because a SuperNode starts a new process for each message. **Write the
+new state, synced and with mode 0600, before its message leaves**, and keep no older copy, because answering a stage
+twice breaks the rules below. ``Answered`` holds no secret; keep it to remember that the round was answered.
 
-Rules: fresh keys every round; each stage once; own keys unaltered and all keys different; never a sum of fewer than
-``threshold``; of each hospital one share and never both, since the two together unmask its adapter.
+Rules: keys are fresh in every round; each stage is answered once; the own keys are unaltered and all keys differ; a sum
+covers at least ``threshold`` hospitals; and of each hospital one share is revealed, never both, because both together
+unmask its adapter.
 """
 
 from __future__ import annotations
@@ -54,12 +53,12 @@ def advertise(
     """Stage 1: two fresh key pairs.
 
     Args:
-        answered: (run, round) of every round for which this hospital has advertised keys before. The same adapter under
-            two sets of masks could be summed over two sets of survivors, and their difference is one hospital's.
+        answered: (run, round) of every round for which this hospital has advertised keys. If it repeated a round, the
+            same adapters could be summed over two sets of survivors, and the difference is one hospital's adapter.
         identity: pins all hospitals' identity keys; the keys of the round are then signed.
 
     Raises:
-        SecureAggregationRefusal: the round was answered before, the site isn't invited, or a pinned key is missing.
+        SecureAggregationRefusal: the round was answered before, the site is not invited, or a pinned key is missing.
     """
     if (setup.run, setup.round) in answered:
         raise SecureAggregationRefusal(
@@ -78,11 +77,11 @@ def advertise(
 
 
 def share_keys(state: State, roster: Roster) -> tuple[Shared, SealedShares]:
-    """Stage 2: shares of the mask key and of a fresh self-mask seed, each pair sealed for one hospital.
+    """Stage 2: shares of the mask key and of a fresh self-mask seed; each pair of shares is sealed for one hospital.
 
     Raises:
-        SecureAggregationRefusal: not the stage for it; too few hospitals, unknown ones, keys that are altered, used
-            twice or unusable; with pinned identities, keys that are not signed.
+        SecureAggregationRefusal: wrong stage; too few or unknown hospitals; keys that are altered, repeated or
+            unusable; with pinned identities, keys without a valid signature.
     """
     if not isinstance(state, Advertised):
         raise _not_now(state, "keys are shared once, after they were advertised")
@@ -113,13 +112,13 @@ def share_keys(state: State, roster: Roster) -> tuple[Shared, SealedShares]:
 
 
 def mask_input(state: State, inbox: Inbox, encoded: NDArray[np.uint64]) -> tuple[Masked, MaskedInput]:
-    """Stage 3: the adapter under its self mask and a mask for each hospital whose shares arrived.
+    """Stage 3: the adapter plus the self mask and a pairwise mask for each hospital whose shares arrived.
 
     Args:
         encoded: the adapter from ``fixed_point.encode``, (entries,).
 
     Raises:
-        SecureAggregationRefusal: not the stage for it; shares of too few or unknown hospitals; a box that was changed.
+        SecureAggregationRefusal: wrong stage; shares of too few or unknown hospitals; a box that was changed.
     """
     if not isinstance(state, Shared):
         raise _not_now(state, "an input is masked once, after keys were shared")
@@ -128,7 +127,7 @@ def mask_input(state: State, inbox: Inbox, encoded: NDArray[np.uint64]) -> tuple
         raise SecureAggregationRefusal(f"the adapter must be {setup.entries} encoded numbers")
     unknown = sorted((set(inbox.boxes) - set(state.mask_keys)) | (set(inbox.boxes) & {site}))
     if unknown:
-        raise SecureAggregationRefusal(f"shares of {unknown[0]}, from which none can come")
+        raise SecureAggregationRefusal(f"shares came from {unknown[0]}, which is not another hospital of this round")
     _check_count(setup, len(inbox.boxes) + 1, "shared their keys")
     seed_shares, key_shares = {site: state.own_seed_share}, {}
     for peer, box in inbox.boxes.items():
@@ -136,7 +135,7 @@ def mask_input(state: State, inbox: Inbox, encoded: NDArray[np.uint64]) -> tuple
         opened = open_sealed(agree(state.channel_private, state.channel_keys[peer], purpose), box, purpose)
         if opened is None or len(opened) != 2 * SHARE_BYTES:
             raise SecureAggregationRefusal(
-                f"the shares of {peer} were changed on their way, or made for another round or other terms"
+                f"the shares of {peer} were changed in transit, or made for another round or other terms"
             )
         seed_shares[peer], key_shares[peer] = opened[:SHARE_BYTES], opened[SHARE_BYTES:]
     peers = {peer: state.mask_keys[peer] for peer in inbox.boxes}
@@ -146,13 +145,13 @@ def mask_input(state: State, inbox: Inbox, encoded: NDArray[np.uint64]) -> tuple
 
 
 def confirm(state: State, survivors: Survivors, identity: Identity) -> tuple[Masked, Confirmation]:
-    """Stage 4, with pinned identities: signs the survivors that the server shows, once.
+    """Stage 4, with pinned identities: signs the list of survivors that the server shows, once.
 
-    Since ``threshold`` hospitals must have signed the same list before any of them reveals a share, and more than half
-    of all are needed for that, a server can't get two lists through.
+    A hospital reveals shares only after ``threshold`` hospitals have signed the same list. Because the threshold is
+    more than half of all hospitals, a server can't get two lists accepted.
 
     Raises:
-        SecureAggregationRefusal: not the stage for it; a list was signed before; a wrong list.
+        SecureAggregationRefusal: wrong stage; a list was signed before; a wrong list.
     """
     if not isinstance(state, Masked):
         raise _not_now(state, "survivors are confirmed once, after the input was masked")
@@ -170,11 +169,11 @@ def confirm(state: State, survivors: Survivors, identity: Identity) -> tuple[Mas
 
 
 def unmask(state: State, request: UnmaskRequest) -> tuple[Answered, Unmasking]:
-    """Stage 5: for each survivor the share of its seed, for each that vanished the share of its mask key. Once.
+    """Stage 5, once: the share of each survivor's seed, and the share of each dropout's mask key.
 
     Raises:
-        SecureAggregationRefusal: answered before; too few survivors, unknown ones, or this hospital is not one; with
-            pinned identities, another list than was confirmed, or too few signatures of it.
+        SecureAggregationRefusal: answered before; too few or unknown survivors, or this hospital is not among them;
+            with pinned identities, another list than the confirmed one, or too few signatures of it.
     """
     if not isinstance(state, Masked):
         raise _not_now(
@@ -194,7 +193,7 @@ def unmask(state: State, request: UnmaskRequest) -> tuple[Answered, Unmasking]:
 
 
 def seed_commitment(setup: RoundSetup, site: str, seed: bytes) -> bytes:
-    """What a hospital publishes of its self-mask seed before any share of it is revealed: a hash, 32 bytes."""
+    """The commitment to a self-mask seed, published before any share of it is revealed: a hash, 32 bytes."""
     return hashlib.sha256(joined("seed commitment", setup.context, site, seed)).digest()
 
 
@@ -260,7 +259,7 @@ def _advert_text(setup: RoundSetup, site: str, channel_key: bytes, mask_key: byt
 
 
 def _box_purpose(setup: RoundSetup, sender: str, recipient: str) -> bytes:
-    """Names one box: each is sealed with a key of its own and opens for nothing else."""
+    """The context of one box. Each box is sealed with its own key, bound to this context."""
     return joined("sealed shares", setup.context, sender, recipient)
 
 

@@ -1,7 +1,7 @@
 """Keys of a round: agreement (X25519 and HKDF), sealed boxes (AES-256-GCM), and pinned identities (Ed25519).
 
-Flower's ``symmetric_encryption`` is not used: it derives keys without a context, so a key would not say for which run,
-round and pair of hospitals it is, and its Fernet boxes can't be bound to a sender and a recipient.
+Flower's ``symmetric_encryption`` is not used: it derives keys without a context, so a key would not be bound to a run,
+round and pair of hospitals; and its Fernet boxes can't be bound to a sender and a recipient.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def public_key(private: bytes) -> bytes:
 
 
 def derive(secret: bytes, info: bytes) -> bytes:
-    """A 32-byte key from a secret, by HKDF-SHA256 (RFC 5869) with no salt. Different ``info``, unrelated key."""
+    """A 32-byte key from a secret, by HKDF-SHA256 (RFC 5869) without salt. Keys of different ``info`` are unrelated."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
 
 def agree(private: bytes, public: bytes, info: bytes) -> bytes:
-    """The 32-byte key that two hospitals share for the purpose that ``info`` names.
+    """The common 32-byte key of two hospitals, bound to ``info``.
 
     Raises:
-        SecureAggregationRefusal: the public key is none, or one of the few that fix the result for everybody.
+        SecureAggregationRefusal: the public key is invalid, or a low-order point, with which the result is known.
     """
     try:
         secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
@@ -54,13 +54,13 @@ def agree(private: bytes, public: bytes, info: bytes) -> bytes:
 
 
 def seal(key: bytes, plaintext: bytes, bound_to: bytes) -> bytes:
-    """Nonce and AES-256-GCM ciphertext; opens only with the same ``bound_to``."""
+    """Nonce and AES-256-GCM ciphertext, with ``bound_to`` as associated data."""
     nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, plaintext, bound_to)
 
 
 def open_sealed(key: bytes, box: bytes, bound_to: bytes) -> bytes | None:
-    """The plaintext, or None if the box was changed or made with another key or for another purpose."""
+    """The plaintext; None if the box was changed, or sealed with another key or other associated data."""
     if len(box) < NONCE_BYTES + _TAG_BYTES:
         return None
     try:
@@ -71,21 +71,21 @@ def open_sealed(key: bytes, box: bytes, bound_to: bytes) -> bytes | None:
 
 @dataclass(frozen=True)
 class Identity:
-    """A hospital's long-term signing key, and the public ones of all hospitals as they were given to it.
+    """A hospital's long-term signing key, and the pinned public keys of all hospitals.
 
-    The public keys must have come another way than through the server (on paper, by telephone, in a contract): that is
-    all that keeps a server from taking a hospital's place.
+    The public keys must have been exchanged without the server (on paper, by telephone, in a contract). Only that keeps
+    a server from impersonating a hospital.
 
     Attributes:
         private: Ed25519 private key, 32 bytes.
-        pinned: Ed25519 public key of each hospital, the own one included.
+        pinned: Ed25519 public key of each hospital, including this one.
     """
 
     private: bytes = field(repr=False)
     pinned: Mapping[str, bytes]
 
     def check(self, site: str, sites: tuple[str, ...]) -> None:
-        """Refuses if a hospital of the round has no pinned key, or the own one is not ours.
+        """Refuses if a hospital of the round has no pinned key, or if this hospital's own pinned key is wrong.
 
         Raises:
             SecureAggregationRefusal: naming the hospitals.
@@ -100,7 +100,7 @@ class Identity:
 
 
 def new_identity_key() -> bytes:
-    """A fresh Ed25519 private key from the operating system, 32 bytes. Made once; its public key goes to the others."""
+    """A fresh Ed25519 private key from the operating system, 32 bytes; made once for each hospital."""
     return Ed25519PrivateKey.generate().private_bytes_raw()
 
 

@@ -1,8 +1,8 @@
 """The masks: pseudorandom numbers modulo 2^64, the keystream of AES-256 in counter mode under a key of 256 bits.
 
-Flower's own ``secaggplus_utils.pseudo_rand_gen`` can't be used for this: it folds the seed into 32 bits by XOR and
-feeds them to NumPy's Mersenne Twister. All 2^32 seeds can be tried, the generator's state can be computed from its
-output, and its upper bound is one too small, so that the masks are not even uniform.
+Flower's own ``secaggplus_utils.pseudo_rand_gen`` is not secure: it folds the seed into 32 bits by XOR and feeds them to
+NumPy's Mersenne Twister. All 2^32 seeds can be tried, the generator's state can be computed from its output, and its
+upper bound is one too small, so that the masks are not even uniform.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def expand(key: bytes, entries: int) -> NDArray[np.uint64]:
 
 
 def self_mask(seed: bytes, setup: RoundSetup, site: str) -> NDArray[np.uint64]:
-    """The mask that ``site`` adds on its own; it can be removed by whoever gets the seed."""
+    """The self mask of ``site``. Anyone who has the seed can remove it."""
     return expand(derive(seed, joined("self mask", setup.context, site)), setup.entries)
 
 
 def pair_masks(private: bytes, setup: RoundSetup, site: str, peers: Mapping[str, bytes]) -> NDArray[np.uint64]:
-    """The sum of what ``site`` adds for each peer: for a pair, the first in the alphabet adds, the other subtracts.
+    """The sum of the pairwise masks of ``site``. Of a pair the alphabetically first adds, the other subtracts.
 
     Args:
         private: X25519 private mask key of ``site``.

@@ -1,4 +1,4 @@
-"""What travels, stage by stage. All of it may be seen by the server; ``wire`` turns it into plain fields and back."""
+"""The messages of each stage. The server sees all of them; ``wire`` converts them to plain fields and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class KeyAdvert:
     Attributes:
         channel_key: X25519 public key for sealing shares, 32 bytes.
         mask_key: X25519 public key for pairwise masks, 32 bytes.
-        signature: of both under the hospital's identity key; empty if identities are not pinned.
+        signature: of both keys, by the hospital's identity key; empty if identities are not pinned.
     """
 
     site: str
@@ -39,9 +39,9 @@ class SealedShares:
     """Stage 2, hospital to server.
 
     Attributes:
-        seed_commitment: SHA-256 of the self-mask seed, so that a wrong share is noticed when it is put together. The
-            seed has 256 random bits, so its hash tells nothing about it.
-        boxes: for each other hospital of the roster, both shares meant for it, sealed.
+        seed_commitment: SHA-256 of the self-mask seed, so that wrong shares are detected when the seed is restored.
+            The seed has 256 random bits, so its hash reveals nothing about it.
+        boxes: for each other hospital of the roster, its two shares, sealed.
     """
 
     site: str
@@ -102,11 +102,11 @@ class UnmaskRequest:
 
 @dataclass(frozen=True)
 class Unmasking:
-    """Stage 5, hospital to server: for each hospital of stage 2, one of its two shares and never both.
+    """Stage 5, hospital to server: for each hospital of stage 2, one of its two shares, never both.
 
     Attributes:
-        seed_shares: of the self-mask seed of each survivor.
-        key_shares: of the private mask key of each hospital that vanished before its masked input.
+        seed_shares: share of each survivor's self-mask seed.
+        key_shares: share of the private mask key of each hospital that dropped out before its masked input.
     """
 
     site: str

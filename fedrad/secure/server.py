@@ -1,7 +1,7 @@
-"""The server's side: pure functions that relay, count and, at the end, take the masks off the sum.
+"""The server's side: pure functions that relay messages, count them and finally remove the masks from the sum.
 
-It is given messages of hospitals whose names were checked (``site`` is that of the node which sent it). It sees no
-private key and no share before the last stage, and then of each hospital one secret at most.
+The caller has checked that ``site`` in a message is the node that sent it. The server sees no private key and no share
+before the last stage, and then at most one secret of each hospital.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def build_roster(setup: RoundSetup, adverts: Sequence[KeyAdvert]) -> Roster:
     """After stage 1: all keys, for all who advertised.
 
     Raises:
-        RefusedReply: a hospital that isn't invited, or sent twice, or a key that isn't one or occurs twice.
+        RefusedReply: a hospital is not invited or sent twice; a key is invalid or repeated.
         QuorumLost: fewer than the threshold.
     """
     _check_senders(setup, [advert.site for advert in adverts], setup.sites, "advertised keys")
@@ -39,10 +39,10 @@ def build_roster(setup: RoundSetup, adverts: Sequence[KeyAdvert]) -> Roster:
 
 
 def inboxes(setup: RoundSetup, roster: Roster, shared: Sequence[SealedShares]) -> dict[str, Inbox]:
-    """After stage 2: what each hospital that shared its keys gets from the others that did.
+    """After stage 2: the boxes for each hospital that shared its keys, from the others that did.
 
     Raises:
-        RefusedReply: a hospital that isn't in the roster, or sent twice, or has not sealed a box for each other one.
+        RefusedReply: a hospital is not in the roster, sent twice, or did not seal a box for each other hospital.
         QuorumLost: fewer than the threshold.
     """
     _check_senders(setup, [shares.site for shares in shared], roster.mask_keys, "shared their keys")
@@ -53,11 +53,11 @@ def inboxes(setup: RoundSetup, roster: Roster, shared: Sequence[SealedShares]) -
 
 
 def survivors(setup: RoundSetup, shared: Sequence[SealedShares], inputs: Sequence[MaskedInput]) -> Survivors:
-    """After stage 3: whose masked input arrived. Nothing may be added to it afterwards.
+    """After stage 3: whose masked input arrived. No hospital may be added afterwards.
 
     Raises:
-        RefusedReply: a hospital that shared no keys, or sent twice, or a vector of another length.
-        QuorumLost: fewer than the threshold. Then nothing can be unmasked: the round is lost, and is not repeated.
+        RefusedReply: a hospital shared no keys or sent twice, or its vector has the wrong length.
+        QuorumLost: fewer than the threshold. Then nothing can be unmasked; the round is lost and not repeated.
     """
     _check_senders(setup, [masked.site for masked in inputs], {s.site for s in shared}, "sent a masked input")
     for masked in inputs:
@@ -76,7 +76,7 @@ def unmasked_sum(
     """After stage 5: the sum of the survivors' encoded adapters, (entries,), for ``fixed_point.decode``.
 
     Raises:
-        RefusedReply: a hospital sent twice, reveals other shares than it was asked for, or a wrong one.
+        RefusedReply: a hospital sent twice, revealed other shares than it was asked for, or a wrong one.
         QuorumLost: fewer than the threshold answered.
     """
     alive = survivors(setup, shared, inputs).sites
@@ -102,7 +102,7 @@ def unmasked_sum(
         private = combine(held, setup.threshold, everyone, site)
         if public_key(private) != roster.mask_keys[site]:
             raise _wrong_share(held, site, "mask key")
-        # What the vanished one would have added cancels what the survivors added for it.
+        # The dropout's own pairwise masks cancel those that the survivors added for it.
         total += pair_masks(private, setup, site, peers)
     return total
 
@@ -123,6 +123,6 @@ def _check_senders(
 
 def _wrong_share(held: Mapping[str, bytes], site: str, what: str) -> RefusedReply:
     return RefusedReply(
-        f"the shares of the {what} of {site} do not give it back: one of {', '.join(sorted(held))} sent a wrong share,"
+        f"the shares of the {what} of {site} do not restore it: one of {', '.join(sorted(held))} sent a wrong share,"
         f" or {site} dealt wrong ones"
     )

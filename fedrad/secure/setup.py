@@ -1,4 +1,4 @@
-"""What all hospitals of a round must agree on before they send anything, and the bytes that name it in every key."""
+"""The terms that all hospitals of a round must agree on, and the bytes that bind every key to them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class RoundSetup:
     Attributes:
         run: names the run.
         round: the federation round.
-        sites: the hospitals that are invited, sorted, each once.
-        threshold: survivors that a sum needs; fewer are refused.
-        entries: numbers in an adapter.
-        colluders: hospitals that may tell the server all they know without the others losing their protection.
-        bound: what larger absolute values of an adapter are set to. Not the server's to choose: a hospital takes the
-            package's (``federation.secure_hospital``), since a small one would be a threshold on single adapters.
+        sites: the invited hospitals, sorted, each once.
+        threshold: the smallest number of hospitals in a sum.
+        entries: how many numbers an adapter has.
+        colluders: how many hospitals may tell the server all they know while the others stay protected.
+        bound: values of an adapter are clamped to this magnitude. The server can't choose it: a hospital uses the
+            package's constant (``federation.secure_hospital``), because a small bound would test single adapters
+            against a threshold.
 
     Raises:
         SecureAggregationRefusal: these terms would not protect.
@@ -49,8 +50,8 @@ class RoundSetup:
             raise SecureAggregationRefusal("sites must be sorted, each named once, none empty")
         if self.entries < 1 or self.colluders < 0 or self.round < 0:
             raise SecureAggregationRefusal("entries must be 1 or more, colluders and round 0 or more")
-        # A server with two halves of the hospitals could ask one half for a hospital's self-mask shares and the other
-        # half for its mask-key shares, and unmask that hospital alone. Colluders answer both halves.
+        # A server could otherwise ask one half of the hospitals for a hospital's self-mask shares and the other half
+        # for its mask-key shares, and unmask that hospital alone. Colluders answer in both halves.
         if not hospitals + self.colluders < 2 * self.threshold <= 2 * hospitals:
             raise SecureAggregationRefusal(
                 f"threshold {self.threshold} of {hospitals} hospitals with {self.colluders} colluders: it must be above"
@@ -59,20 +60,20 @@ class RoundSetup:
             )
         if self.threshold < self.colluders + 2:
             raise SecureAggregationRefusal(
-                f"threshold {self.threshold} with {self.colluders} colluders: they could subtract their own and be left"
-                f" with one hospital's adapter; at least {self.colluders + 2} is needed"
+                f"threshold {self.threshold} with {self.colluders} colluders: they could subtract their own adapters"
+                f" and be left with one hospital's; at least {self.colluders + 2} is needed"
             )
         check_no_wrap(hospitals, self.bound)
 
     @property
     def context(self) -> bytes:
-        """32 bytes that name these terms and no others."""
+        """32 bytes that identify these terms: a hash of all of them."""
         terms = (self.run, self.round, self.threshold, self.entries, self.colluders, struct.pack(">d", self.bound))
         return hashlib.sha256(joined(PROTOCOL, *terms, *self.sites)).digest()
 
 
 def joined(*parts: str | int | bytes) -> bytes:
-    """Parts as one string of bytes, each with its type and length before it: no two lists of parts give the same."""
+    """The parts as one byte string, each with its type and length in front, so that the encoding is injective."""
     encoded = b""
     for part in parts:
         if isinstance(part, bytes):

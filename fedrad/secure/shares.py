@@ -1,11 +1,11 @@
 """Shamir shares of 32-byte secrets, one for each hospital of a round.
 
 The scheme is Flower's maintained ``crypto.shamir`` (PyCryptodome underneath): each block of 16 bytes over GF(2^128),
-with coefficients from the operating system. It was read for what matters here: a fresh polynomial for each block and
-call, and shares numbered from 1 (number 0 would be the secret itself). What it doesn't do is done here: it takes a
-share's number from the share itself, so a hospital could hand in somebody else's; and it notices a wrong share only by
-chance. So the number must be the hospital's own, and ``combine``'s callers check the secret against a commitment or a
-public key.
+with coefficients from the operating system. We reviewed two properties: it draws a fresh polynomial for each block and
+call, and it numbers shares from 1 (number 0 would be the secret itself). Two checks are missing in it and added here.
+It reads a share's number from the share itself, so a hospital could send another hospital's share: here the number must
+be the hospital's own. And it detects a wrong share only by chance: callers of ``combine`` check the secret against a
+commitment or a public key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHARE_BYTES = 52
 
 
 def split(secret: bytes, threshold: int, sites: Sequence[str]) -> dict[str, bytes]:
-    """A share of a 32-byte secret for each of ``sites`` (sorted). Any ``threshold`` give it back, fewer say nothing."""
+    """A share of a 32-byte secret for each of ``sites`` (sorted). ``threshold`` restore it; fewer reveal nothing."""
     if len(secret) != 32 or not 1 <= threshold <= len(sites):
         raise ValueError(f"{len(secret)} bytes, threshold {threshold}, {len(sites)} hospitals")
     return dict(zip(sites, create_shares(secret, threshold, len(sites)), strict=True))
@@ -30,14 +30,14 @@ def split(secret: bytes, threshold: int, sites: Sequence[str]) -> dict[str, byte
 def combine(shares: Mapping[str, bytes], threshold: int, sites: Sequence[str], owner: str) -> bytes:
     """The secret of ``owner`` from the shares of ``threshold`` hospitals or more.
 
-    Nothing here tells whether a share was changed: compare the result with what its owner committed to.
+    It does not detect a changed share: compare the result with the owner's commitment.
 
     Args:
         shares: by the hospital that held them.
         sites: the same hospitals, in the same order, as when the secret was split.
 
     Raises:
-        RefusedReply: a share is not one, or not of the hospital that sent it; or together they are shares of nothing.
+        RefusedReply: a share is invalid or not that of its sender; or the shares do not fit together.
     """
     used = sorted(shares)[:threshold]
     if len(used) < threshold:

@@ -1,7 +1,6 @@
-"""What a hospital holds of a round between the stages.
+"""The state of a hospital between the stages of a round.
 
-Each state is what the stage before left; the next stage is refused from any other. They hold the hospital's secrets of
-the round, but for the last.
+Each stage accepts only the state that the previous stage left. All states but the last hold secrets of the round.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Advertised(_InRound):
 
 @dataclass(frozen=True)
 class Shared(_InRound):
-    """After stage 2. ``seed`` is that of the self mask; the keys are the public ones of the roster."""
+    """After stage 2. ``seed`` belongs to the self mask; the key mappings are the public keys of the roster."""
 
     channel_private: bytes = field(repr=False)
     mask_private: bytes = field(repr=False)
@@ -43,12 +42,12 @@ class Shared(_InRound):
 
 @dataclass(frozen=True)
 class Masked(_InRound):
-    """After stage 3: own keys and seed are gone, what is left are shares of the others' (and of the own seed).
+    """After stage 3: the own keys and seed are deleted; shares of the others' secrets (and of the own seed) are left.
 
     Attributes:
-        seed_shares: by hospital, of all whose shares arrived and of this one.
+        seed_shares: by hospital, including this one, of all whose shares arrived.
         key_shares: by hospital, of all whose shares arrived.
-        confirmed: the survivors that were signed; empty before.
+        confirmed: the list of survivors that was signed; empty before that.
     """
 
     seed_shares: Mapping[str, bytes] = field(repr=False)
@@ -58,7 +57,7 @@ class Masked(_InRound):
 
 @dataclass(frozen=True)
 class Answered:
-    """After stage 5: nothing is left that could be revealed."""
+    """After stage 5. It holds no secrets."""
 
     setup: RoundSetup
     site: str

@@ -1,9 +1,9 @@
 """Frozen dataclasses as flat fields (for Flower's records) and as bytes (for a state file), without pickle.
 
-The type is the list of what may be sent: fields are str, int, float, bool, bytes, tuple[str, ...], Mapping[str, bytes],
-a tuple of named tuples (a list for each column), another such dataclass or one of several, or Mapping[str, Tensor],
-which stays as it is. What is read must have exactly the declared fields, of exactly the declared types: nothing is
-ignored, converted or filled in.
+The dataclass defines what may be sent. Its fields may be str, int, float, bool, bytes, tuple[str, ...],
+Mapping[str, bytes], a tuple of named tuples (sent as one list for each column), another such dataclass or a union of
+them, or Mapping[str, Tensor], which is passed through. A message must have exactly the declared fields, of exactly the
+declared types: nothing is ignored, converted or filled in.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def to_fields(record: Any) -> dict[str, Any]:
 
 
 def from_fields(kind: type[T], flat: Mapping[str, Any]) -> T:
-    """The dataclass that these fields were made from.
+    """The dataclass with these fields.
 
     Raises:
-        RefusedReply: a field is missing, is too many, or is not of its type.
+        RefusedReply: a field is missing, unknown, or of the wrong type.
         SecureAggregationRefusal: the dataclass itself refuses the values.
     """
     rest = dict(flat)
@@ -58,7 +58,7 @@ def from_fields(kind: type[T], flat: Mapping[str, Any]) -> T:
             names = _list_of(str, _taken(kind, rest, f"{name}.of"), name)
             values = _list_of(bytes, _taken(kind, rest, name), name)
             if len(set(names)) != len(values) or len(names) != len(values):
-                raise RefusedReply(f"{name} of a {kind.__name__}: as many names as values are needed, each name once")
+                raise RefusedReply(f"{name} of a {kind.__name__} needs one value for each name, and each name once")
             found[field] = dict(zip(names, values, strict=True))
         elif columns := _columns(hint):
             keys = {f"{name}.{_dashed(column)}": of for column, of in columns.items()}
@@ -87,7 +87,7 @@ def from_bytes(kind: type[T], raw: bytes) -> T:
     """The record that ``to_bytes`` wrote.
 
     Raises:
-        RefusedReply: these bytes hold no such record.
+        RefusedReply: the bytes do not hold such a record.
     """
     try:
         flat = json.loads(
@@ -96,7 +96,7 @@ def from_bytes(kind: type[T], raw: bytes) -> T:
     except (ValueError, TypeError, UnicodeDecodeError):
         flat = None
     if not isinstance(flat, dict):
-        raise RefusedReply(f"these bytes are no {kind.__name__}")
+        raise RefusedReply(f"these bytes do not hold a {kind.__name__}")
     return from_fields(kind, flat)
 
 
@@ -111,19 +111,19 @@ def _dashed(name: str) -> str:
 
 
 def _dataclasses(hint: Any) -> list[type]:
-    """The dataclasses of which a field holds one; none for any other field."""
+    """The dataclasses that a field may hold; none for any other field."""
     return [kind for kind in get_args(hint) or (hint,) if isinstance(kind, type) and is_dataclass(kind)]
 
 
 def _named(kinds: list[type], below: dict[str, Any], name: str) -> type:
-    """The only kind, or the one that the field's ``kind`` names."""
+    """The only kind, or the one named in the field's ``kind``."""
     if len(kinds) == 1:
         return kinds[0]
     wanted = below.pop("kind", None)
     for kind in kinds:
         if kind.__name__ == wanted:
             return kind
-    raise RefusedReply(f"{name} is of a kind that is not on the list")
+    raise RefusedReply(f"{name} is of an unknown kind")
 
 
 def _columns(hint: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fedrad.errors import FedradError
 from fedrad.federation.hospital import inputs_of
 from fedrad.federation.run import Run
 from fedrad.ledger.ledger import Ledger
-from fedrad.planning.notes import Noise
+from fedrad.planning.noise_to_signal import Noise
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import starts_warm

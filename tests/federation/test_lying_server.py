@@ -108,7 +108,7 @@ def test_a_server_can_not_have_the_noise_of_others_swallowed(
         lied_to(experiment, monkeypatch, 200.0)
     log = capfd.readouterr().err
     for site in LIED_TO:
-        assert f"{site} round 1: SecureAggregationRefusal: head.bias: the share of noise in it" in log
+        assert f"{site} round 1: SecureAggregationRefusal: head.bias: this hospital's noise in it" in log
         assert not read_ledger(tmp_path / "run" / "ledger" / site).rows  # refused before it was charged
     # Control: without the check the sum holds the share of one hospital, and the charge is for three.
     monkeypatch.setattr(site_module, "check_covered", lambda *given: None)
@@ -138,7 +138,7 @@ def test_hospitals_with_different_states_do_not_unmask_together(
     """Even where nothing is wrong with the numbers."""
     with pytest.raises(QuorumLost):
         lied_to(three(base, tmp_path / "run", sites__quorum=3, **SHARED), monkeypatch, 2.0)
-    assert "were changed on their way, or made for another round or other terms" in capfd.readouterr().err
+    assert "were changed in transit, or made for another round or other terms" in capfd.readouterr().err
     # Control: keys that are bound to the configuration alone.
     monkeypatch.setattr(secure_hospital, "bound_run", unbound)
     monkeypatch.setattr(secure_rounds, "bound_run", unbound)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import pytest
 
 from fedrad.config import Experiment
-from fedrad.planning.expected_gain import HEAD, LAST_LAYER, curve_of, expected_gain
-from fedrad.training.recipe import Recipe
+from fedrad.planning.expected_gain import HEAD, LAST_LAYER, ExpectedGain, curve_of, expected_gain
 from fedrad.training.setup import plan_for
 
 OPENI = {"data.name": "openi", "data.path": "/none"}
 
 
-def gain(epsilon: float, declared: int = 2000) -> float:
+def expected(epsilon: float, declared: int) -> ExpectedGain:
     experiment = Experiment.from_flat({**OPENI, "privacy.epsilon": epsilon})
-    recipe = Recipe.of(experiment, warm=True)
-    return expected_gain(HEAD, recipe, plan_for(experiment, declared)).new
+    found = expected_gain(experiment, plan_for(experiment, declared))
+    assert found is not None
+    return found
+
+
+def gain(epsilon: float, declared: int = 2000) -> float:
+    return expected(epsilon, declared).new
 
 
 def test_more_budget_and_more_reports_gain_more() -> None:
@@ -26,9 +30,7 @@ def test_more_budget_and_more_reports_gain_more() -> None:
 
 
 def test_a_start_as_good_is_called_so() -> None:
-    experiment = Experiment.from_flat({**OPENI, "privacy.epsilon": 0.01})
-    recipe = Recipe.of(experiment, warm=True)
-    found = expected_gain(HEAD, recipe, plan_for(experiment, 500))
+    found = expected(0.01, 500)
     assert not found.worthwhile
     assert "the start is as good" in str(found)
 

@@ -11,8 +11,8 @@ import pytest
 
 from fedrad.config import Experiment
 from fedrad.corpora import CT_RATE
-from fedrad.planning.noise_to_signal import noise_to_signal_of_steps
-from fedrad.planning.notes import Noise, after_training, before_training, notes_on_plan
+from fedrad.planning.noise_to_signal import Noise, noise_to_signal_of_steps
+from fedrad.planning.notes import after_training, before_training, notes_on_plan
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.tasks.metrics import Comparison, Scores
 from fedrad.training.setup import plan_for
@@ -133,7 +133,7 @@ def test_a_label_with_too_few_positives_is_named_with_what_it_would_take() -> No
     assert rare(1.02) == ()
     (note,) = rare(0.9 * (needed - 1) / needed)
     assert note.startswith("Too few positives to be learnt at this noise: Pleural Effusion (about ")
-    assert f"needs about {needed} in a step of 128" in note
+    assert f"needs about {needed} positives in a step of 128" in note
     assert "Cardiomegaly" not in note
 
 
@@ -235,7 +235,7 @@ def test_a_phase_that_changed_no_decision_says_so() -> None:
     (note,) = late(0.4, 0.4, changed=0)
 
     assert note.startswith(
-        "The private phase changed nothing: all decisions on the 80 evaluated reports are those of the start."
+        "The private phase changed nothing: all decisions on the 80 evaluated reports are the same as before it."
         " Epsilon 2.992 was spent for nothing. After a warm start the step size falls"
     )
     assert "After a warm start" not in late(0.4, 0.4, changed=0, warm=False)[0]
@@ -256,8 +256,8 @@ def test_a_gain_of_a_few_decisions_is_called_chance(changed: int) -> None:
 
     assert (notes == ()) == (changed == 5)
     assert all(
-        "What the private phase changed may be chance: decisions on the 80 evaluated reports that differ from the"
-        f" start: {changed}." in note
+        "What the private phase changed may be chance: of the decisions on the 80 evaluated reports, only"
+        f" {changed} differ from those before it." in note
         for note in notes
     )
 

@@ -15,7 +15,7 @@ from fedrad.errors import PlanError, PrivacyError
 from fedrad.privacy import groups
 from fedrad.privacy.accounting import Event, epsilon
 from fedrad.privacy.filter import FILTER, Account, Founding, composed_epsilon, rdp_of_step
-from fedrad.privacy.groups import account_epsilon, group_epsilon, patients_in_words, two_hospitals_epsilon
+from fedrad.privacy.groups import account_epsilon, group_epsilon, patients_in_words
 from fedrad.privacy.plan import PrivacyPlan
 
 # dp_accounting 0.6.0, MixtureOfGaussiansDpEvent, delta 1e-5.
@@ -120,8 +120,8 @@ def accounts(*ledgers: list[tuple[float, float, int]]) -> list[Account]:
 
 def test_two_hospitals() -> None:
     one, other = [(0.02, 1.6, 1000)], [(0.05, 2.0, 500)]
-    assert two_hospitals_epsilon(one, one, 1e-5) == pytest.approx(2.60797, rel=1e-4)
-    assert two_hospitals_epsilon(one, other, 1e-5) == pytest.approx(3.19123, rel=1e-4)
+    assert composed_epsilon(accounts(one, one), 1e-5) == pytest.approx(2.60797, rel=1e-4)
+    assert composed_epsilon(accounts(one, other), 1e-5) == pytest.approx(3.19123, rel=1e-4)
     # Negative control: the maximum over hospitals, which is right for a report in one of them, is far too small here.
     assert max(epsilon(one, 1e-5), epsilon(other, 1e-5)) < 2.6
 
@@ -134,10 +134,10 @@ def test_the_words() -> None:
         exact = group_epsilon(large, 1e-5, k)
         assert exact <= figure <= exact * 1.001
     figure = float(report.split("whichever they are, has epsilon ")[1].rstrip("."))
-    assert figure >= two_hospitals_epsilon(small, large, 1e-5)
+    assert figure >= epsilon([*small, *large], 1e-5)
     # Two hospitals may have the same ledger.
     twins = patients_in_words("report", accounts(large, large), 1e-5, (2,))
-    assert float(twins.split("has epsilon ")[1].rstrip(".")) >= two_hospitals_epsilon(large, large, 1e-5)
+    assert float(twins.split("has epsilon ")[1].rstrip(".")) >= epsilon([*large, *large], 1e-5)
     assert "two hospitals" not in patients_in_words("report", accounts(small, large), 1e-5, (2,), pairs=False)
     patient = patients_in_words("patient", accounts(small), 1e-5)
     assert "however many" in patient

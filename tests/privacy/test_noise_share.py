@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedrad.errors import PlanError
 from fedrad.privacy.accounting import epsilon
-from fedrad.privacy.noise_share import SharedNoiseTerms, central_noise_multiplier, own_noise_multiplier
+from fedrad.privacy.noise_share import SharedNoiseTerms, own_noise_multiplier
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.randomness import Stream
@@ -46,7 +46,7 @@ def test_missing_shares_cost_what_they_should(missing: int, expected: float) -> 
     own = own_noise_multiplier(1.6, terms())
 
     assert own == pytest.approx(0.8)
-    assert spent(central_noise_multiplier(own, 4 - missing)) == pytest.approx(expected, rel=1e-4)
+    assert spent(own * math.sqrt(4 - missing)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("quorum", "colluders"), [(3, 0), (4, 0), (4, 1), (5, 2), (9, 3)])
@@ -54,9 +54,9 @@ def test_the_worst_sum_still_has_the_noise_that_is_charged(quorum: int, colluder
     shared = terms(quorum=quorum, colluders=colluders, step_scales=(0.01,) * 9)
     own = own_noise_multiplier(1.6, shared)
 
-    assert spent(central_noise_multiplier(own, quorum - colluders)) <= spent(1.6) + 1e-9
-    # Control: one certain share fewer, and the charge is too low.
-    assert spent(central_noise_multiplier(own, quorum - colluders - 1)) > 1.05 * spent(1.6)
+    assert spent(own * math.sqrt(quorum - colluders)) <= spent(1.6) + 1e-9
+    # Control: with one noise term fewer, the charge is too low.
+    assert spent(own * math.sqrt(quorum - colluders - 1)) > 1.05 * spent(1.6)
 
 
 @pytest.mark.parametrize(("quorum", "colluders"), [(4, 0), (5, 2)])
@@ -79,7 +79,6 @@ def noise_of_a_step(plan: PrivacyPlan) -> Tensor:
 
 def test_colluders_cost_noise() -> None:
     assert own_noise_multiplier(1.0, terms(colluders=2)) == pytest.approx(1 / math.sqrt(2))
-    assert central_noise_multiplier(0.5, 0) == 0.0
 
 
 @pytest.mark.parametrize(

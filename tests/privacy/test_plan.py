@@ -106,7 +106,7 @@ def test_id_changes_with_every_field() -> None:
         ({"epsilon": math.inf}, "epsilon must be"),
         ({"epsilon": math.nan}, "epsilon must be"),
         ({"unit": "hospital"}, "all 3000 hospitals"),
-        ({"reports_per_patient": 4}, "mean nothing"),
+        ({"reports_per_patient": 4}, "must be 1 with the unit"),
         ({"unit": "patient", "reports_per_patient": 0}, "reports per patient must be"),
         ({"unit": "word"}, "unknown unit"),
         ({"noise": "torch"}, "unknown noise"),

@@ -253,7 +253,7 @@ def test_a_plan_for_patients_wants_to_know_whose_a_gradient_is() -> None:
     vectors, owner = shard()
     with pytest.raises(PrivacyError, match="pass `units`"):
         make().accumulate(per_tensor(vectors))
-    with pytest.raises(PrivacyError, match="owners of 11"):
+    with pytest.raises(PrivacyError, match="units of 11"):
         make().accumulate(per_tensor(vectors), owner[:11])
     make(REPORTS).accumulate(per_tensor(vectors))
 

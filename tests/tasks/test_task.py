@@ -19,7 +19,8 @@ from torch import Tensor
 from fedrad.data.batches import Indices, Tokenized
 from fedrad.model.base import BaseModel
 from fedrad.model.encoder import ReportClassifier
-from fedrad.planning.notes import Noise, after_training, notes_on_plan
+from fedrad.planning.noise_to_signal import Noise
+from fedrad.planning.notes import after_training, notes_on_plan
 from fedrad.privacy.plan import declared_size
 from fedrad.report.scores import label_table, score_table
 from fedrad.tasks.metrics import Comparison, Evaluation, Scores
