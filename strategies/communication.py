@@ -1,8 +1,8 @@
-"""How many numbers a hospital sends and is sent in a round, from shapes alone.
+"""How many numbers a hospital sends and receives in a round, computed from shapes.
 
-A number is a float32: four bytes. Names, shapes and Flower's envelope come on top. What is counted down is what
-changed: a hospital that took part in all rounds before has the rest. The first state is not counted; no strategy
-differs in it but by the structure of its LoRA.
+A number is a float32 (four bytes). Names, shapes and Flower's envelope are not counted. Downward, only what changed is
+counted, for a hospital that took part in all earlier rounds. The initial state is not counted either; strategies differ
+in it only by the structure of LoRA.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Traffic:
 def traffic(
     strategy: Strategy, lora: LoRASpec, shapes: Shapes, ranks: Sequence[int], hospital: int, round: int
 ) -> Traffic:
-    """The traffic of one hospital in one round. What comes down is what went up, but for three of our strategies.
+    """The traffic of one hospital in one round. Except for three strategies, it is the same in both directions.
 
-    Residuals (fedex, flora) are counted with full rank: they may be less where products are rank-deficient.
+    Residuals (fedex, flora) are counted at full rank; they may be smaller if products are rank-deficient.
 
     Args:
         lora: the server's, as ``Strategy.shape`` makes it.
@@ -63,9 +63,9 @@ def traffic(
 
 
 def _residual(shapes: Shapes, rank: int, round: int) -> int:
-    """Numbers of the residual of this round, if every round adds ``rank``.
+    """The numbers of this round's residual, if every round adds ``rank``.
 
-    As soon as that is more than a layer can have, every round makes all of it one pair (``strategies.residual``).
+    Once the total rank exceeds that of the layer, every round sends it as one pair (``strategies.residual``).
     """
     sizes = [(min(layer), sum(layer)) for layer in shapes.layers]
     return sum((most if rank * round > most else rank) * both for most, both in sizes)

@@ -4,16 +4,12 @@
     theta <- theta + eta m' / (sqrt(u') + tau)        m' = m / (1 - beta1^t), u' = u / (1 - beta2^t) in round t
     beta1 = strategy.server-momentum        eta = strategy.server-rate (0: 0.01)        beta2 = 0.99, tau = 0.001
 
-for A, B and the head, with FedAvg's mean; all but the division by 1 - beta^t, which is Adam's, is the paper's. m and u
-stay at the server: they are in no message and no export.
+for A, B and the head, with FedAvg's mean. The division by 1 - beta^t is Adam's; everything else is the paper's.
 
-Travels, up and down: as with FedAvg. Not exact: as FedAvg.
+Travels, memory, exactness, and one hospital: as with FedAvgM, except that no choice of eta and beta1 gives FedAvg.
 
-Under differential privacy: m and u are made of noised means, so they cost nothing. But every number moves by about eta
-however small its change was: where changes are mostly noise, so are the steps.
-
-One hospital: the next state is another than what it sent. Iterates of different rounds are not averaged, since their
-mean lies behind the state that the change is counted from.
+Under differential privacy: m and u are functions of noised means, so they cost nothing. But every number moves by about
+eta, however small its change was: if the changes are mostly noise, so are the steps.
 """
 
 from __future__ import annotations

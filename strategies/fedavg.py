@@ -4,12 +4,12 @@
 
 Travels, up and down: A and B of every layer, r (in + out) numbers each, and the head.
 
-Not exact: A and B are averaged separately, and the product of the means is not the mean of the products. What is
-missing is their covariance over the hospitals, 1/2 sum_ij w_i w_j (B_i - B_j)(A_i - A_j), of rank (n - 1) r at most;
-it is zero with one hospital, or where all have the same A or the same B.
+Not exact: A and B are averaged separately, and the product of the means is not the mean of the products. The difference
+is their covariance over the hospitals, 1/2 sum_ij w_i w_j (B_i - B_j)(A_i - A_j), of rank (n - 1) r at most. It is zero
+with one hospital, or if all hospitals have the same A or the same B.
 
-Under differential privacy: both factors carry noise, so their product has a part that is quadratic in it; the mean over
-n hospitals divides this part by n^2. See docs/strategies.md.
+Under differential privacy: both factors carry noise, so their product has a part that is quadratic in the noise. The
+mean over n hospitals divides the energy of this part by n^2. See docs/strategies.md.
 
 One hospital: its tensors come back bit for bit, since 1.0 * x = x.
 """

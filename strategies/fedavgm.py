@@ -1,17 +1,18 @@
-"""FedAvgM: the server goes on in the direction of the rounds before (Hsu et al. 2019, arXiv 1909.06335).
+"""FedAvgM: momentum at the server (Hsu et al. 2019, arXiv 1909.06335). `FedAdam` shares its base class.
 
     D = mean - theta        v <- beta v + D        theta <- theta + eta v
     beta = strategy.server-momentum        eta = strategy.server-rate (0: 1)
 
-for A, B and the head, with FedAvg's mean. v stays at the server: it is in no message and no export.
+for A, B and the head, with FedAvg's mean. v stays at the server and is in no message and no export.
 
 Travels, up and down: as with FedAvg. Not exact: as FedAvg.
 
-Under differential privacy: v is made of noised means, so it costs nothing. With beta = 0.9 a round's noise is added up
-to ten times, as its signal is: choose eta and beta together.
+Under differential privacy: v is a function of noised means, so it costs nothing. With beta = 0.9 a round's noise is
+amplified up to ten times, like its signal: choose eta and beta together.
 
-One hospital: the next state is beyond what it sent, unless beta = 0 and eta = 1: that is FedAvg, bit for bit. Iterates
-of different rounds are not averaged, since their mean lies behind the state that the change is counted from.
+One hospital: with beta = 0 and eta = 1 this is FedAvg, bit for bit; otherwise the next state goes beyond what the
+hospital sent. Iterates of different rounds are not averaged, because their mean lags behind the state from which the
+change is computed.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""FedEx-LoRA: what averaged factors miss goes into the base (Singhal et al. 2024, arXiv 2410.09432).
+"""FedEx-LoRA: the error of averaged factors goes into the base (Singhal et al. 2024, arXiv 2410.09432).
 
     A <- mean A = sum_i w_i A_i        B <- mean B = sum_i w_i B_i        head <- sum_i w_i head_i
     W0 <- W0 + s (sum_i w_i B_i A_i - mean B mean A)                      s = alpha / r
 
-The residual is kept as factors of rank (n - 1) r: [w_i (B_i - mean B)] times [A_i - A_n], i < n. The last hospital
-drops out because the w_i (B_i - mean B) sum to zero, so that A_n may be taken from every A_i.
+The residual is stored as factors of rank (n - 1) r: [w_i (B_i - mean B)] times [A_i - A_n], i < n. The term of the last
+hospital vanishes because the w_i (B_i - mean B) sum to zero, so that A_n may be subtracted from every A_i.
 
 Travels up: A, B and the head. Down: the same, and the residual of the round, (n - 1) r (in + out) numbers a layer at
 most; residuals of many rounds are recompressed (``strategies.residual``).
 
-Exact: base and LoRA together are the mean of the products, up to the rounding of float32.
+Exact: base and LoRA together are the mean of the products, up to float32 rounding.
 
-Under differential privacy: exactness keeps noise. The quadratic part of the noise, which averaging the factors
-divides by n^2, is divided by n only, and lies in the frozen weights from then on. FedAvg's error is partly a filter.
+Under differential privacy: exactness keeps noise. Averaging the factors divides the energy of the quadratic part of the
+noise by n^2; here it is divided by n only, and it stays in the frozen weights. So FedAvg's error partly filters noise.
 
-One hospital: the residual is zero and none is made, so A, B and head come back bit for bit, as with FedAvg.
+One hospital: no residual is made, because it would be zero, so A, B and head are returned bit for bit, as with FedAvg.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from strategies.residual import as_plain_lora, layers_of, lora_of, with_residual
 
 
 class FedEx(Strategy):
-    """Weighted means, and their error as a residual of the base."""
+    """Weighted means, with their error as a residual of the base."""
 
     chooses_factors: ClassVar[bool] = True
     keeps_average: bool = False

@@ -3,60 +3,49 @@
     W0 <- W0 + [w_1 s_1 B_1, ..., w_n s_n B_n] [A_1; ...; A_n]        s_i = alpha / r_i
     A <- drawn anew from train.seed and the round        B <- 0        head <- sum_i w_i head_i
 
-The weights stand in one factor: in both they would be squared. Hospitals may have ranks of their own.
+The weights go into one factor; in both they would be squared. Hospitals may have different ranks.
 
 Travels up: A, B and the head, r_i (in + out) numbers a layer. Down: the stack, sum_i r_i (in + out) numbers, the new A,
 r_i in, and the head; stacks of many rounds are recompressed (``strategies.residual``).
 
-Exact: the base gets the mean of the products, up to the rounding of float32.
+Exact: the base gets the mean of the products, up to float32 rounding.
 
 Under differential privacy: as in FedEx, exactness keeps the quadratic part of the noise, divided by n only, in the
-frozen weights. Each round starts from B = 0, so what A has learnt about directions is lost, and momentum with it.
+frozen weights. Each round starts from B = 0, so the directions that A has learnt are lost, and the momentum with them.
 
-One hospital: the function is kept to rounding, the factors are not: they move into the base and A is drawn anew, so no
-run that keeps its factors can have the same bits.
+One hospital: the model's function is preserved up to rounding, but the factors move into the base and A is drawn anew,
+so no run that keeps its factors can have the same bits.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.randomness import Stream
-from fedrad.training.strategy import Contribution, Round, Strategy, Tensors, weighted_mean
+from fedrad.training.strategy import Contribution, Round, Tensors
 from strategies.factors import combined
+from strategies.mixed_ranks import MixedRanks, with_mean_head
 from strategies.residual import as_plain_lora, layers_of, lora_of, with_residual
-from strategies.resize import resized
 
 
-class FLoRA(Strategy):
-    """The mean of the products goes into the base, and LoRA starts anew."""
-
-    chooses_factors: ClassVar[bool] = True
-    mixed_ranks: ClassVar[bool] = True
-    keeps_moments: ClassVar[bool] = False
-    keeps_average: bool = False
+class FLoRA(MixedRanks):
+    """The mean of the products goes into the base, and LoRA restarts."""
 
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:
-        heads = [{name: c.adapter[name] for name in c.adapter if ".lora_" not in name} for c in sent]
-        new = {**state, **weighted_mean(heads, [c.weight for c in sent])}
-        shares = [c.weight * round.lora.alpha / c.rank for c in sent]
+        new = with_mean_head(state, sent)
+        scaled = [c.weight * round.lora.alpha / c.rank for c in sent]
         for layer in layers_of(state):
-            stack = combined([lora_of(c.adapter, layer) for c in sent], shares)
+            stack = combined([lora_of(c.adapter, layer) for c in sent], scaled)
             B, A = lora_of(state, layer)
             new = with_residual(new, layer, stack, round.number)
             new[f"{layer}.lora_A"] = fresh_a(round.seed, round.number, layer, round.lora.rank, A.shape[1])
             new[f"{layer}.lora_B"] = torch.zeros_like(B)
         return new
-
-    def for_rank(self, state: Tensors, rank: int, round: Round) -> dict[str, Tensor]:
-        """The first rows of A, and B = 0. Where B is not zero yet (after a warm start), the best of that rank."""
-        return resized(state, rank, round.lora)
 
     def export(self, state: Tensors, lora: LoRASpec) -> tuple[dict[str, Tensor], LoRASpec]:
         """The base residual folded into LoRA of higher rank."""

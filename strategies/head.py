@@ -4,10 +4,10 @@
 
 Travels, up and down: the head, labels (d + 1) numbers.
 
-Exact in the only sense there is: the logits are linear in the head, so their mean is that of the mean head.
+Exact: the logits are linear in the head, so the mean head gives the mean of the logits.
 
-Under differential privacy: the fewest dimensions but for a small Fed-SB, and features that no noise has touched. At
-small epsilon that can outweigh what LoRA learns in private steps; docs/utility.md has figures.
+Under differential privacy: it trains the fewest numbers (except for a small Fed-SB), and the features carry no noise.
+At small epsilon that can outweigh what LoRA learns in private steps; docs/utility.md has figures.
 
 One hospital: bit for bit the centralized run with an empty lora.targets.
 """

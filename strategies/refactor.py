@@ -3,22 +3,24 @@
     B <- sum_i w_i B_i        head <- sum_i w_i head_i        every strategy.every rounds, with U S V^T = B A:
     A <- S^tau V^T            B <- U S^(1 - tau)              tau 0: FedSVD, A A^T = 1; tau 1/2: FedASK's factors
 
-Hospitals train B and the head on the A that they are sent. The SVD is QR(A^T) = Q R and the SVD of B R^T: nothing of
-[out, in] is formed. If B A has (nearly) less than rank r there is nothing to choose directions by: both factors stay.
+Hospitals train B and the head with the A that they receive. The SVD is computed from QR(A^T) = Q R and the SVD of
+B R^T, without forming the [out, in] matrix. If B A has (nearly) less than rank r, its directions are not determined,
+and both factors stay.
 
 Travels up: B, r out numbers a layer, and the head. Down: the same, and r in numbers more where A was rewritten.
 
 Exact: A is the same for all, so the mean of the products is the product that is refactored.
 
-Under differential privacy: the noise is linear, as in FFA. And so is all else: since only B is trained, the row space
-of B A is that of A_0 for ever, and at tau = 0 the SVD turns A within it. (DP-)SGD, clipping and isotropic noise do
-not see such a turn, so **at tau = 0 this is FFA with orthonormal A**, once both have rows of one length: step by step
-the same products (tests/strategies/test_refactor.py). FFA's rows here have length 1/sqrt(3), for LoRA's usual step
-size; those of V^T have length 1, so a step on B moves the product up to three times as far. Adam sees the turn, for
-it goes by coordinates; momentum must start anew after it; and tau > 0 rescales the directions: another method.
+Under differential privacy: the noise is linear, as in FFA. In fact, **at tau = 0 this is FFA with orthonormal A**, if
+both have rows of the same length. Only B is trained, so the row space of B A remains that of A_0, and at tau = 0 the
+SVD only rotates A within it. (DP-)SGD, clipping and isotropic noise are invariant under this rotation, so both give the
+same products in every step (tests/strategies/test_refactor.py). There are three differences here. FFA's rows have
+length 1/sqrt(3), for LoRA's usual step size, and those of V^T length 1, so a step on B moves the product up to three
+times as far. Adam works by coordinates and is not invariant. Momentum must restart after a rotation. With tau > 0 the
+directions are rescaled, which is another method.
 
-One hospital: the product is kept to rounding, the factors are not: U S V^T are other numbers than B and A, so no run
-that leaves its factors alone can have the same bits afterwards. Compare with one that refactors at the same steps.
+One hospital: the product is preserved up to rounding, but B and A become other numbers, so no run that keeps its
+factors can have the same bits. Compare with a run that refactors after the same steps.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ from fedrad.training.strategy import AveragingStrategy, Round, Tensors
 from strategies.factors import Product, numerical_rank, svd
 from strategies.residual import layers_of, lora_of
 
-# Singular values below this share of the norm are rounding, or nearly: with tau > 0 their rows of A and columns of B
-# would both be close to zero, and would hardly learn again.
+# Singular values below this fraction of the norm are mostly rounding. With tau > 0 their rows of A and columns of B
+# would both be close to zero and would hardly learn again.
 NEGLIGIBLE = 1e-5
 
 
 class Refactor(AveragingStrategy):
-    """B and the head become their weighted means; then A and B are rewritten, the product stays."""
+    """B and the head become their weighted means; then A and B are rewritten with the same product."""
 
     keeps_moments: ClassVar[bool] = False
     keeps_average: bool = False
@@ -67,7 +69,7 @@ class Refactor(AveragingStrategy):
 
 
 def refactored(product: Product, tau: float) -> Product:
-    """The same B A as U S^(1 - tau) times S^tau V^T, or as it was if its rank is less than that of the factors."""
+    """The same B A as U S^(1 - tau) times S^tau V^T; unchanged if its rank is below that of the factors."""
     U, values, V = svd(product)
     if numerical_rank(values, NEGLIGIBLE) < product.A.shape[0]:
         return product

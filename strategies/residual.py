@@ -1,8 +1,8 @@
-"""What strategies add to the frozen weights: the base residual, kept as factors and never multiplied out.
+"""The base residual, which some strategies add to the frozen weights. It is stored as factors and never multiplied out.
 
-``<layer>.base_A.<k>`` [m, in] and ``<layer>.base_B.<k>`` [out, m] came in round k, and the frozen weight of the layer
-is W0 + sum_k base_B.k base_A.k. W0 itself never changes, so a hospital that has it needs the factors alone, and an
-export to plain LoRA on the unchanged model is possible.
+Round k adds ``<layer>.base_A.<k>`` [m, in] and ``<layer>.base_B.<k>`` [out, m], and the frozen weight of the layer is
+W0 + sum_k base_B.k base_A.k. W0 itself never changes, so a hospital needs only the factors, and the result can be
+exported as plain LoRA on the unchanged model.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def residual_of(state: Tensors, layer: str) -> list[Product]:
 def with_residual(state: Tensors, layer: str, added: Product, number: int) -> dict[str, Tensor]:
     """The state with ``added`` as the residual of round ``number``.
 
-    When the residual has more rank than the layer can have, all of it becomes one pair under the new number: from then
-    on a round sends min(out, in) (out + in) numbers a layer, however many hospitals there are.
+    When the total rank of the residual exceeds that of the layer, all of it becomes one pair under the new number. From
+    then on a round sends min(out, in) (out + in) numbers a layer, however many hospitals there are.
     """
     parts = [*residual_of(state, layer), added]
     if sum(part.A.shape[0] for part in parts) > added.most:
@@ -54,9 +54,9 @@ def with_residual(state: Tensors, layer: str, added: Product, number: int) -> di
 
 
 def as_plain_lora(state: Tensors, lora: LoRASpec) -> tuple[dict[str, Tensor], LoRASpec]:
-    """LoRA and residual as LoRA alone: A = [A; base_A ...], B = [B, base_B / s ...], with the scaling s as before.
+    """LoRA and residual as plain LoRA: A = [A; base_A ...], B = [B, base_B / s ...], with the same scaling s.
 
-    The rank is the largest that a layer needs; the others are filled up with zeros.
+    The rank is the largest that a layer needs; the other layers are padded with zeros.
 
     Returns:
         the state without base tensors, and its rank r' with alpha' = s r'.
@@ -67,8 +67,8 @@ def as_plain_lora(state: Tensors, lora: LoRASpec) -> tuple[dict[str, Tensor], Lo
         return dict(state), lora
     products = {}
     for layer, residual in parts.items():
-        shares = [1.0, *[1.0 / scaling] * len(residual)]
-        product = combined([lora_of(state, layer), *residual], shares)
+        weights = [1.0, *[1.0 / scaling] * len(residual)]
+        product = combined([lora_of(state, layer), *residual], weights)
         products[layer] = recompressed(product) if product.A.shape[0] > product.most else product
     rank = max(product.A.shape[0] for product in products.values())
     plain = {name: tensor for name, tensor in state.items() if ".base_A." not in name and ".base_B." not in name}

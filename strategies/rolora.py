@@ -1,20 +1,21 @@
-"""RoLoRA: B and A take turns (Chen et al. 2025, arXiv 2502.01755); by local step: LA-LoRA (arXiv 2602.19926).
+"""RoLoRA: alternating optimisation of B and A (Chen et al. 2025, arXiv 2502.01755), each for a round or a local step.
 
-    strategy.alternate = "round":  odd rounds    B <- sum_i w_i B_i, A rests
-                                   even rounds   A <- sum_i w_i A_i, B rests
+    strategy.alternate = "round":  odd rounds    B <- sum_i w_i B_i, A is frozen
+                                   even rounds   A <- sum_i w_i A_i, B is frozen
     strategy.alternate = "step":   local steps train B, A, B, A ...; then both become their means, as in FedAvg
+                                   (LA-LoRA, arXiv 2602.19926)
 
-The head is trained in every step. B begins: as long as B is zero, A has no gradient.
+The head is trained in every step. B is trained first, because A has no gradient while B is zero.
 
 Travels, up and down, with the head: by round, B in odd rounds and A in even ones; by step, both in every round.
 
-By round it is exact: all hospitals have the same resting factor. By step it is not: both factors differ at the end of a
-round, and FedAvg's covariance is missing. It is small as long as they do not drift far.
+By round it is exact, because the frozen factor is the same at all hospitals. By step it is not: both factors differ at
+the end of a round, and FedAvg's covariance is missing. The error is small as long as the factors do not drift far.
 
 Under differential privacy: a step's noise goes into one factor, so it is linear in the product, and the clip norm is
-spent on that factor and the head. A learns too, unlike in FFA. By step, the quadratic part is FedAvg's.
+used for that factor and the head alone. A is trained, too, unlike in FFA. By step, the quadratic part is FedAvg's.
 
-One hospital: bit for bit the centralized run with the same turns.
+One hospital: bit for bit the centralized run with the same alternation.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fedrad.training.strategy import AveragingStrategy
 
 
 class RoLoRA(AveragingStrategy):
-    """The factor whose turn it is becomes its weighted mean, the head always."""
+    """The factor that a round trains and the head become their weighted means."""
 
     chooses_factors: ClassVar[bool] = True
     offered: ClassVar[bool] = True
@@ -45,8 +46,8 @@ class RoLoRA(AveragingStrategy):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # Both factors are in every iterate if they take turns by step. By round, the iterates of a round hold one of
-        # them, and the last rounds do not hold the same number of each.
+        # By step, every iterate updates both factors. By round, a round's iterates update one factor only, and the last
+        # rounds would not average both factors over equally many iterates.
         self.keeps_average = settings.alternate == "step"
 
     def turns(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:

@@ -104,8 +104,12 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     notes += _notes(experiment, plan)
 
     def formula(numbers: int, hospitals: int, shared: bool = False) -> float:
-        public = {"epsilon": plan.epsilon, "delta": plan.delta, "declared_size": plan.declared_size}
-        return planning.noise_to_signal(numbers, **public, hospitals=hospitals, shared=shared) if plan.private else 0.0
+        if not plan.private:
+            return 0.0
+        epsilon, delta, size = plan.epsilon, plan.delta, plan.declared_size
+        return planning.noise_to_signal(
+            numbers, epsilon=epsilon, delta=delta, declared_size=size, hospitals=hospitals, shared=shared
+        )
 
     return Outlook(
         plan=plan,

@@ -208,7 +208,7 @@ def test_there_is_no_step_without_noise() -> None:
 def test_nobody_changes_what_the_plan_fixes() -> None:
     _, optimizer = make()
     for name in ("noise_multiplier", "max_grad_norm", "expected_batch_size", "plans"):
-        with pytest.raises(PrivacyError, match="fixed by the plan|plans of an optimizer can.t be changed"):
+        with pytest.raises(PrivacyError, match=r"fixed by the plan|plans of an optimizer can.t be changed"):
             setattr(optimizer, name, 0.5)
 
 
