@@ -101,9 +101,8 @@ class Experiment:
     def warm_start(self) -> str:
         """``train.warm-start`` with ``auto`` resolved.
 
-        ``synthetic`` for real reports and for the phrase bank that no public base was trained on. ``none`` for other
-        generated reports, which are the base's own training data, and with pooling ``cls``, because the head of a
-        public base reads the mean over the tokens.
+        ``none`` for generated reports of a bank that the public base was trained on, and with pooling ``cls``, because
+        the head of a public base reads the mean over the tokens; otherwise ``synthetic``.
         """
         if self.train.warm_start != "auto":
             return self.train.warm_start
@@ -119,10 +118,9 @@ class Experiment:
     def adapted(self) -> Lora:
         """``lora`` with ``targets = "auto"`` resolved.
 
-        From a public base without privacy: all linear modules. From a public base with privacy: those of the last layer
-        if the declared size is large enough for the budget, otherwise the head alone, because fewer trained numbers get
-        less noise (docs/utility.md). In all other cases, and with a strategy that needs LoRA: query and value of the
-        last ``layers``.
+        From a public base without privacy: all linear modules; with privacy those of the last layer if the declared
+        size is large enough for the budget, else the head alone, because fewer trained numbers get less noise
+        (docs/utility.md). Otherwise, and with a strategy that needs LoRA: query and value of the last ``layers``.
         """
         if self.lora.targets != AUTO:
             return self.lora
@@ -148,8 +146,7 @@ class Experiment:
     def expected_batch(self, declared: int) -> int:
         """``train.batch`` for a hospital with this declared size, with 0 resolved; never more than all.
 
-        With the head alone: a quarter of the declared size, or 128 if that is more, because a step is cheap and a large
-        batch gets less noise. With private LoRA in all linear layers: 256. Else 128.
+        With the head alone a large batch, because a step is cheap and a large batch gets less noise.
         """
         if self.train.batch:
             return min(self.train.batch, declared)
@@ -168,9 +165,7 @@ class Experiment:
     @property
     def stated_labels(self) -> tuple[tuple[str, ...], bool]:
         """The labels (or classes) of the reports according to the settings, and whether a report has exactly one.
-
-        Empty if only the data can tell: a table's single column may hold 0 and 1, or class names.
-        """
+        Empty if only the data can tell: a table's single column may hold 0 and 1, or class names."""
         columns = label_columns(self.data.label_columns)
         if self.corpus is None:
             classes = tuple(sorted(names_in(self.data.classes)))
@@ -192,11 +187,8 @@ class Experiment:
 
     @property
     def least_quorum(self) -> int:
-        """The smallest ``sites.quorum`` with secure aggregation.
-
-        It rules out two disjoint sums, even with the help of the colluders, and a sum over fewer than two hospitals
-        that do not collude.
-        """
+        """The smallest ``sites.quorum`` with secure aggregation: it rules out two disjoint sums, even with the help of
+        the colluders, and sums over fewer than two hospitals that do not collude."""
         return max((self.asked + self.privacy.colluders) // 2 + 1, self.privacy.colluders + 2)
 
     def flat(self) -> dict[str, Plain]:
@@ -240,7 +232,7 @@ def _unchecked(sections: Mapping[str, Any]) -> Experiment:
 
 
 def _problems(experiment: Experiment, wrong: Collection[str] = ()) -> list[str]:
-    """Values out of range, then contradictions. Keys in ``wrong`` are already reported and are skipped."""
+    """Values out of range, then contradictions, except for keys in ``wrong``, which are already reported."""
     found, known = [], set(wrong)
     for name, key in KEYS.items():
         value = key.of(experiment)

@@ -397,7 +397,7 @@ def test_ledger_shows_charges_curve_and_what_is_left(site_dir: Path) -> None:
     assert "epsilon after charge" in shown.stdout
     assert "2 charges, 6 noisy steps" in shown.stdout
     assert "under a cap of 20" in shown.stdout
-    assert "left: not known" in call("ledger", site_dir).stdout
+    assert "left: unknown" in call("ledger", site_dir).stdout
 
 
 def test_ledger_as_json_and_csv_agree(site_dir: Path, tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_ledger_of_nothing_yet(tmp_path: Path) -> None:
 
     assert shown.exit_code == 0
     assert "0 charges" in shown.stdout
-    assert "nothing was charged yet" in shown.stdout
+    assert "nothing has been charged yet" in shown.stdout
 
 
 # plan

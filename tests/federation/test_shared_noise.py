@@ -85,7 +85,7 @@ def test_a_share_of_noise_can_not_be_had_by_itself(base: str, tmp_path: Path) ->
         shared_plan(experiment, plan, plan.noise_multiplier / math.sqrt(3))
     with pytest.raises(PlanError, match=r"below train\.batch"):
         shared_plans(experiment, {"a": plan, "b": plan_for(experiment, 7)})
-    with pytest.raises(PlanError, match="share their noise"):
+    with pytest.raises(PlanError, match="noise can be shared only"):
         replace(shared, epsilon=0.0, noise_multiplier=0.0)
     ledger: Any = None  # never reached
     for wrong in (RoundRequest("run", 1, 1, last=False), RoundRequest("run", 1, 2, last=False, masked=True)):

@@ -86,7 +86,7 @@ def test_the_rule_behind_the_figure_is_named() -> None:
 
 
 def test_without_a_cap_it_says_so() -> None:
-    assert "left: not known" in budget.ledger_lines(view(row(1)), None)
+    assert "left: unknown" in budget.ledger_lines(view(row(1)), None)
     assert "--cap" in budget.ledger_lines(view(row(1)), None)
 
 
@@ -203,7 +203,7 @@ def test_more_reports_are_advised_only_where_they_are_too_few() -> None:
     noisy, seen = Choice("head", 0, 462, 0.9), outlook()
     for enough, advised in ((1799, False), (1801, True)):  # 900 reports in each of four hospitals: 900 x sqrt(4)
         said = budget.outlook_lines(replace(seen, present=replace(seen.present, rho=1.2), advised=noisy, enough=enough))
-        assert ("The head alone would with about" in said) == advised
+        assert ("The head alone would stay below it with about" in said) == advised
         assert "nothing stays below 0.3" in said
 
 

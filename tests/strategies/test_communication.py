@@ -11,9 +11,9 @@ from fedrad.installed import strategy_class
 from fedrad.model.adapter import LoRASpec
 from fedrad.settings import Strategy as Settings
 from fedrad.training.strategy import Tensors
-from strategies.communication import Shapes, Traffic, traffic
 from strategies.fedavg import FedAvg
 from strategies.refactor import Refactor
+from tests.strategies.communication import Shapes, Traffic, traffic
 from tests.strategies.rounds import STRATEGIES, Case, advanced, bits, cases, contributions, first_state, trainable
 
 HEAD = 3 * 4 + 3

@@ -36,7 +36,7 @@ def test_another_package_of_that_name_is_noticed(afresh: Path, file: str, comple
         strategy_of(Experiment())
     said = str(raised.value)
     assert str(afresh / file) in said
-    assert "another package 'strategies'" in said
+    assert "instead of the package 'strategies'" in said
     for name in [name for name in sys.modules if name.partition(".")[0] == "strategies"]:
         del sys.modules[name]
 

@@ -21,9 +21,9 @@ from fedrad.tasks.classifier import Classifier
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import set_up
 from fedrad.training.strategy import strategy_of
-from strategies.communication import Shapes, traffic
 from tests.grid import federate, forget, small
 from tests.model import tiny
+from tests.strategies.communication import Shapes, traffic
 
 ALL = ("fedavg", "fedavgm", "fedadam", "ffa", "rolora", "fedsb", "refactor", "fedex", "flora", "flexlora", "head")
 # With one hospital the server's step changes no bit of these.
