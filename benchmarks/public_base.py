@@ -19,16 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.metrics import f1_score
+from torch import Tensor
 
 import fedrad.model
 from benchmarks.difference import difference, save_difference
+from fedrad.data.batches import Tokenized
 from fedrad.data.label_names import positions
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_matrix, label_names
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.difference import apply_difference
 from fedrad.model.public_head import HEAD_FILE, PublicHead
-from fedrad.public_base.build import BaseRecipe, Line, fast_products, pooled_of, score_base, train_base
+from fedrad.public_base.build import Line, pooled_vectors, score_base, train_base
+from fedrad.public_base.text import BaseRecipe
 from fedrad.settings import EMBEDDED
 
 REPORTS, EPOCHS, RANK = 40_000, 1, 96
@@ -68,13 +71,19 @@ def main() -> None:
             shutil.copy(arguments.out / name, Path(fedrad.model.__file__).parent / "chest_minilm" / name)
 
 
+def pooled_of(base: BaseModel, texts: list[str], max_length: int) -> Tensor:
+    """Mean-pooled vectors [n, d] of texts, float32."""
+    ids = base.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    nothing = np.zeros((len(ids), 0), dtype=np.float32)
+    return pooled_vectors(base, Tokenized.of(ids, nothing, nothing))
+
+
 def _show(what: str, base: BaseModel, head: PublicHead, recipe: BaseRecipe, openi: Path | None) -> None:
     scores = score_base(base, head, recipe, reports=2000)
     if openi is not None:
         reports = load_corpus("openi", openi)
         names = label_names(reports.features)
-        with fast_products():
-            pooled = pooled_of(base, list(reports["text"]), recipe.max_length)
+        pooled = pooled_of(base, list(reports["text"]), recipe.max_length)
         rows = list(positions(names, head.labels["chexpert"]))
         logits = pooled @ head.weight["chexpert"][rows].T + head.bias["chexpert"][rows]
         truth = np.asarray(label_matrix(reports)) == 1

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from sklearn.metrics import f1_score
 
+from benchmarks.public_base import pooled_of
 from fedrad.data.label_names import positions
 from fedrad.data.load import load_corpus
 from fedrad.data.report import label_matrix, label_names
 from fedrad.data.synthetic import generate
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.public_head import PublicHead
-from fedrad.public_base.build import fast_products, pooled_of
 
 OTHER_HANDS = Path(__file__).with_name("other_hands")
 
@@ -72,8 +72,7 @@ def decisions(
 ) -> np.ndarray:  # type: ignore[type-arg]
     """What the public head decides, [n, L]."""
     rows = list(positions(names, head.labels[collection]))
-    with fast_products():
-        pooled = pooled_of(base, texts, 256)
+    pooled = pooled_of(base, texts, 256)
     logits = pooled @ head.weight[collection][rows].T + head.bias[collection][rows]
     return np.asarray(logits.numpy() > 0)
 

@@ -41,8 +41,9 @@ def build(
         import torch
 
         from fedrad.model.base import load_base
-        from fedrad.public_base.build import BaseRecipe, Line, score_base, train_base
+        from fedrad.public_base.build import Line, score_base, train_base
         from fedrad.public_base.folder import write_base_folder
+        from fedrad.public_base.text import BaseRecipe
 
         torch.set_num_threads(threads)
         started, line = time.monotonic(), Line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,15 +24,15 @@ _TEXTS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Tokenized:
-    """n reports as token ids, one behind the other.
+    """n reports as token ids, concatenated.
 
     Attributes:
         ids: int32 [sum of lengths].
         offsets: int64 [n + 1]; report i is ``ids[offsets[i]:offsets[i + 1]]``.
-        labels: [n, ...], as the task has them; where each is positive or not, float32 [n, L], 1 where positive.
+        labels: [n, ...], defined by the task; for binary labels float32 [n, L], 1 where positive.
         mask: of the same shape, 0 where an entry is left out of loss and score.
-        patients: int64 [n], the same number for the reports of one patient; as private as the reports. None, if it is
-            not known whose they are; then there is no patient-level privacy.
+        patients: int64 [n], equal for reports of one patient; as private as the reports. None if unknown, which rules
+            out patient-level privacy.
     """
 
     ids: NDArray[np.int32]
@@ -39,6 +40,23 @@ class Tokenized:
     labels: NDArray[Any]
     mask: NDArray[np.float32]
     patients: Indices | None = None
+
+    @staticmethod
+    def of(
+        ids: Iterable[Sequence[int] | NDArray[np.int32]],
+        labels: NDArray[Any],
+        mask: NDArray[np.float32],
+        patients: Indices | None = None,
+    ) -> Tokenized:
+        """From the token ids of each report."""
+        pieces = [np.asarray(piece, dtype=np.int32) for piece in ids]
+        return Tokenized(
+            ids=np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32),
+            offsets=np.cumsum([0, *map(len, pieces)], dtype=np.int64),
+            labels=labels,
+            mask=mask,
+            patients=patients,
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -51,10 +69,8 @@ class Tokenized:
     def select(self, indices: Indices) -> Tokenized:
         """The reports ``indices``, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
-        pieces = [self.ids[self.offsets[i] : self.offsets[i + 1]] for i in indices]
-        return Tokenized(
-            ids=np.concatenate(pieces) if pieces else self.ids[:0],
-            offsets=_offsets(self.lengths[indices]),
+        return Tokenized.of(
+            [self.ids[self.offsets[i] : self.offsets[i + 1]] for i in indices],
             labels=self.labels[indices],
             mask=self.mask[indices],
             patients=None if self.patients is None else self.patients[indices],
@@ -73,7 +89,7 @@ class Batch(NamedTuple):
 def tokenize(ds: Dataset, indices: Indices, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokenized:
     """The rows ``indices`` of a corpus as tokens, with special tokens, cut to ``max_length``.
 
-    Texts are read a thousand at a time; the tokens (4 bytes each) stay in memory.
+    Texts are read in chunks; only the tokens (4 bytes each) stay in memory.
     """
     rows = ds.select(np.asarray(indices, dtype=np.int64))
     matrix = label_matrix(rows)
@@ -87,9 +103,8 @@ def tokenize(ds: Dataset, indices: Indices, tokenizer: PreTrainedTokenizerBase, 
             return_token_type_ids=False,
         )
         pieces.extend(np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"])
-    return Tokenized(
-        ids=np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32),
-        offsets=_offsets(np.array([len(piece) for piece in pieces], dtype=np.int64)),
+    return Tokenized.of(
+        pieces,
         labels=(matrix == 1).astype(np.float32),
         mask=(matrix != -1).astype(np.float32),
         patients=patient_numbers(rows),
@@ -97,7 +112,7 @@ def tokenize(ds: Dataset, indices: Indices, tokenizer: PreTrainedTokenizerBase, 
 
 
 def patient_numbers(rows: Dataset) -> Indices:
-    """A number for each row's patient, int64 [n]: the same for the reports of a person, whatever it is."""
+    """Arbitrary numbers, int64 [n], equal for the rows of one patient."""
     return np.asarray(arrow_column(rows, "patient").dictionary_encode().indices).astype(np.int64)
 
 
@@ -116,7 +131,3 @@ def collate(tok: Tokenized, indices: Indices, pad_id: int, at_least: int = 1) ->
         labels=torch.from_numpy(tok.labels[indices]),
         mask=torch.from_numpy(tok.mask[indices]),
     )
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])

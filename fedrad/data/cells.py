@@ -1,7 +1,7 @@
-"""What a cell or a section of a report says, and when it says nothing. Every loader and ``fedrad predict`` ask here.
+"""Decides whether a cell or a section of a report is missing. Every reader and ``fedrad predict`` use this.
 
-A cell is missing if it is blank, or if nothing stands in it but a *placeholder*: a word or sign that some program or
-person left where there was no value. Case, white space and the punctuation around it do not count:
+A cell is missing if it is blank or holds only *placeholders*: what a program or person wrote where there was no value.
+Case, white space and surrounding punctuation do not count:
 
 | from | placeholders |
 |---|---|
@@ -10,9 +10,8 @@ person left where there was no value. Case, white space and the punctuation arou
 | de-identification | ``XXXX`` (three X or more), ``___`` |
 | signs alone | ``.`` ``-`` ``--`` ``?`` ``...`` |
 
-Only a whole cell or section is looked at. "None seen.", "Normal." and "Pneumothorax: none." are reports. The one
-exception is CT-RATE's own ``Not given.``: it is also dropped as the first or last sentence, since that is what joining
-a findings column and an impression column leaves.
+Only whole cells and sections are compared: "None seen.", "Normal." and "Pneumothorax: none." are reports. The exception
+is CT-RATE's ``Not given.``: it is also dropped as the first or last sentence, where joining two columns has left it.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import re
 from collections.abc import Iterable
 
 PLACEHOLDER = "with a placeholder, such as 'nan' or 'Not given.', in place of text"
-"""How loaders count such reports."""
+"""How readers describe such reports in a warning."""
 
-# White space and punctuation, but no sign that may be a value: a class may be called "+" or "±".
+# White space and punctuation without signs that may be a value: a class may be called "+" or "±".
 _MARKS = (
     r"\s!-*,-/:-@\[-`{-~\u00a0-\u00a9\u00ab-\u00b0\u00b4-\u00b8\u00bb\u00bf"
     r"\u200b-\u206f\u2012-\u2027\u3000-\u303f\ufe30-\ufe6f\uff01-\uff0a\uff0c-\uff0f\ufeff"
@@ -42,7 +41,7 @@ _ENDS = re.compile(r"^(?:Not given\.\s+)+|(?<=[.!?])(?:\s+Not given\.)+$")
 
 
 def one_line(text: str) -> str:
-    """Text with every run of white space, line wraps included, as one blank."""
+    """The text with every run of white space replaced by one blank."""
     return " ".join(text.split())
 
 
@@ -55,6 +54,6 @@ def said(text: str) -> str:
 
 
 def joined(sections: Iterable[str]) -> tuple[str, bool]:
-    """A report of several sections: (what they say, as one line, and whether one of them is a placeholder)."""
+    """A report of several sections: (their text as one line, whether one of them is a placeholder)."""
     found = [(section, said(section)) for section in sections]
     return " ".join(text for _, text in found if text), any(not text and cell.strip() for cell, text in found)

@@ -1,6 +1,6 @@
-"""Column names: where the wanted ones are in a header, and what to say where they are not.
+"""Finds columns in a header, and explains which are missing.
 
-A file may come without a header, so names are shown only where they can't be data.
+A file may lack a header, so error messages show names only if they can't be data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fedrad.errors import DataError
 SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'"}
 COMMAS: Final = "Save it with commas between the cells."
 _LONGEST_NAME, _MOST_NAMES = 40, 12
-# What a cell of a file without a header has sooner or later: white space, numbers, dates, identifiers, nothing.
+# Some cell of a row of data matches this: white space, numbers, dates, identifiers, blanks.
 _LIKE_DATA = re.compile(r"\s|^\W*\d|\d{3}|^$")
 
 
@@ -29,7 +29,7 @@ def check_columns(
     """The places of columns in the header.
 
     Raises:
-        DataError: some are missing (with what is there instead, as far as it can't be a report), or one is there twice.
+        DataError: some are missing, or one is there twice. It lists the header's names, unless they may be a report.
     """
     missing = [name for name in columns if name not in header]
     if missing:
@@ -53,9 +53,9 @@ def check_columns(
 
 
 def _what_is_there(header: Sequence[str], columns: Sequence[str]) -> str:
-    """The names in a header, or only their number where they may be data: a file may come without a header.
+    """The names in a header, or only their number if they may be data.
 
-    Names are short. If none of those we look for is among them, they must also be single words, as a report is not.
+    Names are short. Unless a wanted name is among them, they must also be single words, which a report is not.
     """
     if not header:
         return " Its first line is blank."

@@ -1,7 +1,7 @@
-"""The bytes of a file: unpacked and decoded by what they are, not by what the file is called.
+"""Unpacks and decodes a file by its content, whatever its name.
 
-Read are plain and compressed text (gzip, bzip2, xz, zstd) in UTF-8, with a byte order mark or without, and in UTF-16
-or UTF-32 with one. Anything else that people give the name ``.csv`` is named in the error.
+Text may be plain or compressed (gzip, bzip2, xz, zstd), in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. For
+other kinds of file that people call ``.csv``, the error says what they are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ UTF8_REMEDY: Final = (
     "iconv -f WINDOWS-1252 -t UTF-8."
 )
 _HEAD = 1 << 16
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_LAYERS = 3
 
 _PACKED: Final[tuple[tuple[bytes, Callable[[BinaryIO], object]], ...]] = (
@@ -70,11 +71,11 @@ _MARKED: Final = (
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[io.BufferedReader[Any]]:
-    """The bytes of a file, whatever it is compressed with.
+    """The bytes of a file, uncompressed.
 
     Raises:
-        DataError: it can't be opened or unpacked, or is a known kind of file that is no text; raised in the body of the
-            ``with`` too, if that stumbles over the file.
+        DataError: it can't be opened or unpacked, or is of a known kind that is not text. Reading errors in the body
+            of the ``with`` raise it too.
     """
     problem, remedy = "", "Copy the file again and compare checksums."
     try:
@@ -93,7 +94,7 @@ def unpacked(path: Path) -> Iterator[io.BufferedReader[Any]]:
             yield file
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException):
         problem = "is damaged: it can't be unpacked to its end."
-    except OSError as error:  # bz2, gzip and zstd raise it without a number
+    except OSError as error:  # without errno, it comes from bz2, gzip or zstd
         problem = "is damaged: it can't be unpacked to its end."
         if error.errno is not None:
             problem, remedy = f"can't be read ({error.strerror}).", "Check that it is there and may be read."
@@ -102,18 +103,18 @@ def unpacked(path: Path) -> Iterator[io.BufferedReader[Any]]:
 
 
 def lines(file: io.BufferedReader[Any], path: Path, row: Callable[[], int | None]) -> Iterator[str]:
-    """The lines of a text, ends included. A bare carriage return ends one only in a file that begins so.
+    """The lines of a text, with their ends. A lone carriage return ends a line only if it ends the first one.
 
     Args:
-        row: says which row is being read, for the error.
+        row: returns the row that is being read, for the error.
     Raises:
-        DataError: a byte is no text; names it and the row.
+        DataError: names the byte that is not text, and the row.
     """
     head = file.peek(_HEAD)
     encoding = next((name for mark, name in _MARKED if head.startswith(mark)), "utf-8-sig")
     first_end = re.search(r"\r+\n|\r|\n", head.decode(encoding, errors="ignore"))
     newline = "\r" if first_end and first_end[0] == "\r" else "\n"
-    # Bytes that are no UTF-8 become lone surrogates, so that the row they are in is known when they are met.
+    # Bytes that are not UTF-8 become lone surrogates, so that they are noticed in their own row.
     errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
     broken = False
     try:
@@ -122,7 +123,7 @@ def lines(file: io.BufferedReader[Any], path: Path, row: Callable[[], int | None
                 if "\0" in line:
                     problem = "holds a zero byte: it is UTF-16 without a byte order mark, or no text."
                     raise DataError(problem, file=path, row=row(), remedy=UTF8_REMEDY)
-                if not line.isascii() and errors != "strict" and not _is_text(line):
+                if _LONE_SURROGATE.search(line):
                     _refuse_byte(path, row())
                 yield line
     except UnicodeDecodeError:
@@ -131,16 +132,8 @@ def lines(file: io.BufferedReader[Any], path: Path, row: Callable[[], int | None
         raise DataError(f"is not the {encoding.upper()} that it begins as.", file=path, remedy=UTF8_REMEDY)
 
 
-def _is_text(line: str) -> bool:
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _refuse_byte(path: Path, row: int | None) -> NoReturn:
-    """Reads the file again to say which byte is the first that is not UTF-8."""
+    """Reads the file again to find the first byte that is not UTF-8."""
     decoder, before = codecs.getincrementaldecoder("utf-8")(), 0
     with unpacked(path) as file:
         while chunk := file.read(_HEAD):
@@ -155,13 +148,13 @@ def _refuse_byte(path: Path, row: int | None) -> NoReturn:
 
 
 def decode(data: bytes, file: object, remedy: str = UTF8_REMEDY) -> str:
-    """The text of a whole small file.
+    """The text of a small file.
 
     Raises:
-        DataError: it is none; names the byte.
+        DataError: names the byte that is not text.
     """
     encoding = next((name for mark, name in _MARKED if data.startswith(mark)), "utf-8-sig")
-    at, problem = data.find(b"\0") if encoding == "utf-8-sig" else -1, "is zero, which no text holds."
+    at, problem = data.find(b"\0") if encoding == "utf-8-sig" else -1, "is zero, so this is not text."
     if at < 0:
         try:
             return data.decode(encoding)
@@ -176,7 +169,7 @@ def is_parquet(path: Path) -> bool:
     """Whether a file is Parquet; one that can't be opened is not.
 
     Raises:
-        DataError: it is a pipe or a folder: tables are read more than once.
+        DataError: it is a pipe or a folder; tables are read more than once.
     """
     if path.exists() and not path.is_file():
         raise DataError("is a pipe or a folder, not a file.", file=path, remedy="Write the table to a file first.")

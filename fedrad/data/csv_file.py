@@ -1,7 +1,7 @@
-"""CSV, row by row.
+"""Reads CSV row by row.
 
-Cells are separated by commas, or by what Excel's own first line ``sep=;`` says. An error carries no cell, neither in
-its message nor as its cause: Python's own errors quote the line that they stumbled over, which may be a report.
+Commas separate cells, or the sign that Excel's first line ``sep=;`` names. No error quotes a cell. Errors have no cause
+either: Python's own errors quote the line, which may be a report.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fedrad.data.content import lines, unpacked
 from fedrad.errors import DataError
 
 _LONGEST_CELL = 1 << 24
-# Programs that save such a file again fill the line up with the separators of the other rows.
+# Programs that save such a file again pad the line with separators.
 _SEPARATOR_LINE = re.compile(r'"?sep=([^\w"\r\n])"?[\s,;]*', re.IGNORECASE)
 _LIKE_SEPARATOR_LINE = re.compile(r'"?sep=', re.IGNORECASE)
 _QUOTE_REMEDY = (
@@ -28,8 +28,8 @@ _LINE_END_REMEDY = (
     "Give all lines the same line end: tr -d '\\r' removes carriage returns; put quotation marks around such cells."
 )
 
-# Python's limit is 131,072 characters, for the whole process. It is only raised: memory stays bounded where a quotation
-# mark is not closed.
+# Python's limit, 131,072 characters for the whole process, is too small for some cells. A limit bounds memory if a
+# quotation mark is not closed.
 csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
 
 
@@ -45,14 +45,13 @@ def csv_header(path: Path) -> tuple[str, ...]:
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows after the header.
 
-    A line of nothing but white space is no row, unless the file has a single column: there it is how an empty cell
-    is written.
+    A blank line is not a row, unless the file has a single column: there it is an empty cell.
 
     Yields:
         (row number from 1, all its cells).
     Raises:
-        DataError: a row has another number of cells than the header, a quotation mark is not closed, it is no text, or
-            it can't be read.
+        DataError: a row has more or fewer cells than the header, a quotation mark is not closed, or the file can't be
+            read as text.
     """
     records = _records(path)
     width = len(next(records)[1])
@@ -76,7 +75,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
             if match := _SEPARATOR_LINE.fullmatch(first):
                 first, separator = next(text, ""), match[1]
             elif _LIKE_SEPARATOR_LINE.match(first):
-                problem = "its first line, sep=, names no separator that can be used."
+                problem = "its first line, sep=, names no usable separator."
                 raise DataError(problem, file=path, remedy="Remove that line, or name a sign such as ; in it.")
             for record in csv.reader(chain([first] if first else [], text), delimiter=separator, strict=True):
                 yield row, record

@@ -1,12 +1,11 @@
 """CT-RATE: chest CT reports with 18 labels.
 
-``data.path`` is a folder with ``train_reports.csv`` and ``train_predicted_labels.csv`` and, or,
-``validation_reports.csv`` and ``valid_predicted_labels.csv``, also with the prefixes that the files have
-carried, and also in the dataset's own subfolders.
+``data.path`` is a folder with ``train_reports.csv`` and ``train_predicted_labels.csv``, ``validation_reports.csv`` and
+``valid_predicted_labels.csv``, or one of these pairs. The dataset's own subfolders and older file names work too.
 
 A volume ``train_1_a_2`` (``.nii.gz`` or not) is patient ``train_1``, scan ``a``, reconstruction 2.
-Reconstructions of one scan share a report and its labels, so a scan counts once. The validation patients are
-the test split: there is no third set.
+Reconstructions of one scan share a report and labels, so a scan counts once. The validation patients are the test
+split: there is no third set.
 
 Source: Hamamci et al. 2024, arXiv:2403.17834, and the dataset's page on Hugging Face.
 """
@@ -50,7 +49,7 @@ _NAMES: Final = {
 _SPLITS: Final = {"train": "train", "valid": "test"}
 
 ScanLabels = dict[str, tuple[bytes, int]]
-"""Scan -> its 18 labels, and the row that they are from."""
+"""Scan -> (its 18 labels, their row)."""
 
 
 class Part(NamedTuple):
@@ -65,8 +64,8 @@ def source(path: str | Path | None) -> Source:
     """The corpus in the folder ``path``, one row per scan, in the order of the files: training first.
 
     Raises:
-        DataError: a file is missing; in reading: something is damaged or contradictory (e.g. labels of one scan's
-            reconstructions differ), or has values that it can't have.
+        DataError: a file is missing; while reading: something is damaged, contradictory (such as labels that differ
+            between a scan's reconstructions) or out of range.
     """
     parts = _parts(corpus_folder(path, "CT-RATE"))
 
@@ -121,7 +120,7 @@ def _scan_labels(part: Part) -> ScanLabels:
 
 
 def _volumes(path: Path, part: str, columns: tuple[tuple[str, Kind], ...]) -> Iterator[tuple[int, str, str, list[str]]]:
-    """(row, patient, scan, the other cells) of a file; no volume is there twice, and all are of this part."""
+    """(row, patient, scan, the other cells) of a file. Refuses repeated volumes and those of the other part."""
     seen: set[str] = set()
     for row, (cell, *cells) in rows_of(path, columns):
         match = _VOLUME.fullmatch(cell.strip())

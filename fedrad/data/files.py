@@ -1,4 +1,4 @@
-"""Files of a corpus, found under the names they are published with."""
+"""Finds the files of a corpus by their published names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def corpus_folder(path: str | Path | None, what: str) -> Path:
     """The folder that holds a corpus.
 
     Raises:
-        DataError: no path was given, or it is no folder.
+        DataError: no path was given, or it is not a folder.
     """
     if not path:
         raise DataError(f"{what} needs a folder.", remedy="Set data.path to it.")
@@ -29,7 +29,7 @@ def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path | None:
     """The file in ``folder`` that matches one of the glob patterns (the first pattern wins), or None.
 
     Raises:
-        DataError: a pattern matches several files, so it is not clear which is meant.
+        DataError: a pattern matches several files.
     """
     for pattern in patterns:
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
@@ -42,19 +42,11 @@ def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path | None:
 
 
 def need_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
-    """As ``find_file``, but not finding it is an error.
-
-    Raises:
-        DataError: it is not there (with the names looked for, and what in the folder comes close), or several are.
-    """
+    """As ``find_file``, but a missing file is an error too, which names the patterns and the closest file."""
     found = find_file(folder, patterns, what)
     if found is not None:
         return found
     wanted = " or ".join(patterns)
     close = get_close_matches(patterns[0], sorted(path.name for path in folder.iterdir()), n=1, cutoff=0.8)
-    hint = (
-        f"Did you mean to call {close[0]} so?"
-        if close
-        else "Copy it there, or point data.path to the folder that has it."
-    )
+    hint = f"Rename {close[0]}?" if close else "Copy it there, or point data.path to the folder that has it."
     raise DataError(f"{what} is missing: looked for {wanted}.", file=folder, remedy=hint)

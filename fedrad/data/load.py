@@ -1,6 +1,6 @@
-"""``load_corpus``: a corpus by name, as one memory-mapped dataset, kept as an Arrow file between runs.
+"""``load_corpus``: a corpus by name, as a memory-mapped dataset that is cached between runs.
 
-A reader is a module of this package, named by the corpus's entry in ``fedrad.corpora``. Its function ``source(path)``,
+Each entry of ``fedrad.corpora`` names a module of this package as its reader. The reader's function ``source(path)``,
 with the entry's ``options`` as further arguments, finds the files and returns a ``report.Source``.
 """
 
@@ -36,26 +36,26 @@ def load_corpus(
 ) -> datasets.Dataset:
     """A corpus of reports with the columns of ``fedrad.data.report``, memory-mapped.
 
-    The first call streams the corpus into an Arrow file below ``cache_dir`` (folder 0700, file 0600: it holds
-    the texts); later calls map that file, until the source files, the options or this package's reading code change.
+    The first call streams the corpus into an Arrow file below ``cache_dir`` (folder 0700, file 0600, since it holds the
+    texts). Later calls map that file, until the source files, the options or fedrad's reading code change.
 
     Args:
         name: one of ``fedrad.corpora.CORPORA``, with dashes or underscores; docs/data-formats.md has the files that
             each expects.
         path: the corpus's folder or file; not used by "synthetic".
-        uncertain: "mimic-cxr" and "synthetic" only: what a label becomes that is -1.0, or only suspected in the text:
+        uncertain: "mimic-cxr" and "synthetic" only: how a label counts that is -1.0, or that the text only suspects:
             "negative", "positive" or "ignore" (masked).
         cache_dir: default ``fedrad_cache_dir()``.
-        columns: "table" only, and needed there.
+        columns: "table" only, where it is required.
         reports: "synthetic" only: how many.
         seed: "synthetic" only.
         bank: "synthetic" only: the phrase bank, as "chest-xray", with the 14 labels of MIMIC-CXR, or "chest-ct", with
             the 18 of CT-RATE; one of ``fedrad.corpora.BANKS``.
     Raises:
         ConfigError: an unknown name or policy.
-        DataError: the corpus can't be read as it should; nothing is left behind in the cache then.
+        DataError: the corpus can't be read; the cache then holds nothing of it.
     Warns:
-        DataWarning: reports were left out, or look odd; again at every later call.
+        DataWarning: reports were left out, or look odd. Later calls repeat the warning.
     """
     name, corpus = corpus_named(name)
     given = {"uncertain": uncertain, "columns": columns, "reports": reports, "seed": seed, "bank": bank}
@@ -81,7 +81,7 @@ def load_corpus(
 
 
 def _nothing_left(path: Path, notes: list[str], remedy: str) -> DataError:
-    """Why ``path``, a file or folder, has no report that can be used: nothing else shows the notes then."""
+    """The error for a file or folder without a usable report. It quotes the notes, which are not shown otherwise."""
     reasons = [
         note.removeprefix(f"{path}: ").removeprefix(f"{path}/").removesuffix(".")
         for note in notes
@@ -107,8 +107,7 @@ def _private_folder(cache_dir: Path) -> Path:
 
 
 def _fingerprint(options: list[object], files: Sequence[Path]) -> str:
-    """Of the options, the code that reads (with the labels) and the phrases that it generates from, and name, size and
-    time of change of every file that is read."""
+    """A hash of the options, of this package's code and phrases, and of path, size and time of every source file."""
     digest = blake2b(repr(options).encode(), digest_size=12)
     package = Path(__file__).parent
     for source in [*sources(package), *sources(package.with_name("corpora.py"))]:

@@ -7,9 +7,9 @@
     mimic-cxr-2.0.0-split.csv[.gz]         dicom_id, study_id, subject_id, split (one row per image)
     mimic-cxr-2.0.0-metadata.csv[.gz]      optional: StudyDate and StudyTime give the column time
 
-Dates are shifted for each patient by another amount: they order one patient's studies and compare nothing else.
+Dates are shifted by a different amount for each patient: they order one patient's studies, not those of different
+patients. The tables and the zip's list of members stay in memory; the texts do not.
 
-In memory are the tables, as arrays, and the zip's own list of members: bytes per study, never a text.
 Source: Johnson et al. 2019, doi:10.1038/s41597-019-0322-0, and PhysioNet's pages of mimic-cxr and mimic-cxr-jpg.
 """
 
@@ -18,18 +18,16 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from fedrad.corpora import CHEXPERT
 from fedrad.data.cells import PLACEHOLDER
 from fedrad.data.content import decode
 from fedrad.data.files import corpus_folder, find_file, need_file
-from fedrad.data.mimic_tables import SPLITS, Studies, chexpert_values, read_labels, read_splits, read_times
+from fedrad.data.mimic_tables import chexpert_values, read_labels, read_splits, read_times
 from fedrad.data.report import FEATURES, Oddities, Row, Source, Warn, count_copies, row_of
 from fedrad.data.sections import read_report
 from fedrad.errors import DataError
@@ -37,15 +35,13 @@ from fedrad.errors import DataError
 _ZIP = "mimic-cxr-reports.zip"
 _TREES = ("files", "mimic-cxr-reports/files")
 _MEMBER = re.compile(r"(?:^|/)p([0-9]{2})/p([0-9]{1,18})/s([0-9]{1,18})\.txt$")
-# The longest real report has some thousand characters; a member beyond this is not a report but a broken or
-# hostile zip.
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20  # real reports have a few thousand characters; a larger member means a broken or hostile zip
 _CUT = "with a section such as 'Comparison:' or 'History:' behind the reading, which is not kept"
 _BYTE_REMEDY = "The published reports are plain ASCII: download it again and compare checksums, or correct this report."
 
 
 class RawReport(NamedTuple):
-    """One report file: whose, where it is, and its bytes."""
+    """One report file."""
 
     subject: int
     study: int
@@ -57,10 +53,10 @@ def source(path: str | Path | None, uncertain: str = "negative") -> Source:
     """The corpus in the folder described above, ordered by patient and study.
 
     Args:
-        uncertain: what the label -1.0 becomes, see ``chexpert_values``.
+        uncertain: the meaning of the label -1.0, see ``chexpert_values``.
     Raises:
-        DataError: a file is missing; in reading: something is damaged, contradictory, or has values that it can't have.
-        ConfigError: ``uncertain`` is no such policy.
+        DataError: a file is missing; while reading: something is damaged, contradictory or out of range.
+        ConfigError: ``uncertain`` is not a known policy.
     """
     meaning = chexpert_values(uncertain)
     folder = corpus_folder(path, "MIMIC-CXR")
@@ -77,14 +73,20 @@ def source(path: str | Path | None, uncertain: str = "negative") -> Source:
     return Source(files, lambda warn: (FEATURES(CHEXPERT), rows(warn)))
 
 
-def _rows(home: Path, labels: Studies, splits: Studies, times: Studies, warn: Warn) -> Iterator[tuple[int, Row]]:
+def _rows(
+    home: Path,
+    labels: dict[int, tuple[int, tuple[int, ...]]],
+    splits: dict[int, str],
+    times: dict[int, str],
+    warn: Warn,
+) -> Iterator[tuple[int, Row]]:
     odd = Oddities(home)
     for raw in read_zip(home) if home.is_file() else read_tree(home):
-        at = labels.find(raw.study)
-        if at < 0:
+        if raw.study not in labels:
             odd.add("left out: no row in the label file", raw.name)
             continue
-        if labels.subject[at] != raw.subject:
+        subject, values = labels[raw.study]
+        if subject != raw.subject:
             raise DataError(
                 "the label file has this study under another subject_id.",
                 file=f"{home}: {raw.name}",
@@ -98,33 +100,19 @@ def _rows(home: Path, labels: Studies, splits: Studies, times: Studies, warn: Wa
         if not text:
             odd.add("left out: no findings, no impression, nor any other reading", raw.name)
             continue
-        split, time = splits.find(raw.study), times.find(raw.study)
-        if split < 0:
+        split = splits.get(raw.study, "")
+        if not split:
             odd.add("in neither train nor test: no row in the split file", raw.name)
-        yield (
-            raw.study,
-            row_of(
-                text,
-                dict(zip(CHEXPERT, labels.values[at].tolist(), strict=True)),
-                f"p{raw.subject}",
-                time="" if time < 0 else _iso(int(times.values[time, 0])),
-                split="" if split < 0 else SPLITS[int(splits.values[split, 0])],
-            ),
-        )
+        named = dict(zip(CHEXPERT, values, strict=True))
+        yield raw.study, row_of(text, named, f"p{raw.subject}", time=times.get(raw.study, ""), split=split)
     odd.tell(warn)
 
 
-def _iso(stamp: int) -> str:
-    """YYYYMMDDhhmmss as a time; 0 is none."""
-    d = str(stamp)
-    return f"{d[:4]}-{d[4:6]}-{d[6:8]}T{d[8:10]}:{d[10:12]}:{d[12:]}" if stamp else ""
-
-
 def read_zip(path: Path) -> Iterator[RawReport]:
-    """The reports in the zip, one by one, ordered by folder, patient and study; nothing is unpacked to disk.
+    """The reports in the zip, ordered by folder, patient and study. Nothing is unpacked to disk.
 
     Raises:
-        DataError: it is no zip, holds no reports or a study twice, or a member is damaged.
+        DataError: it is not a zip, holds no reports or the same study twice, or a member is damaged.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -152,7 +140,7 @@ def read_tree(root: Path) -> Iterator[RawReport]:
     """The reports of an unpacked ``files`` tree, in the same order as from the zip.
 
     Raises:
-        DataError: it holds no reports or a study twice, or a file can't be read.
+        DataError: it holds no reports or the same study twice, or a file can't be read.
     """
     files = (file for folder in root.glob("p[0-9][0-9]") for file in folder.glob("p*/s*.txt"))
     names = (file.relative_to(root).as_posix() for file in files)
@@ -171,24 +159,19 @@ def _file_bytes(path: Path) -> bytes:
 
 def _ordered(names: Iterable[str], home: Path, read: Callable[[str], bytes]) -> Iterator[RawReport]:
     """The reports among the names, ordered by folder, subject and study."""
-    found, keys = [], array("q")
-    for name in names:
-        if match := _MEMBER.search(name):
-            found.append(name)
-            keys.extend(int(number) for number in match.groups())
-    table = np.array(keys, dtype=np.int64).reshape(-1, 3)
+    matches = ((name, _MEMBER.search(name)) for name in names)
+    found = sorted((int(m[1]), int(m[2]), int(m[3]), name) for name, m in matches if m)
     if not found:
         raise DataError(
             "holds no reports named like files/p10/p10000032/s50414267.txt.",
             file=home,
             remedy="MIMIC-CXR's reports are in mimic-cxr-reports.zip on PhysioNet.",
         )
-    study, counts = np.unique(table[:, 2], return_counts=True)
-    if counts.max() > 1:
-        raise DataError(f"study s{study[counts.argmax()]} is there twice.", file=home, remedy="Remove one of the two.")
-    for at in np.lexsort((table[:, 2], table[:, 1], table[:, 0])).tolist():
-        _, subject, number = table[at].tolist()
-        yield RawReport(subject, number, found[at], read(found[at]))
+    ((study, times),) = Counter(study for _, _, study, _ in found).most_common(1)
+    if times > 1:
+        raise DataError(f"study s{study} is there twice.", file=home, remedy="Remove one of the two.")
+    for _, subject, study, name in found:
+        yield RawReport(subject, study, name, read(name))
 
 
 def _reports_home(folder: Path) -> Path:

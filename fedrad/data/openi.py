@@ -1,7 +1,7 @@
 """Open-i (Indiana University chest X-rays): one CSV with a report per patient.
 
-``data.path`` is ``indiana_reports.csv`` or the folder that holds it, with the columns uid, Problems, findings
-and impression (others are not read). Each uid is a patient of its own; ``XXXX`` (removed spans) is kept.
+``data.path`` is ``indiana_reports.csv`` or its folder. The columns read are uid, Problems, findings and impression.
+Each uid counts as a patient; ``XXXX`` (removed spans) is kept.
 
 Source: Demner-Fushman et al. 2016, doi:10.1093/jamia/ocv080.
 """
@@ -27,7 +27,7 @@ _COLUMNS: Final[tuple[tuple[str, Kind], ...]] = (
     ("findings", "text"),
     ("impression", "text"),
 )
-# Rows follow CHEXPERT's order. Printed in docs/data-formats.md; a test compares the two.
+# In CHEXPERT's order. Also in docs/data-formats.md; a test compares the two.
 PROBLEMS: Final[Mapping[str, tuple[str, ...]]] = {
     "Atelectasis": ("pulmonary atelectasis",),
     "Cardiomegaly": ("cardiac shadow", "cardiomegaly"),
@@ -51,14 +51,14 @@ PROBLEMS: Final[Mapping[str, tuple[str, ...]]] = {
         "tube, inserted",
     ),
 }
-"""Label -> the problems (lower case) that make it positive. Other problems make none."""
+"""Label -> the problems (lower case) that make it positive. Other problems do not matter."""
 
 
 def source(path: str | Path | None) -> Source:
     """The corpus at ``path``, in the order of the file.
 
     Raises:
-        DataError: the file is missing; in reading: it is damaged, lacks a column, or has a uid twice.
+        DataError: the file is missing; while reading: it is damaged, lacks a column, or has a uid twice.
     """
     if path and Path(path).expanduser().is_file():
         file = Path(path).expanduser()
@@ -93,8 +93,8 @@ def _rows(path: Path, warn: Warn) -> Iterator[tuple[int, Row]]:
 def openi_labels(problems: Iterable[str]) -> dict[str, int]:
     """The 14 labels of an Open-i report.
 
-    "No Finding" is what the annotators called normal, or found nothing to index in. A report of nothing but a hiatal
-    hernia has no positive label at all. (CheXpert, which made MIMIC-CXR's labels, would call that "No Finding".)
+    "No Finding" is what the annotators called normal or did not index. A report of nothing but a hiatal hernia has no
+    positive label, although CheXpert, which labelled MIMIC-CXR, would call it "No Finding".
 
     Args:
         problems: the terms of the column ``Problems``, in any case.

@@ -1,7 +1,7 @@
-"""Parquet, batch by batch, with every cell as the text that it would be in a CSV file.
+"""Reads Parquet batch by batch, with every cell as the text that it would be in a CSV file.
 
-What a column may hold depends on what it is read as (``Kind``). Types are judged before the first row is read: turning
-a list, a date or a decimal number into text would train on something that nobody wrote.
+The types that a column may have depend on its ``Kind`` and are checked before the first row is read: a list, a date or
+a decimal number turned into text would train on something that nobody wrote.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ import pyarrow.parquet as pq
 from fedrad.errors import DataError
 
 Kind = Literal["text", "name", "label", "class", "time", "any"]
-"""What a column is read as: reports; identifiers; 0/1; class names; times; or whatever it is, to be shown as it is."""
+"""How a column is read: as reports, identifiers, 0/1, class names, times, or of "any" type, to be shown as it is."""
 
 _ROWS_AT_ONCE = 1000
-_BUFFER = 1 << 20  # without one, or with pre_buffer, all of a row group is read at once
+_BUFFER = 1 << 20  # without one, or with pre_buffer, pyarrow reads a whole row group at once
 _WHOLE_NUMBERS = "Save the column as text or whole numbers."
 _DECIMALS = " (Whole numbers become decimal ones where some are missing: fill those in first.)"
 _BYTES_REMEDY = "Write the column again as text, or as bytes in UTF-8."
-_REMEDIES: Final[dict[Kind, str]] = {
-    "text": "Name a column of text, or save this one as text.",
-    "name": _WHOLE_NUMBERS,
-    "label": "Save the column as 0 and 1.",
-    "class": _WHOLE_NUMBERS,
-    "time": "Save the column as dates, timestamps, or text like 2024-03-01.",
+# kind -> (what the column must hold, what to do)
+_NEEDS: Final[dict[Kind, tuple[str, str]]] = {
+    "text": ("text", "Name a column of text, or save this one as text."),
+    "name": ("identifiers (of patients, sites or reports)", _WHOLE_NUMBERS),
+    "label": ("0 and 1", "Save the column as 0 and 1."),
+    "class": ("class names", _WHOLE_NUMBERS),
+    "time": ("times", "Save the column as dates, timestamps, or text like 2024-03-01."),
 }
 
 
@@ -46,21 +47,21 @@ def parquet_header(path: Path) -> tuple[str, ...]:
 
 
 def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tuple[int, list[str]]]:
-    """Some columns, row by row. Null and NaN are "" in every column but labels, where NaN is ``nan``: it is no blank.
+    """Some columns, row by row. Null and NaN are ""; in a label column NaN is ``nan``, since it is not a blank.
 
     Args:
-        columns: places in the header, and what each is read as.
+        columns: places in the header, and how to read each.
     Yields:
         (row number from 1, cells in the order of ``columns``).
     Raises:
-        DataError: a column has a type that it can't have, bytes are not UTF-8, or the file is damaged.
+        DataError: a column has the wrong type, bytes are not UTF-8, or the file is damaged.
     """
     with _opened(path) as file:
         schema = file.schema_arrow
         for place, kind in columns:
             if not _may_be(schema.field(place).type, kind):
                 _refuse_type(path, file, schema.field(place), kind)
-        # By name, pyarrow would find the columns in another order, and those of one name all together.
+        # pyarrow selects columns by name only: it returns them in the file's order, and all columns of one name.
         whole = sorted(place for place, _ in columns) == list(range(len(schema.names)))
         wanted = None if whole else list(dict.fromkeys(schema.names[place] for place, _ in columns))
         batches, row, broken = file.iter_batches(_ROWS_AT_ONCE, columns=wanted), 1, False
@@ -76,13 +77,12 @@ def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tu
             values = [_values(batch, place, schema, whole, path, row) for place, _ in columns]
             readers = [_reader(kind, schema.field(place), path) for place, kind in columns]
             for cells in zip(*values, strict=True):
-                found = [read(cell, row) for read, cell in zip(readers, cells, strict=True)]
-                yield row, found
+                yield row, [read(cell, row) for read, cell in zip(readers, cells, strict=True)]
                 row += 1
 
 
 def _values(batch: pa.RecordBatch, place: int, schema: pa.Schema, whole: bool, path: Path, first: int) -> list[Any]:
-    """A column of a batch, whose first row is row ``first`` of the file."""
+    """The values of a column of a batch that begins at row ``first`` of the file."""
     column = batch.column(place if whole else batch.schema.get_field_index(schema.names[place]))
     values: list[Any] = []
     try:
@@ -92,7 +92,7 @@ def _values(batch: pa.RecordBatch, place: int, schema: pa.Schema, whole: bool, p
     else:
         return values
     name, type_ = schema.names[place], schema.field(place).type
-    problem = f"column {name!r} holds {type_}, and this value is none that can be read"
+    problem = f"column {name!r} holds {type_}, and this value can't be read"
     if pa.types.is_temporal(type_):
         problem += " (outside the years 1 to 9999, or in an unknown time zone)"
     remedy = "Correct the value, or save the column as text."
@@ -124,16 +124,10 @@ def _is_text(type_: pa.DataType) -> bool:
 
 
 def _refuse_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) -> None:
-    what = {
-        "text": "text",
-        "name": "identifiers (of patients, sites or reports)",
-        "time": "times",
-        "label": "0 and 1",
-        "class": "class names",
-    }[kind]
-    problem, remedy, row = f"column {field.name!r} holds {field.type}, not {what}.", _REMEDIES[kind], None
+    (what, remedy), row = _NEEDS[kind], None
+    problem = f"column {field.name!r} holds {field.type}, not {what}."
     if kind == "name" and pa.types.is_floating(field.type):
-        # Most likely nobody wrote decimal numbers: some are missing, and that is what the user has to mend.
+        # Most likely these are whole numbers, and became decimal ones because some are missing.
         remedy += _DECIMALS
         cells = (cell for batch in file.iter_batches(columns=[field.name]) for cell in batch.column(0).to_pylist())
         row = next((row for row, cell in enumerate(cells, 1) if cell is None or cell != cell), None)
@@ -142,7 +136,7 @@ def _refuse_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) 
 
 
 def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str]:
-    """What turns a cell of this column into text, given its row."""
+    """A function from a cell of this column, and its row, to text."""
     type_ = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     whole = pa.types.is_decimal(type_) and type_.scale == 0
 
@@ -161,7 +155,7 @@ def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str
                 return str(float(cell == 1))  # 1.00 is 1.0, and -0.0 is 0.0
             if kind == "class" and cell == cell:
                 problem = f"column {field.name!r} holds decimal numbers ({field.type}), not class names."
-                raise DataError(problem, file=path, row=row, remedy=_REMEDIES[kind] + _DECIMALS)
+                raise DataError(problem, file=path, row=row, remedy=_NEEDS[kind][1] + _DECIMALS)
             return "" if kind == "any" and cell != cell else str(cell)
         if isinstance(cell, date | datetime):
             return cell.isoformat()
@@ -172,7 +166,7 @@ def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str
 
 def _decoded(cell: bytes, kind: Kind, field: pa.Field, path: Path, row: int) -> str:
     try:
-        # A fixed width is filled up with zero bytes.
+        # Zero bytes pad a value to the fixed width.
         return (cell.rstrip(b"\0") if pa.types.is_fixed_size_binary(field.type) else cell).decode("utf-8")
     except UnicodeDecodeError as error:
         at = error.start

@@ -1,4 +1,4 @@
-"""What a report is: its columns, and the Arrow file that a corpus lives in.
+"""The columns of a report, and the Arrow file that stores a corpus.
 
 | column  | type | meaning |
 |---|---|---|
@@ -10,14 +10,13 @@
 | time    | string | ISO-like, so that sorting strings sorts by time, "" if unknown |
 | split   | string | "train", "validate" or "test" as published, "" if there is none |
 
-Rows go to disk as they come and are mapped into memory afterwards, so memory does not grow with the corpus.
+Rows are written to disk one by one and then memory-mapped, so memory use does not grow with the corpus.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -47,11 +46,10 @@ def row_of(
 
 
 def value_of_doubt(uncertain: str) -> int:
-    """What an uncertain label counts as: 0 negative, 1 positive, -1 masked out of loss and score.
+    """The value of an uncertain label: 0 negative, 1 positive, -1 masked out of loss and score.
 
     Args:
-        uncertain: "negative" (the default everywhere: a model that must act on "possible" reports should be told so),
-            "positive" or "ignore".
+        uncertain: "negative" (the default), "positive" or "ignore".
     Raises:
         ConfigError: another word.
     """
@@ -62,13 +60,13 @@ def value_of_doubt(uncertain: str) -> int:
 
 
 class Source(NamedTuple):
-    """A corpus that was found and can be read; every reader's function ``source`` returns one.
+    """A corpus whose files were found. Every reader's function ``source`` returns one.
 
     Attributes:
-        files: all that is read, files or folders: the cache goes by their sizes and times.
-        read: starts reading: (the columns, the rows in the order of the files). It is given what to call with each
-            oddity. Raises DataError where something is damaged, contradictory, or has values that it can't have.
-        remedy: what to do where none of the reports can be used.
+        files: files or folders that are read; the cache depends on their sizes and times.
+        read: returns (the columns, the rows in the order of the files), and calls its argument with each warning.
+            Raises DataError if something is damaged, contradictory or out of range.
+        remedy: advice if no report can be used.
     """
 
     files: Sequence[Path]
@@ -77,7 +75,7 @@ class Source(NamedTuple):
 
 
 class DataWarning(UserWarning):
-    """Something in a corpus was left out or looks odd: names the file, how often, and where first. Never text."""
+    """Something in a corpus was left out or looks odd. Names file, count and first place; quotes no text."""
 
 
 def warn(message: str) -> None:
@@ -87,10 +85,10 @@ def warn(message: str) -> None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Within it, a ``DataWarning`` is a line ``warning: ...`` on standard error, once for each text.
+    """Shows each ``DataWarning`` once, as a line ``warning: ...`` on standard error.
 
-    For commands: their users can do nothing with the line of our source that Python's own form shows. Other warnings
-    stay as they were.
+    For commands: Python's own format quotes a line of our source, which does not help users. Other warnings are not
+    affected.
     """
     with warnings.catch_warnings():
         others, said = warnings.showwarning, set[str]()
@@ -157,13 +155,11 @@ def arrow_column(ds: datasets.Dataset, name: str) -> pa.Array:
 
 
 class NothingLeft(DataError):
-    """A corpus without a report that can be used; whoever knows the source says why."""
+    """A corpus has no usable report. Callers that know the source add the reason."""
 
 
 def write_reports(rows: Iterable[Row], features: datasets.Features, path: Path) -> datasets.Dataset:
-    """Streams rows into an Arrow file at ``path`` (mode 0600) and maps it into memory.
-
-    The file appears whole or not at all: it is written under a temporary name beside ``path``, synced and renamed.
+    """Streams rows into an Arrow file at ``path`` (mode 0600), which appears whole or not at all, and memory-maps it.
 
     Args:
         rows: as described at the top of this module.
@@ -171,7 +167,7 @@ def write_reports(rows: Iterable[Row], features: datasets.Features, path: Path) 
         path: in a folder that exists.
     Raises:
         NothingLeft: there are no rows.
-        DataError: a row does not fit the features; and whatever ``rows`` raises.
+        DataError: a row does not fit the features. Errors from ``rows`` pass through.
     """
     schema = features.arrow_schema
     stream, count = iter(rows), 0
@@ -194,23 +190,19 @@ def _record_batch(chunk: list[Row], schema: pa.Schema, before: int) -> pa.Record
 
 
 class Oddities:
-    """Counts the reports of a file that are left out or look odd; each kind is told once, with the place of the first.
-
-    Args:
-        file: where the reports are.
-    """
+    """Counts the reports of ``file`` that are left out or look odd. Each kind is one warning, with its first place."""
 
     def __init__(self, file: object) -> None:
         self.file = file
         self.found: dict[str, tuple[int, object]] = {}
 
     def add(self, kind: str, row: object) -> None:
-        """Counts one report: what is odd, e.g. "left out: no text", and its row number or the name of its file."""
+        """Counts one report. ``kind`` is like "left out: no text"; ``row`` is its row number or file name."""
         count, first = self.found.get(kind, (0, f"row {row}" if isinstance(row, int) else row))
         self.found[kind] = count + 1, first
 
     def tell(self, warn: Warn) -> None:
-        """Warns of each kind: first of reports that are left out."""
+        """Warns of each kind, starting with reports that are left out."""
         for kind in sorted(self.found, key=lambda kind: not kind.startswith("left out")):
             count, first = self.found[kind]
             warn(f"{self.file}: {_count(count)} {kind} (first: {first}).")
@@ -221,30 +213,25 @@ def _count(reports: int) -> str:
 
 
 def count_copies(rows: Iterable[tuple[int, Row]], file: object, warn: Warn, place: str = "row {}") -> Iterator[Row]:
-    """Passes rows through and warns at the end of texts that occur more than once for the same patient.
+    """Passes rows through, and at the end warns of texts that occur more than once for the same patient.
 
-    They are kept: a copy is a report too. But report-level privacy covers one copy only, which the user should know.
-    It remembers sixteen bytes for each row.
+    Copies are kept: each is a report. But report-level privacy covers one copy only, which the user should know.
 
     Args:
-        rows: each with a number that says where it is in ``file``.
-        place: what to call the place with that number, so that it can be found.
+        rows: each with its number in ``file``.
+        place: what to call the row with that number.
     """
-    seen, numbers = array("Q"), array("q")
+    seen: dict[bytes, int] = {}
+    copies, first = 0, ""
     for number, row in rows:
         digest = blake2b(f"{row['patient']}\0{row['text']}".encode(), digest_size=8).digest()
-        seen.append(int.from_bytes(digest, "little"))
-        numbers.append(number)
+        original = seen.setdefault(digest, number)
+        if original != number:
+            copies += 1
+            first = first or f"{place.format(number)}, like {place.format(original)}"
         yield row
-    hashes = np.frombuffer(seen, dtype=np.uint64) if seen else np.empty(0, dtype=np.uint64)
-    _, first = np.unique(hashes, return_index=True)
-    copies = np.ones(len(hashes), dtype=bool)
-    copies[first] = False
-    if copies.any():
-        copy = int(copies.argmax())
-        original = int((hashes == hashes[copy]).argmax())
+    if copies:
         warn(
-            f"{file}: {_count(int(copies.sum()))} with the same text as another of the same patient "
-            f"(first: {place.format(numbers[copy])}, like {place.format(numbers[original])}). All are kept, "
-            "but the privacy unit 'report' protects one copy only."
+            f"{file}: {_count(copies)} with the same text as another of the same patient (first: {first}). "
+            "All are kept, but the privacy unit 'report' protects one copy only."
         )

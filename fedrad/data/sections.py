@@ -1,17 +1,17 @@
 """Findings and impression out of a MIMIC-CXR report.
 
-Such a report is plain text of one or more *parts* (a wet read, i.e. a first impression by a resident; a
-preliminary report; the final report; addenda), each of *sections* under headers like ``FINDINGS:``. What this keeps:
+A report is plain text in one or more *parts* (a wet read, i.e. a resident's first impression; a preliminary report; the
+final report; addenda). Each part has *sections* under headers like ``FINDINGS:``. Kept are:
 
-1. The final report. Wet reads and preliminary reports count only if no final report follows or precedes them.
-2. Of it: all findings, then all impressions (also ``FINDINGS AND IMPRESSION``, ``CONCLUSION``, in any case).
-3. No findings: the text under a header that names the view (``PA AND LATERAL CHEST: ...``), then the impression.
-4. None of that: the last paragraph that does not stand under another header.
-5. Addenda are added behind.
+1. The final report. Wet reads and preliminary reports count only if there is no final report.
+2. From it, all findings, then all impressions (also ``FINDINGS AND IMPRESSION``, ``CONCLUSION``, in any case).
+3. Without findings: the text under a header that names the view (``PA AND LATERAL CHEST: ...``), then the impression.
+4. Without any of these: the last paragraph that is not under another header.
+5. Addenda, at the end.
 
-A section that holds nothing but a placeholder (``cells.py``) is missing. Lines that begin ``Technique:`` or
-``History:`` in small letters, inside a reading whose own header is in capitals, belong to the reading. White space is
-normalised, de-identified spans ``___`` stay as they are. All functions are pure.
+A section that holds only a placeholder (``cells.py``) is missing. Lines that begin ``Technique:`` or ``History:`` in
+small letters belong to the reading around them if its own header is in capitals. White space is normalised;
+de-identified spans ``___`` are kept. All functions are pure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedrad.data.cells import said
 PartKind = Literal["final", "provisional", "addendum"]
 SectionKind = Literal["findings", "impression", "view", "other", ""]
 
-# A line of underscores or dashes closes a wet read or an addendum; `___` is a removed name and never closes anything.
+# A line of underscores or dashes ends a wet read or an addendum; `___` alone is a removed name.
 _RULE = re.compile(r"^[ \t]*(?:_{10,}|-{10,}|={10,})[ \t]*$")
 _PART = re.compile(
     r"""^[ \t]*(?:
@@ -36,7 +36,7 @@ _PART = re.compile(
     )\b(?P<rest>[^:\n]{0,60}?)(?P<end>:|[ \t]*$)""",
     re.VERBOSE | re.IGNORECASE,
 )
-# What is left of a part's title line is dropped if it is only a stamp: "WET READ VERSION #1 ___ MON ___ 9:23 PM".
+# The rest of a part's title line is dropped if it is only a stamp: "WET READ VERSION #1 ___ MON ___ 9:23 PM".
 _STAMP = re.compile(
     r"^[ \t]*(?:\(?VERSION\b.*|\([A-Z ]+\)|(?:(?:___|\w{2,4})[ \t]+){0,6}\d{1,2}:\d\d[ \t]*(?:AM|PM)?)[ \t:]*$",
     re.IGNORECASE,
@@ -51,7 +51,7 @@ _BARE_HEADER = re.compile(
     r"^[ \t]*(?P<name>FINDINGS|IMPRESSION|FINDINGS[ ]?(?:AND|/|&)[ ]?IMPRESSION|CONCLUSION)[ \t.–—-]*$",
     re.MULTILINE | re.IGNORECASE,
 )
-# Inside a line only the two words that matter, in capitals: "COMPARISON: None. IMPRESSION: Clear."
+# Within a line, only these two words in capitals are headers: "COMPARISON: None. IMPRESSION: Clear."
 _INLINE_HEADER = re.compile(r"(?<=[.\s])(?P<name>FINDINGS|IMPRESSION)[ \t]*:")
 
 _READING_WORDS = {
@@ -85,7 +85,7 @@ _ENOUGH_WORDS = 5
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a report that was written at one time."""
+    """A piece of a report that was written at one time."""
 
     kind: PartKind
     text: str
@@ -93,7 +93,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch under one header; the header itself is not in ``text``. Kind "" is text before any header.
+    """The text under one header, without the header. Kind "" is text before any header.
 
     ``says`` is the text as one line, or "" if it is a placeholder.
     """
@@ -110,7 +110,7 @@ class Reading(NamedTuple):
     Attributes:
         text: what the radiologist saw and concluded, as one line; "" if there is nothing.
         placeholder: whether a section of it, or all of it, is a placeholder.
-        cut: whether a section like ``COMPARISON:``, which stands before a reading, follows it and was left out.
+        cut: whether a section like ``COMPARISON:``, which belongs before a reading, follows it and was left out.
     """
 
     text: str
@@ -119,12 +119,12 @@ class Reading(NamedTuple):
 
 
 def read_report(report: str) -> Reading:
-    """What the radiologist saw and concluded. The rules are above."""
+    """Applies the rules above."""
     pieces = parts(report)
     body, used = "", list[Section]()
     for kind in ("final", "provisional"):
         found = [(part.text, sections(part.text)) for part in pieces if part.kind == kind]
-        # The last final report is the valid one, but a stray line behind it (a signature) does not take its place.
+        # The last final report is valid, unless it is only a stray line such as a signature.
         bodies = [(text, cut) for _, cut in found if (text := _under_headers(cut))]
         bodies = bodies or [(text, cut) for whole, cut in found if (text := _last_paragraph(whole))]
         used = bodies[-1][1] if bodies else used or [section for _, cut in found for section in cut]
@@ -172,7 +172,7 @@ def parts(report: str) -> list[Part]:
         close()
         kind, rest = start
         if kind == "final" and not titled:
-            # What stands before the title FINAL REPORT (a requisition, a stamp) is not of it.
+            # Text before the title FINAL REPORT (a requisition, a stamp) is not part of the report.
             found = [part for part in found if part.kind != "final"]
             titled = True
         lines.append(rest)
@@ -196,7 +196,7 @@ def _part_start(line: str) -> tuple[PartKind, str] | None:
 
 
 def sections(text: str) -> list[Section]:
-    """One part cut at the headers that are known; capitals with a colon inside a reading ("LUNGS:") stay in it."""
+    """One part cut at known headers. Subheadings of a reading, such as "LUNGS:", stay in it."""
     cuts: dict[int, tuple[int, SectionKind, str]] = {}
     for pattern in (_HEADER, _BARE_HEADER, _INLINE_HEADER):
         for match in pattern.finditer(text):
@@ -225,7 +225,7 @@ def sections(text: str) -> list[Section]:
 
 @lru_cache(maxsize=4096)
 def _is_before(header: str) -> bool:
-    """Whether a section of this name stands before a reading, so that what it holds behind one may belong to it."""
+    """Whether sections of this name usually precede a reading; behind one, their text may be part of it."""
     return bool(_BEFORE.search(header.upper())) and _kind(header, True) == "other"
 
 
@@ -238,7 +238,7 @@ def _kind(header: str, colon: bool) -> SectionKind:
         return "findings" if any(word in _READING_WORDS["findings"] for word in words) else "impression"
     name = re.sub(r"[^A-Z0-9 ]+", " ", header.upper().replace("(S)", "S"))
     name = " ".join(name.split())
-    # In small letters these words also occur in a reading, so there they must look like a header.
+    # In small letters these words also occur in prose, so they must look like a header.
     if (_OTHER.fullmatch(name) and (capitals or (colon and header[0].isupper()))) or (
         capitals and _OTHER_IN_CAPITALS.fullmatch(name)
     ):

@@ -1,7 +1,7 @@
-"""Train and test, and the shards of simulated hospitals: always by patient, so nobody is in two of them.
+"""Splits a corpus into train and test sets, and into simulated hospitals. No patient is in two of them.
 
-Randomness here is not private and comes from ``data.seed``. Patients are taken in the order of their ids, not
-of the rows, so the same reports in another order give every patient the same place.
+Randomness here is public and comes from ``data.seed``. Patients are ordered by id, so the order of the rows does not
+matter.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ _DRAWS = 100
 
 
 def split_by_patient(ds: Dataset, test_fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Rows to train on and rows to test on, ascending; no patient is in both.
+    """Rows of the train set and of the test set, ascending; no patient is in both.
 
-    A corpus that comes with splits keeps them: train is "train" and test is "test". "validate" and rows
-    without a split go to neither: the first is for tuning, of the second nobody knows. If such a corpus has no
-    "test" rows (CT-RATE's training files alone), its "train" rows are divided as below.
+    A corpus that comes with splits keeps its "train" and "test"; "validate" rows, and rows without a split, go to
+    neither. If it has no "test" rows (CT-RATE's training files alone), its "train" rows are divided as below.
 
-    Otherwise a share ``test_fraction`` of the patients, drawn by ``seed``, is tested on: rounded, but at least
-    one patient and not all.
+    Otherwise ``seed`` draws a share ``test_fraction`` of the patients for the test set: rounded, but at least one
+    patient and not all.
 
     Raises:
         ConfigError: ``test_fraction`` is not between 0 and 1.
@@ -62,21 +61,21 @@ def split_by_patient(ds: Dataset, test_fraction: float, seed: int) -> tuple[Indi
 
 
 def partition(ds: Dataset, indices: Indices, scheme: str, count: int, alpha: float, seed: int) -> list[Indices]:
-    """Deals the rows ``indices`` out to hospitals: ascending arrays that cover them exactly, none empty.
+    """Assigns the rows ``indices`` to hospitals: ascending arrays that cover them exactly, none empty.
 
     Args:
         indices: rows of ``ds``, each once.
         scheme:
             "iid": patients at random, the same number for each hospital (give or take one).
-            "dirichlet": label skew. A patient stands for the rarest of their positive labels; of each such group every
-                hospital gets a share drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019, arXiv:1909.06335).
-                Drawn again, up to 100 times, while a hospital is empty.
-            "by-site": the corpus's own sites. With fewer hospitals than sites, the two smallest are merged until it
-                fits. A patient seen at several sites goes to the one with most of their reports, with a warning.
-            "temporal": patients ordered by their first report, cut into equal stretches. MIMIC-CXR shifts the dates of
-                each patient by another amount, so there this order means nothing across patients.
+            "dirichlet": label skew. Patients are grouped by the rarest of their positive labels, and each hospital gets
+                a share of each group, drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019, arXiv:1909.06335).
+                The draw is repeated, up to 100 times, while a hospital is empty.
+            "by-site": the corpus's own sites. If there are more sites than hospitals, the two smallest are merged until
+                they fit. A patient with several sites goes to the one with most of their reports, with a warning.
+            "temporal": patients ordered by their first report, cut into equal parts. In MIMIC-CXR, which shifts each
+                patient's dates differently, this order means nothing.
         count: how many hospitals; 0 with "by-site" is the number of sites.
-        alpha: of "dirichlet"; small is skewed, large is even.
+        alpha: for "dirichlet"; small is skewed, large is even.
     Raises:
         ConfigError: an unknown scheme, ``count`` < 1 or ``alpha`` <= 0.
         DataError: fewer patients or sites than hospitals, no sites or no times, or a hospital would stay empty.
@@ -112,7 +111,7 @@ def _equal_stretches(order: Indices, count: int) -> Indices:
 
 
 def _groups(labels: NDArray[np.int8], patient: Indices, patients: int) -> Indices:
-    """For each patient the rarest label that is positive in one of their reports; L if there is none."""
+    """For each patient, the rarest label that is positive in one of their reports; L if none is."""
     positive = labels == 1
     by_rarity = np.argsort(positive.sum(axis=0), kind="stable")[::-1]
     group = np.full(patients, labels.shape[1], dtype=np.int64)
@@ -143,7 +142,7 @@ def _by_site(site: NDArray[np.object_], patient: Indices, patients: int, count: 
         raise DataError(f"{blank:,} of {len(site):,} reports have no site.", remedy="Use another sites.partition.")
     _, code = np.unique(site.astype(str), return_inverse=True)
     pairs, reports = np.unique(np.stack([patient, code]), axis=1, return_counts=True)
-    # Per patient the site with most reports, of several the first by name: the last write below wins.
+    # Each patient's site with most reports; ties go to the first by name. The last write below wins.
     order = np.lexsort((-pairs[1], reports, pairs[0]))
     home = np.empty(patients, dtype=np.int64)
     home[pairs[0, order]] = pairs[1, order]

@@ -1,8 +1,8 @@
 """Any CSV or Parquet file of reports, given the names of its columns.
 
-Several label columns of 0/1 make a multi-label corpus. One label column makes a single-label corpus of the
-class names in it, unless it holds nothing but 0/1, which is a multi-label corpus of one label. A report without text or
-without a class is left out and counted; one without a patient is an error, since splits and hospitals go by patient.
+Several label columns of 0/1 make a multi-label corpus. A single label column makes a single-label corpus of the class
+names in it, or, if it holds only 0/1, a multi-label corpus of one label. A report without text or class is left out and
+counted. A report without a patient is an error, since splits and hospitals are drawn by patient.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TIME = re.compile(
     re.ASCII,
 )
 _VALUES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "false": 0, "true": 1, "": 0}
-"""What a cell of a label column means, in lower case."""
+"""Cell of a label column, in lower case -> label."""
 _MOST_CLASSES = 1000
 
 
@@ -51,8 +51,7 @@ class TableColumns:
         text: the report.
         labels: columns of 0/1 (also 0.0, 1.0, true, false in any case; blank is 0), or one column of class names (text
             or whole numbers).
-        patient: the same value for all reports of a person; without it nobody can promise that splits and hospitals
-            share no patient.
+        patient: the same value for all reports of a person. Without it, splits and hospitals may share patients.
         site: the hospital.
         time: ISO-like (2024-03-01 or 2024-03-01T12:30), so that sorting sorts by time.
     """
@@ -65,7 +64,7 @@ class TableColumns:
 
     @property
     def kinds(self) -> dict[str, tuple[str, Kind]]:
-        """All columns that are read: {what for: (name, what it is read as)}; label columns under their own names."""
+        """The columns to read: {use: (name, kind)}. The use of a label column is its own name."""
         label: Kind = "label" if len(self.labels) > 1 else "class"
         own: dict[str, tuple[str, Kind]] = {
             ".text": (self.text, "text"),
@@ -81,8 +80,8 @@ def source(path: str | Path | None, columns: TableColumns | None) -> Source:
 
     Raises:
         ConfigError: no columns were named.
-        DataError: no path was given, or the file is missing; in reading: it is damaged, lacks a column, has values that
-            it can't have, or a column of class names has too many classes.
+        DataError: no path was given, or the file is missing; while reading: it is damaged, lacks a column, holds a
+            wrong value, or has too many classes.
     """
     if columns is None:
         raise ConfigError("data.name = table needs data.text-column and data.label-columns")
@@ -102,7 +101,7 @@ def source(path: str | Path | None, columns: TableColumns | None) -> Source:
 
 
 def _features(file: Path, labels: tuple[str, ...]) -> datasets.Features:
-    """The columns of the corpus; a single label column is read through once to learn its classes."""
+    """The columns of the corpus. A single label column is read once to learn its classes."""
     if len(labels) > 1:
         return FEATURES(labels)
     (column,) = labels
@@ -154,7 +153,7 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
         blank.difference_update([name for name in blank if cell[name].strip()])
     odd.tell(warn)
     if classes is not None and len(names) == 1:
-        warn(f"{path}: all reports have the same class, which alone teaches nothing. Check data.label-columns.")
+        warn(f"{path}: all reports have the same class, so there is nothing to learn. Check data.label-columns.")
     for name in (name for name in names if name in blank):
         warn(f"{path}: label {name!r} is blank in every row; blank is 0. Check data.label-columns.")
 
@@ -183,7 +182,7 @@ def _patient(cell: str, column: str, path: Path, row: int) -> str:
 
 
 def _time(time: str, column: str, path: Path, row: int) -> str:
-    """``time`` in the one form whose order as text is that of time; where it has an offset, in UTC."""
+    """``time`` in ISO form, so that sorting the text sorts by time; in UTC if it has an offset."""
     if not time:
         return ""
     if match := _TIME.fullmatch(time):

@@ -1,7 +1,6 @@
-"""A table in a file, CSV or Parquet: which of the two is told by its content. All loaders and ``fedrad predict``
-read through this.
+"""Reads a table, CSV or Parquet as its content says. All readers and ``fedrad predict`` use this.
 
-Every error names the file, the row or column, and the remedy. None carries a cell.
+Every error names the file, the row or column, and the remedy. None quotes a cell.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def header_of(path: Path) -> tuple[str, ...]:
     """The column names of a table.
 
     Raises:
-        DataError: it can't be read, is empty, or is no table.
+        DataError: it can't be read, is empty, or is not a table.
     """
     if not is_parquet(path):
         return csv_header(path)
@@ -35,12 +34,11 @@ def rows_of(path: Path, columns: Sequence[tuple[str, Kind]]) -> Iterator[tuple[i
     """The wanted columns of a table, one row at a time.
 
     Args:
-        columns: names, and what each is read as; other columns are skipped.
+        columns: names, and how to read each; other columns are skipped.
     Yields:
-        (row number from 1 for the first row after the header, cells in the order of ``columns``).
+        (row number, 1 for the first row after the header, cells in the order of ``columns``).
     Raises:
-        DataError: a column is missing, there twice or of a type that it can't have, a cell is no text, or the file is
-            damaged.
+        DataError: a column is missing, there twice or of the wrong type, a cell is not text, or the file is damaged.
     """
     places = check_columns(path, header_of(path), [name for name, _ in columns])
     kinds = [(place, kind) for place, (_, kind) in zip(places, columns, strict=True)]
@@ -48,7 +46,7 @@ def rows_of(path: Path, columns: Sequence[tuple[str, Kind]]) -> Iterator[tuple[i
 
 
 def cells_of(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tuple[int, list[str]]]:
-    """As ``rows_of``, with the columns by their places in the header."""
+    """As ``rows_of``, for columns given by their places in the header."""
     if is_parquet(path):
         from fedrad.data.parquet_file import parquet_rows
 

@@ -1,4 +1,4 @@
-"""Where a run starts: the base model that it trains on, and what that base already knows of the run's labels.
+"""The base model that a run starts from, and what that base already knows of the run's labels.
 
 With ``train.warm-start = "synthetic"`` a run starts from a public base: the one that comes with fedrad, a folder that
 ``fedrad base build`` made, or, in a simulation, one that is built once and kept in the cache folder.
@@ -20,15 +20,16 @@ from fedrad.corpora import COLLECTIONS
 from fedrad.data.label_names import positions
 from fedrad.errors import ModelError
 from fedrad.model.base import BaseModel, load_base
-from fedrad.public_base.build import BaseRecipe, Line, train_base
+from fedrad.public_base.build import Line, train_base
 from fedrad.public_base.folder import write_base_folder
+from fedrad.public_base.text import BaseRecipe
 
 
 def base_of(experiment: Experiment) -> BaseModel:
-    """The base model of a run: ``model.name``, or its public base where the run starts warm.
+    """The base model of a run: ``model.name``, or its public base if the run starts warm.
 
-    A public base that neither comes with fedrad nor is named is built, which takes minutes, and kept in the cache
-    folder. Its weights depend on the machine, so hospitals of a real federation can't each build their own
+    If ``model.name`` is not a public base, one is built from it, which takes minutes, and kept in the cache folder. Its
+    weights depend on the machine, so hospitals of a real federation can't each build their own
     (``policy.accept_model``).
 
     Raises:
@@ -38,7 +39,7 @@ def base_of(experiment: Experiment) -> BaseModel:
     if experiment.warm_start != "synthetic" or base.public_head is not None:
         return base
     train = experiment.train
-    recipe = BaseRecipe(  # of one seed, whatever the run's: the base is made once
+    recipe = BaseRecipe(  # with the same seed for every run, so the base is made once
         reports=train.warm_reports, epochs=train.warm_epochs, max_length=min(256, base.max_length)
     )
     facts = [base.sha256, asdict(recipe), train.threads, fedrad.__version__, _source_digest()]
@@ -53,13 +54,13 @@ def base_of(experiment: Experiment) -> BaseModel:
         try:
             write_base_folder(trained, head, folder, {"made of": base.name, **asdict(recipe)})
         except ModelError:
-            if not folder.is_dir():  # else another run has built it meanwhile
+            if not folder.is_dir():  # otherwise another run has built it meanwhile
                 raise
     return load_base(str(folder))
 
 
 def _source_digest() -> str:
-    """Of the code and the phrases that decide what is built."""
+    """A hash of the code and the phrases that the built base depends on."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
     for part in ("corpora.py", "data", "model", "public_base"):
@@ -69,26 +70,26 @@ def _source_digest() -> str:
 
 
 def starts_warm(experiment: Experiment, findings: Sequence[str]) -> bool:
-    """Whether a run with these ``Task.findings`` starts from a head that generated reports have trained."""
+    """Whether a run with these ``Task.findings`` starts from a head trained on generated reports."""
     return experiment.warm_start == "synthetic" and len(unknown_labels(findings)) < len(findings)
 
 
 def unknown_labels(names: Sequence[str]) -> tuple[str, ...]:
-    """The labels that generated reports teach nothing about."""
+    """The labels that generated reports do not have."""
     known = COLLECTIONS[collection_of(names)]
     return tuple(name for name, place in zip(names, positions(names, known), strict=True) if place < 0)
 
 
 def collection_of(names: Sequence[str]) -> str:
-    """The collection of labels that knows most of these."""
+    """The collection that has most of these labels."""
     return max(COLLECTIONS, key=lambda which: sum(place >= 0 for place in positions(names, COLLECTIONS[which])))
 
 
 def directions_of(experiment: Experiment, base: BaseModel, findings: Sequence[str]) -> int:
-    """How many features the head reads; 0: all numbers of the pooled vector.
+    """How many features the head reads; 0 means the whole pooled vector.
 
-    A warm start reads the base's first ``model.directions`` principal directions, and as many more as it takes for the
-    head that it starts from.
+    A warm start reads the base's first ``model.directions`` principal directions, and as many more as its initial head
+    needs.
     """
     head = base.public_head
     if head is None or not experiment.model.directions or not starts_warm(experiment, findings):

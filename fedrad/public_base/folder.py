@@ -1,4 +1,4 @@
-"""A public base as a stock transformers folder: weights, tokenizer, head and model card; whole or not at all."""
+"""Writes a public base as a stock transformers folder: weights, tokenizer, head and model card."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ The licence is that of `{base}`. A research model, not a medical device.
 
 
 def write_base_folder(base: BaseModel, head: PublicHead, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes the folder.
+    """Writes the folder, which appears whole or not at all.
 
     Args:
-        base: the trained model under the name of the one that it was made of.
-        folder: must not exist, or be empty.
+        base: the trained model, under the name of the model that it was made from.
+        folder: must be empty or not exist.
         facts: for the model card: how it was made, and its scores.
 
     Raises:
-        ModelError: something is there already, or the folder can't be written.
+        ModelError: the folder is not empty, or can't be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already; nothing is overwritten. Name another folder.")

@@ -80,12 +80,7 @@ class Classification(ABC):
         rows = np.arange(len(ids))
         labels = np.zeros((len(ids), len(self.labels)), dtype=np.float32)
         labels[rows, rows % len(self.labels)] = 1.0
-        return Tokenized(
-            ids=np.concatenate([np.asarray(row, dtype=np.int32) for row in ids]),
-            offsets=np.cumsum([0, *(len(row) for row in ids)], dtype=np.int64),
-            labels=labels,
-            mask=np.ones_like(labels),
-        )
+        return Tokenized.of(ids, labels, np.ones_like(labels))
 
     def predict(self, model: ReportClassifier, hidden: Tensor, attention: Tensor) -> NDArray[np.float32]:
         """Probabilities [B, L]."""

@@ -7,24 +7,18 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedrad.corpora import CHEXPERT
-from fedrad.data.load import load_corpus
-from fedrad.data.report import label_names
-from fedrad.data.synthetic import Draft, drafts
+from fedrad.data.synthetic import drafts
 from fedrad.data.synthetic.bank import Bank, Phrase
-from fedrad.data.synthetic.grammar import Taste, expand
-from fedrad.data.synthetic.halves import half
 from fedrad.data.synthetic.read_bank import load_bank
 from fedrad.data.synthetic.style import house_style, lay_out
-from fedrad.data.synthetic.write import bind
+from tests.data.phrases import Corpus, label_matrix, said, templates
 
 NAMES = ("chest-xray-british", "chest-xray-indian")
-Corpus = list[tuple[dict[str, object], Draft]]
 LABELS = tuple(name for name in CHEXPERT if name != "No Finding")
 
 # What a sentence must contain to assert a label: written independently of the phrase banks.
@@ -109,31 +103,9 @@ def phrases(bank: Bank, *, suspected: bool = True) -> Iterator[Phrase]:
             yield from finding.body + finding.impression
 
 
-def said(bank: Bank, template: str, times: int = 12) -> set[str]:
-    """Several expansions of a template, all options as likely."""
-    rng, style = random.Random(template), house_style(bank, 0, 0)
-    words = [{**bind(bank, side, change, style, rng)} for side in ("left", "right") for change in bank.changes]
-    return {expand(template, rng.choice(words), Taste("", 0.0), rng) for _ in range(times)}
-
-
-def templates(bank: Bank) -> set[str]:
-    normal = {phrase.template for part in bank.anatomy for phrase in part.sentences}
-    return {phrase.template for phrase in phrases(bank)} | normal
-
-
-def test_labels_are_what_the_sentences_assert(corpus: Corpus) -> None:
-    for row, draft in corpus:
-        assert tuple(row["labels"]) == CHEXPERT  # type: ignore[arg-type]
-        positive = {name for name, value in row["labels"].items() if value}  # type: ignore[attr-defined]
-        asserted = set().union(*(sentence.asserts for sentence in draft.sentences))
-        assert positive == ({"No Finding"} if not any(s.abnormal for s in draft.sentences) else asserted)
-        denied = set().union(*(sentence.denies for sentence in draft.sentences))
-        assert not positive & denied, "a report contradicts itself"
-
-
 def test_no_label_is_rare_and_a_third_of_the_reports_are_normal(corpus: Corpus) -> None:
     share = dict(
-        zip(CHEXPERT, np.array([list(row["labels"].values()) for row, _ in corpus]).mean(axis=0), strict=True)  # type: ignore[attr-defined]
+        zip(CHEXPERT, label_matrix(corpus).mean(axis=0), strict=True)  # type: ignore[attr-defined]
     )
     assert NORMAL[0] < share.pop("No Finding") < NORMAL[1]
     assert {label: value for label, value in share.items() if not RARE <= value <= USUAL} == {}
@@ -212,12 +184,6 @@ def test_what_has_resolved_is_not_asserted(bank: Bank, corpus: Corpus) -> None:
     assert all(not sentence.asserts for sentence in resolved)
 
 
-def test_every_phrase_expands(bank: Bank) -> None:
-    for template in templates(bank):
-        for text in said(bank, template, 3):
-            assert not re.search(r"[\[\]<>|]|  | [.,]", text), text
-
-
 def test_banks_share_no_phrase() -> None:
     """What is learnt from one bank is of use to another only if they say things differently."""
     banks = [load_bank(name) for name in (*NAMES, "chest-xray")]
@@ -226,30 +192,8 @@ def test_banks_share_no_phrase() -> None:
         assert len(both) <= 0.01 * len(templates(one)), both
 
 
-def test_halves_share_no_phrase_and_say_every_label(bank: Bank) -> None:
-    first, second = half(bank, 0), half(bank, 1)
-    assert templates(first) & templates(second) == set()
-    assert templates(first) | templates(second) == templates(bank)
-    assert 0.4 < len(templates(first)) / len(templates(bank)) < 0.6
-    for part in (first, second):
-        assert list(part.findings) == list(bank.findings)
-        assert all(finding.body and finding.impression for finding in part.findings.values())
-        assert all(part.sentences.values())
-        assert all(one.sentences for one in part.anatomy)
-        for label in LABELS:
-            said_by = {p.template for finding in part.findings.values() for p in finding.body if label in p.labels}
-            assert len(said_by) >= 8, label
-
-
-def test_halves_tell_of_the_same_patients_in_other_words(name: str) -> None:
-    one, other = (list(drafts(400, 0, bank=name, half=which)) for which in (0, 1))
-    assert [row["time"] for row, _ in one] == [row["time"] for row, _ in other]
-    texts = [{sentence.text for _, draft in part for sentence in draft.sentences} for part in (one, other)]
-    assert len(texts[0] & texts[1]) < 0.05 * len(texts[0])
-
-
 def test_failure_comes_with_a_large_heart_and_effusions(corpus: Corpus) -> None:
-    labels = np.array([list(row["labels"].values()) for row, _ in corpus])  # type: ignore[attr-defined]
+    labels = label_matrix(corpus)  # type: ignore[attr-defined]
     edema = labels[:, CHEXPERT.index("Edema")]
     for name in ("Cardiomegaly", "Pleural Effusion"):
         other = labels[:, CHEXPERT.index(name)]
@@ -261,12 +205,6 @@ def test_reports_are_terse(corpus: Corpus) -> None:
     assert 20 < np.mean(words) < 60
     assert np.percentile(words, 99) < 160
     assert min(words) >= 1
-
-
-def test_they_are_a_corpus(name: str, tmp_path: Path) -> None:
-    corpus = load_corpus("synthetic", reports=5, bank=name, cache_dir=tmp_path)
-    assert label_names(corpus.features) == CHEXPERT
-    assert corpus["text"][:] == [row["text"] for row, _ in drafts(5, 0, bank=name)]
 
 
 def test_findings_may_be_a_list() -> None:

@@ -18,7 +18,7 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "train_report.csv").touch()
     with pytest.raises(DataError, match="is not a folder"):
         corpus_folder(tmp_path / "train_report.csv", "x")
-    with pytest.raises(DataError, match=r"Did you mean to call train_report\.csv so") as caught:
+    with pytest.raises(DataError, match=r"Rename train_report\.csv") as caught:
         need_file(tmp_path, ("train_reports.csv",), "the file")
     assert caught.value.file == tmp_path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from fedrad.data.load import load_corpus
 from fedrad.data.report import label_matrix
 from fedrad.data.synthetic import drafts, generate, read_bank
 from fedrad.data.synthetic.bank import Bank, Hedge, Phrase
-from fedrad.data.synthetic.grammar import Taste, expand
 from fedrad.data.synthetic.read_bank import load_bank
-from fedrad.data.synthetic.style import house_style
-from fedrad.data.synthetic.write import bind
 from fedrad.errors import ConfigError, DataError
+from tests.data.phrases import said
 
 FIRST = "LO | <there_is> <chg> <degree> <texture> opacity <where>."
 
@@ -83,19 +80,13 @@ def hedging(bank: Bank) -> list[Phrase]:
     return list({phrase.template: phrase for phrase in phrases if phrase.hedges}.values())
 
 
-def said(bank: Bank, phrase: Phrase, times: int = 100) -> list[str]:
-    """Expansions of a template, all options as likely."""
-    rng, style = random.Random(phrase.template), house_style(bank, 0, 0)
-    words = [bind(bank, side, change, style, rng) for side in ("left", "right") for change in bank.changes]
-    return [expand(phrase.template, rng.choice(words), Taste("", 0.0), rng).lower() for _ in range(times)]
-
-
 @pytest.mark.parametrize("name", BANKS)
 def test_each_word_of_a_hedge_is_said_and_none_is_said_always(name: str) -> None:
     bank = load_bank(name)
     assert len(hedging(bank)) >= 25
     for phrase in hedging(bank):
-        texts = said(bank, phrase) if any(hedge.words for hedge in phrase.hedges) else []
+        times = 100 if any(hedge.words for hedge in phrase.hedges) else 0
+        texts = [text.lower() for text in said(bank, phrase.template, times)]
         for hedge in phrase.hedges:
             assert all(any(word in text for text in texts) for word in hedge.words), (phrase.template, hedge)
             if hedge.words:
@@ -125,8 +116,8 @@ def test_sentences_suspect_what_they_name(name: str, begins: str, suspects: set[
     found = [
         phrase.hedged(text)
         for phrase in hedging(bank)
-        for text in said(bank, phrase)
-        if text.startswith(begins.lower())
+        for text in said(bank, phrase.template, 100)
+        if text.startswith(begins)
     ]
     assert found
     assert all(one == suspects for one in found)

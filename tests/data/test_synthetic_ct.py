@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedrad.corpora import CT_RATE
-from fedrad.data.load import load_corpus
-from fedrad.data.report import label_names
-from fedrad.data.synthetic import Draft, drafts
+from fedrad.data.synthetic import drafts
 from fedrad.data.synthetic.bank import Bank
-from fedrad.data.synthetic.grammar import Taste, expand
 from fedrad.data.synthetic.read_bank import load_bank
-from fedrad.data.synthetic.style import house_style
-from fedrad.data.synthetic.write import bind
+from tests.data.phrases import Corpus, label_matrix, said
 
 # What a sentence must contain to assert a label: written independently of the phrase banks.
 SAYS = {
@@ -91,8 +84,6 @@ RESOLVED = r"disappeared|egression of|not observed in the cur|esolution of|has r
 # The findings that are only suspected, and those that are no longer there, by the beginning of their names.
 SUSPECTED, GONE = ("uncertain", "hedged"), ("resolved: ",)
 
-Corpus = list[tuple[dict[str, object], Draft]]
-
 
 @pytest.fixture(scope="module", params=["chest-ct", "chest-ct-western"])
 def name(request: pytest.FixtureRequest) -> str:
@@ -109,38 +100,18 @@ def corpus(name: str) -> Corpus:
     return list(drafts(3000, seed=3, sites=6, bank=name))
 
 
-def said(bank: Bank, template: str, times: int = 12) -> set[str]:
-    """Several expansions of a template, all options as likely."""
-    rng, style = random.Random(template), house_style(bank, 0, 0)
-    words = [bind(bank, side, change, style, rng) for side in ("left", "right") for change in bank.changes]
-    return {expand(template, rng.choice(words), Taste("", 0.0), rng) for _ in range(times)}
-
-
 def named_in(text: str) -> set[str]:
     return {label for label, names in NAMES.items() if re.search(names, text, re.IGNORECASE)}
 
 
-def shares(corpus: Corpus) -> np.ndarray:
-    return np.array([list(row["labels"].values()) for row, _ in corpus])  # type: ignore[attr-defined]
-
-
-def test_labels_are_what_the_sentences_assert(corpus: Corpus) -> None:
-    for row, draft in corpus:
-        assert tuple(row["labels"]) == CT_RATE  # type: ignore[arg-type]
-        positive = {name for name, value in row["labels"].items() if value}  # type: ignore[attr-defined]
-        assert positive == set().union(*(sentence.asserts for sentence in draft.sentences))
-        denied = set().union(*(sentence.denies for sentence in draft.sentences))
-        assert not positive & denied, "a report contradicts itself"
-
-
 def test_labels_are_about_as_frequent_as_in_ct_rate() -> None:
-    found = shares(list(drafts(3000, seed=3, bank="chest-ct"))).mean(axis=0)
+    found = label_matrix(list(drafts(3000, seed=3, bank="chest-ct"))).mean(axis=0)
     for label, value, wanted in zip(CT_RATE, found, PREVALENCE, strict=True):
         assert 0.75 * wanted < value < 1.25 * wanted, (label, value, wanted)
 
 
 def test_western_reports_have_every_label_and_none() -> None:
-    labels = shares(list(drafts(3000, seed=3, sites=6, bank="chest-ct-western")))
+    labels = label_matrix(list(drafts(3000, seed=3, sites=6, bank="chest-ct-western")))
     for label, value in zip(CT_RATE, labels.mean(axis=0), strict=True):
         assert 0.06 < value < 0.35, (label, value)
     assert 0.08 < (labels.sum(axis=1) == 0).mean() < 0.18
@@ -211,16 +182,8 @@ def test_what_has_resolved_asserts_nothing(bank: Bank, corpus: Corpus) -> None:
     assert all(not sentence.asserts for sentence in resolved)
 
 
-def test_every_phrase_expands(bank: Bank) -> None:
-    templates = [p.template for f in bank.findings.values() for p in f.body + f.impression]
-    templates += [p.template for part in bank.anatomy for p in part.sentences]
-    for template in templates:
-        for text in said(bank, template, 3):
-            assert not re.search(r"[\[\]<>|]|  | [.,]", text), text
-
-
 def test_findings_come_together(corpus: Corpus) -> None:
-    labels = shares(corpus)
+    labels = label_matrix(corpus)
     aorta, coronary = CT_RATE.index("Arterial wall calcification"), CT_RATE.index("Coronary artery wall calcification")
     together = (labels[:, aorta] & labels[:, coronary]).mean()
     assert together > 1.7 * labels[:, aorta].mean() * labels[:, coronary].mean()
@@ -248,11 +211,3 @@ def test_western_reports_have_sections_bullets_or_prose() -> None:
     for text in texts[2]:
         lines = text.split("\n")
         assert sum(line.startswith("- ") for line in lines) >= len(lines) - 3, text
-
-
-def test_they_are_a_corpus_with_the_labels_of_ct_rate(name: str, tmp_path: Path) -> None:
-    ct = load_corpus("synthetic", reports=5, bank=name, cache_dir=tmp_path)
-    assert label_names(ct.features) == CT_RATE
-    wanted = [row["text"] for row, _ in itertools.islice(drafts(5, 0, bank=name), 5)]
-    assert ct["text"][:] == wanted
-    assert label_names(load_corpus("synthetic", reports=5, cache_dir=tmp_path).features) != CT_RATE

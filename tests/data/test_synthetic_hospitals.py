@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +13,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import MultinomialNB
 
 from fedrad.corpora import BANKS, CHEXPERT
-from fedrad.data.load import load_corpus
-from fedrad.data.report import label_names
-from fedrad.data.synthetic import Draft, drafts, generate
-from fedrad.data.synthetic.bank import Bank
-from fedrad.data.synthetic.grammar import Taste, expand
-from fedrad.data.synthetic.halves import half
+from fedrad.data.synthetic import drafts, generate
 from fedrad.data.synthetic.read_bank import load_bank
 from fedrad.data.synthetic.style import house_style
-from fedrad.data.synthetic.write import bind
+from tests.data.phrases import Corpus, label_matrix, said, templates
 
 NAME = "chest-xray-hospitals"
 BANK = load_bank(NAME)
@@ -96,7 +89,7 @@ USUAL_RULES = {
 
 
 @pytest.fixture(scope="module")
-def corpus() -> list[tuple[dict[str, object], Draft]]:
+def corpus() -> Corpus:
     return list(drafts(4000, seed=3, bank=NAME))
 
 
@@ -104,35 +97,12 @@ def labels_of(rows: list[dict[str, object]]) -> np.ndarray:
     return np.array([list(row["labels"].values()) for row in rows])  # type: ignore[attr-defined]
 
 
-def said(template: str, times: int = 12) -> set[str]:
-    """Several expansions of a template, all options as likely."""
-    rng = random.Random(template)
-    words = [bind(BANK, side, change, STYLE, rng) for side in ("left", "right") for change in BANK.changes]
-    return {expand(template, rng.choice(words), Taste("", 0.0), rng) for _ in range(times)}
-
-
-def templates(bank: Bank) -> set[str]:
-    phrases = {phrase.template for finding in bank.findings.values() for phrase in finding.body + finding.impression}
-    phrases |= {phrase.template for part in bank.anatomy for phrase in part.sentences}
-    return phrases | {template for group in bank.sentences.values() for template in group}
-
-
 @pytest.mark.parametrize("other", sorted(set(BANKS) - {NAME}))
-def test_no_phrase_is_another_banks(other: str, corpus: list[tuple[dict[str, object], Draft]]) -> None:
+def test_no_phrase_is_another_banks(other: str, corpus: Corpus) -> None:
     assert not templates(BANK) & templates(load_bank(other))
     mine = {sentence.text.lower() for _, draft in corpus for sentence in draft.sentences}
     theirs = {sentence.text.lower() for _, draft in drafts(4000, seed=3, bank=other) for sentence in draft.sentences}
     assert len(mine & theirs) < 0.004 * len(mine), mine & theirs  # "NAD.", "no nodule."
-
-
-def test_labels_are_what_the_sentences_assert(corpus: list[tuple[dict[str, object], Draft]]) -> None:
-    for row, draft in corpus:
-        assert tuple(row["labels"]) == CHEXPERT  # type: ignore[arg-type]
-        positive = {name for name, value in row["labels"].items() if value}  # type: ignore[attr-defined]
-        asserted = set().union(*(sentence.asserts for sentence in draft.sentences))
-        assert positive == (asserted if any(s.abnormal for s in draft.sentences) else {"No Finding"})
-        denied = set().union(*(sentence.denies for sentence in draft.sentences))
-        assert not positive & denied, "a report contradicts itself"
 
 
 def test_every_label_is_asserted_and_denied_in_many_ways() -> None:
@@ -149,7 +119,7 @@ def test_every_label_is_asserted_and_denied_in_many_ways() -> None:
 def test_a_phrase_says_its_labels_and_no_others_and_denies_nothing() -> None:
     for name, finding in BANK.findings.items():
         for phrase in finding.body + finding.impression if not name.startswith("suspected") else ():
-            for text in said(phrase.template):
+            for text in said(BANK, phrase.template):
                 firm = HEDGE.split(text)[0]
                 for label, says in SAYS.items():
                     assert label not in phrase.labels or re.search(says, firm, re.IGNORECASE), (label, text)
@@ -162,7 +132,7 @@ def test_a_normal_sentence_denies_every_label_that_it_names() -> None:
     """So no report that asserts a label can hold a sentence that denies it."""
     for part in BANK.anatomy:
         for phrase in part.sentences:
-            for text in said(phrase.template):
+            for text in said(BANK, phrase.template):
                 for label, names in NAMES.items():
                     assert label in phrase.labels or not re.search(names, text, re.IGNORECASE), (label, text)
 
@@ -173,7 +143,9 @@ def test_the_rules_of_its_own_and_the_usual_ones() -> None:
             assert phrase.labels == labels, phrase.template
     for name in ("suspected", "suspected pneumonia", "suspected consolidation"):
         for phrase in BANK.findings[name].body:
-            assert all(HEDGE.search(text) or "of limited" in text or "could" in text for text in said(phrase.template))
+            assert all(
+                HEDGE.search(text) or "of limited" in text or "could" in text for text in said(BANK, phrase.template)
+            )
 
 
 def test_lung_opacity_is_a_parent() -> None:
@@ -183,7 +155,7 @@ def test_lung_opacity_is_a_parent() -> None:
             assert "Lung Opacity" in phrase.labels or not children, phrase
 
 
-def test_resolved_findings_are_not_asserted(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+def test_resolved_findings_are_not_asserted(corpus: Corpus) -> None:
     resolved = [
         s for _, d in corpus for s in d.sentences if re.search(r"clearance|now (gone|clear)|cleared (up|com)", s.text)
     ]
@@ -191,23 +163,15 @@ def test_resolved_findings_are_not_asserted(corpus: list[tuple[dict[str, object]
     assert all(not sentence.asserts for sentence in resolved)
 
 
-def test_every_phrase_expands() -> None:
-    phrases = [phrase for part in BANK.anatomy for phrase in part.sentences]
-    phrases += [phrase for finding in BANK.findings.values() for phrase in finding.body + finding.impression]
-    for phrase in phrases:
-        for text in said(phrase.template, 3):
-            assert not re.search(r"[\[\]<>|]|  | [.,]|^\W*$", text), text
-
-
-def test_prevalences(corpus: list[tuple[dict[str, object], Draft]]) -> None:
-    labels = labels_of([row for row, _ in corpus])
+def test_prevalences(corpus: Corpus) -> None:
+    labels = label_matrix(corpus)
     share = dict(zip(CHEXPERT, labels.mean(axis=0), strict=True))
     assert 0.25 < share["No Finding"] < 0.35
     assert all(0.03 < value < 0.3 for name, value in share.items() if name != "No Finding"), share
     assert 0.05 < (labels.sum(axis=1) == 0).mean() < 0.15  # findings outside the fourteen
 
 
-def test_hospitals_can_be_told_apart_by_their_words(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+def test_hospitals_can_be_told_apart_by_their_words(corpus: Corpus) -> None:
     headers = "|".join(header for style in BANK.styles for header in style.headers if header)
     texts = [re.sub(rf"{headers}|xxxx|___|\*\*\*", "", str(row["text"]), flags=re.IGNORECASE) for row, _ in corpus]
     sites = np.array([row["site"] for row, _ in corpus])
@@ -232,24 +196,3 @@ def test_its_rules_can_be_learnt_from_its_words_and_not_from_another_banks() -> 
 
     assert score(NAME) > 0.9
     assert score("chest-xray") < 0.6
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_half_keeps_every_finding_label_and_group(which: int) -> None:
-    part, other = half(BANK, which), half(BANK, 1 - which)
-    assert not templates(part) & templates(other)
-    assert templates(part) | templates(other) == templates(BANK)
-    assert list(part.findings) == list(BANK.findings)
-    for name, finding in part.findings.items():
-        assert finding.body, name
-        assert finding.impression, name
-    assert all(part.sentences.values())
-    assert all(one.sentences for one in part.anatomy)
-    spoken = {label for finding in part.findings.values() for phrase in finding.body for label in phrase.labels}
-    assert spoken == set(CHEXPERT) - {"No Finding"}
-
-
-def test_they_are_a_corpus(tmp_path: Path) -> None:
-    reports = load_corpus("synthetic", reports=5, bank=NAME, cache_dir=tmp_path)
-    assert label_names(reports.features) == CHEXPERT
-    assert reports["text"][:] == [row["text"] for row in generate(5, 0, bank=NAME)]

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from fedrad.corpora import CHEXPERT
-from fedrad.data.synthetic import Draft, drafts
+from fedrad.data.synthetic import drafts
 from fedrad.data.synthetic.bank import Phrase
-from fedrad.data.synthetic.grammar import Taste, expand
 from fedrad.data.synthetic.read_bank import load_bank
 from fedrad.data.synthetic.style import house_style, say
-from fedrad.data.synthetic.write import bind
+from tests.data.phrases import Corpus, label_matrix, said
 
 BANK = load_bank("chest-xray-icu")
 STYLE = house_style(BANK, 0, 0)
@@ -87,13 +86,6 @@ DENIES = re.compile(
 )
 
 
-def said(template: str, times: int = 12) -> set[str]:
-    """Several expansions of a template, all options as likely."""
-    rng = random.Random(template)
-    words = [bind(BANK, side, change, STYLE, rng) for side in ("left", "right") for change in BANK.changes]
-    return {expand(template, rng.choice(words), Taste("", 0.0), rng) for _ in range(times)}
-
-
 def named_in(text: str) -> set[str]:
     return {label for label, names in NAMES.items() if re.search(names, text, re.IGNORECASE)}
 
@@ -105,7 +97,7 @@ def phrases(*, suspected: bool) -> Iterable[Phrase]:
 
 
 @pytest.fixture(scope="module")
-def corpus() -> list[tuple[dict[str, object], Draft]]:
+def corpus() -> Corpus:
     return list(drafts(4000, seed=3, sites=6, bank="chest-xray-icu"))
 
 
@@ -119,7 +111,7 @@ def firm(text: str) -> str:
 def test_a_phrase_says_its_labels_and_names_no_others() -> None:
     wrong = []
     for phrase in phrases(suspected=False):
-        for text in said(phrase.template):
+        for text in said(BANK, phrase.template):
             wrong += [(label, text) for label in phrase.labels if not re.search(SAYS[label], firm(text), re.IGNORECASE)]
             assert "Consolidation" not in phrase.labels or "Lung Opacity" in phrase.labels, text
             wrong += [(f"also {label}", text) for label in named_in(firm(text)) - phrase.labels - phrase.denies]
@@ -131,13 +123,13 @@ def test_a_phrase_that_denies_says_so_and_can_be_said() -> None:
     denying = [phrase for phrase in phrases(suspected=False) if phrase.denies]
     assert len(denying) >= 40
     for phrase in denying:
-        for text in said(phrase.template):
+        for text in said(BANK, phrase.template):
             assert DENIES.search(text), text
             assert phrase.denies <= named_in(text), text
     rest = [phrase for phrase in phrases(suspected=False) if not phrase.denies]
     negated = re.compile(r"\b(no|without) (evidence of |new |focal |pleural |acute )*(\w+)", re.IGNORECASE)
     for phrase in rest:
-        for text in said(phrase.template):
+        for text in said(BANK, phrase.template):
             assert not any(named_in(match.group()) for match in negated.finditer(text)), text
 
 
@@ -145,7 +137,7 @@ def test_a_normal_sentence_denies_every_label_that_it_names() -> None:
     """So no report that asserts a label can hold a sentence that denies it."""
     for part in BANK.anatomy:
         for phrase in part.sentences:
-            for text in said(phrase.template):
+            for text in said(BANK, phrase.template):
                 assert named_in(text) <= phrase.labels, text
                 assert not phrase.labels or DENIES.search(text), text
 
@@ -155,28 +147,18 @@ def test_what_is_suspected_asserts_nothing() -> None:
     assert len(hedged) >= 40
     for phrase in hedged:
         assert not phrase.labels
-        for text in said(phrase.template):
+        for text in said(BANK, phrase.template):
             assert HEDGE.search(text) or OPEN.search(text) or "top" in text or "upper limits" in text, text
-    about = {label for phrase in hedged for text in said(phrase.template) for label in named_in(text)}
+    about = {label for phrase in hedged for text in said(BANK, phrase.template) for label in named_in(text)}
     assert about >= set(ABNORMAL) - {"Support Devices", "Enlarged Cardiomediastinum"}
 
 
-def test_labels_are_what_the_sentences_assert(corpus: list[tuple[dict[str, object], Draft]]) -> None:
-    denials = 0
-    for row, draft in corpus:
-        assert tuple(row["labels"]) == CHEXPERT  # type: ignore[arg-type]
-        positive = {name for name, value in row["labels"].items() if value}  # type: ignore[attr-defined]
-        asserted = set().union(*(sentence.asserts for sentence in draft.sentences))
-        assert positive == (asserted if any(s.abnormal for s in draft.sentences) else {"No Finding"})
-        assert not positive & set().union(*(sentence.denies for sentence in draft.sentences))
-        denials += any(sentence.asserts and sentence.denies for sentence in draft.sentences)
-    assert denials > 200  # in one breath
+def test_many_sentences_assert_and_deny_in_one_breath(corpus: Corpus) -> None:
+    assert sum(any(s.asserts and s.denies for s in draft.sentences) for _, draft in corpus) > 200
 
 
 @pytest.mark.parametrize("label", ABNORMAL)
-def test_every_label_is_asserted_and_denied_in_many_ways(
-    label: str, corpus: list[tuple[dict[str, object], Draft]]
-) -> None:
+def test_every_label_is_asserted_and_denied_in_many_ways(label: str, corpus: Corpus) -> None:
     findings = BANK.findings.values()
     assert len({phrase.template for f in findings for phrase in f.body if label in phrase.labels}) >= 25
     assert len({phrase.template for f in findings for phrase in f.impression if label in phrase.labels}) >= 12
@@ -185,14 +167,14 @@ def test_every_label_is_asserted_and_denied_in_many_ways(
     assert 0.05 < share < 0.36
 
 
-def test_one_report_in_six_is_normal(corpus: list[tuple[dict[str, object], Draft]]) -> None:
-    labels = np.array([list(row["labels"].values()) for row, _ in corpus])  # type: ignore[attr-defined]
+def test_one_report_in_six_is_normal(corpus: Corpus) -> None:
+    labels = label_matrix(corpus)
     assert 0.12 < labels[:, CHEXPERT.index("No Finding")].mean() < 0.2
     edema, effusion = (labels[:, CHEXPERT.index(name)] for name in ("Edema", "Pleural Effusion"))
     assert (edema & effusion).mean() > 1.3 * edema.mean() * effusion.mean()  # the sick have several things
 
 
-def test_what_has_resolved_asserts_nothing(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+def test_what_has_resolved_asserts_nothing(corpus: Corpus) -> None:
     gone = re.compile(
         r"has (completely )?(resolved|cleared|disappeared)(?! only)|resolution of|no longer (apparent|visible|seen)"
     )
@@ -212,7 +194,7 @@ def test_no_phrase_is_one_of_the_other_chest_x_rays() -> None:
     assert not mine & theirs
 
 
-def test_reports_have_the_sections_of_their_house(corpus: list[tuple[dict[str, object], Draft]]) -> None:
+def test_reports_have_the_sections_of_their_house(corpus: Corpus) -> None:
     of = {
         site: [str(row["text"]) for row, _ in corpus if row["site"] == site] for site in ("site-0", "site-1", "site-4")
     }

@@ -12,7 +12,8 @@ from torch import nn
 from fedrad.errors import ModelError
 from fedrad.model import base as module
 from fedrad.model.base import CHEST_SHA256, BaseModel, load_base
-from fedrad.public_base.build import BaseRecipe, score_base
+from fedrad.public_base.build import score_base
+from fedrad.public_base.text import BaseRecipe
 from fedrad.settings import CHEST, EMBEDDED
 from tests import small
 

@@ -13,11 +13,13 @@ import torch
 from sklearn.metrics import f1_score
 
 from fedrad.corpora import BANKS, CHEXPERT, CT_RATE, NO_OTHER_LABEL
+from fedrad.data.batches import Tokenized
 from fedrad.data.synthetic import generate
 from fedrad.errors import ConfigError
 from fedrad.model.base import BaseModel, load_base
 from fedrad.public_base import build as public_base
-from fedrad.public_base.build import BaseRecipe, Line, read_text, score_base, train_base
+from fedrad.public_base.build import Line, score_base, train_base
+from fedrad.public_base.text import COLUMNS, SEED_OFFSET, SITES, BaseRecipe, labels_of, of_collection, read_text
 from tests import small
 
 XRAY = (("chest-xray", 1.0),)
@@ -27,6 +29,10 @@ BRIEF = BaseRecipe(reports=64, epochs=1, batch=16, max_length=48)
 @pytest.fixture(autouse=True)
 def _few_for_the_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(public_base, "_AXES_FROM", 150)
+
+
+def ids_of(text: Tokenized) -> list[list[int]]:
+    return [text.ids[start:stop].tolist() for start, stop in itertools.pairwise(text.offsets)]
 
 
 @pytest.fixture
@@ -40,7 +46,7 @@ def test_it_learns_what_generated_reports_say(tiny: BaseModel) -> None:
     lines: list[str] = []
     trained, head = train_base(tiny, recipe, lines.append)
     unseen = read_text(recipe, tiny.tokenizer, reports=300, seed=2)
-    truth = np.stack(unseen.labels)
+    truth = unseen.labels[:, COLUMNS["chexpert"]]
     prior = truth.mean(0)
     entropy = float(-(prior * np.log(prior) + (1 - prior) * np.log(1 - prior)).mean())
     guessed = f1_score(truth, np.broadcast_to(prior >= 0.5, truth.shape), average="weighted", zero_division=0)
@@ -140,7 +146,7 @@ def test_the_head_has_a_row_for_each_label_and_orthonormal_directions(tiny: Base
     assert bool((head.spread[:-1] >= head.spread[1:]).all())
     # Mean and spread are those of stock mean pooling on generated text.
     text = read_text(BRIEF, tiny.tokenizer, reports=150, seed=1)
-    pooled = torch.stack([trained.module(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in text.ids])
+    pooled = torch.stack([trained.module(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in ids_of(text)])
     assert torch.allclose(pooled.mean(0), head.mean, atol=0.03)  # bfloat16 where the processor has it
     projected = (pooled - head.mean) @ head.directions.T
     assert torch.allclose(projected.std(0, correction=0)[:3], head.spread[:3], rtol=0.05)
@@ -151,16 +157,14 @@ def test_scores_are_by_collection_and_of_reports_that_were_not_trained_on(tiny: 
     scores = score_base(trained, head, BRIEF, reports=60)
     assert scores.keys() == {"chexpert", "ct-rate"}
     assert all(0 <= score <= 1 for score in scores.values())
-    seen, unseen = (
-        {tuple(ids) for ids in read_text(BRIEF, tiny.tokenizer, reports=60, seed=seed).ids} for seed in (0, 2)
-    )
+    seen, unseen = (set(map(tuple, ids_of(read_text(BRIEF, tiny.tokenizer, reports=60, seed=seed)))) for seed in (0, 2))
     assert len(seen & unseen) < 0.3 * len(unseen)  # short reports of so few words may coincide
 
 
 def test_the_score_of_a_head_that_always_says_yes_is_known(tiny: BaseModel) -> None:
     _, head = train_base(tiny, BRIEF)
     text = read_text(replace(BRIEF, banks=XRAY), tiny.tokenizer, reports=60, seed=2)
-    truth = np.stack(text.labels)
+    truth = text.labels[:, COLUMNS["chexpert"]]
     certain = replace(
         head,
         weight={key: torch.zeros_like(weight) for key, weight in head.weight.items()},
@@ -189,14 +193,16 @@ def row(**positive: int) -> dict[str, int]:
     ],
 )
 def test_no_finding_as_chexpert_means_it(given: dict[str, int], other: int) -> None:
-    labels = public_base._labels_of(given, "chexpert")
-    assert labels.tolist() == [*(given[name] for name in CHEXPERT), other]
+    labels = labels_of(given, "chest-xray")
+    assert labels[COLUMNS["chexpert"]].tolist() == [*(given[name] for name in CHEXPERT), other]
+    assert np.isnan(labels[COLUMNS["ct-rate"]]).all()
 
 
 def test_labels_of_ct_have_no_such_row() -> None:
     given = dict.fromkeys(reversed(CT_RATE), 0) | {"Emphysema": 1}  # whatever their order
-    labels = public_base._labels_of(given, "ct-rate")
-    assert labels.tolist() == [float(name == "Emphysema") for name in CT_RATE]
+    labels = labels_of(given, "chest-ct")
+    assert np.isnan(labels[COLUMNS["chexpert"]]).all()
+    assert labels[COLUMNS["ct-rate"]].tolist() == [float(name == "Emphysema") for name in CT_RATE]
 
 
 def test_all_banks_but_that_of_the_hospitals_are_read_by_their_share(tiny: BaseModel) -> None:
@@ -204,10 +210,10 @@ def test_all_banks_but_that_of_the_hospitals_are_read_by_their_share(tiny: BaseM
     assert {bank for bank, _ in recipe.banks} == set(BANKS) - {"chest-xray-hospitals"}
     assert math.isclose(sum(share for _, share in recipe.banks), 1.0)
     text = read_text(recipe, tiny.tokenizer, reports=200)
-    assert len(text) == len(text.collection) == len(text.labels) == 200
+    assert len(text) == len(text.labels) == 200
     ct = sum(share for bank, share in recipe.banks if bank.startswith("chest-ct"))
-    assert text.collection.count("ct-rate") == round(200 * ct)
-    assert {len(labels) for labels in text.labels} == {15, 18}
+    assert len(of_collection(text, "ct-rate")) == round(200 * ct)
+    assert {int(count) for count in text.mask.sum(1)} == {15, 18}
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -219,15 +225,13 @@ def test_one_half_says_only_its_own_phrases(which: int) -> None:
         return {"input_ids": [[2, 3] for _ in texts]}
 
     read_text(replace(BRIEF, banks=XRAY, half=which), spy, reports=40)
-    seed = public_base._SEED_OFFSET
-    sites = public_base._SITES
-    assert read == [row["text"] for row in generate(40, seed, sites, half=which)]
-    assert read != [row["text"] for row in generate(40, seed, sites)]
+    assert read == [row["text"] for row in generate(40, SEED_OFFSET, SITES, half=which)]
+    assert read != [row["text"] for row in generate(40, SEED_OFFSET, SITES)]
 
 
 def test_reports_are_cut(tiny: BaseModel) -> None:
     text = read_text(replace(BRIEF, max_length=9), tiny.tokenizer)
-    assert max(map(len, text.ids)) == 9
+    assert text.lengths.max() == 9
 
 
 def test_batches_hold_each_report_once_and_those_of_a_length_together(tiny: BaseModel) -> None:
@@ -235,7 +239,7 @@ def test_batches_hold_each_report_once_and_those_of_a_length_together(tiny: Base
     batches = list(public_base._batches(text, BRIEF, np.random.default_rng(0)))
     assert sorted(int(row) for rows in batches for row in rows) == list(range(64))
     assert {len(rows) for rows in batches} == {16}
-    lengths = sorted((sorted(len(text.ids[row]) for row in rows) for rows in batches), key=lambda ls: (ls[0], ls[-1]))
+    lengths = sorted((sorted(text.lengths[rows]) for rows in batches), key=lambda ls: (ls[0], ls[-1]))
     assert all(one[-1] <= other[0] for one, other in itertools.pairwise(lengths))
 
 

@@ -1,17 +1,17 @@
-"""Chest x-ray and CT reports of our own, with known labels: the embedded default corpus and the public warm start.
+"""Generates chest x-ray and CT reports with known labels: the default corpus, and the text of the public bases.
 
-A grammar, not a model, and it reads no data: whatever is trained on it has cost no privacy. Patients have problems that
-evolve over follow-ups; each report is written sentence by sentence in its hospital's style, and every sentence carries
-the labels that it asserts and those that it only suspects. The labels of a report are the union, so they are exact by
-construction.
+The generator is a grammar and reads no data, so training on its reports costs no privacy. Patients have problems that
+evolve over follow-ups. Each report is written sentence by sentence in its hospital's style, and every sentence carries
+the labels that it asserts or suspects. The labels of a report are the union of these, so they are exact.
 
     banks/         what reports can say, and the labels of each phrase, in TOML; ``bank.toml`` has the rules
     bank.py        a bank in memory
-    read_bank.py   from the files, checked (``toml_table.py``, ``read_patients.py``)
+    read_bank.py   reads and checks the files (with ``toml_table.py`` and ``read_patients.py``)
     halves.py      a bank in two halves that share no phrase
     grammar.py     templates: choices and names
-    patients.py    which problems a patient has, and what becomes of them
-    write.py       from problems to sentences (``draft.py``); ``normal.py`` says what is not wrong
+    patients.py    which problems a patient has, and how they change
+    draft.py       a report as sentences, and the voice that makes them
+    write.py       from problems to sentences; ``normal.py`` describes normal anatomy
     style.py       from sentences to a hospital's text
 """
 
@@ -48,19 +48,19 @@ def generate(
     half: int | None = None,
     uncertain: str = "negative",
 ) -> Iterator[Row]:
-    """Yield ``reports`` rows {text, labels {name: 0|1|-1}, patient, site, time, split ""}, patient by patient.
+    """Yields ``reports`` rows {text, labels {name: 0|1|-1}, patient, site, time, split ""}, patient by patient.
 
-    A pure function of its arguments, made one row at a time; a smaller count is a prefix of a larger one. A patient's
-    reports are consecutive and in the order of time.
+    A pure function of its arguments; a smaller count gives a prefix of a larger one. A patient's reports are
+    consecutive and in order of time.
 
     Args:
         bank: one of ``fedrad.corpora.BANKS``; it decides the labels.
-        half: 0 or 1, to say it with one half of the phrases only (``halves.py``).
-        uncertain: what a label is that the report suspects and nowhere asserts: "negative", "positive", or "ignore"
-            (-1). No Finding is 0 then in any case, since something is mentioned. Texts do not depend on it.
+        half: 0 or 1, to use one half of the phrases only (``halves.py``).
+        uncertain: the value of a label that the report suspects but does not assert: "negative", "positive" or
+            "ignore" (-1). Texts do not depend on it, and No Finding is 0 in such a report.
     Raises:
         ValueError: ``reports``, ``sites`` or ``half`` is out of range.
-        ConfigError: another bank or policy.
+        ConfigError: the bank or the policy is unknown.
     """
     doubt = value_of_doubt(uncertain)
     for row, draft in drafts(reports, seed, sites, bank=bank, half=half):
@@ -71,10 +71,7 @@ def generate(
 def drafts(
     reports: int, seed: int, sites: int = 4, *, bank: str = "chest-xray", half: int | None = None
 ) -> Iterator[tuple[Row, Draft]]:
-    """As `generate`, each row with its sentences and what they assert, deny and hedge: for tests and for study.
-
-    The labels of the rows are those of ``uncertain="negative"``.
-    """
+    """As `generate` with ``uncertain="negative"``, each row with its sentences and what they assert, deny and hedge."""
     if reports < 0 or sites < 1:
         raise ValueError("synthetic reports need a count of at least 0 and at least one site")
     phrases = load_bank(bank)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from fedrad.data.synthetic.grammar import Taste
 
 IN_IMPRESSION: Final = "impression"
-"""The place of a part of the anatomy whose sentences stand at the end of the impression."""
+"""The place of a part of the anatomy whose sentences end the impression."""
 
 
 @dataclass(frozen=True)
 class Hedge:
-    """A label that a phrase suspects without asserting it: where the sentence has one of ``words``, or, if there are
-    none, however the template's choices fall."""
+    """A label that a phrase suspects but does not assert.
+
+    Attributes:
+        words: the sentence suspects the label only if it has one of these; if there are none, it always does.
+    """
 
     label: str
     words: tuple[str, ...] = ()
@@ -24,9 +27,11 @@ class Hedge:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A sentence template and the labels it asserts; ``labels`` is empty for a finding outside the bank's labels.
+    """A sentence template.
 
-    ``denies``: what it denies in the same breath ("cardiomegaly without edema"). ``hedges``: what it suspects.
+    Attributes:
+        labels: those that it asserts; empty for a finding outside the bank's labels.
+        denies: labels that it denies in the same breath ("cardiomegaly without edema").
     """
 
     labels: frozenset[str]
@@ -35,7 +40,7 @@ class Phrase:
     hedges: tuple[Hedge, ...] = ()
 
     def hedged(self, sentence: str) -> frozenset[str]:
-        """The labels that a sentence made of the template hedges."""
+        """The labels that a sentence made from the template suspects."""
         lowered = sentence.lower()
         return frozenset(
             hedge.label for hedge in self.hedges if not hedge.words or any(word in lowered for word in hedge.words)
@@ -49,7 +54,7 @@ class Finding:
     Attributes:
         place: the part of the anatomy under which a report mentions it.
         chronic: it never goes away.
-        resolved: the noun for "resolution of ...", empty if such a thing is never said of it.
+        resolved: the noun for "resolution of ..."; empty if no report says that of it.
         body, impression: alternatives for one sentence each.
     """
 
@@ -62,7 +67,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Negative:
-    """A noun that normal sentences negate. ``labels[0]`` is denied; a report that asserts any of them never says so."""
+    """A noun that normal sentences negate. They deny ``labels[0]``; a report that asserts any of the labels never
+    negates the noun."""
 
     noun: str
     weight: float
@@ -71,13 +77,13 @@ class Negative:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the anatomy and what is said of it where it is normal.
+    """A part of the anatomy, and what is said of it where it is normal.
 
     Attributes:
-        place: as a finding's, or ``IN_IMPRESSION``.
-        chance: that it is mentioned at all.
-        unless: findings with which it is not.
-        sentences: the labels of each are those that it denies.
+        place: as in `Finding`, or ``IN_IMPRESSION``.
+        chance: that a report mentions it.
+        unless: findings that rule it out.
+        sentences: each denies its ``labels``.
     """
 
     place: str
@@ -88,7 +94,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Findings that come together: their shares are multiplied by the patient's burden, which is lognormal with mean 1;
+    """Findings that come together. Each share is multiplied by the patient's burden, which is lognormal with mean 1;
     ``spread`` is the standard deviation of its logarithm."""
 
     spread: float
@@ -98,7 +104,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Patients:
-    """Which findings a patient has: those of a scenario, or each by its share in a group. Weights are relative."""
+    """Which findings a patient has: each by its share in a group, or, without groups, those of a scenario. Weights are
+    relative."""
 
     exclusive: tuple[frozenset[str], ...]
     groups: tuple[Group, ...] = ()
@@ -111,18 +118,18 @@ class Patients:
 
 @dataclass(frozen=True)
 class Release:
-    """What de-identification and haste do to words."""
+    """What de-identification and haste do to words. Without ``misspellings``, typing errors are slips of the finger."""
 
     redacted: re.Pattern[str]
     usual: float
     rarely: Mapping[str, float]
     abbreviations: tuple[tuple[str, str], ...]
-    misspellings: Mapping[str, tuple[str, ...]]  # empty: slips of the finger only
+    misspellings: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a hospital writes. Rates are probabilities per report unless said otherwise."""
+    """How a hospital writes. Floats are probabilities, per report unless said otherwise."""
 
     taste: Taste
     release: Release
@@ -132,17 +139,21 @@ class Style:
     sections: Mapping[str, str]  # headers within the findings, by place
     wrap: int  # columns, 0 for one line
     upper: bool
-    impression: float  # has one at all
-    findings: float  # has a findings section (otherwise all is said in the impression)
+    impression: float  # has one
+    findings: float  # has a section for findings (otherwise the impression says all)
     numbered: float
     telegraphic: float  # per sentence: articles and verbs dropped
     indication: float
     technique: float
     comment: float
-    macro: float  # a normal report, or the normal part of one, comes from the hospital's templates
+    macro: float  # the normal sentences come from the hospital's templates
     typo: float
     order: tuple[str, ...]  # of anatomy
     bullet: str  # before each sentence; "1." to number those of the findings; "" for prose
+
+
+RATES: Final = tuple(field.name for field in fields(Style) if field.type == "float")
+"""The probabilities of a style."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +162,13 @@ class Bank:
 
     Attributes:
         labels: the corpus's labels in the order of its label files.
-        normal_label: what a report is that mentions nothing abnormal; empty if no label says so.
+        normal_label: the label of a report that mentions nothing abnormal; empty if there is none.
         lexicon: the words that templates refer to.
         changes: what ``<chg>`` may become, for each change of a finding since the last report.
         places: what ``<zone>``, ``<base>`` and ``<basilar>`` may become.
-        sentences: templates of normal sentences, and of those that are no finding, by group.
-        anatomy: what is said where nothing is wrong; if it is empty, ``normal.py`` composes that from ``sentences``.
-        indication, examination: what stands before the indication, and a title that a report may have.
+        sentences: templates of sentences that are no finding, by group.
+        anatomy: what is said where nothing is wrong; if empty, ``normal.py`` composes that from ``sentences``.
+        indication, examination: what precedes the indication, and a title that a report may have.
     """
 
     labels: tuple[str, ...]

@@ -15,13 +15,13 @@ _MOST_EXPANSIONS = 200  # a template that refers to itself would otherwise never
 
 @dataclass(frozen=True)
 class Taste:
-    """A hospital's habits: the same options, other odds. ``salt`` alone decides them; ``strength`` 0 is uniform."""
+    """A hospital's habits: the odds of each option. They follow from ``salt``; with ``strength`` 0 they are equal."""
 
     salt: str
     strength: float
 
     def choose(self, options: Sequence[str], rng: random.Random) -> str:
-        """One of the options; the odds are drawn once per hospital and set of options (exponential weights)."""
+        """One of the options. Their odds (exponential weights) are fixed for each hospital and set of options."""
         if self.strength == 0 or len(options) == 1:
             return options[rng.randrange(len(options))]
         return rng.choices(options, _odds(self.salt, self.strength, tuple(options)))[0]
@@ -34,9 +34,9 @@ def _odds(salt: str, strength: float, options: tuple[str, ...]) -> tuple[float, 
 
 
 def expand(template: str, words: Mapping[str, str], taste: Taste, rng: random.Random) -> str:
-    """Resolve every choice and name of a template, then tidy spaces, articles and punctuation.
+    """Resolves every choice and name of a template, then tidies spaces, articles and punctuation.
 
-    A capitalised name (``<Side>``) is the same entry with its first letter raised. Raises KeyError for an unknown name.
+    ``<Side>`` is ``<side>`` with a capital. Raises KeyError for an unknown name.
     """
     for _ in range(_MOST_EXPANSIONS):
         if choice := _INNERMOST.search(template):
@@ -53,7 +53,10 @@ def expand(template: str, words: Mapping[str, str], taste: Taste, rng: random.Ra
 
 
 def names(template: str, lexicon: Mapping[str, str]) -> set[str]:
-    """The names that a template needs and the lexicon lacks, also by way of the lexicon. The lexicon must end."""
+    """The names that a template uses, directly or through the lexicon, and that the lexicon lacks.
+
+    No entry of the lexicon may refer to itself (`endless`).
+    """
     found = set[str]()
     for name in {match.lower() for match in _NAME.findall(template)}:
         found |= names(lexicon[name], lexicon) if name in lexicon else {name}
@@ -61,7 +64,7 @@ def names(template: str, lexicon: Mapping[str, str]) -> set[str]:
 
 
 def endless(lexicon: Mapping[str, str]) -> list[str]:
-    """The entries that refer to themselves, at once or by way of others."""
+    """The entries that refer to themselves, directly or through others."""
 
     def reaches(start: str) -> set[str]:
         found, waiting = set[str](), [start]
@@ -75,7 +78,7 @@ def endless(lexicon: Mapping[str, str]) -> list[str]:
 
 
 def faults(template: str) -> list[str]:
-    """What is wrong with the notation of a template."""
+    """Errors in the notation of a template."""
     rest = _NAME.sub("", template)
     while _INNERMOST.search(rest):
         rest = _INNERMOST.sub("", rest)

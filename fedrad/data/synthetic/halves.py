@@ -1,6 +1,6 @@
-"""A bank in two halves that share no phrase, to measure transfer: what is learnt on one is scored on the other.
+"""Two halves of a bank that share no phrase, to measure transfer: train on one, score on the other.
 
-Both halves have all findings and all labels, the same patients, words and styles; only the sentences differ.
+Both halves have the same findings, labels, patients, words and styles; only the sentences differ.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from fedrad.data.synthetic.bank import Bank, Phrase
 def half(bank: Bank, which: int) -> Bank:
     """One half of a bank, 0 or 1. Deterministic.
 
-    Phrases of a finding that assert the same labels are dealt alternately; a template that stands in several places
-    is dealt once. Where a finding has a single sentence for the impression, the other half says one of its body there.
+    Phrases of a finding that assert the same labels go to the halves in turn. A template that occurs in several places
+    goes to the same half everywhere. A finding with a single sentence for the impression uses its body in the other
+    half.
     """
     if which not in (0, 1):
         raise ValueError(f"a bank has the halves 0 and 1, not {which}")
@@ -39,7 +40,7 @@ def half(bank: Bank, which: int) -> Bank:
 
 
 def _deal(phrases: Sequence[Phrase], dealt: dict[str, int]) -> None:
-    """Deals what is not yet dealt: to the half with fewer of the same labels, or else with fewer of these phrases."""
+    """Gives each new phrase to the half that has fewer with the same labels, or else fewer of these phrases."""
     known = [(dealt[phrase.template], phrase.labels) for phrase in phrases if phrase.template in dealt]
     same, all_ = Counter(known), Counter(where for where, _ in known)
     for phrase in phrases:

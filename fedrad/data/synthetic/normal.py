@@ -1,162 +1,140 @@
-"""What a report says of what is normal: by walking through a bank's anatomy, or composed as in chest x-ray reports."""
+"""What a report says of normal anatomy, and its concluding sentence.
+
+A bank with ``anatomy`` lists the parts of the body, and a report walks through them. The bank ``chest-xray`` has none:
+its reports are composed by the rules below, which were fitted to public chest x-ray reports.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from fedrad.data.synthetic.bank import Bank, Negative, Style
-from fedrad.data.synthetic.draft import Sentence
-from fedrad.data.synthetic.grammar import expand
+from fedrad.data.synthetic.bank import Negative
+from fedrad.data.synthetic.draft import Sentence, Voice
 from fedrad.data.synthetic.patients import Problem
 
-# Where the hospital has no section for findings, less is said of what is normal.
-_SHORT = 0.4
+_SHORT = 0.4  # a report without a section for findings says less about what is normal
 _PLEURAL = frozenset({"Pleural Effusion", "Pleural Other", "Pneumothorax"})
 
 
-def anatomy(
-    bank: Bank, asserted: frozenset[str], present: Sequence[Problem], style: Style, rng: random.Random, *, short: bool
-) -> list[tuple[str, Sentence]]:
-    """Places and normal sentences, none of which denies what the report asserts."""
-    kinds, said = {problem.kind for problem in present}, list[tuple[str, Sentence]]()
-    used: set[str] = set()
-    words = {**bank.lexicon, "deid": style.mark}
-    for part in bank.anatomy:
-        mentioned = rng.random() < part.chance * (_SHORT if short else 1.0)
+def normal_part(
+    voice: Voice, asserted: frozenset[str], present: Sequence[Problem], *, short: bool
+) -> Iterator[Sentence]:
+    """Normal sentences with their places. None of them denies a label that the report asserts."""
+    if voice.bank.anatomy:
+        yield from _walk(voice, asserted, present, short=short)
+    else:
+        for sentence in _composed(voice, asserted, present, short=short):
+            yield replace(sentence, place=_place_of(sentence))
+
+
+def conclusion(voice: Voice, said: Sequence[Sentence], asserted: frozenset[str], abnormal: bool) -> list[Sentence]:
+    """ "No acute ..." or "Findings within normal limits.", or nothing.
+
+    Args:
+        said: the impression so far.
+    """
+    if voice.bank.anatomy:
+        silent = bool(said) and voice.rng.random() >= 0.06
+        groups = ["conclusions" if abnormal else "normal-conclusions"]
+    else:
+        acute = asserted & {"Pneumonia", "Consolidation", "Edema", "Pneumothorax", "Pleural Effusion"}
+        opaque = asserted & {"Lung Opacity", "Atelectasis"}
+        silent = bool(acute) or voice.rng.random() < (0.65 if opaque else 0.4 if said else 0.03)
+        groups = ["conclusions"] if abnormal else ["conclusions"] * 3 + ["normal-conclusions"]
+    return [] if silent else [voice.say(*groups)]
+
+
+def _walk(voice: Voice, asserted: frozenset[str], present: Sequence[Problem], *, short: bool) -> Iterator[Sentence]:
+    kinds, used = {problem.kind for problem in present}, set[str]()
+    for part in voice.bank.anatomy:
+        mentioned = voice.rng.random() < part.chance * (_SHORT if short else 1.0)
         denies = {
             phrase.template: phrase.labels
             for phrase in part.sentences
             if not phrase.labels & asserted and phrase.template not in used
         }
         if mentioned and denies and not part.unless & kinds:
-            template = style.taste.choose(list(denies), rng)
+            template = voice.pick(list(denies))
             used.add(template)
-            text = expand(template, words, style.taste, rng)
-            said.append((part.place, Sentence(text, denies=denies[template])))
+            yield Sentence(voice.expand(template), denies=denies[template], place=part.place)
+
+
+def _composed(voice: Voice, asserted: frozenset[str], present: Sequence[Problem], *, short: bool) -> list[Sentence]:
+    rng, kinds = voice.rng, {problem.kind for problem in present}
+    places = {voice.bank.findings[kind].place for kind in kinds}
+    nouns = [negative for negative in voice.bank.negatives if not asserted.intersection(negative.labels)]
+    said, used = list[Sentence](), set[tuple[str, ...]]()
+
+    def say(*groups: str) -> None:
+        template = voice.pick([text for group in groups for text in voice.bank.sentences[group]])
+        said.append(_negated(voice, template, nouns, used))
+
+    def free(*labels: str) -> bool:
+        return asserted.isdisjoint(labels)
+
+    if not present and rng.random() < (0.5 if short else 0.08):
+        say("whole-normal")
+        return said
+    if not free("Cardiomegaly", "Enlarged Cardiomediastinum") or "upper normal heart" in kinds:
+        if free("Enlarged Cardiomediastinum") and rng.random() < 0.45:
+            say("mediastinum")
+        if free("Edema") and rng.random() < 0.3:
+            say("vessels")
+    elif free("Edema") and rng.random() < 0.4:
+        say("heart-and-vessels")
+    else:
+        say(*(["heart"] if "aorta" in kinds else ["heart", "heart-and-mediastinum"]))
+        if free("Edema") and rng.random() < 0.2:
+            say("vessels")
+    clear = free("Lung Opacity", "Atelectasis", "Edema", "Pneumonia")
+    clear = clear and ("lungs" not in places or ("Lung Lesion" in asserted and rng.random() < 0.5))
+    if rng.random() < (0.75 if clear else 0.3):
+        say("lungs" if clear else "lungs-otherwise")
+    negations = rng.choices((0, 1), (50, 50))[0] if short else rng.choices((0, 1, 2), (10, 75, 15))[0]
+    thorough = not short and rng.random() < 0.12
+    if thorough:
+        if free("Edema"):
+            say("vessels")
+        say("abdomen")
+    for _ in range(negations + thorough):
+        say("negations")
+    bones = 0.1 if short else 1.0 if thorough else 0.15 if "bones" in places else 0.35
+    if free("Fracture") and rng.random() < bones:
+        say("bones")
+    if free(*_PLEURAL) and rng.random() < (0.08 if short else 0.15):
+        say("pleura")
+        said[-1] = replace(said[-1], denies=_PLEURAL)
+    if rng.random() < 0.08 and not short:
+        say("abdomen")
     return said
 
 
-def anatomy_conclusion(
-    bank: Bank, said: Sequence[Sentence], abnormal: bool, style: Style, rng: random.Random
-) -> list[Sentence]:
-    """ "Findings within normal limits." where nothing is wrong; a report is never empty."""
-    if said and rng.random() >= 0.06:
-        return []
-    group = "conclusions" if abnormal else "normal-conclusions"
-    return [Sentence(expand(style.taste.choose(bank.sentences[group], rng), bank.lexicon, style.taste, rng))]
-
-
-def _negated(
-    bank: Bank, template: str, nouns: Sequence[Negative], style: Style, rng: random.Random, used: set[tuple[str, ...]]
-) -> Sentence:
-    """Fill every ``<negative>`` with a noun that, if possible, repeats nothing in ``used``."""
+def _negated(voice: Voice, template: str, nouns: Sequence[Negative], used: set[tuple[str, ...]]) -> Sentence:
+    """Puts a noun in place of every ``<negative>``, if possible none whose labels are in ``used``."""
     weights = [negative.weight for negative in nouns]
     denied: set[str] = set()
     if len(used) > 4:  # everything has been said
         used.clear()
     while "<negative>" in template:
-        negative = rng.choices(nouns, weights)[0]
+        negative = voice.rng.choices(nouns, weights)[0]
         for _ in range(20):
             if negative.labels not in used and negative.noun not in template:
                 break
-            negative = rng.choices(nouns, weights)[0]
+            negative = voice.rng.choices(nouns, weights)[0]
         used.add(negative.labels)
         denied.update(negative.labels[:1])
         template = template.replace("<negative>", negative.noun, 1)
-    words = {**bank.lexicon, "other": "left", "deid": style.mark}
-    return Sentence(expand(template, words, style.taste, rng), denies=frozenset(denied))
+    return Sentence(voice.expand(template), denies=frozenset(denied))
 
 
-def normal_findings(
-    bank: Bank,
-    places: set[str],
-    asserted: frozenset[str],
-    present: Sequence[Problem],
-    style: Style,
-    rng: random.Random,
-    *,
-    short: bool = False,
-) -> list[Sentence]:
-    """What is said of the anatomy that is not abnormal."""
-
-    used: set[tuple[str, ...]] = set()
-    nouns = [negative for negative in bank.negatives if not asserted.intersection(negative.labels)]
-
-    def pick(*groups: str) -> Sentence:
-        templates = [template for group in groups for template in bank.sentences[group]]
-        return _negated(bank, style.taste.choose(templates, rng), nouns, style, rng, used)
-
-    if not present and rng.random() < (0.5 if short else 0.08):
-        return [pick("whole-normal")]
-    sentences: list[Sentence] = []
-    heart_normal = not asserted & {"Cardiomegaly", "Enlarged Cardiomediastinum"}
-    heart_normal = heart_normal and not any(problem.kind == "upper normal heart" for problem in present)
-    if not heart_normal:
-        if "Enlarged Cardiomediastinum" not in asserted and rng.random() < 0.45:
-            sentences.append(pick("mediastinum"))
-        if "Edema" not in asserted and rng.random() < 0.3:
-            sentences.append(pick("vessels"))
-    elif "Edema" not in asserted and rng.random() < 0.4:
-        sentences.append(pick("heart-and-vessels"))
-    else:
-        aortic = "aorta" in {problem.kind for problem in present}
-        sentences.append(pick("heart") if aortic else pick("heart", "heart-and-mediastinum"))
-        if "Edema" not in asserted and rng.random() < 0.2:
-            sentences.append(pick("vessels"))
-    lung_free = not asserted & {"Lung Opacity", "Atelectasis", "Edema", "Pneumonia"}
-    lung_free = lung_free and ("lungs" not in places or ("Lung Lesion" in asserted and rng.random() < 0.5))
-    if lung_free and rng.random() < 0.75:
-        sentences.append(pick("lungs"))
-    elif not lung_free and rng.random() < 0.3:
-        sentences.append(pick("lungs-otherwise"))
-    negations = rng.choices((0, 1, 2), (10, 75, 15))[0] if not short else rng.choices((0, 1), (50, 50))[0]
-    thorough = not short and rng.random() < 0.12
-    if thorough:
-        sentences += [pick("vessels"), pick("abdomen")] if "Edema" not in asserted else [pick("abdomen")]
-        negations += 1
-    sentences += [pick("negations") for _ in range(negations)]
-    if "Fracture" not in asserted and rng.random() < (
-        0.1 if short else 1.0 if thorough else 0.35 if "bones" not in places else 0.15
-    ):
-        sentences.append(pick("bones"))
-    if not asserted & _PLEURAL and rng.random() < (0.08 if short else 0.15):
-        sentences.append(replace(pick("pleura"), denies=_PLEURAL))
-    if rng.random() < 0.08 and not short:
-        sentences.append(pick("abdomen"))
-    return sentences
-
-
-def place_normal(sentences: list[Sentence]) -> list[tuple[str, Sentence]]:
-    """Put each normal sentence where the hospital looks at that anatomy."""
-    places = []
-    for sentence in sentences:
-        lowered = sentence.text.lower()
-        if "bon" in lowered or "osseous" in lowered or "skelet" in lowered or "rib" in lowered:
-            place = "bones"
-        elif sentence.denies:
-            place = "pleura"
-        elif "heart" in lowered or "cardi" in lowered or "mediast" in lowered or "trachea" in lowered:
-            place = "heart"
-        elif "vascul" in lowered or "vessels" in lowered or "edema" in lowered:
-            place = "vessels"
-        else:
-            place = "lungs"
-        places.append((place, sentence))
-    return places
-
-
-def conclusion(
-    bank: Bank, said: Sequence[Sentence], asserted: frozenset[str], abnormal: bool, style: Style, rng: random.Random
-) -> list[Sentence]:
-    """ "No acute ..." where the report allows it."""
-    acute = asserted & {"Pneumonia", "Consolidation", "Edema", "Pneumothorax", "Pleural Effusion"}
-    opaque = asserted & {"Lung Opacity", "Atelectasis"}
-    if acute or rng.random() < (0.65 if opaque else 0.4 if said else 0.03):
-        return []
-    templates = bank.sentences["conclusions"]
-    if not abnormal:
-        templates = templates * 3 + bank.sentences["normal-conclusions"]
-    template = style.taste.choose(templates, rng)
-    return [Sentence(expand(template, bank.lexicon, style.taste, rng))]
+def _place_of(sentence: Sentence) -> str:
+    """The part of the anatomy that a composed sentence is about, by its words."""
+    text = sentence.text.lower()
+    if any(word in text for word in ("bon", "osseous", "skelet", "rib")):
+        return "bones"
+    if sentence.denies:
+        return "pleura"
+    if any(word in text for word in ("heart", "cardi", "mediast", "trachea")):
+        return "heart"
+    return "vessels" if any(word in text for word in ("vascul", "vessels", "edema")) else "lungs"

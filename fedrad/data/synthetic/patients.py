@@ -13,7 +13,7 @@ from fedrad.data.synthetic.bank import Bank, Patients
 
 @dataclass(frozen=True)
 class Problem:
-    """A finding in one patient. ``change`` since the last report: "" (none known), new, stable, better, worse, gone."""
+    """A finding in one patient. ``change`` since the last report: new, stable, better, worse, gone, or "" (unknown)."""
 
     kind: str
     side: str  # left | right
@@ -72,7 +72,7 @@ def _first_visit(bank: Bank, rng: random.Random) -> tuple[Problem, ...]:
 
 
 def _next_visit(bank: Bank, problems: tuple[Problem, ...], rng: random.Random) -> tuple[Problem, ...]:
-    """Chronic findings stay; the others heal, improve, stay or get worse; now and then something new comes."""
+    """Chronic findings stay; others heal, improve, stay or get worse; sometimes a new one appears."""
     later: list[Problem] = []
     for problem in problems:
         if problem.change == "gone":
@@ -97,7 +97,7 @@ def _something_new(patients: Patients, rng: random.Random) -> tuple[str, ...]:
 
 
 def _add(bank: Bank, problems: list[Problem], problem: Problem) -> None:
-    """Append unless a problem that is there already says the same."""
+    """Appends the problem unless an existing one is of the same kind or excludes it."""
     for other in problems:
         if other.kind == problem.kind or any({other.kind, problem.kind} <= group for group in bank.patients.exclusive):
             return

@@ -1,27 +1,37 @@
-"""Phrase banks from their TOML files, checked before anything is generated. ``banks/*/bank.toml`` explains them."""
+"""Reads phrase banks from their TOML files and checks them. ``banks/*/bank.toml`` explains the files."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
 from fedrad.corpora import BANKS
-from fedrad.data.synthetic.bank import IN_IMPRESSION, Bank, Finding, Hedge, Negative, Part, Phrase, Release, Style
+from fedrad.data.synthetic.bank import (
+    IN_IMPRESSION,
+    RATES,
+    Bank,
+    Finding,
+    Hedge,
+    Negative,
+    Part,
+    Phrase,
+    Release,
+    Style,
+)
 from fedrad.data.synthetic.grammar import Taste, endless, faults, names
 from fedrad.data.synthetic.read_patients import read_patients
 from fedrad.data.synthetic.toml_table import Table
 from fedrad.errors import ConfigError, DataError
 
 _FOLDER = Path(__file__).parent / "banks"
-BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
-"""Names that are bound for each finding (``write.bind``)."""
-# Names that a group of sentences of normal.toml may use; all others are said of anatomy, without a finding.
+# Names that `Voice.bind` gives a value for each finding.
+_BOUND: Final = frozenset({"side", "other", "lobe", "zone", "base", "basilar", "chg", "date", "deid"})
+# Names that a group of sentences in normal.toml may use. Groups not listed here are about normal anatomy.
 _BOUND_IN: Final = {
-    "resolved": BOUND | {"thing"},
+    "resolved": _BOUND | {"thing"},
     "indication": frozenset({"deid", "date"}),
     "technique": frozenset({"deid", "date"}),
     "comments": frozenset({"deid"}),
@@ -31,7 +41,7 @@ _BOUND_IN: Final = {
 }
 _BOUND_IN_ANATOMY: Final = frozenset({"other", "deid", "negative"})
 _ALWAYS: Final = ("resolved", "indication", "technique", "comments", "conclusions", "normal-conclusions")
-# Only in a bank without [anatomy.*] (``normal.py``).
+# Only in a bank without [anatomy.*] (`normal._composed`).
 _COMPOSED: Final = (
     "heart", "heart-and-mediastinum", "heart-and-vessels", "mediastinum", "vessels", "lungs", "lungs-otherwise",
     "negations", "bones", "pleura", "abdomen", "whole-normal", "elsewhere",
@@ -48,10 +58,7 @@ def labels_of(bank: str) -> tuple[str, ...]:
 
 
 def load_bank(name: str) -> Bank:
-    """The bank of that name, from the folder of that name, with _ for each dash.
-
-    Raises ConfigError as `labels_of`, and DataError as `read_bank`.
-    """
+    """The bank of that name. Raises ConfigError as `labels_of`, and DataError as `read_bank`."""
     labels = labels_of(name)
     return read_bank(_FOLDER / name.replace("-", "_"), labels)
 
@@ -62,7 +69,7 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
     Args:
         labels: of the corpus, in the order of its label files.
     Raises:
-        DataError: all that is wrong with the files, each with file, key and line.
+        DataError: lists every fault in the files, with file, key and line.
     """
     problems: list[str] = []
 
@@ -99,7 +106,7 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
     anatomy = tuple(read.part(parts.table(name), findings) for name in parts.keys()) if parts else ()
     groups = _ALWAYS if anatomy else _ALWAYS + _COMPOSED
     styles, spelling = toml("style.toml"), Table("misspellings.toml", "", {}, problems)
-    if styles.take("misspellings", bool, False):  # one file for the banks that ask for it
+    if styles.take("misspellings", bool, False):  # the banks share one file
         spelling = toml("misspellings.toml", _FOLDER)
     places_used = {finding.place for finding in findings.values()} | {part.place for part in anatomy}
     bank = Bank(
@@ -126,7 +133,7 @@ def read_bank(folder: Path, labels: tuple[str, ...]) -> Bank:
 
 
 class _Templates:
-    """Reads templates, and reports codes and names that nothing explains."""
+    """Reads templates and reports unknown label codes and names."""
 
     def __init__(self, codes: Mapping[str, str], lexicon: Mapping[str, str]) -> None:
         self.codes, self.lexicon = codes, lexicon
@@ -145,9 +152,9 @@ class _Templates:
         found = Finding(
             place=table.take("place", str),
             chronic=table.take("chronic", bool, False),
-            resolved=self.check(table, "resolved", table.take("resolved", str, ""), BOUND),
-            body=tuple(self.phrases(table, "body", BOUND)),
-            impression=tuple(self.phrases(table, "impression", BOUND)),
+            resolved=self.check(table, "resolved", table.take("resolved", str, ""), _BOUND),
+            body=tuple(self.phrases(table, "body", _BOUND)),
+            impression=tuple(self.phrases(table, "impression", _BOUND)),
         )
         phrases = found.body + found.impression
         asserted = {label for phrase in phrases for label in phrase.labels}
@@ -262,7 +269,7 @@ def _styles(table: Table, misspellings: Table, places: set[str]) -> tuple[Style,
             wrap=entry.take("wrap", int),
             upper=entry.take("upper", bool),
             order=entry.words("order"),
-            **{field.name: entry.take(field.name, float) for field in fields(Style) if field.type == "float"},
+            **{name: entry.take(name, float) for name in RATES},
         )
         for place in sorted(places - set(style.order)):
             entry.wrong("order", f"lacks the place {place!r}, so that its findings would be lost")

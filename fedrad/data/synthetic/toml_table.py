@@ -1,4 +1,4 @@
-"""A TOML table that is taken apart key by key, so that everything wrong with a file is found at once."""
+"""A TOML table that is read key by key, so that all faults of a file are reported together."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class Table:
-    """A table of ``file``; what is wrong goes to ``problems`` with file and key.
+    """A table of ``file``. Faults are added to ``problems``, with file and key.
 
-    If ``values`` is no table, that has been said already, and nothing is said of its keys.
+    If ``values`` is not a table, the caller has reported that, and missing keys are not reported again.
     """
 
     def __init__(self, file: str, key: str, values: object, problems: list[str]) -> None:
@@ -23,7 +23,7 @@ class Table:
         return list(self.left)
 
     def take(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of a key; without a default the key is needed."""
+        """The value of a key. A key without a default is required."""
         value = self.left.pop(key, default)
         if kind is float and type(value) is int:
             value = float(value)
@@ -60,7 +60,7 @@ class Table:
         return tuple(values)
 
     def lines(self, key: str) -> list[tuple[int, str]]:
-        """The lines of a text with their numbers, without comments and empty ones."""
+        """The lines of a text with their numbers, without comments and blank lines."""
         lines = enumerate(self.take(key, str).splitlines(), 1)
         found = [(at, line.strip()) for at, line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not found and not self.missing:
