@@ -37,8 +37,9 @@ class Row:
         plan: the plan they were taken by, as JSON.
         event: the same for the accountant.
         time: when it was written, UTC.
-        done: whether the steps were all taken; informational, charged anyway.
+        done: whether what the steps made may have been handed out; charged in any case.
         planned: how many steps the plan has in all.
+        request: digest of what was asked for; empty: unknown.
     """
 
     seq: int
@@ -50,11 +51,16 @@ class Row:
     time: str
     done: bool
     planned: int
+    request: str = ""
 
     @property
     def charge(self) -> Charge:
         """For the rule that counts the ledger."""
         return Charge(self.event, self.planned)
+
+    def is_for(self, run: str, round: int, steps: int, plan: str, request: str) -> bool:
+        """Whether it was charged for exactly this."""
+        return (self.run, self.round, self.steps, self.plan, self.request) == (run, round, steps, plan, request)
 
     @property
     def unit(self) -> str:
@@ -246,6 +252,7 @@ def parsed(body: str, done: bool) -> tuple[str, Row]:
         time=content["time"],
         done=done,
         planned=int(plan["steps"]),
+        request=str(content.get("request", "")),
     )
 
 

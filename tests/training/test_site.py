@@ -20,7 +20,8 @@ from fedrad.ledger.ledger import Ledger
 from fedrad.training import site as module
 from fedrad.training import site_state
 from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.site import RoundRequest, adapter_digest, train_round
+from fedrad.training.site import RoundRequest, train_round
+from fedrad.training.site_state import adapter_digest
 from tests import small
 
 STEPS = 3
