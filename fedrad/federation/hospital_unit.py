@@ -67,7 +67,6 @@ class CentralRounds(Rounds):
         super().__init__(strategy, federation, state)
         self._plan = plan
         self._directory = ledger
-        self._charge = 0
 
     def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
         rank = self.federation.lora.rank
@@ -78,7 +77,8 @@ class CentralRounds(Rounds):
             run=self.federation.run, round=server_round, plan=self._plan, steps=1, request=adapter_digest(self.state)
         )
         with self._ledger() as ledger:
-            self._charge = ledger.unanswered(**charge) or ledger.record_intent(**charge)
+            if not ledger.unanswered(**charge):
+                ledger.record_intent(**charge)
             randomness = stream(self._plan.noise, self.experiment.train.seed, SERVER, server_round, "noise")
             update = noised_mean(updates, sent, self._plan, randomness)
             account = ledger.view.account
@@ -86,10 +86,12 @@ class CentralRounds(Rounds):
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
         return [Contribution(mean, 1.0, rank)]
 
-    def published(self) -> None:
-        if self._charge:
+    def published(self, server_round: int) -> None:
+        if server_round:
             with self._ledger() as ledger:
-                ledger.mark_done(self._charge)
+                last = ledger.view.rows[-1]
+                if (last.run, last.round) == (self.federation.run, server_round):
+                    ledger.mark_done(last.seq)
 
     def _ledger(self) -> Ledger:
         cap = self._plan.epsilon if self._plan.private else float("inf")

@@ -202,7 +202,7 @@ class Rounds(FlowerStrategy):
         """Epsilon by ledger and what it comes from, as far as the server knows."""
         return self.budget
 
-    def published(self) -> None:
+    def published(self, server_round: int) -> None:
         """Called once a round is on the disk, before anything of it is sent or shown."""
 
     def configure_evaluate(

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.federation.hospital import inputs_of
-from fedrad.ledger.durable import locked
 from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import plan_lines, progress_lines, show_notes
@@ -36,7 +35,7 @@ from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import exported, pin_arithmetic, set_up
 from fedrad.training.strategy import strategy_of
-from fedrad.training.unfinished import refuse_other_settings
+from fedrad.training.unfinished import alone_in, refuse_other_settings
 from fedrad.training.warm_start import initial_state
 
 
@@ -82,7 +81,7 @@ class Run:
         self.setup = set_up(self.experiment, stated_task(self.experiment) if corpus is None else corpus.task)
         if self.experiment.run.resume:
             directory = Path(self.experiment.run.out)
-            self._lock = locked(directory / "ledger")
+            self._lock = alone_in(directory)
             self.resumed = read_checkpoint(directory, self.setup.base.fingerprint)
 
     @property
@@ -101,7 +100,7 @@ class Run:
         if start is None:
             write_start(self.directory, self.state)
         if not resume:
-            self._lock = locked(self.directory / "ledger")
+            self._lock = alone_in(self.directory)
         self.test = None if self.corpus is None else inputs_of(self.setup, self.corpus, self.corpus.test)
         self.trainable = {name: self.state[name] for name in self.setup.classifier.adapter()}
         if resume:

@@ -150,7 +150,7 @@ class FederatedRun(Run):
         """
         rounds, last, round = self.rounds, self.experiment.train.rounds, number + self.rounds.finished
         self._keep(round)
-        rounds.published()
+        rounds.published(round)
         scores = self.evaluate(round, rounds.state, rounds.spent.booked)
         absent = rounds.outcomes[-1].absent if rounds.outcomes else {}
         left = (time.monotonic() - self.asked_at) / number * (last - round) if number else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +41,23 @@ def refuse_other_settings(experiment: Experiment) -> None:
         if value != begun[key] and not key.startswith("run.")
     ]:
         raise ConfigError(other)
+
+
+def alone_in(directory: Path) -> int:
+    """Locks the run directory until the descriptor that is returned is closed, or the process ends.
+
+    Raises:
+        ConfigError: another process is at work on this run.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"run.out: another process is still at work on the run in {directory}; wait until it ends, or end it"
+        ) from None
+    return descriptor
 
 
 @contextmanager
