@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,7 +21,7 @@ from fedrad.config import Experiment
 from fedrad.ledger.view import read_ledger
 from fedrad.simulation import centralized, simulate
 from fedrad.training import warm_start
-from fedrad.training.unfinished import experiment_of
+from fedrad.training.unfinished import alone_in, experiment_of
 from tests import small
 from tests.faults import Killed, faults
 from tests.simulation.test_in_process import settings
@@ -111,3 +117,73 @@ def test_all_hospitals_in_one_pass_go_on(tmp_path: Path) -> None:
     cut_off_anywhere(
         tmp_path, lambda out: simulated(out, "fused"), simulate.resume, bits=lambda last: not last.endswith(kept)
     )
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "fedrad", *arguments]
+
+
+def set_all(changes: dict[str, object]) -> list[str]:
+    return [part for key, value in changes.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [["centralized"], ["simulate", "mimic"]])
+def test_kill_9_and_resume_by_the_command_line(tmp_path: Path, way: list[str]) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    given = set_all(small_settings(train__rounds=6))
+    process = subprocess.Popen(command(*way, *given, "--out", str(out)), stdout=subprocess.DEVNULL)
+    while rounds_in(out) < 1:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "result.json").exists()
+    subprocess.run(command(way[0], "--resume", str(out)), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(*way, *given, "--out", str(whole)), check=True, stdout=subprocess.DEVNULL)
+
+    Left(out).check(Left(whole))
+
+
+def rounds_in(out: Path) -> int:
+    try:
+        with safe_open(out / "checkpoint.safetensors", framework="np") as file:
+            return int(file.metadata()["round"])
+    except OSError:
+        return 0
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    """A simulation that was cut off after the first of its rounds."""
+    with faults(tmp_path / "whole") as counted:
+        simulated(tmp_path / "whole", "inprocess")
+    rounds = [i for i, change in enumerate(counted.passed, start=1) if change.endswith("metrics.jsonl")]
+    with faults(tmp_path / "out", rounds[1]), pytest.raises(Killed):
+        simulated(tmp_path / "out", "inprocess")
+    return tmp_path / "out"
+
+
+@pytest.mark.slow
+def test_flwr_run_goes_on_as_well(unfinished: Path) -> None:
+    settings = unfinished / "experiment.toml"
+    settings.write_text(settings.read_text().replace('grid = "inprocess"', 'grid = "flower"'))
+    simulate.resume(unfinished)
+
+    Left(unfinished).check(Left(unfinished.with_name("whole")))
+
+
+def test_what_can_not_be_resumed_says_why(unfinished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run"):
+        simulate.resume(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="is finished"):
+        simulate.resume(tmp_path / "whole")
+    with pytest.raises(ConfigError, match="fedrad simulate --resume"):
+        centralized.train(experiment_of(unfinished))
+    held = alone_in(unfinished)
+    with pytest.raises(ConfigError, match="another process is still at work"):
+        simulate.resume(unfinished)
+    os.close(held)
+    moved = unfinished.rename(tmp_path / "moved")
+    simulate.resume(moved)
+    Left(moved).check(Left(tmp_path / "whole"))
