@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedrad.config import Experiment
+from fedrad.errors import ConfigError
 from fedrad.ledger.view import read_ledger
 from fedrad.simulation import centralized, simulate
 from fedrad.training import warm_start
