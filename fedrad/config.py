@@ -208,6 +208,10 @@ class Experiment:
         text = json.dumps(self.flat(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def training_digest(self) -> str:
+        """The digest without ``run.*``, which says nothing of the training: a resumed run keeps it."""
+        return replace(self, run=Run()).digest()
+
     def relative_paths(self) -> list[str]:
         """The keys whose paths depend on the working directory."""
         return [key for key, path in self._paths().items() if not Path(path).is_absolute()]

@@ -262,8 +262,10 @@ def _ways(e: Experiment) -> list[Rule]:
     at_server = "{e.strategy.name} runs an optimizer at the server, and centralized training has none; take another"
     one_adapter = "Opacus's engine handles one adapter at a time; take leaf, or --grid inprocess"
     masks = "hospitals that mask train one by one; use --grid inprocess"
+    somewhere = "name the directory of the unfinished run"
     alone, own = "centralized training has no hospitals", "a real hospital sets its own in its node configuration"
     return [
+        Rule("run.out", "run.resume", e.run.resume and not e.run.out, somewhere),
         Rule("privacy.unit", CENTRALIZED, e.privacy.unit == "hospital", whole),
         Rule("privacy.secure-aggregation", CENTRALIZED, secure, "centralized training has no sum; leave it out"),
         Rule("strategy.name", CENTRALIZED, strategy_class(e.strategy.name).server_state, at_server),

@@ -237,3 +237,10 @@ class Run:
 
     out: str = setting("", "run directory; empty: `runs/<time>-<name>`")
     name: str = setting("", "a word for the run directory's name")
+    app: str = setting("", "the simulation app; `fedrad simulate` notes it here, so that `--resume` knows it")
+    grid: str = setting("", "its `--grid`; noted in the same way", choices=("", "inprocess", "fused", "flower"))
+    resume: bool = setting(
+        False,
+        "go on with the unfinished run in `run.out`, from its last finished round and with its settings; "
+        "`--resume DIR` sets it",
+    )

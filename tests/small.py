@@ -106,8 +106,8 @@ def ready(exp: Experiment, reports: Tokenized | None = None, declared: int | Non
     return Ready(exp, setup, inputs, plan, Recipe.of(exp), TrainingState(adapter))
 
 
-def ledger(directory: Path, site: str = "site-000", cap: float = 8.0) -> Ledger:
-    return Ledger.open(directory, site=site, cap=cap, delta=DELTA)
+def ledger(directory: Path, site: str = "site-000", cap: float = 8.0, witness: Path | None = None) -> Ledger:
+    return Ledger.open(directory, site=site, cap=cap, delta=DELTA, witness=witness)
 
 
 def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:

@@ -65,6 +65,7 @@ def test_the_run_directory_holds_what_is_promised(run: tuple[Result, Path, str])
     assert {path.name for path in directory.iterdir()} == {
         "experiment.toml",
         "metrics.jsonl",
+        "start.safetensors",
         "checkpoint.safetensors",
         "result.json",
         "adapter",
@@ -277,7 +278,7 @@ def test_start_prior_and_notes_are_in_the_result_and_on_the_screen(tmp_path: Pat
     assert "label prior (reads no text)" in outcome.output
 
 
-def test_ctrl_c_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_go_on_and_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = []
 
     def interrupted(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -292,16 +293,22 @@ def test_ctrl_c_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     assert outcome.exit_code == 130
     assert "interrupted" in outcome.stderr
-    assert f"{out} has no adapter/ and no result.json" in outcome.stderr
-    assert "checkpoint.safetensors" in outcome.stderr
+    assert f"--resume {out}" in outcome.stderr
     assert {path.name for path in out.iterdir()} == {
         "experiment.toml",
         "metrics.jsonl",
+        "start.safetensors",
         "checkpoint.safetensors",
         "ledger",
     }
     kept = load_file(out / "checkpoint.safetensors")
     assert small.same({name: kept[name] for name in answers[0]}, answers[0])
+
+    monkeypatch.setattr(centralized, "train_round", train_round)
+    assert command("--resume", str(out)).exit_code == 0
+    again = command("--resume", str(out))
+    assert again.exit_code == ConfigError.exit_code
+    assert "is finished" in again.stderr
 
 
 def test_ctrl_c_before_the_run_directory_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

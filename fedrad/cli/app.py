@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 import fedrad
 from fedrad.cli.base import base_app
+from fedrad.cli.output import exists, new_file, print_json, wide
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.keys import parse_overrides, read_flat
@@ -43,6 +43,11 @@ _Set = Annotated[
     typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.config` lists the keys"),
 ]
 
+_Resume = Annotated[
+    Path | None,
+    typer.Option(help="go on with the unfinished run in this directory, from its last finished round"),
+]
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -64,6 +69,7 @@ def centralized(
     config: Annotated[Path | None, typer.Argument()] = None,
     set_: _Set = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+    resume: _Resume = None,
 ) -> None:
     """Train on all reports in one place, with differential privacy.
 
@@ -71,9 +77,10 @@ def centralized(
     """
     with reporting_errors():
         Experiment.load(config, list(set_ or []))
+        _alone(resume, config, set_, out)
         from fedrad.simulation.centralized import main
 
-        main(config, set_, out)
+        main(config, set_, out, resume)
 
 
 def centralized_alone() -> None:
@@ -85,18 +92,20 @@ def centralized_alone() -> None:
 
 @app.command()
 def simulate(
-    name: Annotated[str, typer.Argument()] = "mimic",
+    name: Annotated[str | None, typer.Argument(show_default="mimic")] = None,
     config: Annotated[
         Path | None, typer.Option(help="a TOML file; its keys go before the app's, and --set before both")
     ] = None,
     set_: _Set = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
     grid: Annotated[
-        _Grid,
+        _Grid | None,
         typer.Option(
-            help="inprocess: one hospital after the other; fused: all in one pass; flower: the real `flwr run`"
+            help="inprocess: one hospital after the other; fused: all in one pass; flower: the real `flwr run`",
+            show_default="inprocess",
         ),
-    ] = "inprocess",
+    ] = None,
+    resume: _Resume = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="show Flower's own log as well")] = False,
 ) -> None:
     """Simulate a federation of hospitals with Flower; exits with 0 only if the run finished.
@@ -104,9 +113,14 @@ def simulate(
     NAME is mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app.
     """
     with reporting_errors():
+        _alone(resume, name, config, set_, out, grid)
+        from fedrad.simulation.simulate import resume as go_on
         from fedrad.simulation.simulate import simulate as run
 
-        run(name, list(set_ or []), out, config=config, grid=grid, verbose=verbose)
+        if resume is not None:
+            go_on(resume, verbose=verbose)
+        else:
+            run(name or "mimic", list(set_ or []), out, config=config, grid=grid or "inprocess", verbose=verbose)
 
 
 @app.command("app")
@@ -171,19 +185,19 @@ def ledger(
     with reporting_errors():
         ledger_file(site_dir)
         if csv_ is not None and csv_.exists():
-            raise _exists(csv_)
+            raise exists(csv_)
         from fedrad.ledger.view import read_ledger
         from fedrad.report import budget
 
         view = read_ledger(site_dir)
         curve, left = view.curve(), None if cap is None else view.left(cap)
         if csv_ is not None:
-            with _new_file(csv_) as file:
+            with new_file(csv_) as file:
                 budget.write_ledger_csv(view, curve, file)
         if json_:
-            _print_json(budget.ledger_json(view, curve, left))
+            print_json(budget.ledger_json(view, curve, left))
             return
-        console = _wide()
+        console = wide()
         if view.rows:
             console.print(budget.charges_table(view, curve))
         for text in (budget.curve_plot(curve), budget.ledger_lines(view, left)):
@@ -244,9 +258,9 @@ def plan(
         said = {**({} if config is None else read_flat(config)), **parse_overrides(overrides)}
         outlook = outlook_of(experiment, declared=reports, labels=labels)
         if json_:
-            _print_json(budget.outlook_json(outlook))
+            print_json(budget.outlook_json(outlook))
             return
-        console = _wide()
+        console = wide()
         text = budget.outlook_lines(outlook, assumed="sites.count" not in said)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         if outlook.plan.private:
@@ -254,26 +268,10 @@ def plan(
             console.print(budget.choices_table(outlook))
 
 
-def _wide() -> Console:
-    """Standard output; a pipe has no width, and 80 columns would break the tables."""
-    return Console(width=None if sys.stdout.isatty() else 140)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _exists(path: Path) -> DataError:
-    return DataError("exists already; nothing is overwritten.", file=path, remedy="Name another file.")
-
-
-def _new_file(path: Path) -> TextIO:
-    try:
-        return path.open("x", newline="", encoding="utf-8")
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError as error:
-        raise DataError(f"can't be written: {error.strerror}.", file=path) from None
+def _alone(resume: Path | None, *others: object) -> None:
+    """Refuses settings beside --resume, which takes all of them from the run's directory."""
+    if resume is not None and any(others):
+        raise ConfigError("--resume takes all settings from the run's directory: give nothing else, except --verbose")
 
 
 @contextmanager
@@ -284,8 +282,9 @@ def reporting_errors() -> Iterator[None]:
     except FedradError as error:
         Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("fedrad: interrupted; nothing is finished. What was charged is in the ledgers.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        left = getattr(interrupt, "__notes__", ["Nothing is finished. What was charged is in the ledgers."])
+        print("fedrad: interrupted.", *left, file=sys.stderr)
         sys.exit(130)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedrad.errors import StateMissing
 from fedrad.files import private_folder, write_whole
-from fedrad.training.site import adapter_digest
+from fedrad.training.site_state import adapter_digest
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup
     It is bound to everything in the request and the configuration but the round's number, the state that is sent and
     who else is asked; a new key of the configuration is so as soon as there is one.
     """
-    bound = [experiment.digest(), request.rounds, setup.lora.rank, setup.task.labels]
+    bound = [experiment.training_digest(), request.rounds, setup.lora.rank, setup.task.labels]
     return RoundRequest.of(
         strategy,
         setup.classifier.adapter().keys(),

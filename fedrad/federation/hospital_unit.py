@@ -1,8 +1,8 @@
 """Rounds whose privacy unit is the hospital: the server clips, sums and noises whole updates (``privacy/central.py``).
 
-The server is trusted: the updates reach it without noise. So it keeps a ledger of its own, and charges it before the
-noise of a round is drawn. A hospital with a policy of its own (a real one) refuses such a run; simulated ones take
-part.
+The server is trusted: the updates reach it without noise. So it keeps a ledger of its own. It charges a round before
+the round's noise is drawn, and notes that the result was published once the run's checkpoint holds it. A hospital with
+a policy of its own (a real one) refuses such a run; simulated ones take part.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedrad.config import Experiment
+from fedrad.federation.budget import BudgetMirror
 from fedrad.federation.messages import Reply, check_adapter
 from fedrad.federation.participants import Federation
 from fedrad.federation.rounds import Rounds
 from fedrad.ledger.ledger import Ledger
-from fedrad.privacy.filter import Account
 from fedrad.privacy.hospital_unit import hospital_plan, noised_mean, update_of
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.privacy.randomness import stream
+from fedrad.training.site import Charge
+from fedrad.training.site_state import adapter_digest
 from fedrad.training.strategy import Contribution, Strategy
 
 SERVER = "server"
@@ -65,24 +67,35 @@ class CentralRounds(Rounds):
         super().__init__(strategy, federation, state)
         self._plan = plan
         self._directory = ledger
-        self._spent: dict[str, float] = {}
-        self._charges: dict[str, Account] = {}
 
     def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
         rank = self.federation.lora.rank
         sent = self._expected[rank]
         updates = {reply.site: update_of(reply.adapter, sent) for reply in replies}
-        cap = self._plan.epsilon if self._plan.private else float("inf")
-        delta = self._plan.delta
-        with Ledger.open(self._directory, site=SERVER, cap=cap, delta=delta, witness=None) as ledger:
-            charge = ledger.record_intent(run=self.federation.run, round=server_round, plan=self._plan, steps=1)
+        # Of a round that is repeated after the server was ended: what was noised before was not kept, so nobody saw it.
+        charge = Charge(
+            run=self.federation.run, round=server_round, plan=self._plan, steps=1, request=adapter_digest(self.state)
+        )
+        with self._ledger() as ledger:
+            if not ledger.unanswered(**charge):
+                ledger.record_intent(**charge)
             randomness = stream(self._plan.noise, self.experiment.train.seed, SERVER, server_round, "noise")
             update = noised_mean(updates, sent, self._plan, randomness)
-            ledger.mark_done(charge)
             account = ledger.view.account
-            self._charges, self._spent = {SERVER: account}, {SERVER: account.epsilon(delta)}
+        self.own = BudgetMirror({SERVER: account.epsilon(self._plan.delta)}, {SERVER: account})
         mean = {name: (sent[name].double() + change.double()).to(sent[name].dtype) for name, change in update.items()}
         return [Contribution(mean, 1.0, rank)]
+
+    def published(self, server_round: int) -> None:
+        if server_round:
+            with self._ledger() as ledger:
+                last = ledger.view.rows[-1]
+                if (last.run, last.round) == (self.federation.run, server_round):
+                    ledger.mark_done(last.seq)
+
+    def _ledger(self) -> Ledger:
+        cap = self._plan.epsilon if self._plan.private else float("inf")
+        return Ledger.open(self._directory, site=SERVER, cap=cap, delta=self._plan.delta, witness=None)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -99,9 +112,5 @@ class CentralRounds(Rounds):
         check_adapter(answer.adapter, expected, answer.site, must_be_finite=False)
 
     @property
-    def spent(self) -> Mapping[str, float]:
-        return self._spent
-
-    @property
-    def charges(self) -> Mapping[str, Account]:
-        return self._charges
+    def spent(self) -> BudgetMirror:
+        return self.own

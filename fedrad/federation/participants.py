@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, MessageType, RecordDict
@@ -59,11 +59,16 @@ class Federation:
     lora: LoRASpec
 
 
-def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Participant, ...]]:
+def connect(
+    grid: Grid, experiment: Experiment, known_sites: Collection[str] = ()
+) -> tuple[bool, tuple[Participant, ...]]:
     """Asks the connected nodes who they are, until enough hospitals are there.
 
     Nodes of Flower's simulation stand for any hospital, so ``sites.count`` hospitals are dealt out to as many nodes as
     there are. Real nodes name their hospital.
+
+    Args:
+        known_sites: the hospitals that a resumed run began with; real ones that are not among them don't count.
 
     Returns:
         Whether the hospitals are simulated, and the hospitals, sorted by site.
@@ -89,6 +94,7 @@ def connect(grid: Grid, experiment: Experiment) -> tuple[bool, tuple[Participant
         real = {hello.site: _real(experiment, hello, node) for node, hello in known.items()}
         if len(real) < len(known):
             raise ConfigError("two nodes claim the same hospital; give each its own site in its node configuration")
+        real = {site: one for site, one in real.items() if not known_sites or site in known_sites}
         if len(real) >= count:
             return False, tuple(real[site] for site in sorted(real)[:count])
         if time.monotonic() > deadline:

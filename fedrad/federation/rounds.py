@@ -25,7 +25,6 @@ from fedrad.federation.delivery import Deliveries, nbytes
 from fedrad.federation.failures import ProcessDied, SiteFailed, SpentNothing, of_flower, of_hospital
 from fedrad.federation.messages import IN_CLEAR, A, Failure, Reply, Request, check_adapter, content_of, read_answer
 from fedrad.federation.participants import Federation, Participant, public_weights
-from fedrad.privacy.filter import Account
 from fedrad.secure.messages import Inbox
 from fedrad.training.strategy import Contribution, Round, Strategy
 
@@ -54,15 +53,18 @@ class Rounds(FlowerStrategy):
     """A strategy as Flower runs it.
 
     Attributes:
-        state: all public tensors as of the last finished round.
+        state, memory: as of the last finished round: all public tensors, and what the strategy keeps at the server.
         budget: the mirror of the hospitals' ledgers.
         unconfirmed: sites whose last answer was lost or unreadable. They may have charged their ledgers without our
             knowing, so the mirror is only a lower bound for them until they answer again.
         outcomes: of the finished rounds.
-        memory: what the strategy keeps at the server as of the last finished round; no hospital gets it.
+        own: what the server's own ledger holds, where the hospital is the privacy unit.
+        exhausted: sites whose budget is used up.
+        noise: of each site's first answer; a plan stays as it is.
+        finished: rounds that an earlier process finished. Flower counts from 1 in every process.
+        before_asking: called with a round's number before anything of it is sent.
         asks_again: whether a hospital whose process died is asked once more in the same round. If its steps were done,
-            it answers with what it has kept; otherwise it charges its ledger for them again, and where the plan
-            uses up its cap to the last step, it is out of budget in the last round instead of absent from this one.
+            it answers with what it has kept; otherwise it takes them for the charge that it has made.
     """
 
     asks_again = True
@@ -73,11 +75,12 @@ class Rounds(FlowerStrategy):
         self.experiment = federation.experiment
         self.state = dict(state)
         self.memory: dict[str, Tensor] = {}
-        self.budget = BudgetMirror()
+        self.budget, self.own = BudgetMirror(), BudgetMirror()
         self.unconfirmed: frozenset[str] = frozenset()
         self.outcomes: list[RoundOutcome] = []
-        self._exhausted: set[str] = set()
-        self._noise: dict[str, float] = {}
+        self.exhausted, self.noise = set[str](), dict[str, float]()
+        self.finished = 0
+        self.before_asking: Callable[[int], None] = lambda round: None
         self._deliveries = Deliveries()
         # Of the present round: who was asked, the states and tensors by rank, the records made, the bytes sent.
         self._grid: Grid
@@ -86,12 +89,11 @@ class Rounds(FlowerStrategy):
         self._expected: dict[int, dict[str, Tensor]] = {}
         self._records: dict[tuple[str, str], ArrayRecord] = {}
         self._bytes_down = 0
-        # Under secure aggregation: what each hospital gets from the others, and who fell out before it was charged.
-        self._inboxes: Mapping[str, Inbox] = {}
-        self._fell_out: dict[str, str] = {}
+        self._inboxes: Mapping[str, Inbox] = {}  # under secure aggregation: what each hospital gets from the others
+        self._fell_out: dict[str, str] = {}  # and who fell out before it was charged
 
     def summary(self) -> None:
-        """Flower calls this at the start; the server has its own table."""
+        """Nothing: the server has a table of its own."""
 
     # Ask
 
@@ -99,6 +101,8 @@ class Rounds(FlowerStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One request for each hospital that this round asks."""
+        server_round += self.finished
+        self.before_asking(server_round)
         self._grid, self._records, self._bytes_down = grid, {}, 0
         asked = self.ready(server_round)
         names = self.strategy.sent(self.federation.trainable, server_round)
@@ -118,7 +122,7 @@ class Rounds(FlowerStrategy):
 
         The draw is public. It amplifies no guarantee and none is claimed: who takes part is seen by everybody (P3).
         """
-        able = [hospital for hospital in self.federation.hospitals if hospital.site not in self._exhausted]
+        able = [hospital for hospital in self.federation.hospitals if hospital.site not in self.exhausted]
         if len(able) <= self.experiment.asked:
             return able
         generator = np.random.default_rng([self.experiment.train.seed, server_round])
@@ -132,8 +136,7 @@ class Rounds(FlowerStrategy):
     def _question(self, hospital: Participant, server_round: int, state: Mapping[str, Tensor]) -> Message:
         delivery = self._deliveries.to(hospital.site, state)
         self._bytes_down += nbytes(delivery.tensors)
-        # Most hospitals get the same tensors: made into a record once.
-        key = (delivery.base, delivery.digest)
+        key = (delivery.base, delivery.digest)  # most hospitals get the same tensors: made into a record once
         if key not in self._records:
             self._records[key] = to_arrays(delivery.tensors)
         request = Request(
@@ -160,6 +163,7 @@ class Rounds(FlowerStrategy):
         Raises:
             QuorumLost: fewer valid replies than the quorum.
         """
+        server_round += self.finished
         valid, failed = self._replies(replies, self._asked, server_round)
         died = [hospital for _, hospital in self._asked if isinstance(failed.get(hospital.site), ProcessDied)]
         if died and self.asks_again:
@@ -169,7 +173,7 @@ class Rounds(FlowerStrategy):
         unspent = {site for site, error in failed.items() if isinstance(error, SpentNothing)} | self._fell_out.keys()
         absent = self._fell_out | {site: str(error) for site, error in failed.items()}
         self.unconfirmed = (self.unconfirmed | (absent.keys() - unspent)) - valid.keys()
-        absent |= dict.fromkeys(self._exhausted - absent.keys(), "its privacy budget is used up; it was not asked")
+        absent |= dict.fromkeys(self.exhausted - absent.keys(), "its privacy budget is used up; it was not asked")
         counted = tuple(valid[site] for site in sorted(valid))
         for site, reason in sorted(absent.items()):
             log(WARNING, "round %s: %s does not count: %s", server_round, site, reason)
@@ -194,19 +198,17 @@ class Rounds(FlowerStrategy):
         return [Contribution(r.adapter, w, ranks[r.site]) for r, w in zip(replies, weights, strict=True)]
 
     @property
-    def spent(self) -> Mapping[str, float]:
-        """Epsilon by ledger, as far as the server knows."""
-        return self.budget.booked
+    def spent(self) -> BudgetMirror:
+        """Epsilon by ledger and what it comes from, as far as the server knows."""
+        return self.budget
 
-    @property
-    def charges(self) -> Mapping[str, Account]:
-        """What ``spent`` comes from."""
-        return self.budget.charges
+    def published(self, server_round: int) -> None:
+        """Called once a round is on the disk, before anything of it is sent or shown."""
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Hospitals evaluate nothing for the server: a score on private reports would cost budget (P23, P25)."""
+        """Nobody: a score on private reports would cost budget (P23, P25)."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -264,7 +266,7 @@ class Rounds(FlowerStrategy):
         # Booked even if the adapter is refused below: it has left the hospital, so it counts.
         self.budget = self.budget.book(answer, hospital.delta)
         self._deliveries.arrived(hospital.site)
-        if self._noise.setdefault(hospital.site, answer.noise) != answer.noise or not answer.noise >= 0:
+        if self.noise.setdefault(hospital.site, answer.noise) != answer.noise or not answer.noise >= 0:
             raise RefusedReply(f"{answer.site}: its noise is not the one of its first answer; a plan stays as it is")
         if answer.declared_weight != hospital.declared_weight:
             raise RefusedReply(
@@ -291,7 +293,7 @@ class Rounds(FlowerStrategy):
             raise RefusedReply(f"{hospital.site}: answered by a site or node that was not asked for it")
         if isinstance(answer, Failure):
             if answer.code == "budget-exhausted":
-                self._exhausted.add(hospital.site)
+                self.exhausted.add(hospital.site)
             if answer.code == "state-missing":
                 self._deliveries.lost(hospital.site)
             raise of_hospital(answer)

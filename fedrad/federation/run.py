@@ -1,12 +1,15 @@
-"""What every run does, whoever trains: set the model up, open the run directory, evaluate, write the result."""
+"""What every run does, whoever trains: set the model up, open the run directory or go on in it, evaluate, write the
+result."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from torch import Tensor
@@ -18,23 +21,36 @@ from fedrad.planning.notes import after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import plan_lines, progress_lines, show_notes
 from fedrad.tasks.metrics import Evaluation, Scores
+from fedrad.training.checkpoint import (
+    Checkpoint,
+    keep_metrics_before,
+    read_checkpoint,
+    read_start,
+    write_checkpoint,
+    write_start,
+)
 from fedrad.training.corpus import Corpus, stated_task
 from fedrad.training.evaluation import evaluate
+from fedrad.training.inputs import Inputs
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import exported, pin_arithmetic, set_up
 from fedrad.training.strategy import strategy_of
+from fedrad.training.unfinished import alone_in, refuse_other_settings
 from fedrad.training.warm_start import initial_state
 
 
 class Run:
     """One run: federated (``server``) or in one place (``fedrad.simulation.centralized``).
 
+    A context manager: it holds the lock of the run directory, so that a run is not resumed while it is still going on.
+
     Attributes:
         corpus: None where the server of real hospitals has none; then nothing is evaluated.
         evaluations: the first is that of the start.
         state: all public tensors, as the run starts.
         directory: of the run.
+        resumed: the checkpoint that the run goes on from; None: it starts at round 1.
 
     Raises:
         FedradError: the run can't begin; nothing is written then.
@@ -45,15 +61,29 @@ class Run:
         self.experiment = experiment
         self.console = console
         pin_arithmetic(experiment)
-        refuse_used(experiment)
+        refuse_other_settings(experiment) if experiment.run.resume else refuse_used(experiment)
         self.strategy = strategy_of(experiment)  # one that can't be had is refused before anything is read
         self.evaluations: list[Evaluation] = []
+        self.resumed: Checkpoint | None = None
         self._early: tuple[str, ...] = ()
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
 
     def set_up(self, corpus: Corpus | None) -> None:
-        """Builds the model. A base model that is no good is found here, before any hospital is asked."""
+        """Builds the model, and finds what the run goes on from. A base model that is no good is found here, before any
+        hospital is asked."""
         self.corpus = corpus
         self.setup = set_up(self.experiment, stated_task(self.experiment) if corpus is None else corpus.task)
+        if self.experiment.run.resume:
+            directory = Path(self.experiment.run.out)
+            self._lock = alone_in(directory)
+            self.resumed = read_checkpoint(directory, self.setup.base.fingerprint)
 
     @property
     def tested(self) -> int:
@@ -61,11 +91,51 @@ class Run:
         return 0 if self.corpus is None else len(self.corpus.test)
 
     def begin(self) -> None:
-        """Warms the model and makes the run directory."""
-        self.state = initial_state(self.experiment, self.setup, progress_lines(self.console))
-        self.directory = create_run_directory(self.experiment, Path.cwd())
+        """Warms the model and makes the run directory, or finds both as an earlier process left them."""
+        experiment, resume = self.experiment, self.experiment.run.resume
+        start = read_start(Path(experiment.run.out)) if resume else None
+        if start is not None:
+            self.setup.classifier.load_state(start)
+        self.state = start or initial_state(experiment, self.setup, progress_lines(self.console))
+        self.directory = Path(experiment.run.out) if resume else create_run_directory(experiment, Path.cwd())
+        if start is None:
+            write_start(self.directory, self.state)
+        if not resume:
+            self._lock = alone_in(self.directory)
         self.test = None if self.corpus is None else inputs_of(self.setup, self.corpus, self.corpus.test)
         self.trainable = {name: self.state[name] for name in self.setup.classifier.adapter()}
+        if resume:
+            self._clear_what_comes_again()
+
+    def _clear_what_comes_again(self) -> None:
+        """The last finished round is evaluated again, and so is the start, which the result is compared with."""
+        keep_metrics_before(self.directory, self.finished)
+        shutil.rmtree(self.directory / "adapter", ignore_errors=True)  # without a result.json it may be half written
+        if self.finished and self.test is not None:
+            self.evaluations.append(self._evaluation(self.test, self.state))
+        self.console.print(f"going on after round {self.finished} in {self.directory}", highlight=False, soft_wrap=True)
+
+    @property
+    def finished(self) -> int:
+        """Rounds that earlier processes finished, or began and must not repeat."""
+        return 0 if self.resumed is None else self.resumed.passed
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken, those of earlier processes included."""
+        return time.monotonic() - self.started + (0 if self.resumed is None else self.resumed.seconds)
+
+    def keep(
+        self,
+        round: int,
+        run: str,
+        state: Mapping[str, Tensor],
+        memory: Mapping[str, Tensor] | None = None,
+        **server: Any,
+    ) -> None:
+        """Keeps a finished round, so that the run can go on from it. Nothing of the round leaves the server before."""
+        base = self.setup.base.fingerprint
+        write_checkpoint(self.directory, Checkpoint(round, run, state, memory or {}, base, self.seconds, **server))
 
     def announce(self, declared: Mapping[str, int], noise: Mapping[str, float], plans: Noise) -> None:
         """Shows the plan, and what is odd about it, before a step is charged."""
@@ -82,12 +152,15 @@ class Run:
             return None
         scores = None
         if self.test is not None:
-            classifier = exported(self.setup, self.strategy, state).classifier
-            self.evaluations.append(evaluate(replace(self.test, classifier=classifier)))
+            self.evaluations.append(self._evaluation(self.test, state))
             scores = self.evaluations[-1].scores
         step = round * self.experiment.local_steps
         append_metrics(self.directory, self.setup.task, round=round, step=step, scores=scores, epsilon=epsilon)
         return scores
+
+    def _evaluation(self, test: Inputs, state: Mapping[str, Tensor]) -> Evaluation:
+        classifier = exported(self.setup, self.strategy, state).classifier
+        return evaluate(replace(test, classifier=classifier))
 
     def finish(self, state: Mapping[str, Tensor], **figures: Any) -> Result:
         """Writes the adapter and, last, the result.
@@ -104,7 +177,7 @@ class Run:
             scores=scores,
             steps=experiment.train.rounds * experiment.local_steps,
             test_reports=self.tested,
-            seconds=time.monotonic() - self.started,
+            seconds=self.seconds,
             comparison=comparison,
             **figures,
         )

@@ -30,8 +30,8 @@ from fedrad.secure.messages import Inbox, Roster, Survivors
 from fedrad.secure.rounding import on_lattice
 from fedrad.secure.states import Shared, State
 from fedrad.secure.wire import from_bytes, to_bytes
+from fedrad.training.recipe import step_scales
 from fedrad.training.setup import shared_plan
-from fedrad.training.site import step_scales
 
 _STATE_FILE = "secure-aggregation.json"
 _ROUNDS_FILE = "secure-aggregation.rounds"
@@ -48,7 +48,7 @@ def bound_run(run: str, experiment: Experiment, noise_multiplier: float, digest:
     Args:
         digest: of the whole state (``adapter_digest``), as its delivery names it.
     """
-    return f"{run} {experiment.digest()} {noise_multiplier.hex()} {digest}"
+    return f"{run} {experiment.training_digest()} {noise_multiplier.hex()} {digest}"
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from fedrad.secure.messages import Confirmation, KeyAdvert, MaskedInput, Roster,
 from fedrad.secure.rounding import check_covered, check_start
 from fedrad.secure.server import build_roster, inboxes, survivors, unmasked_sum
 from fedrad.secure.setup import RoundSetup
+from fedrad.training.recipe import step_scales
 from fedrad.training.setup import shared_noise_terms
-from fedrad.training.site import adapter_digest, step_scales
+from fedrad.training.site_state import adapter_digest
 from fedrad.training.strategy import Contribution, Strategy
 
 STAGE = "query.secure"  # the type of Flower's messages for the stages

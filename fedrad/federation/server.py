@@ -17,6 +17,7 @@ from fedrad.federation.arrays import to_arrays
 from fedrad.federation.flower_internals import replace_dead_actors
 from fedrad.federation.hospital_unit import SERVER, CentralRounds, central_plan
 from fedrad.federation.participants import Federation, Participant, connect, refuse_other_labels
+from fedrad.federation.resume import record, refuse_other_hospitals, restore
 from fedrad.federation.rounds import Rounds
 from fedrad.federation.run import Run
 from fedrad.federation.secure_rounds import SecureRounds
@@ -27,7 +28,6 @@ from fedrad.report.terminal import final_table, round_line, show_notes, test_set
 from fedrad.rules import DEPLOYED, refuse
 from fedrad.training.corpus import hospital_shares, read_corpus
 from fedrad.training.result import Result
-from fedrad.training.run_directory import write_checkpoint
 from fedrad.training.setup import local_plan_for, shared_plans, terms_of, units_in
 
 app = ServerApp()
@@ -45,13 +45,13 @@ def main(grid: Grid, context: Context) -> None:
     if experiment.data.name == "none":
         refuse_to_build(experiment)  # before minutes of building: without reports the hospitals are real ones
     # Not a terminal of the user's: what is printed here reaches the user through `flwr run --stream`, as plain lines.
-    run = FederatedRun(experiment, Console(width=110, force_terminal=False))
-    run.set_up(None if experiment.data.name == "none" else read_corpus(experiment))
-    run.find_hospitals(grid)
-    run.begin()
-    run.plan(str(context.run_id))
-    run.train(grid)
-    run.close()
+    with FederatedRun(experiment, Console(width=110, force_terminal=False)) as run:
+        run.set_up(None if experiment.data.name == "none" else read_corpus(experiment))
+        run.find_hospitals(grid)
+        run.begin()
+        run.plan(str(context.run_id))
+        run.train(grid)
+        run.close()
 
 
 class FederatedRun(Run):
@@ -71,7 +71,10 @@ class FederatedRun(Run):
         experiment, labels = self.experiment, self.setup.task.labels
         shown = test_set_lines(experiment, labels, self.tested)
         self.console.print(shown, highlight=False, markup=False, soft_wrap=True)
-        self.simulated, hospitals = connect(grid, experiment)
+        if self.resumed is not None and not self.resumed.hospitals:
+            raise ConfigError("run.resume: this run has no hospitals; use `fedrad centralized --resume`")
+        known = {} if self.resumed is None else self.resumed.hospitals["declared"]
+        self.simulated, hospitals = connect(grid, experiment, known)
         if not self.simulated:
             refuse_to_build(experiment)
             refuse(experiment, DEPLOYED)
@@ -83,13 +86,19 @@ class FederatedRun(Run):
             shards = hospital_shares(experiment, self.corpus)
             sizes = [declared_size(units_in(experiment, self.corpus.reports, rows)) for rows in shards]
             hospitals = tuple(replace(hospital, declared_weight=sizes[hospital.index]) for hospital in hospitals)
+        if self.resumed is not None:
+            refuse_other_hospitals(self.resumed, hospitals)
         self.hospitals: tuple[Participant, ...] = hospitals
         self.declared = {hospital.site: hospital.declared_weight for hospital in hospitals}
         first = ", ".join(hospital.site for hospital in hospitals[:8])
         self.console.print(f"{len(hospitals)} hospitals: {first}", highlight=False)
 
     def plan(self, run_id: str) -> None:
-        """Settles by which plans and with whom the rounds go, and shows it."""
+        """Settles by which plans and with whom the rounds go, and shows it.
+
+        Args:
+            run_id: the run's name in the ledgers; a resumed one keeps the name that they know it by.
+        """
         self.console.print(f"run directory: {self.directory}", highlight=False, soft_wrap=True)
         experiment = self.experiment
         self.central = central_plan(experiment) if experiment.privacy.unit == "hospital" else None
@@ -103,7 +112,7 @@ class FederatedRun(Run):
         self.announce(self.declared, noise, Noise(list(self.plans.values()), experiment.asked))
         self.rounds = self._rounds(
             Federation(
-                run=run_id,
+                run=run_id if self.resumed is None else self.resumed.run,
                 experiment=experiment,
                 labels=self.setup.task.labels,
                 hospitals=self.hospitals,
@@ -112,6 +121,10 @@ class FederatedRun(Run):
                 lora=self.setup.lora,
             )
         )
+        if self.resumed is not None:
+            restore(self.rounds, self.resumed)
+        if not self.rounds.asks_again:
+            self.rounds.before_asking = lambda round: self._keep(round - 1, begun=round)
 
     def _rounds(self, federation: Federation) -> Rounds:
         strategy, privacy = self.strategy, self.experiment.privacy
@@ -125,33 +138,42 @@ class FederatedRun(Run):
     def train(self, grid: Grid) -> None:
         """All rounds."""
         self.asked_at = time.monotonic()
-        train, timeout = self.experiment.train, self.experiment.sites.timeout
-        start = to_arrays(self.state)
-        self.rounds.start(grid, start, num_rounds=train.rounds, timeout=timeout, evaluate_fn=self.after_round)
+        timeout, rounds = self.experiment.sites.timeout, self.experiment.train.rounds - self.rounds.finished
+        start = to_arrays(self.rounds.state)
+        self.rounds.start(grid, start, num_rounds=rounds, timeout=timeout, evaluate_fn=self.after_round)
 
-    def after_round(self, round: int, arrays: object) -> MetricRecord | None:
-        """Evaluates, checkpoints and draws; round 0 is the start."""
-        rounds, last = self.rounds, self.experiment.train.rounds
-        scores = self.evaluate(round, rounds.state, rounds.spent)
-        if round:
-            write_checkpoint(self.directory, rounds.state, round, rounds.memory)
+    def after_round(self, number: int, arrays: object) -> MetricRecord | None:
+        """Checkpoints, evaluates and draws.
+
+        Args:
+            number: of the round, as Flower counts in this process; 0 is the start, or where the run goes on.
+        """
+        rounds, last, round = self.rounds, self.experiment.train.rounds, number + self.rounds.finished
+        self._keep(round)
+        rounds.published(round)
+        scores = self.evaluate(round, rounds.state, rounds.spent.booked)
         absent = rounds.outcomes[-1].absent if rounds.outcomes else {}
-        left = (time.monotonic() - self.asked_at) / round * (last - round) if round else None
-        self.console.print(round_line(round, last, scores, rounds.spent, absent, left), highlight=False)
+        left = (time.monotonic() - self.asked_at) / number * (last - round) if number else None
+        self.console.print(round_line(round, last, scores, rounds.spent.booked, absent, left), highlight=False)
         return None
+
+    def _keep(self, round: int, begun: int = 0) -> None:
+        rounds = self.rounds
+        run, hospitals = rounds.federation.run, record(rounds)
+        self.keep(round, run, rounds.state, rounds.memory, begun=begun, hospitals=hospitals)
 
     def close(self) -> Result:
         """Writes and shows the result."""
         rounds, outcomes = self.rounds, self.rounds.outcomes
         result = self.finish(
             rounds.state,
-            epsilon=dict(sorted(rounds.spent.items())),
+            epsilon=dict(sorted(rounds.spent.booked.items())),
             declared=self.declared,
             sizes_stated=not self.simulated,
             unconfirmed=tuple(sorted(rounds.unconfirmed)),
             bytes_up=tuple(outcome.bytes_up for outcome in outcomes),
             bytes_down=tuple(outcome.bytes_down for outcome in outcomes),
-            charges=rounds.charges,
+            charges=rounds.spent.charges,
             # The server's own ledger, where the hospital is the unit, is at the run's delta.
             delta=max(h.delta for h in self.hospitals) if self.central is None else self.central.delta,
             missed={

@@ -37,8 +37,9 @@ class Row:
         plan: the plan of these steps, as JSON.
         event: the steps, for the accountant.
         time: when it was written, UTC.
-        done: whether all steps were taken; informational, they are charged anyway.
+        done: whether the result of the steps may have been handed out; they are charged in any case.
         planned: the number of steps of the whole plan.
+        request: digest of what was asked for; empty: unknown.
     """
 
     seq: int
@@ -50,11 +51,16 @@ class Row:
     time: str
     done: bool
     planned: int
+    request: str = ""
 
     @property
     def charge(self) -> Charge:
         """The charge for the ledger's accounting rule."""
         return Charge(self.event, self.planned)
+
+    def is_for(self, run: str, round: int, steps: int, plan: str, request: str) -> bool:
+        """Whether it was charged for exactly this."""
+        return (self.run, self.round, self.steps, self.plan, self.request) == (run, round, steps, plan, request)
 
     @property
     def unit(self) -> str:
@@ -245,6 +251,7 @@ def parsed(body: str, done: bool) -> tuple[str, Row]:
         time=content["time"],
         done=done,
         planned=int(plan["steps"]),
+        request=str(content.get("request", "")),
     )
 
 

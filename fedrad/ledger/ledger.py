@@ -7,7 +7,9 @@ Guarantee:
     All charges together, including this one, are within the site's cap at the ledger's delta, even if each plan was
     chosen after seeing the results of the last one (`filter` has the rules, the theorem and its assumptions). So the
     ledger never holds fewer steps than were taken, whatever is killed at whatever time; a retried round is charged
-    again. One process at a time can open it; the kernel frees the lock of a killed process. Nothing lowers a charge.
+    again. A charge pays for one result: `unanswered` offers the last charge again only if ledger and witness both record
+    that no result was handed out for it (`mark_done` is called first, and is synced). One process at a time can open the
+    ledger; the kernel frees the lock of a killed process. Nothing lowers a charge.
 
 Detected: an edited, removed, added or reordered row; a truncated, half-written or replaced file (by the hash chain and
 SQLite's own checks); and with a witness folder outside the state directory also a deleted or rolled-back ledger.
@@ -35,7 +37,7 @@ from fedrad.ledger import chain
 from fedrad.ledger.chain import LedgerView, Row
 from fedrad.ledger.durable import explained, locked
 from fedrad.ledger.file import LedgerFile, found
-from fedrad.ledger.room import check_room, mechanism_in_words
+from fedrad.ledger.room import check_founding, check_room, remaining_steps
 from fedrad.ledger.witness import Witness, is_behind, read_witness, witness_file, write_witness
 from fedrad.privacy import accounting
 from fedrad.privacy.filter import Founding
@@ -52,6 +54,7 @@ class Ledger:
     ) -> None:
         self._directory, self._site, self._cap, self._witness = directory, site, cap, witness
         self.durable = durable
+        self.answered = 0  # the last charge whose result may have left the site; no result of a later one has
         self.view: LedgerView  # the checked content, set by `verify`
         self._file = LedgerFile(directory, lock=lock, durable=durable)
         self._path, self._database = self._file.path, self._file.database
@@ -118,18 +121,7 @@ class Ledger:
             raise
         try:
             ledger.verify()
-            if ledger.view.delta != delta:
-                raise LedgerError(
-                    f"The ledger in {directory} has the fixed delta {ledger.view.delta}. "
-                    f"Set the site's delta back to {ledger.view.delta} instead of {delta}."
-                )
-            was = ledger.view.founding.mechanism
-            if mechanism is not None and was != mechanism:
-                raise LedgerError(
-                    f"The ledger in {directory} was made {mechanism_in_words(was)}, and that is fixed. The site now"
-                    f" asks for one {mechanism_in_words(mechanism)}. Set batch, declared-size and noise-multiplier back"
-                    " to what they were."
-                )
+            check_founding(ledger.view, delta, mechanism, f"The ledger in {directory}")
             ledger._agree_with_witness()
             if shares_with and not ledger.view.rows:
                 ledger._file.note_consent(shares_with)
@@ -155,17 +147,19 @@ class Ledger:
         if not (Path(directory) / "ledger.sqlite").exists():
             raise LedgerError(f"There is no ledger in {directory}.")
         with cls.open(directory, site=site, cap=math.inf, delta=delta, witness=None) as ledger:
-            ledger._witness = witness
+            ledger._witness, ledger.answered = witness, len(ledger.view.rows)  # nobody knows what was handed out
             if read_witness(witness, site) is None:
                 ledger._write_witness()
             ledger._agree_with_witness()
             return len(ledger.view.rows)
 
-    def record_intent(self, *, run: str, round: int, plan: PrivacyPlan, steps: int) -> int:
+    def record_intent(self, *, run: str, round: int, plan: PrivacyPlan, steps: int, request: str = "") -> int:
         """Charges all noisy steps of a round. None of them may be taken before it has returned.
 
-        Returns:
-            The charge's number, for `mark_done`.
+        Args:
+            request: digest of all that decides what the steps compute, for `unanswered`.
+
+        Returns: the charge's number, for `mark_done`.
 
         Raises:
             BudgetExhausted: the steps would exceed the cap; nothing was written.
@@ -184,6 +178,7 @@ class Ledger:
                 "round": round,
                 "steps": steps,
                 "plan": _fields(plan),
+                "request": request,
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
@@ -200,22 +195,38 @@ class Ledger:
         return seq
 
     def check_room(self, plan: PrivacyPlan, steps: int) -> None:
-        """Checks whether these steps could be charged now, and writes nothing.
-
-        Raises: as ``record_intent``.
-        """
+        """Raises what ``record_intent`` would, and writes nothing."""
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise PlanError(f"A round takes one step or more, not {steps}.")
         self._agree_with_witness()
         check_room(self.view, self._cap, plan, steps, f"The ledger in {self._directory}")
 
+    def unanswered(self, *, run: str, round: int, plan: PrivacyPlan, steps: int, request: str) -> int:
+        """The number of the last charge, if it is for this very request and nothing that it paid for was handed out.
+
+        The steps may then be taken for that charge, whatever cut off those who took them before. 0: there is none.
+
+        Raises:
+            BudgetExhausted: the cap has been lowered since, and is too small for it.
+        """
+        self._agree_with_witness()
+        view = self.view
+        if not request or self.answered >= len(view.rows):
+            return 0
+        if not view.rows[-1].is_for(run, round, steps, chain.canonical(_fields(plan)), request):
+            return 0
+        check_room(replace(view, rows=view.rows[:-1]), self._cap, plan, steps, f"The ledger in {self._directory}")
+        return len(view.rows)
+
     def mark_done(self, seq: int) -> None:
-        """Records that all steps of a charge were taken. It changes no charge."""
+        """Records that the result of a charge is about to be handed out; call it before. It changes no charge."""
         if not 1 <= seq <= len(self.view.rows):
             raise LedgerError(f"There is no charge {seq} in {self._path}.")
         with self._file.writing():
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._database.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (seq, now))
+        self.answered = max(self.answered, seq)
+        self._write_witness()  # so that an older copy of the file does not take it for unanswered
 
     def rows(self) -> list[Row]:
         """All charges, oldest first."""
@@ -234,6 +245,8 @@ class Ledger:
         if read.site != self._site:
             raise LedgerError(f"{self._path} is the ledger of site {read.site!r}, not of {self._site!r}.")
         self.view = read
+        ((done,),) = self._database.execute("SELECT max(seq) FROM done").fetchall()
+        self.answered = max(self.answered, done or 0)
 
     def close(self) -> None:
         """Closes the file and frees the lock."""
@@ -276,8 +289,12 @@ class Ledger:
 
     def _agree_with_witness(self) -> None:
         """Checks that the witness describes this ledger, and updates it if it lags."""
-        if self._witness is not None and is_behind(self._witness, self._as_witnessed(), self.view.hashes):
+        if self._witness is None:
+            return
+        if seen := read_witness(self._witness, self._site):
+            self.answered = max(self.answered, seen.answered)
+        if is_behind(self._witness, self._as_witnessed(), self.view.hashes):
             self._write_witness()
 
     def _as_witnessed(self) -> Witness:
-        return Witness(self._site, str(self._directory), len(self.view.rows), self.view.head)
+        return Witness(self._site, str(self._directory), len(self.view.rows), self.view.head, self.answered)

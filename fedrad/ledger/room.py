@@ -8,6 +8,29 @@ from fedrad.privacy.filter import FILTER, Charge
 from fedrad.privacy.plan import PrivacyPlan
 
 
+def check_founding(view: LedgerView, delta: float, mechanism: tuple[float, float] | None, ledger: str) -> None:
+    """Refuses a delta or a mechanism other than the ledger was founded for.
+
+    Args:
+        mechanism: (sampling rate, noise multiplier) of every step; None: whichever the ledger has.
+        ledger: which one it is, in words.
+
+    Raises:
+        LedgerError: says what to set back.
+    """
+    if view.delta != delta:
+        raise LedgerError(
+            f"{ledger} has the fixed delta {view.delta}. "
+            f"Set the site's delta back to {view.delta} instead of {delta}."
+        )
+    was = view.founding.mechanism
+    if mechanism is not None and was != mechanism:
+        raise LedgerError(
+            f"{ledger} was made {mechanism_in_words(was)}, and that is fixed. The site now asks for one"
+            f" {mechanism_in_words(mechanism)}. Set batch, declared-size and noise-multiplier back to what they were."
+        )
+
+
 def check_room(view: LedgerView, cap: float, plan: PrivacyPlan, steps: int, ledger: str) -> None:
     """Refuses steps of this plan if they must not be charged.
 

@@ -27,12 +27,14 @@ class Witness:
         directory: where its ledger was, for messages only.
         count: its number of rows.
         head: the hash of its last row, or of its founding facts if it has no rows.
+        answered: the last row whose result may have left the site (`Ledger.answered`).
     """
 
     site: str
     directory: str
     count: int
     head: str
+    answered: int = 0
 
 
 def witness_file(folder: Path, site: str) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ from rich.console import Console
 
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
-from fedrad.errors import FedradError
+from fedrad.errors import ConfigError, FedradError
 from fedrad.federation.hospital import inputs_of
 from fedrad.federation.run import Run
 from fedrad.ledger.ledger import Ledger
@@ -28,9 +26,11 @@ from fedrad.training.local import StepReport
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.recipe import Recipe
 from fedrad.training.result import Result
-from fedrad.training.run_directory import CHECKPOINT, write_checkpoint
 from fedrad.training.setup import plan_for, units_in
 from fedrad.training.site import RoundRequest, Site, train_round
+from fedrad.training.unfinished import experiment_of, telling_how_to_go_on
+
+RUN = "centralized"  # the run's name in the ledger, which is the run's own
 
 
 def train(experiment: Experiment, console: Console | None = None) -> tuple[Result, Path]:
@@ -51,13 +51,17 @@ def train(experiment: Experiment, console: Console | None = None) -> tuple[Resul
     """
     experiment = experiment.resolve_paths(Path.cwd())
     refuse(experiment, CENTRALIZED)
-    run = Run(experiment, console if console is not None else Console(quiet=True))
-    corpus = read_corpus(experiment)
-    run.set_up(corpus)
-    run.console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
-    run.begin()
-    with _telling_what_is_left(run.directory):
-        return _train(run, corpus), run.directory
+    if experiment.run.resume and experiment.run.app:
+        raise ConfigError(
+            f"run.resume: `fedrad simulate` began this run; `fedrad simulate --resume {experiment.run.out}`"
+        )
+    with Run(experiment, console if console is not None else Console(quiet=True)) as run:
+        corpus = read_corpus(experiment)
+        run.set_up(corpus)
+        run.console.print(f"reading {len(corpus.train)} training and {len(corpus.test)} test reports", highlight=False)
+        run.begin()
+        with telling_how_to_go_on(run.directory, "python -m fedrad.centralized"):
+            return _train(run, corpus), run.directory
 
 
 def _train(run: Run, corpus: Corpus) -> Result:
@@ -75,17 +79,22 @@ def _train(run: Run, corpus: Corpus) -> Result:
     check_before_first_step(setup, recipe, plan)
     delta, cap = experiment.privacy.delta, experiment.privacy.epsilon if plan.private else float("inf")
     view = StepView(run.console, recipe.total_steps, experiment.privacy.epsilon, plan.private)
-    adapter, state = run.trainable, run.state
+    state = run.state if run.resumed is None else dict(run.resumed.state)
+    adapter = {name: state[name] for name in run.trainable}
+
+    def spent_after(round: int) -> float:
+        # A whole round is charged when it starts, so this is what its steps have spent.
+        return composed_epsilon([plan.event(round * steps)], delta) if round else 0.0
 
     def evaluate(round: int, spent: float) -> None:
         if scores := run.evaluate(round, state, {name: spent}):
             view.evaluated(scores)
 
     with Ledger.open(site.directory, site=name, cap=cap, delta=delta, witness=None) as ledger, view.showing():
-        evaluate(0, 0.0)
-        for round in range(1, train.rounds + 1):
-            # The whole round is charged when it starts, so this is what its steps have spent.
-            charged = composed_epsilon([plan.event(round * steps)], delta)
+        run.keep(run.finished, RUN, state)
+        evaluate(run.finished, spent_after(run.finished))
+        for round in range(run.finished + 1, train.rounds + 1):
+            charged = spent_after(round)
 
             def show(report: StepReport, spent: float = charged) -> None:
                 view.step(report.step, epsilon=spent, noise_to_signal=report.noise_to_signal, reports=report.reports)
@@ -93,16 +102,16 @@ def _train(run: Run, corpus: Corpus) -> Result:
             request = RoundRequest.of(
                 run.strategy,
                 adapter.keys(),
-                run="centralized",
+                run=RUN,
                 round=round,
                 steps=steps,
                 last=round == train.rounds,
-                settings=experiment.digest(),
+                settings=experiment.training_digest(),
             )
             adapter |= train_round(site, ledger, request, adapter, show)
             state = {**state, **adapter}
+            run.keep(round, RUN, state)
             evaluate(round, charged)
-            write_checkpoint(run.directory, state, round)
         account = ledger.view.account
     return run.finish(
         state,
@@ -114,32 +123,17 @@ def _train(run: Run, corpus: Corpus) -> Result:
     )
 
 
-@contextmanager
-def _telling_what_is_left(directory: Path) -> Iterator[None]:
-    """Notes on a Ctrl-C what it leaves behind; ``main`` prints it."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        if (directory / "result.json").exists():
-            raise
-        left = f"The adapter after the last whole round is in {CHECKPOINT}. " * (directory / CHECKPOINT).exists()
-        interrupt.add_note(
-            f"The run is not finished and can't be resumed: {directory} has no adapter/ and no result.json. {left}"
-            "What was charged is in ledger/, the scores so far in metrics.jsonl."
-        )
-        raise
-
-
 def main(
     config: Annotated[Path | None, typer.Argument(help="a TOML file; without one, the defaults")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as often as needed")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
+    resume: Annotated[Path | None, typer.Option(help="go on with the unfinished run in this directory")] = None,
 ) -> None:
     """Train on all reports in one place, with differential privacy."""
     console = Console()
     overrides = list(set_ or [])
     try:
-        experiment = Experiment.load(config, overrides)
+        experiment = Experiment.load(config, overrides) if resume is None else experiment_of(resume)
         if out is not None:
             experiment = Experiment.from_flat({**experiment.flat(), "run.out": str(out)})
         if any(text.split("=")[0].strip().startswith("sites.") for text in overrides):

@@ -25,7 +25,7 @@ from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, Terms, local_plan_for, set_up, terms_of, units_in
-from fedrad.training.site import adapter_digest
+from fedrad.training.site_state import adapter_digest
 from fedrad.training.strategy import Strategy, strategy_of
 
 _STATES_KEPT = 8  # in memory; a run has one a round, and one for each rank

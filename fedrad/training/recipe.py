@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ import torch
 
 from fedrad.config import Experiment
 from fedrad.model.encoder import is_head
+from fedrad.privacy.noise_share import SharedNoiseTerms
 from fedrad.privacy.plan import PrivacyPlan
 
 # Chosen on generated and public reports (benchmarks/utility.py); nothing private decides them.
@@ -125,3 +126,10 @@ def torch_optimizer(parameters: Mapping[str, torch.nn.Parameter], recipe: Recipe
     lora = [(name, parameter) for name, parameter in parameters.items() if not is_head(name)]
     groups = [{"params": head, "lr": rate}, {"params": lora, "lr": LORA_SHARE * rate, "scale": LORA_SCALE}]
     return torch.optim.SGD([group for group in groups if group["params"]], lr=rate, momentum=recipe.momentum)
+
+
+def step_scales(terms: SharedNoiseTerms, names: Collection[str]) -> dict[str, float]:
+    """Learning rate x clip / divisor of each tensor by ``torch_optimizer``, under which the head has the whole rate."""
+    scale = terms.step_scales[0]
+    lora = LORA_SHARE / LORA_SCALE  # the clipped sum of LoRA is divided by its scale
+    return {name: scale if is_head(name) else lora * scale for name in names}

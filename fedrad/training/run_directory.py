@@ -1,5 +1,5 @@
-"""The run directory that other programs rely on: experiment.toml, metrics.jsonl, checkpoint.safetensors, result.json,
-adapter/, ledger/."""
+"""The run directory that other programs rely on: experiment.toml, metrics.jsonl, result.json, adapter/, ledger/; and
+what the run goes on from if it is cut off (``training.checkpoint``)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from safetensors.torch import save
-from torch import Tensor
-
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.files import USUAL, write_whole
 from fedrad.tasks.metrics import Scores, scores_as_dict
 from fedrad.tasks.task import Task
+from fedrad.training.checkpoint import VERSIONS
 from fedrad.training.result import Result, privacy_statement
 from fedrad.training.setup import Setup
-
-CHECKPOINT = "checkpoint.safetensors"
-_VERSIONS = ("fedrad", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "datasets", "numpy")
 
 
 def refuse_used(experiment: Experiment) -> None:
@@ -35,7 +30,9 @@ def refuse_used(experiment: Experiment) -> None:
     """
     directory = Path(experiment.run.out)
     if experiment.run.out and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"run.out: {directory} is not an empty folder; name a new one, nothing is overwritten")
+        unfinished = (directory / "experiment.toml").is_file() and not (directory / "result.json").exists()
+        more = f". It holds an unfinished run: --resume {directory} goes on with it" if unfinished else ""
+        raise ConfigError(f"run.out: {directory} is not an empty folder; name a new one, nothing is overwritten{more}")
 
 
 def create_run_directory(experiment: Experiment, base: Path) -> Path:
@@ -106,20 +103,10 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "bytes": {"up": list(result.bytes_up), "down": list(result.bytes_down)},
         "experiment": experiment.digest(),
         "kernels": asdict(setup.classifier.kernels),
-        "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
     }
     content = json.dumps(figures, indent=2) + "\n"
     write_whole(directory / "result.json", content.encode(), durable=True, mode=USUAL)
-
-
-def write_checkpoint(
-    directory: Path, state: Mapping[str, Tensor], round: int, memory: Mapping[str, Tensor] | None = None
-) -> None:
-    """The state after a round, so that a run that is cut short leaves its last one. What the strategy's server alone
-    remembers stands beside it, its names behind ``server.``."""
-    tensors = {**state, **{f"server.{name}": tensor for name, tensor in (memory or {}).items()}}
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"round": str(round)})
-    write_whole(directory / CHECKPOINT, content, durable=False, mode=USUAL)
 
 
 def _unused(path: Path) -> Path:

@@ -1,11 +1,16 @@
 """One round at one site, durable: charge the ledger, train, keep the state, answer. Never the same steps twice free.
 
-Order of writes: (1) the ledger's intent for all K steps, synced to disk; (2) the noisy steps; (3) state and reply in
-one file, replaced atomically. A crash between (1) and (3) has been charged and is charged again if the round is
-retried; a retry after (3) gets the stored bytes and costs nothing, because nothing new is released. A simulated site,
-whose ledger is not durable, keeps the order and does not wait for the disk.
+Order of writes: (1) the ledger's intent for all K steps, with a digest of the request, synced to disk; (2) the noisy
+steps; (3) state and reply in one file, replaced atomically; (4) a note in the ledger (and its witness) that the reply
+may leave. The reply leaves after (4). A simulated site, whose ledger is not durable, keeps the order and does not wait
+for the disk.
 
 Guarantee:
+    One charge pays for one reply. After (3) a retry gets the stored bytes. Between (1) and (3) nothing has left the
+    site, and no (4) says otherwise, so the same request (run, round, settings, plan and every bit of the adapter that
+    was sent) takes its steps again, with fresh noise, for the charge of (1). Whatever differs is charged anew: another
+    adapter, and the same request after its reply may have left but was lost with the site's files. A server that
+    claims to resume gets no second reply for a charge, whatever it sends.
     Of a round whose answer left masked (with all of the site's noise, or with a share of it) nothing is kept but its
     number: no answer, no moments, no averages. So no later answer, in whatever form, contains anything of that round
     but what the server sent. This protects an adapter that was summed from a server that asks differently afterwards:
@@ -26,20 +31,20 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 from torch import Tensor
 
 from fedrad.errors import FederationError, PrivacyError
 from fedrad.ledger.ledger import Ledger
-from fedrad.model.encoder import ReportClassifier, is_head
-from fedrad.privacy.noise_share import SharedNoiseTerms
+from fedrad.model.encoder import ReportClassifier
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.secure.fixed_point import DEFAULT_BOUND
 from fedrad.secure.rounding import check_covered, check_start
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import StepReport, TrainingState, run_steps
-from fedrad.training.recipe import LORA_SCALE, LORA_SHARE, Recipe
-from fedrad.training.site_state import Left, Saved, load_state, save_state
+from fedrad.training.recipe import Recipe, step_scales
+from fedrad.training.site_state import Left, Saved, adapter_digest, load_state, save_state
 from fedrad.training.strategy import Strategy
 
 
@@ -140,6 +145,16 @@ def train_round(
     return close_round(site.directory, ledger, request, opened, after)
 
 
+class Charge(TypedDict):
+    """The arguments of ``Ledger.record_intent`` and ``Ledger.unanswered``."""
+
+    run: str
+    round: int
+    plan: PrivacyPlan
+    steps: int
+    request: str
+
+
 @dataclass(frozen=True)
 class OpenedRound:
     """A round that is charged and may be trained, or one that was answered before.
@@ -170,9 +185,12 @@ def open_round(
     """
     opened = judge_round(directory, ledger, request, plan, incoming)
     if opened.answer is not None:
+        last = ledger.view.rows[-1:]
+        if last and (last[0].run, last[0].round) == (request.run, request.round) and ledger.answered < last[0].seq:
+            ledger.mark_done(last[0].seq)  # it was stored, and the process ended before this was noted
         return opened
-    sequence = ledger.record_intent(run=request.run, round=request.round, plan=plan, steps=request.steps)
-    return replace(opened, sequence=sequence)
+    charge = _charge(request, plan, opened)
+    return replace(opened, sequence=ledger.unanswered(**charge) or ledger.record_intent(**charge))
 
 
 def judge_round(
@@ -224,8 +242,16 @@ def judge_round(
         ]
         if odd:
             raise FederationError(f"the adapter has other shapes than in earlier rounds of this run ({odd[0]})")
-    ledger.check_room(plan, request.steps)
+    if not ledger.unanswered(**_charge(request, plan, opened)):
+        ledger.check_room(plan, request.steps)
     return replace(opened, before=before)
+
+
+def _charge(request: RoundRequest, plan: PrivacyPlan, opened: OpenedRound) -> Charge:
+    """What the ledger is charged for. Of a round that leaves masked the ledger knows no digest, so it never offers the
+    same charge again: a round of secure aggregation is not repeated."""
+    asked = hashlib.sha256(f"{opened.asked}|{opened.bound}".encode()).hexdigest() if opened.left == "clear" else ""
+    return Charge(run=request.run, round=request.round, plan=plan, steps=request.steps, request=asked)
 
 
 def _left(request: RoundRequest, plan: PrivacyPlan) -> Left:
@@ -237,13 +263,6 @@ def _left(request: RoundRequest, plan: PrivacyPlan) -> Left:
 def _bound(request: RoundRequest, plan: PrivacyPlan) -> str:
     """SHA-256 (hex) of all that may not change within a run; the form in which answers leave is compared beside it."""
     return hashlib.sha256(f"{request.settings}|{plan.id}|{request.steps}".encode()).hexdigest()
-
-
-def step_scales(terms: SharedNoiseTerms, names: Collection[str]) -> dict[str, float]:
-    """Learning rate x clip / divisor of each tensor by ``torch_optimizer``, under which the head has the whole rate."""
-    scale = terms.step_scales[0]
-    lora = LORA_SHARE / LORA_SCALE  # the clipped sum of LoRA is divided by its scale
-    return {name: scale if is_head(name) else lora * scale for name in names}
 
 
 def _check_maskable(plan: PrivacyPlan, sent: Mapping[str, Tensor]) -> None:
@@ -261,6 +280,8 @@ def close_round(
 
     Of one that must leave masked nothing is kept but that it was given: see the module's guarantee.
     """
+    if ledger.answered >= opened.sequence:
+        raise FederationError(f"another process has answered round {request.round} meanwhile")
     reply = request.sent(after.result() if request.last else after.adapter)
     clear = opened.left == "clear"
     kept = Saved(
@@ -278,13 +299,3 @@ def close_round(
     save_state(directory, kept, durable=ledger.durable)
     ledger.mark_done(opened.sequence)
     return reply
-
-
-def adapter_digest(adapter: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over names, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(adapter):
-        tensor = adapter[name].detach().contiguous()
-        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

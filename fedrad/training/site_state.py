@@ -5,6 +5,8 @@ What may be in it, and which later round may use it, is decided in ``training.si
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -133,3 +135,13 @@ def _whole(path: Path) -> bool:
             return True
     except (OSError, SafetensorError):
         return False
+
+
+def adapter_digest(adapter: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(adapter):
+        tensor = adapter[name].detach().contiguous()
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -25,9 +25,9 @@ from fedrad.federation.secure_rounds import SecureRounds
 from fedrad.ledger.view import read_ledger
 from fedrad.secure.messages import KeyAdvert
 from fedrad.training import site as site_module
-from fedrad.training.recipe import Recipe, torch_optimizer
+from fedrad.training.recipe import Recipe, step_scales, torch_optimizer
 from fedrad.training.setup import shared_noise_terms
-from fedrad.training.site import adapter_digest, step_scales
+from fedrad.training.site_state import adapter_digest
 from tests.grid import simulated_nodes
 from tests.secure_run import SHARED, SITES, five, run
 

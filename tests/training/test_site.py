@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,8 @@ from fedrad.ledger.ledger import Ledger
 from fedrad.training import site as module
 from fedrad.training import site_state
 from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.site import RoundRequest, adapter_digest, train_round
+from fedrad.training.site import RoundRequest, train_round
+from fedrad.training.site_state import adapter_digest
 from tests import small
 
 STEPS = 3
@@ -165,16 +169,109 @@ def test_an_earlier_round_is_refused(tmp_path: Path) -> None:
     assert len(charges(tmp_path / "site")) == 2
 
 
-def test_a_crash_before_the_state_is_saved_is_charged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = small.ready(small.experiment(privacy__epsilon=2.0))
-    with monkeypatch.context() as patch:
+# One charge, one reply: a round that was cut off is taken again for its charge, and nothing else is
+
+
+def cut_off(here: small.Ready, directory: Path, asked: RoundRequest, witness: Path | None = None) -> None:
+    """Charges the round, takes its steps, and ends before anything of them is kept."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site_state, "save", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped))
-        with pytest.raises(Stopped):
-            answer(here, tmp_path / "site", here.state.adapter, request(1))
-    _, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
+        with pytest.raises(Stopped), small.ledger(directory, witness=witness) as ledger:
+            train_round(here.site(directory), ledger, asked, here.state.adapter)
+
+
+@pytest.mark.parametrize("noise", ["system", "seeded"])
+def test_a_round_that_was_cut_off_is_answered_for_its_charge(tmp_path: Path, noise: str) -> None:
+    here = small.ready(small.experiment(privacy__noise=noise))
+    undisturbed, _ = answer(here, tmp_path / "other", here.state.adapter, request(1))
+    cut_off(here, tmp_path / "site", request(1))
+    assert charges(tmp_path / "site") == [("run", 1, STEPS, False)]
+    reply, rows = answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert charges(tmp_path / "site") == [("run", 1, STEPS, True)]
+    assert rows == 1
+    assert small.same(reply, undisturbed) == (noise == "seeded")
+
+
+def test_a_changed_adapter_is_charged_again_and_leaves_the_first_no_way_back(tmp_path: Path) -> None:
+    """A server that only claims to resume: two adapters for one charge would be two releases."""
+    here = small.ready(small.experiment(privacy__epsilon=2.0))
+    cut_off(here, tmp_path / "site", request(1))
+    other = {name: tensor + 1e-3 for name, tensor in here.state.adapter.items()}
+    _, rows = answer(here, tmp_path / "site", other, request(1))
+    assert rows == 2
+    with pytest.raises(FederationError, match="another adapter"):
+        answer(here, tmp_path / "site", here.state.adapter, request(1))
+
+    assert [done for *_, done in charges(tmp_path / "site")] == [False, True]
+
+
+@pytest.mark.parametrize("changed", [{"settings": "others"}, {"run": "another"}, {"last": True, "settings": "others"}])
+def test_only_the_same_request_is_answered_for_that_charge(tmp_path: Path, changed: dict[str, Any]) -> None:
+    here = small.ready(small.experiment(privacy__epsilon=2.0))
+    cut_off(here, tmp_path / "site", request(1))
+    _, rows = answer(here, tmp_path / "site", here.state.adapter, replace(request(1), **changed))
 
     assert rows == 2
-    assert [done for *_, done in charges(tmp_path / "site")] == [False, True]
+
+
+def test_an_answer_that_was_resent_is_not_computed_anew_after_its_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ended before the ledger noted the answer; the retry that resends it must note it first."""
+    here = small.ready(small.experiment(privacy__noise="system", privacy__epsilon=2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "mark_done", lambda self, seq: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            answer(here, tmp_path / "site", here.state.adapter, request(1))
+    assert answer(here, tmp_path / "site", here.state.adapter, request(1))[1] == 1
+    (tmp_path / "site" / STATE).unlink()
+
+    assert answer(here, tmp_path / "site", here.state.adapter, request(1))[1] == 2
+
+
+def test_a_copy_from_the_middle_of_a_round_gives_no_second_answer(tmp_path: Path) -> None:
+    """Put back after the answer left, it holds as many charges as the witness knows of; the witness knows of more."""
+    here, site, witness = small.ready(small.experiment(privacy__epsilon=2.0)), tmp_path / "site", tmp_path / "witness"
+
+    def rows() -> int:
+        with small.ledger(site, witness=witness) as ledger:
+            train_round(here.site(site), ledger, request(1), here.state.adapter)
+            return len(ledger.rows())
+
+    cut_off(here, site, request(1), witness)
+    shutil.copytree(site, tmp_path / "copy")
+    assert rows() == 1  # for the charge of the round that was cut off
+    shutil.rmtree(site)
+    shutil.copytree(tmp_path / "copy", site)
+
+    assert rows() == 2
+
+
+def test_a_masked_round_is_charged_again(tmp_path: Path) -> None:
+    here = small.ready(small.experiment(privacy__epsilon=2.0))
+    masked = replace(request(1), masked=True)
+    cut_off(here, tmp_path / "site", masked)
+
+    assert answer(here, tmp_path / "site", here.state.adapter, masked)[1] == 2
+
+
+def test_a_charge_that_a_lowered_cap_has_no_room_for_pays_for_nothing(tmp_path: Path) -> None:
+    here = small.ready(small.experiment(privacy__epsilon=2.0))
+    cut_off(here, tmp_path / "site", request(1))
+    with pytest.raises(BudgetExhausted):
+        answer(here, tmp_path / "site", here.state.adapter, request(1), cap=0.5)
+
+
+def test_an_answer_of_another_process_is_not_given_twice(tmp_path: Path) -> None:
+    """Of a simulated site, whose ledger is free while it trains."""
+    here = small.ready(small.experiment())
+    cut_off(here, tmp_path / "site", request(1))
+    with small.ledger(tmp_path / "site") as ledger:
+        slow = module.open_round(tmp_path / "site", ledger, request(1), here.plan, here.state.adapter)
+    answer(here, tmp_path / "site", here.state.adapter, request(1))
+    with pytest.raises(FederationError, match="another process"), small.ledger(tmp_path / "site") as ledger:
+        module.close_round(tmp_path / "site", ledger, request(1), slow, here.state)
 
 
 def test_a_crash_between_state_and_done_costs_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +331,7 @@ def test_a_damaged_state_stops_the_round(tmp_path: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("moment", ["writing", "renaming"])
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_kill_while_the_state_is_replaced_costs_at_most_that_round(
+def test_a_kill_while_the_state_is_replaced_costs_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, durable: bool
 ) -> None:
     """A simulated site removes the old state before it renames the new one: either must be found afterwards."""
@@ -254,9 +351,7 @@ def test_a_kill_while_the_state_is_replaced_costs_at_most_that_round(
         with pytest.raises(Stopped):
             train(2)
     assert (tmp_path / STATE).exists() == (durable or moment == "writing")
-    # Killed before the new state was whole, the round is charged again; killed after, a simulated site has it.
-    recovered = not durable and moment == "renaming"
-    assert train(2) == (2 if recovered else 3)
+    assert train(2) == 2
     saved = site_state.load_state(tmp_path, durable=durable)
     assert saved is not None
     assert (saved.round, saved.step) == (2, 2 * STEPS)
@@ -322,5 +417,10 @@ def test_kill_9_in_a_round_never_leaves_the_ledger_short(tmp_path: Path) -> None
     here = small.ready(
         small.experiment(privacy__noise="system", train__rounds=1, train__local_steps=steps, train__batch=4)
     )
-    with pytest.raises(BudgetExhausted), small.ledger(directory) as ledger:  # a retry is no second chance
-        train_round(here.site(directory), ledger, RoundRequest("run", 1, steps, last=True), here.state.adapter)
+    other = {name: tensor + 1e-3 for name, tensor in here.state.adapter.items()}
+    asked = RoundRequest("run", 1, steps, last=True)
+    with small.ledger(directory) as ledger:
+        with pytest.raises(BudgetExhausted):  # another question is no second chance
+            train_round(here.site(directory), ledger, asked, other)
+        train_round(here.site(directory), ledger, asked, here.state.adapter)
+    assert charges(directory) == [("run", 1, steps, True)]
