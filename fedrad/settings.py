@@ -40,8 +40,8 @@ class Data:
     max_length: int = setting(256, "longest report in word-pieces; what is beyond is cut off", limit="at least 8")
     uncertain: str = setting(
         "negative",
-        "what an uncertain label counts as: -1.0 in MIMIC-CXR's label file, or a finding that a generated report only "
-        "suspects; `ignore` masks it out of loss and score. A public base has learnt them as negative",
+        "what an uncertain label counts as: -1 in MIMIC-CXR's label file or in a table, or a finding that a generated "
+        "report only suspects; `ignore` masks it out of loss and score. A public base has learnt them as negative",
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = setting(
@@ -70,6 +70,30 @@ class Data:
     )
     site_column: str = setting("", "column with the hospital (`table` only)")
     time_column: str = setting("", "column with the time of the report (`table` only)")
+    separator: str = setting(
+        "auto",
+        "what stands between the cells of a CSV file (`table` only); `auto`: a comma, or, where the header has none, a "
+        "semicolon or a tab",
+        choices=("auto", ",", ";", "tab"),
+    )
+    encoding: str = setting(
+        "utf-8",
+        "of a CSV file without a byte order mark (`table` only); Windows programs of Western Europe and America write "
+        "`cp1252`",
+        choices=("utf-8", "cp1252", "latin-1"),
+    )
+    map: str = setting(
+        "",
+        "what words in the label columns mean (`table` only): 1, 0, -1 for uncertain, or a class name; as "
+        "`yes=1,no=0`, in any case",
+        limit="word=meaning, commas between, no word twice",
+    )
+    missing: str = setting(
+        "error",
+        "what a blank label counts as (`table` only): `negative`, `ignore` (left out of loss and score), or an "
+        "`error`. A report without a class is left out",
+        choices=("error", "negative", "ignore"),
+    )
     no_finding: str = setting(
         "auto",
         "what the label No Finding means, for the start of its head: `nothing-abnormal`: nothing abnormal is "

@@ -43,8 +43,8 @@ def load_corpus(
         name: one of ``fedrad.corpora.CORPORA``, with dashes or underscores; docs/data-formats.md has the files that
             each expects.
         path: the corpus's folder or file; not used by "synthetic".
-        uncertain: "mimic-cxr" and "synthetic" only: what a label becomes that is -1.0, or only suspected in the text:
-            "negative", "positive" or "ignore" (masked).
+        uncertain: "mimic-cxr", "table" and "synthetic" only: what a label becomes that is -1, or only suspected in
+            the text: "negative", "positive" or "ignore" (masked).
         cache_dir: default ``fedrad_cache_dir()``.
         columns: "table" only, and needed there.
         reports: "synthetic" only: how many.

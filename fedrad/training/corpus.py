@@ -45,6 +45,10 @@ def read_corpus(experiment: Experiment) -> Corpus:
         patient=data.patient_column,
         site=data.site_column,
         time=data.time_column,
+        map=data.map,
+        missing=data.missing,
+        separator=data.separator,
+        encoding=data.encoding,
     )
     reports = load_corpus(
         data.name,
