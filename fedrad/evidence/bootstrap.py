@@ -1,8 +1,8 @@
 """The bootstrap clustered by patient: what a score could have been on other patients of the same kind.
 
 A resample draws as many patients as there are, with replacement, each with all of their reports, so that reports of one
-person count as one piece of evidence. It is a vector of weights, one for each report: every figure below is a function
-of weights, and is computed for hundreds of resamples at once.
+person count as one piece of evidence. It is a weight for each patient: every figure below is a function of weights, and
+is computed for many resamples at once.
 
 Source: Field and Welsh 2007, "Bootstrapping clustered data" (doi:10.1111/j.1467-9868.2007.00593.x), the cluster
 bootstrap; percentile intervals as in Efron and Tibshirani 1993, chapter 13.
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-BINS = 10
+BINS: Final = 10
 """Of equal width, for calibration."""
-_NUMBERS_AT_ONCE = 1 << 23  # of a block of weights, 64 MB
+_AT_ONCE = 64  # resamples: what they need of a few thousand reports then stays in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +65,14 @@ class Figures:
 
 def resampled(judged: Judged, resamples: int, seed: int) -> Figures:
     """The figures of so many resamples, drawn by ``seed``."""
-    blocks = [figures_of(judged, weights) for weights in _resamples(judged.count, resamples, seed)]
+    ready = _ready(judged)
+    blocks = [_figures(ready, weights) for weights in _resamples(judged.count, resamples, seed)]
     return Figures(**{field.name: np.concatenate([vars(b)[field.name] for b in blocks]) for field in fields(Figures)})
+
+
+def figures_of(judged: Judged, weights: Floats) -> Figures:
+    """The figures in which patient p counts ``weights[r, p]`` times; whole numbers, [R, P]."""
+    return _figures(_ready(judged), np.ascontiguousarray(weights.T, dtype=np.float32))
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
@@ -76,80 +83,106 @@ def interval(values: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
 
 
-def figures_of(judged: Judged, weights: Floats) -> Figures:
-    """The figures in which patient p counts ``weights[r, p]`` times; float [R, P]."""
-    counted, true = judged.labels >= 0, judged.labels == 1
-    said = judged.decided
-    cells = [said & true, said & ~true & counted, ~said & true]
-    tp, fp, fn = (weights @ _by_patient(judged, cell.astype(np.float64)) for cell in cells)
+def bins_of(probabilities: Floats) -> NDArray[np.int64]:
+    """The bin of each probability, of ``BINS`` of equal width; 1 is in the last."""
+    return np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """The reports that have a label, m of them with the p positive ones, by descending probability.
+
+    Attributes:
+        patients: of the m reports.
+        positive: the places of the positive reports, [p].
+        first, last: of each of them: how many reports come before those of the same probability, and with these. [p]
+    """
+
+    patients: NDArray[np.int64]
+    positive: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """All that does not depend on the weights.
+
+    Attributes:
+        sums: for each patient what adds up, [K, P]: tp, fp, fn and counted reports of each label, then, for each bin,
+            probability less truth.
+        ranked: of each label.
+    """
+
+    sums: Floats
+    ranked: tuple[_Ranked, ...]
+
+
+def _ready(judged: Judged) -> _Ready:
+    counted, true, said = judged.labels >= 0, judged.labels == 1, judged.decided
+    off = np.where(counted, judged.probabilities - true, 0.0)
+    bins = bins_of(judged.probabilities)
+    parts = [said & true, said & ~true & counted, ~said & true, counted]
+    parts += [np.where(bins == b, off, 0.0) for b in range(BINS)]
+    sums = np.zeros((judged.count, len(parts) * judged.labels.shape[1]))
+    np.add.at(sums, judged.patients, np.concatenate(parts, axis=1))
+    ranked = (_rank(judged, k) for k in range(judged.labels.shape[1]))
+    return _Ready(np.ascontiguousarray(sums.T), tuple(ranked))
+
+
+def _rank(judged: Judged, k: int) -> _Ranked:
+    kept = np.flatnonzero(judged.labels[:, k] >= 0)
+    order = kept[np.argsort(-judged.probabilities[kept, k], kind="stable")]
+    falling = -judged.probabilities[order, k]
+    positive = np.flatnonzero(judged.labels[order, k] == 1)
+    first, last = (np.searchsorted(falling, falling[positive], side=side) for side in ("left", "right"))
+    return _Ranked(judged.patients[order], positive, first, last)
+
+
+def _resamples(patients: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """How often each patient is drawn, in blocks [P, r]."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, _AT_ONCE):
+        block = min(_AT_ONCE, resamples - start)
+        drawn = generator.integers(patients, size=(block, patients)) * block + np.arange(block)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=block * patients).reshape(patients, block).astype(np.float32)
+
+
+def _figures(ready: _Ready, weights: NDArray[np.float32]) -> Figures:
+    """Under the weights [P, r], whole numbers: float32 counts them without rounding up to 16 million."""
+    labels = len(ready.ranked)
+    tp, fp, fn, counted, *off = np.split((ready.sums @ weights).T, len(ready.sums) // max(1, labels), axis=1)
     f1, support = _ratio(2 * tp, 2 * tp + fp + fn), tp + fn
-    auroc, average_precision = _ranked(judged, weights)
+    areas = [_areas(ranked, weights) for ranked in ready.ranked]
     return Figures(
         precision=_ratio(tp, tp + fp),
         recall=_ratio(tp, support),
         f1=f1,
-        auroc=auroc,
-        average_precision=average_precision,
-        ece=_calibration_error(judged, weights),
+        auroc=np.stack([auroc for auroc, _ in areas], axis=1),
+        average_precision=np.stack([average for _, average in areas], axis=1),
+        ece=_ratio(sum(map(np.abs, off), np.zeros_like(tp)), counted, np.nan),
         weighted_f1=_ratio((support * f1).sum(axis=1), support.sum(axis=1)),
         micro_f1=_ratio(2 * tp.sum(axis=1), (2 * tp + fp + fn).sum(axis=1)),
         macro_f1=f1.mean(axis=1),
     )
 
 
-def bins_of(probabilities: Floats) -> NDArray[np.int64]:
-    """The bin of each probability, of ``BINS`` of equal width; 1 is in the last."""
-    return np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-
-
-def _resamples(patients: int, resamples: int, seed: int) -> Iterator[Floats]:
-    generator = np.random.default_rng(seed)
-    rows = max(1, _NUMBERS_AT_ONCE // max(1, patients))
-    for start in range(0, resamples, rows):
-        block = min(rows, resamples - start)
-        drawn = generator.integers(patients, size=(block, patients)) + patients * np.arange(block)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=block * patients).reshape(block, patients).astype(np.float64)
-
-
-def _by_patient(judged: Judged, values: Floats) -> Floats:
-    """Sums over each patient's reports: [n, K] to [P, K]."""
-    sums = np.zeros((judged.count, values.shape[1]))
-    np.add.at(sums, judged.patients, values)
-    return sums
-
-
-def _ranked(judged: Judged, weights: Floats) -> tuple[Floats, Floats]:
-    """Area under the ROC curve, by trapezoids, and average precision; each [R, L]."""
-    shape = (len(weights), judged.labels.shape[1])
-    auroc, average_precision = np.full(shape, np.nan), np.full(shape, np.nan)
-    for k in range(shape[1]):
-        kept = np.flatnonzero(judged.labels[:, k] >= 0)
-        order = kept[np.argsort(-judged.probabilities[kept, k], kind="stable")]
-        if not len(order):
-            continue
-        ties = np.flatnonzero(np.diff(judged.probabilities[order, k], append=-np.inf))  # the last of equal scores
-        weight = weights[:, judged.patients[order]]
-        everything = np.cumsum(weight, axis=1)[:, ties]
-        positive = np.cumsum(weight * (judged.labels[order, k] == 1), axis=1)[:, ties]
-        negative = everything - positive
-        gained, passed = np.diff(positive, prepend=0.0), np.diff(negative, prepend=0.0)
-        area = (passed * (positive - gained / 2)).sum(axis=1)
-        auroc[:, k] = _ratio(area, positive[:, -1] * negative[:, -1], np.nan)
-        precision = _ratio(positive, everything)
-        average_precision[:, k] = _ratio((gained * precision).sum(axis=1), positive[:, -1], np.nan)
-    return auroc, average_precision
-
-
-def _calibration_error(judged: Judged, weights: Floats) -> Floats:
-    """Expected calibration error [R, L]: the mean over the bins of |share of positives - mean probability|, each bin
-    by its number of reports (Guo et al. 2017, arXiv:1706.04599)."""
-    counted = judged.labels >= 0
-    off = np.where(counted, judged.probabilities - (judged.labels == 1), 0.0)
-    bins = bins_of(judged.probabilities)
-    error = np.zeros((len(weights), judged.labels.shape[1]))
-    for b in range(BINS):
-        error += np.abs(weights @ _by_patient(judged, np.where(bins == b, off, 0.0)))
-    return _ratio(error, weights @ _by_patient(judged, counted.astype(np.float64)), np.nan)
+def _areas(ranked: _Ranked, weights: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Area under the ROC curve, ties counting half, and average precision; each [r]."""
+    weight = weights[ranked.patients]
+    before = np.zeros((len(weight) + 1, weight.shape[1]), dtype=np.float32)
+    np.cumsum(weight, axis=0, out=before[1:])
+    mine = weight[ranked.positive]
+    found = np.zeros((len(mine) + 1, mine.shape[1]), dtype=np.float32)
+    np.cumsum(mine, axis=0, out=found[1:])
+    # Positive reports are counted at the places where those of one probability begin and end.
+    first, last = (np.searchsorted(ranked.positive, place) for place in (ranked.first, ranked.last))
+    positive, negative = found[-1].astype(np.float64), (before[-1] - found[-1]).astype(np.float64)
+    passed = (before[ranked.first] - found[first] + before[ranked.last] - found[last]) / 2
+    area = positive * negative - np.einsum("pr,pr->r", mine, passed, dtype=np.float64)
+    precision = _ratio(found[last].astype(np.float64), before[ranked.last].astype(np.float64))
+    average = np.einsum("pr,pr->r", mine, precision, dtype=np.float64)
+    return _ratio(area, positive * negative, np.nan), _ratio(average, positive, np.nan)
 
 
 def _ratio(above: Floats, below: Floats, otherwise: float = 0.0) -> Floats:
