@@ -16,6 +16,8 @@ from rich.console import Console
 
 import fedrad
 from fedrad.cli.base import base_app
+from fedrad.cli.data import data_app
+from fedrad.cli.evaluate import evaluate
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.keys import parse_overrides, read_flat
@@ -35,6 +37,8 @@ _COMMON: dict[str, Any] = {
 }
 app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
 app.add_typer(base_app, name="base")
+app.add_typer(data_app, name="data")
+app.command()(evaluate)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]

@@ -49,7 +49,8 @@ class Judged:
 class Figures:
     """Every figure under R vectors of weights: of each label [R, L], and overall [R]. NaN where it is undefined.
 
-    Precision, recall and F1 are 0 where they divide by 0, as ``zero_division=0`` has it in sklearn.
+    Recall and F1 are undefined without a positive report, precision where nothing is said. Overall F1 is as sklearn has
+    it with ``zero_division=0``; only that labels whose positives all stayed out of a resample do not count in its mean.
     """
 
     precision: Floats
@@ -112,10 +113,12 @@ class _Ready:
         sums: for each patient what adds up, [K, P]: tp, fp, fn and counted reports of each label, then, for each bin,
             probability less truth.
         ranked: of each label.
+        absent: bool [L], labels without a positive report.
     """
 
     sums: Floats
     ranked: tuple[_Ranked, ...]
+    absent: NDArray[np.bool_]
 
 
 def _ready(judged: Judged) -> _Ready:
@@ -127,7 +130,7 @@ def _ready(judged: Judged) -> _Ready:
     sums = np.zeros((judged.count, len(parts) * judged.labels.shape[1]))
     np.add.at(sums, judged.patients, np.concatenate(parts, axis=1))
     ranked = (_rank(judged, k) for k in range(judged.labels.shape[1]))
-    return _Ready(np.ascontiguousarray(sums.T), tuple(ranked))
+    return _Ready(np.ascontiguousarray(sums.T), tuple(ranked), ~true.any(axis=0))
 
 
 def _rank(judged: Judged, k: int) -> _Ranked:
@@ -155,15 +158,15 @@ def _figures(ready: _Ready, weights: NDArray[np.float32]) -> Figures:
     f1, support = _ratio(2 * tp, 2 * tp + fp + fn), tp + fn
     areas = [_areas(ranked, weights) for ranked in ready.ranked]
     return Figures(
-        precision=_ratio(tp, tp + fp),
-        recall=_ratio(tp, support),
-        f1=f1,
+        precision=_ratio(tp, tp + fp, np.nan),
+        recall=_ratio(tp, support, np.nan),
+        f1=np.where(support > 0, f1, np.nan),
         auroc=np.stack([auroc for auroc, _ in areas], axis=1),
         average_precision=np.stack([average for _, average in areas], axis=1),
         ece=_ratio(sum(map(np.abs, off), np.zeros_like(tp)), counted, np.nan),
         weighted_f1=_ratio((support * f1).sum(axis=1), support.sum(axis=1)),
         micro_f1=_ratio(2 * tp.sum(axis=1), (2 * tp + fp + fn).sum(axis=1)),
-        macro_f1=f1.mean(axis=1),
+        macro_f1=f1.sum(axis=1) / ((support > 0) | ready.absent).sum(axis=1),
     )
 
 

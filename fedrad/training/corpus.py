@@ -29,17 +29,10 @@ class Corpus:
     test: NDArray[np.int64]
 
 
-def read_corpus(experiment: Experiment) -> Corpus:
-    """Reads the corpus that ``data.*`` names and splits it.
-
-    Raises:
-        DataError: it can't be read, or nothing is left to train or to test on.
-        ConfigError: there is none.
-    """
+def table_columns(experiment: Experiment) -> TableColumns:
+    """What ``data.*`` says of a table."""
     data = experiment.data
-    if experiment.corpus is None:
-        raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
-    columns = TableColumns(
+    return TableColumns(
         text=data.text_column,
         labels=label_columns(data.label_columns),
         patient=data.patient_column,
@@ -50,15 +43,37 @@ def read_corpus(experiment: Experiment) -> Corpus:
         separator=data.separator,
         encoding=data.encoding,
     )
-    reports = load_corpus(
+
+
+def load_reports(experiment: Experiment) -> datasets.Dataset:
+    """The corpus that ``data.*`` names, not yet split.
+
+    Raises:
+        DataError: it can't be read.
+        ConfigError: there is none.
+    """
+    data = experiment.data
+    if experiment.corpus is None:
+        raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
+    return load_corpus(
         data.name,
         data.path or None,
         uncertain=data.uncertain,
-        columns=columns,
+        columns=table_columns(experiment),
         reports=data.reports,
         seed=data.seed,
         bank=data.bank,
     )
+
+
+def read_corpus(experiment: Experiment) -> Corpus:
+    """Reads the corpus that ``data.*`` names and splits it.
+
+    Raises:
+        DataError: it can't be read, or nothing is left to train or to test on.
+        ConfigError: there is none.
+    """
+    data, reports = experiment.data, load_reports(experiment)
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
     return Corpus(
         reports=reports,

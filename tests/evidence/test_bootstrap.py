@@ -58,7 +58,8 @@ def test_what_is_undefined_is_nan() -> None:
     found = figures_of(case, np.ones((1, 2)))
     assert np.isnan(found.auroc).all()
     assert np.isnan(found.average_precision).tolist() == [[True, False, True]]
-    assert (found.f1 == 0).all()
+    assert np.isnan(found.f1).tolist() == [[True, False, True]]
+    assert found.macro_f1.tolist() == [0]
     low, high = interval(found.auroc)
     assert np.isnan([low, high]).all()
 
@@ -96,6 +97,16 @@ def test_copies_of_a_patients_reports_are_no_evidence() -> None:
         assert np.allclose(once, again)
         width = np.subtract(*interval(once)[::-1]).mean()
         assert np.subtract(*interval(unaware)[::-1]).mean() < 0.85 * width  # control: by report they would shrink
+
+
+def test_a_resample_without_the_few_positives_of_a_label_does_not_count_as_a_miss() -> None:
+    labels = np.zeros((60, 2), dtype=np.int8)
+    labels[:2, 0] = labels[:30, 1] = 1
+    case = Judged(labels, labels.astype(float), labels == 1, np.arange(60))  # all is right
+    drawn = resampled(case, 400, 0)
+    assert np.isnan(drawn.f1[:, 0]).any()  # control: there are such resamples
+    assert np.concatenate(interval(drawn.f1)).tolist() == [1, 1, 1, 1]
+    assert (drawn.macro_f1 == 1).all()
 
 
 def test_resampling_is_repeatable_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
