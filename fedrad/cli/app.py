@@ -133,11 +133,18 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="where to write; default standard output")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
+    separator: Annotated[
+        Literal["auto", ",", ";", "tab"] | None,
+        typer.Option(help="between the cells of a CSV file; default: the run's"),
+    ] = None,
+    encoding: Annotated[
+        Literal["utf-8", "cp1252", "latin-1"] | None, typer.Option(help="of a CSV file; default: the run's")
+    ] = None,
 ) -> None:
     """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
 
-    RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV or Parquet file with one report a
-    row; OUTPUT is where to write, as --out.
+    RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV, Parquet or Excel file with one
+    report a row; OUTPUT is where to write, as --out.
 
     A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
     "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole.
@@ -153,7 +160,7 @@ def predict(
         from fedrad.predict import predict as run_predict
 
         try:
-            run_predict(run, reports, column, output or out, device)
+            run_predict(run, reports, column, output or out, device, separator, encoding)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
             sys.exit(128 + signal.SIGPIPE)

@@ -62,8 +62,9 @@ def check(
         if found.survey.labels:
             console.print()
             console.print(report.survey_table(found.survey, found.known, found.offered))
-        rest = [] if found.outlook is None else ["", report.outlook_line(found.outlook)]
-        rest += ["", *(f"note: {note}" for note in (*found.survey.notes, *found.notes))]
+        rest = [] if found.outlook is None else ["", report.outlook_line(found.outlook, found.expected is not None)]
+        if notes := (*found.survey.notes, *found.notes):
+            rest += ["", *(f"note: {note}" for note in notes)]
         if found.problems:
             rest += ["", f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''}:"]
             rest += [f"- {line}" for line in report.problem_lines(found.problems)]

@@ -14,17 +14,19 @@ from fedrad.config import Experiment
 from fedrad.corpora import COLLECTIONS
 from fedrad.data.find_source import source_settings
 from fedrad.data.label_names import nearest, positions
+from fedrad.data.report import label_matrix
 from fedrad.data.survey import Problem, Survey, survey
 from fedrad.data.tabular import header_of
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.keys import read_flat
 from fedrad.model.base import load_base
+from fedrad.planning.expected_gain import ExpectedGain
 from fedrad.planning.notes import Noise, before_training
 from fedrad.planning.outlook import Outlook, features_of, outlook_of
 from fedrad.privacy.passes import most_units
 from fedrad.privacy.plan import declared_size
-from fedrad.public_base.choice import collection_of
+from fedrad.public_base.choice import collection_of, starts_warm
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, table_columns
 from fedrad.training.setup import units_in
 
@@ -39,6 +41,7 @@ class DataCheck:
         known: what the public base makes of each label: its own name for it, or "".
         offered: for a label that it does not know, the one that may be meant.
         outlook: what ``fedrad plan`` says of this size; None if it can't be planned.
+        expected: what it expects of private training; None unless the run starts from what a public base knows.
         notes: what the run would say before its first step.
         exit_code: 0 only if a run could start.
     """
@@ -49,6 +52,7 @@ class DataCheck:
     known: dict[str, str] = field(default_factory=dict)
     offered: dict[str, str] = field(default_factory=dict)
     outlook: Outlook | None = None
+    expected: ExpectedGain | None = None
     notes: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     exit_code: int = 0
@@ -206,11 +210,12 @@ def _plan(
     task = corpus.task
     outlook = outlook_of(experiment, declared=declared, labels=len(task.labels))
     found.outlook = outlook
-    tested = corpus.reports.select(corpus.test) if policy is None else None
-    positives: dict[str, int] = {}
-    if tested is not None:
-        tokens = task.tokenize(corpus.reports, corpus.test, load_base(experiment.base_name).tokenizer, found.max_length)
-        positives = task.positives(tokens)
+    warm = starts_warm(experiment, task.findings)
+    found.expected = outlook.expected if warm else None
+    positives, tested = dict[str, int](), 0
+    if policy is None and task.findings:  # of a class, the name may be a text, because a wrong column was named
+        matrix, tested = label_matrix(corpus.reports)[corpus.test], len(corpus.test)
+        positives = {name: int((matrix[:, k] == 1).sum()) for k, name in enumerate(task.labels)}
     found.notes += before_training(
         experiment,
         task.findings,
@@ -218,8 +223,8 @@ def _plan(
         trainable=outlook.present.trainable,
         row=features_of(experiment, _width(experiment), len(task.labels)) + 1,
         positives=positives,
-        reports=0 if tested is None else len(tested),
-        expected=outlook.expected,
+        reports=tested,
+        expected=found.expected,
     )
 
 
@@ -255,7 +260,7 @@ def as_json(found: DataCheck) -> dict[str, Any]:
             "epsilon": outlook.plan.epsilon if outlook.plan.private else None,
             "noise_to_signal": outlook.present.rho,
             "verdict": outlook.verdict,
-            "expected": None if outlook.expected is None else str(outlook.expected),
+            "expected": None if found.expected is None else str(found.expected),
         },
         "notes": [*data.notes, *found.notes],
     }

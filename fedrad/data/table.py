@@ -195,7 +195,7 @@ def _rows(
     odd.tell(warn)
     if classes is not None and len(names) == 1:
         warn(f"{path}: all reports have the same class, which alone teaches nothing. Check data.label-columns.")
-    for name in (name for name in names if name in blank):
+    for name in (name for name in names if name in blank and columns.missing != "error"):
         counts = f"which counts as {columns.missing}"
         warn(f"{path}: label {name!r} is blank in every row, {counts}. Check data.label-columns.")
 

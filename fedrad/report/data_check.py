@@ -78,8 +78,8 @@ def survey_table(survey: Survey, known: dict[str, str], offered: dict[str, str])
     return table
 
 
-def outlook_line(outlook: Outlook) -> str:
-    """What ``fedrad plan`` says of this size."""
+def outlook_line(outlook: Outlook, warm: bool) -> str:
+    """What ``fedrad plan`` says of this size; ``warm``: the run starts from what a public base knows."""
     plan = outlook.plan
     where = "in one place" if outlook.hospitals == 1 else f"in each of {outlook.hospitals} hospitals"
     size = f"plan: {plan.declared_size:,} declared {plan.unit}s {where}"
@@ -87,6 +87,6 @@ def outlook_line(outlook: Outlook) -> str:
         return f"{size}, NOT PRIVATE (privacy.epsilon = 0)"
     # From a public base, noise does not drown what the start knows, so the ratio alone would mislead.
     verdict = f"noise / signal {outlook.present.rho:.3g}: {_LEARNABLE[outlook.verdict]}"
-    if outlook.expected is not None:
-        verdict = f"starts from what the public base knows. {str(outlook.expected).capitalize()}"
+    if warm:
+        verdict = "starts from what the public base knows; the notes say what private training is expected to add"
     return f"{size} at epsilon {plan.epsilon:g}: {verdict}"
