@@ -230,6 +230,11 @@ def _caveats(found: Scores) -> list[str]:
     if not found.resamples:
         why = "one patient only" if found.patients < 2 else "none were asked for"
         notes.append(f"No intervals: {why}.")
+    if any(f.low is not None and f.low == f.high for label in found.labels for f in (label.precision, label.recall)):
+        notes.append(
+            "An interval of one value, such as 1.00–1.00, is too short: resampling can't show an error that none of"
+            " these reports has."
+        )
     if absent := [label.name for label in found.labels if not label.support]:
         notes.append(f"No report is positive for {', '.join(absent)}: F1 is 0 there whatever is predicted.")
     if few := [label.name for label in found.labels if 0 < label.support < _FEW]:

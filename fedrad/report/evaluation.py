@@ -96,8 +96,8 @@ def _f1_plot(canvas: Any, labels: tuple[LabelScores, ...]) -> str:
         if f1.value is not None:
             axes.plot(f1.value, place, "o", color="#2f7fc1", markersize=6)
     axes.set_yticks(range(len(labels)), [label.name for label in labels])
-    axes.set_xlim(0, 1)
-    axes.invert_yaxis()
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel("F1, with its 95% interval")
     return _svg(canvas, "F1 of each label with its 95% interval; the figures are in the table", "f1")
 
