@@ -120,7 +120,7 @@ CORPORA: Final[dict[str, Corpus]] = {
     ),
     "ct-rate": Corpus("CT-RATE", "ct_rate", CT_RATE, own_split=True),
     "openi": Corpus("Open-i", "openi", CHEXPERT, patients=False),
-    "table": Corpus("a table", "table", "by column", options=("columns",)),
+    "table": Corpus("a table", "table", "by column", options=("columns", "uncertain")),
 }
 """By ``data.name``. ``data.name = "none"``, a server without a test set, is not among them."""
 

@@ -6,7 +6,8 @@ Messages never contain report text. A hospital sends only the ``code`` to the se
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 
 class FedradError(Exception):
@@ -46,9 +47,18 @@ class DataError(FedradError):
     exit_code = 3
 
     def __init__(self, message: str, *, file: object = None, row: int | None = None, remedy: str = "") -> None:
-        self.file, self.row, self.remedy = file, row, remedy
+        self.problem, self.file, self.row, self.remedy = message, file, row, remedy
         where = ("" if file is None else f"{file}: ") + ("" if row is None else f"row {row}: ")
         super().__init__(where + message + (f" {remedy}" if remedy else ""))
+
+
+Refuse = Callable[[DataError], None]
+"""What a reader does with a problem of a row: raise it, or, if it is to find all problems, note it and go on."""
+
+
+def raise_it(error: DataError) -> NoReturn:
+    """The usual ``Refuse``."""
+    raise error
 
 
 class ModelError(FedradError):

@@ -59,7 +59,11 @@ class Key(NamedTuple):
     @property
     def allowed(self) -> str:
         """The allowed values, for the documentation."""
-        return ", ".join(self.words) or self.limit or _TYPE_NAMES[self.type]
+        return (
+            ", ".join(word if word.strip(",;") else f"`{word}`" for word in self.words)
+            or self.limit
+            or _TYPE_NAMES[self.type]
+        )
 
     def of(self, experiment: object) -> Any:
         """Its value in an experiment."""

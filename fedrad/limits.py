@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import field
 from typing import Any
@@ -19,7 +20,14 @@ LIMITS: dict[str, Callable[[Any], bool]] = {
     "each above 0": lambda v: all(number > 0 for number in v),
     "each at least 1e-9 and below 1": lambda v: all(1e-9 <= number < 1 for number in v),
     "not empty": lambda v: v != "",
+    "word=meaning, commas between, no word twice": lambda v: _is_map(v),
 }
+
+
+def _is_map(text: str) -> bool:
+    words = [pair.partition("=")[0].strip().lower() for pair in text.split(",")]
+    pairs = re.fullmatch(r"([^=,]*[^=,\s][^=,]*=[^=,]*[^=,\s][^=,]*(,|$))*", text)
+    return not text or (pairs is not None and not text.endswith(",") and len(set(words)) == len(words))
 
 
 def setting(

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fedrad.data.cells import joined
 from fedrad.data.columns import check_columns
+from fedrad.data.table_options import Form
 from fedrad.data.tabular import cells_of, header_of
 from fedrad.errors import DataError
 from fedrad.keys import read_flat
@@ -39,7 +40,15 @@ Rows = Iterator[tuple[int, list[str]]]
 Write = Callable[[list[list[str]]], None]
 
 
-def predict(run: Path, reports: Path, column: str | None, out: Path | None, device: str) -> None:
+def predict(
+    run: Path,
+    reports: Path,
+    column: str | None,
+    out: Path | None,
+    device: str,
+    separator: str | None = None,
+    encoding: str | None = None,
+) -> None:
     """Writes ``reports`` without the column of texts, and what is predicted behind: a probability for each label.
 
     The columns of probabilities have the names of the labels. A column of the file with such a name becomes ``NAME
@@ -48,6 +57,7 @@ def predict(run: Path, reports: Path, column: str | None, out: Path | None, devi
     Args:
         column: of the texts; None: the one that the run was trained on.
         out: a file that is not there yet; None: standard output.
+        separator, encoding: of a CSV file, as in ``Form``; None: those that the run was trained with.
     Raises:
         ModelError: the run can't be used.
         DataError: the file can't be read, or ``out`` not written.
@@ -58,18 +68,20 @@ def predict(run: Path, reports: Path, column: str | None, out: Path | None, devi
         _check_free(_partial(out))
         if not out.absolute().parent.is_dir():
             raise DataError("there is no such folder.", file=out.absolute().parent, remedy="Make it, or name another.")
-    column = column or _text_column(run)
-    header = header_of(reports)
+    settings = _settings(run)
+    column = column or settings.text_column
+    form = Form(separator or settings.separator, encoding or settings.encoding)
+    header = header_of(reports, form)
     (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")
     kinds: list[tuple[int, Kind]] = [(k, "text" if k == place else "any") for k in range(len(header))]
-    count = _look_through(reports, kinds, place)
+    count = _look_through(reports, kinds, place, form)
     from fedrad.tasks.classifier import Classifier  # torch takes seconds, and what is wrong so far needs none of it
 
     classifier = Classifier.load(run, device=device)
     names = output_names([*header[:place], *header[place + 1 :]], classifier.labels)
     with _output(out) as write, _progress(count, to_terminal=out is None and sys.stdout.isatty()) as tell:
         write([names])
-        for rows in _chunks(cells_of(reports, kinds)):
+        for rows in _chunks(cells_of(reports, kinds, form)):
             texts = [joined([cells[place]])[0] for cells in rows]
             found = iter(classifier.predict([text for text in texts if text]))
             nothing = [""] * len(classifier.labels)
@@ -90,14 +102,14 @@ def output_names(columns: Sequence[str], labels: Sequence[str]) -> list[str]:
     return [*names, *labels]
 
 
-def _look_through(reports: Path, kinds: list[tuple[int, Kind]], place: int) -> int:
+def _look_through(reports: Path, kinds: list[tuple[int, Kind]], place: int, form: Form) -> int:
     """How many rows there are, after a warning of those without text.
 
     Raises:
         DataError: something is wrong with a row.
     """
     count, blank, first = 0, 0, 0
-    for row, cells in cells_of(reports, kinds):
+    for row, cells in cells_of(reports, kinds, form):
         count += 1
         if not joined([cells[place]])[0]:
             blank, first = blank + 1, first or row
@@ -198,8 +210,15 @@ def _check_free(path: Path) -> None:
         raise DataError("exists already; nothing is overwritten.", file=path, remedy="Move it, or name another file.")
 
 
-def _text_column(run: Path) -> str:
-    """The column that a run read its reports from; ``run`` is its directory or the adapter folder in it."""
+def _settings(run: Path) -> Data:
+    """How a run's table was read: its column of texts, and how it is written; ``run`` is the directory or the adapter
+    folder in it."""
     file = (run.resolve().parent if (run / MANIFEST).is_file() else run) / "experiment.toml"
     flat = read_flat(file) if file.is_file() else {}
-    return str(flat.get("data.text-column") or Data.text_column)
+    given = (str(flat.get(f"data.{key}", "")) for key in ("text-column", "separator", "encoding"))
+    text, separator, encoding = given
+    return Data(
+        text_column=text or Data.text_column,
+        separator=separator or Data.separator,
+        encoding=encoding or Data.encoding,
+    )

@@ -24,8 +24,8 @@ class Data:
     max_length: int = setting(256, "longest report in tokens; longer ones are truncated", limit="at least 8")
     uncertain: str = setting(
         "negative",
-        "how an uncertain label counts (-1.0 in MIMIC-CXR's label file, or a finding that a generated report only "
-        "suspects); `ignore` masks it out of loss and score. Public bases were trained with `negative`",
+        "how an uncertain label counts (-1 in MIMIC-CXR's label file or in a table, or a finding that a generated report "
+        "only suspects); `ignore` masks it out of loss and score. Public bases were trained with `negative`",
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = setting(
@@ -54,6 +54,30 @@ class Data:
     )
     site_column: str = setting("", "column with the hospital (`table` only)")
     time_column: str = setting("", "column with the time of the report (`table` only)")
+    separator: str = setting(
+        "auto",
+        "separator of the cells of a CSV file (`table` only); `auto`: a comma, or a semicolon or tab if the header has "
+        "no comma",
+        choices=("auto", ",", ";", "tab"),
+    )
+    encoding: str = setting(
+        "utf-8",
+        "encoding of a CSV file without a byte order mark (`table` only); Windows programs of Western Europe and "
+        "America write `cp1252`",
+        choices=("utf-8", "cp1252", "latin-1"),
+    )
+    map: str = setting(
+        "",
+        "meaning of the words in the label columns (`table` only): 1, 0, -1 for uncertain, or a class name; as "
+        "`yes=1,no=0`, in any case",
+        limit="word=meaning, commas between, no word twice",
+    )
+    missing: str = setting(
+        "error",
+        "how a blank label counts (`table` only): `negative`, `ignore` (left out of loss and score), or an "
+        "`error`. A report without a class is left out",
+        choices=("error", "negative", "ignore"),
+    )
     no_finding: str = setting(
         "auto",
         "meaning of the label No Finding, for the start of its head: `nothing-abnormal`: nothing abnormal is "

@@ -15,6 +15,8 @@ from rich.console import Console
 
 import fedrad
 from fedrad.cli.base import base_app
+from fedrad.cli.data import data_app
+from fedrad.cli.evaluate import evaluate
 from fedrad.cli.output import exists, new_file, print_json, wide
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
@@ -35,6 +37,8 @@ _COMMON: dict[str, Any] = {
 }
 app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
 app.add_typer(base_app, name="base")
+app.add_typer(data_app, name="data")
+app.command()(evaluate)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]
@@ -143,11 +147,18 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="where to write; default standard output")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
+    separator: Annotated[
+        Literal["auto", ",", ";", "tab"] | None,
+        typer.Option(help="between the cells of a CSV file; default: the run's"),
+    ] = None,
+    encoding: Annotated[
+        Literal["utf-8", "cp1252", "latin-1"] | None, typer.Option(help="of a CSV file; default: the run's")
+    ] = None,
 ) -> None:
     """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
 
-    RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV or Parquet file with one report a
-    row; OUTPUT is where to write, as --out.
+    RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV, Parquet or Excel file with one
+    report a row; OUTPUT is where to write, as --out.
 
     A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
     "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole.
@@ -163,7 +174,7 @@ def predict(
         from fedrad.predict import predict as run_predict
 
         try:
-            run_predict(run, reports, column, output or out, device)
+            run_predict(run, reports, column, output or out, device, separator, encoding)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
             sys.exit(128 + signal.SIGPIPE)

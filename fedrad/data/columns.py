@@ -14,7 +14,10 @@ from typing import Final
 from fedrad.errors import DataError
 
 SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'"}
-COMMAS: Final = "Save it with commas between the cells."
+SEPARATE: Final = (
+    "Say so with data.separator (fedrad predict: --separator; '|' can't be named), or save it with commas between the"
+    " cells."
+)
 _LONGEST_NAME, _MOST_NAMES = 40, 12
 # Some cell of a row of data matches this: white space, numbers, dates, identifiers, blanks.
 _LIKE_DATA = re.compile(r"\s|^\W*\d|\d{3}|^$")
@@ -37,7 +40,7 @@ def check_columns(
         for separator, called in SEPARATORS.items():
             pieces = {piece.strip().lower() for piece in ",".join(header).split(separator)}
             if any(name.lower() in pieces for name in missing):
-                raise DataError(f"{problem}: its cells seem to be separated by {called}.", file=path, remedy=COMMAS)
+                raise DataError(f"{problem}: its cells seem to be separated by {called}.", file=path, remedy=SEPARATE)
         lower = {name.lower(): name for name in header}
         hints = {}
         for name in missing:

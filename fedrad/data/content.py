@@ -12,19 +12,20 @@ import gzip
 import io
 import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from typing import Any, BinaryIO, Final, cast
 
 import pyarrow as pa
 
-from fedrad.errors import DataError
+from fedrad.errors import DataError, Refuse, raise_it
 
 UTF8_REMEDY: Final = (
-    "Save it again as UTF-8 (in a spreadsheet program: 'CSV UTF-8'), or convert it, e.g. from Latin-1: "
-    "iconv -f WINDOWS-1252 -t UTF-8."
+    "Save it again as UTF-8 (in a spreadsheet program: 'CSV UTF-8'), or say what it is: data.encoding=cp1252 for a "
+    "table that Windows programs of Western Europe and America wrote."
 )
 _HEAD = 1 << 16
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,7 +39,7 @@ _PACKED: Final[tuple[tuple[bytes, Callable[[BinaryIO], object]], ...]] = (
 )
 _SAVE = "Save or export it as 'CSV UTF-8'."
 _OTHERS: Final = (
-    (rb"PK\x03\x04(?s:.)*(?:\[Content_Types\]|xl/)", "an Excel workbook (or another Office file)", _SAVE),
+    (rb"PK\x03\x04(?s:.)*(?:\[Content_Types\]|xl/)", "an Office file, or a workbook that is packed again", _SAVE),
     (rb"PK\x03\x04(?s:.)*mimetypeapplication/vnd\.oasis", "an OpenDocument file", _SAVE),
     (rb"PK(?:\x03\x04|\x05\x06)", "a zip archive", "Unpack it and name the file that was in it."),
     (rb"\xd0\xcf\x11\xe0", "an old Excel workbook (.xls) or another Office file", _SAVE),
@@ -102,21 +103,30 @@ def unpacked(path: Path) -> Iterator[io.BufferedReader[Any]]:
         raise DataError(problem, file=path, remedy=remedy)
 
 
-def lines(file: io.BufferedReader[Any], path: Path, row: Callable[[], int | None]) -> Iterator[str]:
+def lines(
+    file: io.BufferedReader[Any],
+    path: Path,
+    row: Callable[[], int | None],
+    encoding: str = "utf-8",
+    refuse: Refuse = raise_it,
+) -> Iterator[str]:
     """The lines of a text, with their ends. A lone carriage return ends a line only if it ends the first one.
 
     Args:
         row: returns the row that is being read, for the error.
+        encoding: of a file without a byte order mark.
+        refuse: gets the DataError of a byte that is not UTF-8. If it returns, the line comes with U+FFFD in its place.
     Raises:
         DataError: names the byte that is not text, and the row.
     """
     head = file.peek(_HEAD)
-    encoding = next((name for mark, name in _MARKED if head.startswith(mark)), "utf-8-sig")
+    usual = "utf-8-sig" if encoding == "utf-8" or head.startswith(codecs.BOM_UTF8) else encoding
+    encoding = next((name for mark, name in _MARKED if head.startswith(mark)), usual)
     first_end = re.search(r"\r+\n|\r|\n", head.decode(encoding, errors="ignore"))
     newline = "\r" if first_end and first_end[0] == "\r" else "\n"
     # Bytes that are not UTF-8 become lone surrogates, so that they are noticed in their own row.
     errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
-    broken = False
+    broken, refused = False, False
     try:
         with io.TextIOWrapper(file, encoding, errors, newline=newline) as text:
             for line in text:
@@ -124,15 +134,19 @@ def lines(file: io.BufferedReader[Any], path: Path, row: Callable[[], int | None
                     problem = "holds a zero byte: it is UTF-16 without a byte order mark, or no text."
                     raise DataError(problem, file=path, row=row(), remedy=UTF8_REMEDY)
                 if _LONE_SURROGATE.search(line):
-                    _refuse_byte(path, row())
+                    problem = "another byte is not UTF-8." if refused else f"byte {_bad_byte(path):,} is not UTF-8."
+                    refuse(DataError(problem, file=path, row=row(), remedy=UTF8_REMEDY))
+                    refused = True
+                    line = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
                 yield line
     except UnicodeDecodeError:
         broken = True
     if broken:
-        raise DataError(f"is not the {encoding.upper()} that it begins as.", file=path, remedy=UTF8_REMEDY)
+        begins = "it begins as" if encoding.startswith("utf") else "data.encoding says"
+        raise DataError(f"is not the {encoding.upper()} that {begins}.", file=path, remedy=UTF8_REMEDY)
 
 
-def _refuse_byte(path: Path, row: int | None) -> NoReturn:
+def _bad_byte(path: Path) -> int:
     """Reads the file again to find the first byte that is not UTF-8."""
     decoder, before = codecs.getincrementaldecoder("utf-8")(), 0
     with unpacked(path) as file:
@@ -144,7 +158,7 @@ def _refuse_byte(path: Path, row: int | None) -> NoReturn:
                 before += error.start - pending
                 break
             before += len(chunk)
-    raise DataError(f"byte {before:,} is not UTF-8.", file=path, row=row, remedy=UTF8_REMEDY)
+    return before
 
 
 def decode(data: bytes, file: object, remedy: str = UTF8_REMEDY) -> str:
@@ -177,4 +191,12 @@ def is_parquet(path: Path) -> bool:
         if file.read(4) == b"PAR1":
             file.seek(-4, 2)
             return file.read(4) == b"PAR1"
+    return False
+
+
+def is_workbook(path: Path) -> bool:
+    """Whether a file is an Excel workbook (.xlsx); one that can't be opened is not."""
+    with suppress(OSError, zipfile.BadZipFile), path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return "xl/workbook.xml" in zipfile.ZipFile(file).namelist()
     return False

@@ -43,8 +43,8 @@ def load_corpus(
         name: one of ``fedrad.corpora.CORPORA``, with dashes or underscores; docs/data-formats.md has the files that
             each expects.
         path: the corpus's folder or file; not used by "synthetic".
-        uncertain: "mimic-cxr" and "synthetic" only: how a label counts that is -1.0, or that the text only suspects:
-            "negative", "positive" or "ignore" (masked).
+        uncertain: "mimic-cxr", "table" and "synthetic" only: how a label counts that is -1, or that the text only
+            suspects: "negative", "positive" or "ignore" (masked).
         cache_dir: default ``fedrad_cache_dir()``.
         columns: "table" only, where it is required.
         reports: "synthetic" only: how many.

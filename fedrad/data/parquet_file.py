@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedrad.errors import DataError
+from fedrad.errors import DataError, Refuse, raise_it
 
 Kind = Literal["text", "name", "label", "class", "time", "any"]
 """How a column is read: as reports, identifiers, 0/1, class names, times, or of "any" type, to be shown as it is."""
@@ -46,11 +46,15 @@ def parquet_header(path: Path) -> tuple[str, ...]:
         return tuple(file.schema_arrow.names)
 
 
-def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tuple[int, list[str]]]:
+def parquet_rows(
+    path: Path, columns: Sequence[tuple[int, Kind]], refuse: Refuse = raise_it
+) -> Iterator[tuple[int, list[str]]]:
     """Some columns, row by row. Null and NaN are ""; in a label column NaN is ``nan``, since it is not a blank.
 
     Args:
         columns: places in the header, and how to read each.
+        refuse: gets the DataError of each column or cell that can't be read. If it returns after a column, no rows are
+            read; after a cell, the cell is "".
     Yields:
         (row number from 1, cells in the order of ``columns``).
     Raises:
@@ -58,9 +62,11 @@ def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tu
     """
     with _opened(path) as file:
         schema = file.schema_arrow
-        for place, kind in columns:
-            if not _may_be(schema.field(place).type, kind):
-                _refuse_type(path, file, schema.field(place), kind)
+        wrong = [(place, kind) for place, kind in columns if not _may_be(schema.field(place).type, kind)]
+        for place, kind in wrong:
+            refuse(_wrong_type(path, file, schema.field(place), kind))
+        if wrong:
+            return
         # pyarrow selects columns by name only: it returns them in the file's order, and all columns of one name.
         whole = sorted(place for place, _ in columns) == list(range(len(schema.names)))
         wanted = None if whole else list(dict.fromkeys(schema.names[place] for place, _ in columns))
@@ -75,7 +81,7 @@ def parquet_rows(path: Path, columns: Sequence[tuple[int, Kind]]) -> Iterator[tu
             if batch is None:
                 return
             values = [_values(batch, place, schema, whole, path, row) for place, _ in columns]
-            readers = [_reader(kind, schema.field(place), path) for place, kind in columns]
+            readers = [_reader(kind, schema.field(place), path, refuse) for place, kind in columns]
             for cells in zip(*values, strict=True):
                 yield row, [read(cell, row) for read, cell in zip(readers, cells, strict=True)]
                 row += 1
@@ -123,7 +129,7 @@ def _is_text(type_: pa.DataType) -> bool:
     return any(test(type_) for test in tests)
 
 
-def _refuse_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) -> None:
+def _wrong_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) -> DataError:
     (what, remedy), row = _NEEDS[kind], None
     problem = f"column {field.name!r} holds {field.type}, not {what}."
     if kind == "name" and pa.types.is_floating(field.type):
@@ -132,10 +138,10 @@ def _refuse_type(path: Path, file: pq.ParquetFile, field: pa.Field, kind: Kind) 
         cells = (cell for batch in file.iter_batches(columns=[field.name]) for cell in batch.column(0).to_pylist())
         row = next((row for row, cell in enumerate(cells, 1) if cell is None or cell != cell), None)
         problem = f"column {field.name!r} is missing here, and holds {field.type}, not {what}." if row else problem
-    raise DataError(problem, file=path, row=row, remedy=remedy)
+    return DataError(problem, file=path, row=row, remedy=remedy)
 
 
-def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str]:
+def _reader(kind: Kind, field: pa.Field, path: Path, refuse: Refuse) -> Callable[[Any, int], str]:
     """A function from a cell of this column, and its row, to text."""
     type_ = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     whole = pa.types.is_decimal(type_) and type_.scale == 0
@@ -144,18 +150,19 @@ def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str
         if cell is None:
             return ""
         if isinstance(cell, bytes):
-            cell = _decoded(cell, kind, field, path, row)
+            cell = _decoded(cell, kind, field, path, row, refuse)
         if isinstance(cell, str):
             if "\0" in cell and kind != "any":
                 problem = f"column {field.name!r} holds a zero byte, as UTF-16 does."
-                raise DataError(problem, file=path, row=row, remedy=_BYTES_REMEDY)
+                refuse(DataError(problem, file=path, row=row, remedy=_BYTES_REMEDY))
             return cell
         if isinstance(cell, float | Decimal) and not whole:
-            if kind in ("label", "class") and cell in (0, 1):
-                return str(float(cell == 1))  # 1.00 is 1.0, and -0.0 is 0.0
+            if kind in ("label", "class") and cell in (0, 1, -1):
+                return str(float(cell) or 0.0)  # 1.00 is 1.0, and -0.0 is 0.0
             if kind == "class" and cell == cell:
                 problem = f"column {field.name!r} holds decimal numbers ({field.type}), not class names."
-                raise DataError(problem, file=path, row=row, remedy=_NEEDS[kind][1] + _DECIMALS)
+                refuse(DataError(problem, file=path, row=row, remedy=_NEEDS[kind][1] + _DECIMALS))
+                return ""
             return "" if kind == "any" and cell != cell else str(cell)
         if isinstance(cell, date | datetime):
             return cell.isoformat()
@@ -164,7 +171,7 @@ def _reader(kind: Kind, field: pa.Field, path: Path) -> Callable[[Any, int], str
     return read
 
 
-def _decoded(cell: bytes, kind: Kind, field: pa.Field, path: Path, row: int) -> str:
+def _decoded(cell: bytes, kind: Kind, field: pa.Field, path: Path, row: int, refuse: Refuse) -> str:
     try:
         # Zero bytes pad a value to the fixed width.
         return (cell.rstrip(b"\0") if pa.types.is_fixed_size_binary(field.type) else cell).decode("utf-8")
@@ -173,7 +180,8 @@ def _decoded(cell: bytes, kind: Kind, field: pa.Field, path: Path, row: int) -> 
     if kind == "any":
         return cell.hex()
     problem = f"byte {at:,} of column {field.name!r} is not UTF-8."
-    raise DataError(problem, file=path, row=row, remedy=_BYTES_REMEDY)
+    refuse(DataError(problem, file=path, row=row, remedy=_BYTES_REMEDY))
+    return ""
 
 
 def _opened(path: Path) -> pq.ParquetFile:

@@ -84,6 +84,14 @@ def warn(message: str) -> None:
 
 
 @contextmanager
+def silent() -> Iterator[None]:
+    """Within it, no ``DataWarning`` is shown: for who lists them otherwise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        yield
+
+
+@contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """Shows each ``DataWarning`` once, as a line ``warning: ...`` on standard error.
 

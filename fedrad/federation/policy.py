@@ -72,6 +72,7 @@ class HospitalPolicy:
         peers: file with the public identity keys of all hospitals, its own included, absolute.
         text_column, patient_column, site_column, time_column: columns of a ``table``.
         label_columns: label columns of a ``table``, as ``data.label-columns``; needed there.
+        map, missing, separator, encoding: how a ``table`` is written, as ``data.map`` and so on.
         classes: where ``label_columns`` is one column of class names: which ones there are, commas between.
     """
 
@@ -110,6 +111,10 @@ class HospitalPolicy:
     site_column: str = ""
     time_column: str = ""
     label_columns: str = ""
+    map: str = ""
+    missing: str = "error"
+    separator: str = "auto"
+    encoding: str = "utf-8"
     classes: str = ""
 
     @staticmethod
@@ -187,6 +192,10 @@ class HospitalPolicy:
             "data.site-column": self.site_column,
             "data.time-column": self.time_column,
             "data.label-columns": self.label_columns,
+            "data.map": self.map,
+            "data.missing": self.missing,
+            "data.separator": self.separator,
+            "data.encoding": self.encoding,
             "sites.partition": "iid",  # this is one hospital: nothing is dealt out here, so no column is needed for it
         }
         return Experiment.from_flat(own | ({"train.micro-tokens": 1} if self.isolate_reports else {}))

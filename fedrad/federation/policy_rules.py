@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fedrad.corpora import CORPORA, label_columns
+from fedrad.keys import KEYS
 from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
 from fedrad.settings import CHEST, EMBEDDED
@@ -87,6 +88,10 @@ def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
         yield f"node-config unit: {corpus.title} names reports and no patients; take unit report"
     if values.get("classes") and not (table and len(label_columns(str(columns))) == 1):
         yield "node-config classes: goes with one label column of a table that holds class names"
+    for key in ("map", "missing", "separator", "encoding"):
+        setting = KEYS[f"data.{key}"]
+        if trouble := setting.trouble(values.get(key, setting.default)):
+            yield f"node-config {key}: {trouble}"
     if values.get("device", "cpu") not in ("cpu", "cuda", "auto"):
         yield "node-config device: must be cpu, cuda or auto"
     most = values.get("reports_per_patient", 1)

@@ -7,9 +7,9 @@ Guarantee:
     All charges together, including this one, are within the site's cap at the ledger's delta, even if each plan was
     chosen after seeing the results of the last one (`filter` has the rules, the theorem and its assumptions). So the
     ledger never holds fewer steps than were taken, whatever is killed at whatever time; a retried round is charged
-    again. A charge pays for one result: `unanswered` offers the last charge again only if ledger and witness both record
-    that no result was handed out for it (`mark_done` is called first, and is synced). One process at a time can open the
-    ledger; the kernel frees the lock of a killed process. Nothing lowers a charge.
+    again. A charge pays for one result: `unanswered` offers the last charge again only if ledger and witness both show
+    that no result was handed out for it (`mark_done` is called first, and is synced). One process at a time can open
+    the ledger; the kernel frees the lock of a killed process. Nothing lowers a charge.
 
 Detected: an edited, removed, added or reordered row; a truncated, half-written or replaced file (by the hash chain and
 SQLite's own checks); and with a witness folder outside the state directory also a deleted or rolled-back ledger.
@@ -37,7 +37,7 @@ from fedrad.ledger import chain
 from fedrad.ledger.chain import LedgerView, Row
 from fedrad.ledger.durable import explained, locked
 from fedrad.ledger.file import LedgerFile, found
-from fedrad.ledger.room import check_founding, check_room, remaining_steps
+from fedrad.ledger.room import check_founding, check_room
 from fedrad.ledger.witness import Witness, is_behind, read_witness, witness_file, write_witness
 from fedrad.privacy import accounting
 from fedrad.privacy.filter import Founding

@@ -20,8 +20,7 @@ def check_founding(view: LedgerView, delta: float, mechanism: tuple[float, float
     """
     if view.delta != delta:
         raise LedgerError(
-            f"{ledger} has the fixed delta {view.delta}. "
-            f"Set the site's delta back to {view.delta} instead of {delta}."
+            f"{ledger} has the fixed delta {view.delta}. Set the site's delta back to {view.delta} instead of {delta}."
         )
     was = view.founding.mechanism
     if mechanism is not None and was != mechanism:

@@ -29,6 +29,43 @@ class Corpus:
     test: NDArray[np.int64]
 
 
+def table_columns(experiment: Experiment) -> TableColumns:
+    """What ``data.*`` says of a table."""
+    data = experiment.data
+    return TableColumns(
+        text=data.text_column,
+        labels=label_columns(data.label_columns),
+        patient=data.patient_column,
+        site=data.site_column,
+        time=data.time_column,
+        map=data.map,
+        missing=data.missing,
+        separator=data.separator,
+        encoding=data.encoding,
+    )
+
+
+def load_reports(experiment: Experiment) -> datasets.Dataset:
+    """The corpus that ``data.*`` names, not yet split.
+
+    Raises:
+        DataError: it can't be read.
+        ConfigError: there is none.
+    """
+    data = experiment.data
+    if experiment.corpus is None:
+        raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
+    return load_corpus(
+        data.name,
+        data.path or None,
+        uncertain=data.uncertain,
+        columns=table_columns(experiment),
+        reports=data.reports,
+        seed=data.seed,
+        bank=data.bank,
+    )
+
+
 def read_corpus(experiment: Experiment) -> Corpus:
     """Reads the corpus that ``data.*`` names and splits it.
 
@@ -36,25 +73,7 @@ def read_corpus(experiment: Experiment) -> Corpus:
         DataError: it can't be read, or nothing is left to train or to test on.
         ConfigError: there is none.
     """
-    data = experiment.data
-    if experiment.corpus is None:
-        raise ConfigError("data.name: none is for the server of real hospitals; here there is nothing to train on")
-    columns = TableColumns(
-        text=data.text_column,
-        labels=label_columns(data.label_columns),
-        patient=data.patient_column,
-        site=data.site_column,
-        time=data.time_column,
-    )
-    reports = load_corpus(
-        data.name,
-        data.path or None,
-        uncertain=data.uncertain,
-        columns=columns,
-        reports=data.reports,
-        seed=data.seed,
-        bank=data.bank,
-    )
+    data, reports = experiment.data, load_reports(experiment)
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
     return Corpus(
         reports=reports,

@@ -118,7 +118,7 @@ def test_predict_overwrites_nothing(run: Path, reports: Path, tmp_path: Path) ->
     [
         ([["id", "report"], ["r0", SECRET]], "lacks 'text'. It has 'id', 'report'. Name the column"),
         ([[SECRET + " is all there is"], [SECRET]], "lacks 'text'. It has 1 column. Name the column"),
-        ([["id;text"], [f"r0;{SECRET}"]], "seem to be separated by ';'. Save it with commas"),
+        ([["id|text"], [f"r0|{SECRET}"]], "seem to be separated by '|'. Say so with data.separator"),
         ([["id", "text"], ["r0", SECRET, SECRET]], "row 1: has 3 cells where the header has 2. Look at the quotation"),
         ([["id", "text"], ["r0", ""], ["r1"]], "row 2: has 1 cell where the header has 2"),
         ([], "is empty"),

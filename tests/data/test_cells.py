@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fedrad.data.cells import joined, said
 from fedrad.data.report import Row
 from fedrad.data.table import TableColumns
 
-from .conftest import CT_REPORTS, STUDIES, mimic_folder, names_of, raises_quietly, read_all, write_csv
+from .conftest import CANARY, CT_REPORTS, STUDIES, mimic_folder, names_of, raises_quietly, read_all, write_csv
 
 PLACEHOLDERS = [
     "nan", "NaN", "NAN", "-nan", "nan.", "'nan'", "nan nan", "NaT", "None", "none", "None.", "NONE", "NULL", "null",
@@ -145,7 +146,6 @@ def test_mimic_cxr(tmp_path: Path, cell: str) -> None:
 
 @pytest.mark.parametrize("values", [["0", "1", "nan"], ["0", "1", "N/A"], ["true", "false", "None"], ["nan"]])
 def test_a_placeholder_is_neither_a_label_nor_a_class(tmp_path: Path, values: list[str]) -> None:
-    """Blank is a 0 that nobody typed; "nan" says that nobody knows."""
     columns = TableColumns("text", ("a",), "patient")
     rows = [[f"T{k}", value, k] for k, value in enumerate(values)]
     file = write_csv(tmp_path / "t.csv", ("text", "a", "patient"), rows)
@@ -153,18 +153,49 @@ def test_a_placeholder_is_neither_a_label_nor_a_class(tmp_path: Path, values: li
     assert names_of(source) == ("a",)
     error = raises_quietly(lambda: read_all(source))
     assert error.row == len(values)
-    assert "label 'a' is not 0 or 1" in str(error)
+    assert "label 'a' is blank. Say what a blank counts as: data.missing=negative" in str(error)
 
 
-@pytest.mark.parametrize("value", ["yes", "no", "-1", "-1.0", "nan", "2", "positive"])
-def test_a_label_that_is_none_names_what_is_allowed(tmp_path: Path, value: str) -> None:
-    columns = TableColumns("text", ("a", "b"), "patient")
-    file = write_csv(tmp_path / "t.csv", ("text", "a", "b", "patient"), [["T", "True", "", 1], ["U", "0", value, 2]])
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ("Yes", "data.map=yes=1,no=0."),
+        ("no", "data.map=yes=1,no=0."),
+        ("nein", "data.map=ja=1,nein=0."),
+        (" ", "data.missing=negative"),
+        ("nan", "data.missing=negative"),
+        (CANARY, "data.map, e.g. yes=1,no=0"),
+        ("2", "Allowed are 0, 0.0, 1, 1.0, false, true (in any case), and -1 for uncertain"),
+    ],
+)
+def test_a_label_that_is_none_names_what_to_do(tmp_path: Path, value: str, remedy: str) -> None:
+    columns = TableColumns("text", ("a", "b"), "patient", missing="error")
+    file = write_csv(tmp_path / "t.csv", ("text", "a", "b", "patient"), [["T", "True", "-1", 1], ["U", "0", value, 2]])
     error = raises_quietly(lambda: read_all(table.source(file, columns)))
     assert (error.file, error.row) == (file, 2)
-    assert "label 'b' is not 0 or 1. Allowed are 0, 0.0, 1, 1.0, false, true (in any case), and blank for 0" in str(
-        error
-    )
+    assert "the value of label 'b' is" in str(error)
+    assert remedy in str(error)
+
+
+def test_words_uncertain_and_missing_labels_are_what_the_settings_say(tmp_path: Path) -> None:
+    cells = ["Yes", "no", "equivocal  (?)", "-1.0", "", "nan", "1"]
+    file = write_csv(tmp_path / "t.csv", ("text", "a", "p"), [[f"T{k}", cell, k] for k, cell in enumerate(cells)])
+    columns = TableColumns("text", ("a",), "p", map="yes=1, NO=0, equivocal (?)=-1", missing="negative")
+    for missing, uncertain, expected in (
+        ("negative", "negative", [1, 0, 0, 0, 0, 0, 1]),
+        ("ignore", "positive", [1, 0, 1, 1, -1, -1, 1]),
+        ("negative", "ignore", [1, 0, -1, -1, 0, 0, 1]),
+    ):
+        rows, _ = read_all(table.source(file, replace(columns, missing=missing), uncertain))
+        assert [row["labels"]["a"] for row in rows] == expected
+
+
+def test_words_may_be_class_names(tmp_path: Path) -> None:
+    rows = [["T", "CT Head", 1], ["U", "ct  head", 2], ["V", "MR", 3], ["W", "n/a", 4]]
+    file = write_csv(tmp_path / "t.csv", ("text", "kind", "p"), rows)
+    columns = TableColumns("text", ("kind",), "p", map="ct head=head")
+    assert names_of(table.source(file, columns)) == ("MR", "head")
+    assert [row["labels"] for row in read_all(table.source(file, columns))[0]] == [1, 1, 0]
 
 
 def test_the_page_names_every_kind_of_placeholder() -> None:

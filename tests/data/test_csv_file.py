@@ -6,6 +6,8 @@ import pytest
 
 from fedrad.data.columns import check_columns
 from fedrad.data.csv_file import csv_header, csv_rows
+from fedrad.data.table_options import Form
+from fedrad.errors import DataError
 
 from .conftest import CANARY, raises_quietly
 
@@ -38,6 +40,49 @@ def test_a_separator_line_is_obeyed_also_when_it_was_filled_up(tmp_path: Path, l
     assert rows(file, "id", "text") == [(1, ["1", "a, b"])]
 
 
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        ("id;text\n1;a, b\n", Form()),
+        ('"id";"te,xt;"\n1;"a, b"\n', Form()),
+        ("id\ttext\n1\ta, b\n", Form()),
+        ("id;text,more\n1;a, b\n", Form(";")),
+        ("id\ttext, more\n1\ta, b\n", Form("tab")),
+        ("sep=;\nid;text\n1;a, b\n", Form(",")),
+    ],
+)
+def test_separators(tmp_path: Path, content: str, form: Form) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    assert csv_header(tmp_path / "a.csv", form)[0] == "id"
+    assert list(csv_rows(tmp_path / "a.csv", form)) == [(1, ["1", "a, b"])]
+
+
+def test_a_separator_in_the_text_of_a_file_with_one_column_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\na; b\n")
+    assert list(csv_rows(tmp_path / "a.csv")) == [(1, ["a; b"])]
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("cp1252", "Erguß – 3 €"), ("latin-1", "Erguß")])
+def test_encodings(tmp_path: Path, encoding: str, text: str) -> None:
+    (tmp_path / "a.csv").write_bytes(f"id,text\n1,{text}\n".encode(encoding))
+    assert list(csv_rows(tmp_path / "a.csv", Form(encoding=encoding))) == [(1, ["1", text])]
+    assert "is not UTF-8. Save it again" in str(raises_quietly(lambda: list(csv_rows(tmp_path / "a.csv"))))
+    (tmp_path / "a.csv").write_bytes(f"id,text\n1,{text}\n".encode("utf-8-sig"))  # a mark says more than a setting
+    assert list(csv_rows(tmp_path / "a.csv", Form(encoding=encoding))) == [(1, ["1", text])]
+    (tmp_path / "a.csv").write_bytes(b"id,text\n1," + CANARY.encode() + b"\x81\n")
+    if encoding == "cp1252":
+        error = raises_quietly(lambda: list(csv_rows(tmp_path / "a.csv", Form(encoding=encoding))))
+        assert "is not the CP1252 that data.encoding says" in str(error)
+
+
+def test_all_problems_are_found_where_they_are_not_raised(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"id,text\n1,a\n2\n3,\xe9\n4,b,c\n5,\xe9\n6,d\n")
+    found: list[DataError] = []
+    read = list(csv_rows(tmp_path / "a.csv", refuse=found.append))
+    assert [error.row for error in found] == [2, 3, 4, 5]
+    assert read == [(1, ["1", "a"]), (3, ["3", "\ufffd"]), (5, ["5", "\ufffd"]), (6, ["6", "d"])]
+
+
 def test_a_line_of_white_space_is_no_row(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(b"id,text\n1,a\n  \t\n2,b\n \n")
@@ -56,12 +101,11 @@ def test_a_line_of_white_space_is_no_row(tmp_path: Path) -> None:
         (b"%s,0,1\n", None, "lacks 'id', 'text'. It has 3 columns."),
         (b"p0017,%s\n", None, "It has 2 columns."),
         (b"id,%s" + b"x" * 40 + b"\n", None, "It has 2 columns."),
-        (b"id;Text\n1;%s\n", None, "its cells seem to be separated by ';'. Save it with commas"),
+        (b"id;Text\n1;%s\n", None, "Did you mean 'Text' for 'text'?"),
         (b"id;text;note, if any\n1;%s;\n", None, "its cells seem to be separated by ';'."),
-        (b'"id";"text"\n"1";"%s"\n', None, "not valid CSV: its cells seem to be separated by ';'."),
-        (b'"id"\t"text"\n"1"\t"%s"\n', None, "its cells seem to be separated by tabs."),
+        (b'"id"|"text"\n"1"|"%s"\n', None, "not valid CSV: its cells seem to be separated by '|'."),
         (b"\nid,text\n1,%s\n", None, "lacks 'id', 'text'. Its first line is blank."),
-        (b"1;%s is here\n", None, "lacks 'id', 'text'. It has 1 column."),
+        (b"1;%s is here\n", None, "lacks 'id', 'text'. It has 2 columns."),
         (b"id,id,text\n", None, "has 'id' twice"),
         (b"id,text\n1,a\n2,%s,c\n", 2, "has 3 cells where the header has 2"),
         (b"id,text\n1\n", 1, "has 1 cell where"),

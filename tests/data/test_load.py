@@ -154,8 +154,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
             "2 reports left out: no text (first: row 1); none is left to use. Is 'report' the right one",
         ),
         ("report,edema\n", "has no rows."),
-        ("report;edema\nno effusion;0\n", "seem to be separated by ';'. Save it with commas"),
-        ("report\tedema\nno effusion\t0\n", "seem to be separated by tabs. Save it with commas"),
+        ("report;edema, mild\nno effusion;0\n", "seem to be separated by ';'. Say so with data.separator"),
+        ("report|edema\nno effusion|0\n", "seem to be separated by '|'. Say so with data.separator"),
     ],
 )
 def test_a_table_that_can_not_be_used_says_why(tmp_path: Path, content: str, says: str) -> None:

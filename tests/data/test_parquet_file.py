@@ -145,7 +145,7 @@ def test_a_time_that_python_lacks_names_row_and_column(
 
 def table_of(path: Path, labels: tuple[str, ...] = ("c",), **columns: Any) -> tuple[tuple[str, ...], list[Row]]:
     file = write(path, **{"text": ["A.", "B.", "C."], "patient": [1, 2, 3], **columns})
-    wanted = TableColumns("text", labels, "patient")
+    wanted = TableColumns("text", labels, "patient", missing="negative")
     source = table.source(file, wanted)
     return names_of(source), read_all(source)[0]
 
@@ -175,11 +175,12 @@ def test_label_columns(tmp_path: Path) -> None:
     _, rows = table_of(file, ("c", "d"), c=numbers, d=[-0.0, 1.0, 0.0])
     assert [tuple(row["labels"].values()) for row in rows] == [(1, 0), (0, 1), (0, 0)]
     assert table_of(file, c=numbers)[0] == ("c",)
-    for value, column in ((float("nan"), "c"), (-1.0, "c"), (0.5, "c")):
-        cells = pa.array([1.0, value, 0.0], from_pandas=False)
-        error = raises_quietly(lambda cells=cells: table_of(file, ("c", "d"), c=cells, d=[0, 0, 0]))
-        assert error.row == 2
-        assert f"label {column!r} is not 0 or 1. Allowed are" in str(error)
+    cells = pa.array([1.0, float("nan"), -1.0], from_pandas=False)  # missing, and uncertain
+    _, rows = table_of(file, ("c", "d"), c=cells, d=[1, -1, 0])
+    assert [tuple(row["labels"].values()) for row in rows] == [(1, 1), (0, 0), (0, 0)]
+    error = raises_quietly(lambda: table_of(file, ("c", "d"), c=[1.0, 0.5, 0.0], d=[0, 0, 0]))
+    assert error.row == 2
+    assert "label 'c' is not 0 or 1. Allowed are" in str(error)
     for type_ in ("list", "date32", "struct"):
         cells = pa.concat_arrays([ODD[type_], ODD[type_][:1]])
         error = raises_quietly(lambda cells=cells: table_of(file, ("c", "d"), c=cells, d=[0, 0, 0]))

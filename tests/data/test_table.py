@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +21,7 @@ ROWS: list[list[object]] = [
     ["Two", "0.0", "TRUE", "a", "south", "2024-03-02T12:30", "head"],
     ["Three", "false", "1.0", "b", "south", "", "chest"],
 ]
-COLUMNS = TableColumns("body", ("edema", "nodule"), "who", "where", "when")
+COLUMNS = TableColumns("body", ("edema", "nodule"), "who", "where", "when", missing="negative")
 
 
 def read(path: Path, columns: TableColumns) -> tuple[list[Row], list[str]]:
@@ -160,12 +161,12 @@ def test_a_column_is_one_thing(tmp_path: Path, columns: TableColumns) -> None:
 
 def test_labels_that_say_nothing_are_told(tmp_path: Path) -> None:
     rows: list[list[object]] = [["x", "", "0", "a", "", "", "same"], ["y", " ", "", "b", "", "", "same"]]
-    columns = TableColumns("body", ("edema", "nodule"), "who")
+    columns = TableColumns("body", ("edema", "nodule"), "who", missing="negative")
     _, notes = read(csv_file(tmp_path, rows), columns)
     assert [note.partition(": ")[2] for note in notes] == [
-        "label 'edema' is blank in every row; blank is 0. Check data.label-columns."
+        "label 'edema' is blank in every row, which counts as negative. Check data.label-columns."
     ]
-    _, notes = read(csv_file(tmp_path, rows), TableColumns("body", ("edema",), "who"))
+    _, notes = read(csv_file(tmp_path, rows), replace(columns, labels=("edema",)))
     assert "label 'edema' is blank in every row" in notes[0]
     _, notes = read(csv_file(tmp_path, rows), TableColumns("body", ("kind",), "who"))
     assert "all reports have the same class" in notes[0]
