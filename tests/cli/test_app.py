@@ -281,6 +281,9 @@ def imported(module: str, *arguments: object) -> tuple[int, set[str], str]:
         (["plan", "--set", "data.name=openi", "--set", "data.path=/nowhere"], 2, "--reports: say how many"),
         (["ledger", "/nowhere"], 5, "There is no folder /nowhere"),
         (["predict", "/nowhere", "reports.csv"], 4, "/nowhere/adapter holds no complete adapter"),
+        (["evaluate", "/nowhere", "reports.csv"], 4, "/nowhere/adapter holds no complete adapter"),
+        (["data", "check", "/nowhere.csv"], 3, "/nowhere.csv: there is no such file or folder"),
+        (["data", "check", "-h"], 0, "--map"),
         (["app", "ct_rate"], 0, "simulations/ct_rate"),
     ],
 )
@@ -309,7 +312,9 @@ def test_a_ledger_is_shown_without_torch(site_dir: Path) -> None:
     assert {"torch", "transformers"} <= heavy
 
 
-@pytest.mark.parametrize("command", ["centralized", "simulate", "app", "predict", "ledger", "model", "plan"])
+@pytest.mark.parametrize(
+    "command", ["centralized", "simulate", "app", "predict", "evaluate", "ledger", "model", "plan"]
+)
 def test_every_argument_and_option_of_a_command_is_explained(command: str) -> None:
     found = typer.main.get_command(cli.app).commands[command]  # type: ignore[attr-defined]
     shown = call(command, "-h")
