@@ -80,11 +80,11 @@ class CanaryTask(MultiLabel):
         return _with_numbers(blank, numbers + 1)
 
 
-def plant(setup: Setup, canaries: int, clip: float) -> Setup:
-    """The same model with a number for each canary, and the task that trains them."""
+def plant(setup: Setup, task: CanaryTask) -> Setup:
+    """The same model with a number for each canary, and the task that trains them. ``setup``'s classifier is changed."""
     suffix = setup.classifier.suffix
-    suffix.head = CanaryHead(suffix.head, canaries)
-    return replace(setup, task=CanaryTask(setup.task.labels, norm=EXCESS * clip, canaries=canaries))
+    suffix.head = CanaryHead(suffix.head, task.canaries)
+    return replace(setup, task=task)
 
 
 def joined(first: Tokenized, second: Tokenized) -> Tokenized:

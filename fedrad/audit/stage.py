@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrad.audit.canaries import CANARIES, CanaryTask, joined, plant
+from fedrad.audit.canaries import CANARIES, EXCESS, CanaryTask, joined, plant
 from fedrad.config import Experiment
 from fedrad.federation.delivery import delivery
 from fedrad.federation.hospital import answer_round
@@ -22,6 +22,7 @@ from fedrad.federation.messages import Request
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.randomness import stream
+from fedrad.public_base.choice import starts_warm
 from fedrad.simulation.hospitals import Received, SimulatedHospital, Simulation
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.inputs import Inputs, prepare
@@ -83,15 +84,15 @@ def gradient_stage(experiment: Experiment, canaries: int) -> Stage:
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.task)
     state = initial_state(experiment, setup)
-    setup = plant(setup, canaries, experiment.privacy.clip)
-    assert isinstance(setup.task, CanaryTask)
+    task = CanaryTask(corpus.task.labels, norm=EXCESS * experiment.privacy.clip, canaries=canaries)
+    setup = plant(setup, task)
     state[CANARIES] = setup.classifier.state()[CANARIES]
     rows = hospital_shares(experiment, corpus)[0]
     reports = setup.task.tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
     inside = coins(experiment, canaries)
     each = experiment.privacy.reports_per_patient if experiment.privacy.unit == "patient" else 1
     numbers = np.repeat(np.flatnonzero(inside), each)
-    records = setup.task.records(numbers, setup.base.tokenizer("")["input_ids"], numbers)
+    records = task.records(numbers, setup.base.tokenizer("")["input_ids"], numbers)
     inputs = prepare(setup, joined(reports, records))
     ordinary = Inputs(reports, setup.classifier, setup.task, None, setup.pad_id).units(experiment.privacy.unit).count
     plan = plan_for(experiment, declared_size(ordinary + canaries // 2))
@@ -107,7 +108,8 @@ def centralized_view(stage: Stage) -> Seen:
 def train_in_one_place(stage: Stage) -> tuple[dict[str, Tensor], float]:
     """The final adapter, and the epsilon of the ledger: R rounds of ``train_round``, as centralized training does."""
     experiment, setup, plan = stage.experiment, stage.setup, stage.plan
-    recipe, strategy, rounds = Recipe.of(experiment), strategy_of(experiment), experiment.train.rounds
+    recipe = Recipe.of(experiment, warm=starts_warm(experiment, setup.task.findings))
+    strategy, rounds = strategy_of(experiment), experiment.train.rounds
     check_before_first_step(setup, recipe, plan)
     adapter = {name: stage.state[name] for name in setup.classifier.adapter()}
     cap, delta, name = plan.epsilon if plan.private else float("inf"), plan.delta, site_name(0)

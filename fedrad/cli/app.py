@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 import fedrad
+from fedrad.cli.audit import audit
 from fedrad.cli.base import base_app
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
@@ -35,6 +36,7 @@ _COMMON: dict[str, Any] = {
 }
 app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
 app.add_typer(base_app, name="base")
+app.command()(audit)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]
