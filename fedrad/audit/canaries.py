@@ -81,7 +81,7 @@ class CanaryTask(MultiLabel):
 
 
 def plant(setup: Setup, task: CanaryTask) -> Setup:
-    """The same model with a number for each canary, and the task that trains them. ``setup``'s classifier is changed."""
+    """The same model with a number for each canary, and the task that trains them. Changes its head."""
     suffix = setup.classifier.suffix
     suffix.head = CanaryHead(suffix.head, task.canaries)
     return replace(setup, task=task)

@@ -135,5 +135,11 @@ def figures_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*(_shown(value) for value in row.values()))
     return table
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "no privacy"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

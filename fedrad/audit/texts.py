@@ -12,18 +12,17 @@ from collections import Counter
 from itertools import islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedrad.audit.canaries import joined
-from fedrad.audit.stage import Floats, Seen, Stage, coins, train_in_one_place
+from fedrad.audit.stage import Seen, Stage, coins, train_in_one_place
+from fedrad.audit.subsets import losses_of
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
 from fedrad.data.synthetic import generate
-from fedrad.model.buckets import micro_batches
 from fedrad.privacy.plan import declared_size
 from fedrad.training.corpus import read_corpus
-from fedrad.training.inputs import Inputs, prepare
+from fedrad.training.inputs import prepare
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
 from fedrad.training.warm_start import initial_state
 
@@ -77,14 +76,3 @@ def text_view(experiment: Experiment, kind: str, canaries: int) -> tuple[Seen, N
     adapter, spent = train_in_one_place(Stage(experiment, corpus, setup, state, inputs, plan, inside))
     setup.classifier.load_adapter(adapter)
     return Seen(before - losses_of(asked), spent), inside
-
-
-@torch.no_grad()
-def losses_of(inputs: Inputs) -> Floats:
-    """The loss of each report under the model as it stands, float64 [n]."""
-    model, found = inputs.classifier, np.empty(len(inputs))
-    for rows in micro_batches(inputs.lengths, np.arange(len(inputs)), model.kernels.micro_tokens):
-        batch = inputs.batch(rows)
-        with model.arithmetic():
-            found[rows] = batch.losses(model.suffix(batch.hidden, batch.attention)).double().cpu().numpy()
-    return found
