@@ -12,7 +12,7 @@ from fedrad.audit import controls
 from fedrad.audit.bounds import epsilon_bound, gaussian_bound, guess
 from fedrad.audit.outcome import Outcome
 from fedrad.audit.stage import Seen, Stage, centralized_view, gradient_stage, server_view
-from fedrad.audit.texts import SAMPLED, text_view
+from fedrad.audit.texts import REPORTS, SAMPLED, text_view
 from fedrad.config import Experiment
 
 CONFIDENCE = 0.95
@@ -69,7 +69,7 @@ _FULL = (
     _Group(1500, LORA, centralized_view, _LORA, _ALL_CONTROLS),
     _Group(1500, SERVER, server_view, _LORA | {"sites.count": 2}, {"noise / 4": controls.noise_quartered}),
 )
-_QUICK_TEXTS, _FULL_TEXTS = 100, 500
+_TEXTS = 300
 
 
 def run_battery(*, quick: bool, told: Callable[[str], None] = lambda line: None) -> Iterator[Outcome]:
@@ -80,8 +80,10 @@ def run_battery(*, quick: bool, told: Callable[[str], None] = lambda line: None)
     """
     for group in _QUICK if quick else _FULL:
         yield from _audited(group, told)
-    told("text canaries")
-    yield _texts(_QUICK_TEXTS if quick else _FULL_TEXTS, {} if quick else _LORA)
+    if not quick:
+        for kind in (REPORTS, SAMPLED):
+            told(f"{_TEXTS} canaries: {kind}")
+            yield _texts(kind)
 
 
 def audit_experiment(changes: Mapping[str, Any], units: int) -> Experiment:
@@ -105,12 +107,11 @@ def _audited(group: _Group, told: Callable[[str], None]) -> Iterator[Outcome]:
         yield outcome_of(DIRAC, group.view, broken, stage.experiment, seen, stage.inside, started)
 
 
-def _texts(canaries: int, changes: Mapping[str, Any]) -> Outcome:
-    units, started = _SETTINGS["data.reports"] + canaries // 2, time.monotonic()
-    experiment = audit_experiment({"privacy.epsilon": 8.0, **changes}, units)
-    seen, inside = text_view(experiment, SAMPLED, canaries)
-    view = "final model's losses"
-    return outcome_of(SAMPLED, view, "", experiment, seen, inside, started)
+def _texts(kind: str) -> Outcome:
+    units, started = _SETTINGS["data.reports"] + _TEXTS // 2, time.monotonic()
+    experiment = audit_experiment({**_LORA, "privacy.epsilon": 8.0}, units)
+    seen, inside = text_view(experiment, kind, _TEXTS)
+    return outcome_of(kind, "final model's losses", "", experiment, seen, inside, started)
 
 
 def outcome_of(

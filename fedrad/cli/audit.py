@@ -68,6 +68,7 @@ def _run(quick: bool, attacked: Experiment | None, out: Path | None) -> int:
         return 0
     for outcome in run_battery(quick=quick, told=told):
         outcomes.append(outcome)
+        told(f"  bound {outcome.bound:.2f}, claim {outcome.epsilon:.2f}")
     report = Report(outcomes, seconds=time.monotonic() - started)
     console.print(outcome_table(outcomes))
     if out is not None:
