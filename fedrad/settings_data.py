@@ -24,8 +24,8 @@ class Data:
     max_length: int = setting(256, "longest report in tokens; longer ones are truncated", limit="at least 8")
     uncertain: str = setting(
         "negative",
-        "how an uncertain label counts (-1 in MIMIC-CXR's label file or in a table, or a finding that a generated report "
-        "only suspects); `ignore` masks it out of loss and score. Public bases were trained with `negative`",
+        "how an uncertain label counts (-1 in MIMIC-CXR's label file or in a table, or a finding that a generated "
+        "report only suspects); `ignore` masks it out of loss and score. Public bases were trained with `negative`",
         choices=("negative", "positive", "ignore"),
     )
     test_fraction: float = setting(

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 import fedrad
+from fedrad.cli.audit import audit
 from fedrad.cli.base import base_app
 from fedrad.cli.data import data_app
 from fedrad.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tunin
 app.add_typer(base_app, name="base")
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
+app.command()(audit)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]

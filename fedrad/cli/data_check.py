@@ -22,6 +22,7 @@ from fedrad.federation.policy import HospitalPolicy
 from fedrad.keys import read_flat
 from fedrad.model.base import load_base
 from fedrad.planning.expected_gain import ExpectedGain
+from fedrad.planning.noise_to_signal import Noise
 from fedrad.planning.notes import before_training
 from fedrad.planning.outlook import Outlook, features_of, outlook_of
 from fedrad.privacy.passes import most_units

@@ -1,0 +1,35 @@
+"""Shards with canaries of a tiny model, seeded."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from fedrad.audit.stage import Stage, gradient_stage
+from fedrad.config import Experiment
+from tests import small
+
+
+def experiment(**changes: object) -> Experiment:
+    """Sixty steps at epsilon 1.5, an eighth of some 450 units in each."""
+    settings: dict[str, object] = {
+        "lora__targets": "",
+        "privacy__delta": 1e-5,
+        "privacy__epsilon": 1.5,
+        "train__rounds": 2,
+        "train__local_steps": 30,
+        "train__batch": 56,
+        "train__average": 0.0,
+        "train__learning_rate": 0.0,
+        "train__warm_start": "none",
+        "sites__count": 1,
+    }
+    return small.experiment(**{**settings, **changes})
+
+
+@cache
+def stage(unit: str = "report") -> Stage:
+    """800 canaries that are reports, or 400 that are patients with eight reports each."""
+    if unit == "patient":
+        # The generator's patients have two reports each.
+        return gradient_stage(experiment(privacy__unit=unit, privacy__reports_per_patient=8, train__batch=28), 400)
+    return gradient_stage(experiment(), 800)

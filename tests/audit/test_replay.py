@@ -1,0 +1,110 @@
+"""A hospital's whole round on neighbouring shards, recorded: what leaves, what is kept and what is run are the same.
+
+Only the noised numbers differ. Two shards are neighbours if one has one report more (or one patient more)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord
+
+import fedrad
+from tests.counted import Passes
+from tests.grid import Mercy, forget, wire_bytes
+from tests.model import tiny
+
+PACKAGE = str(Path(fedrad.__file__).parent)
+Lines = set[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """All of a round that is not a noised number."""
+
+    fields: dict[str, dict[str, Any]]
+    tensors: dict[str, list[tuple[str, str, tuple[int, ...]]]]
+    length: int
+    kept: dict[str, int]
+    passes: tuple[int, list[int]]
+    lines: Lines
+    numbers: bytes
+
+
+@contextmanager
+def lines_of_ours(into: Lines) -> Iterator[None]:
+    """Every line of fedrad that runs: two runs with the same set took the same branches."""
+
+    def line(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            into.add((frame.f_code.co_filename, frame.f_lineno))
+        return line
+
+    def call(frame: FrameType, event: str, _: Any) -> Any:
+        return line if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def record(folder: Path, base: str, units: int, counted: Passes, unit: str, **node: Any) -> Record:
+    """The first round of a hospital with so many units; 40 are declared."""
+    forget()
+    mercy = Mercy(folder, reports=units, base=base, train__batch=20, privacy__unit=unit)
+    mercy.node |= {"unit": unit, "max-sampling-rate": 1.0} | node
+    counted.counts()
+    lines: Lines = set()
+    with lines_of_ours(lines):
+        content = mercy.ask(mercy.request())
+    state = Path(mercy.node["state-dir"])
+    return Record(
+        fields={name: dict(part) for name, part in content.items() if isinstance(part, ConfigRecord)},
+        tensors={
+            name: [(key, str(array.dtype), tuple(array.shape)) for key, array in part.items()]
+            for name, part in content.items()
+            if isinstance(part, ArrayRecord)
+        },
+        length=len(wire_bytes(content)),
+        kept={str(file.relative_to(state)): file.stat().st_size for file in sorted(state.rglob("*")) if file.is_file()},
+        passes=counted.counts(),
+        lines=lines,
+        numbers=wire_bytes(content),
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.save(tmp_path_factory.mktemp("base"), "bert")
+
+
+@pytest.mark.parametrize("unit", ["report", "patient"])
+def test_neighbouring_shards_make_the_same_round(
+    unit: str, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Passes(monkeypatch)
+    record(tmp_path / "warm", base, 30, counted, unit)  # what a process does once, such as finding a noise multiplier
+    left, right = (record(tmp_path / str(units), base, units, counted, unit) for units in (37, 38))
+    assert set(left.fields) == {"reply"}  # it answered
+    assert left.fields == right.fields
+    assert left.tensors == right.tensors
+    assert left.tensors["adapter"]
+    assert left.length == right.length
+    assert left.kept == right.kept
+    assert left.kept
+    assert left.passes == right.passes
+    assert left.lines ^ right.lines == set()
+    # Controls: the additional report was in it; and where passes are not padded, each of these measures tells.
+    assert left.numbers != right.numbers
+    bare = [record(tmp_path / f"bare-{n}", base, n, counted, unit, **{"pad-passes": False}) for n in (37, 38)]
+    assert bare[0].passes != bare[1].passes
+    assert bare[0].lines ^ left.lines != set()
