@@ -131,6 +131,12 @@ class Sites:
         "may set `rank` in its node configuration",
         limit="each above 0",
     )
+    alone: int = setting(
+        0,
+        "`fedrad.centralized`: train on the reports of this one of the `sites.count` simulated hospitals alone, "
+        "counted from 1, and test as ever; 0: on all reports",
+        limit="at least 0",
+    )
     timeout: float = setting(900.0, "seconds that a round may take", limit="above 0")
     connect_timeout: float = setting(120.0, "seconds to wait until the hospitals are connected", limit="above 0")
 
@@ -352,3 +358,19 @@ class Run:
 
     out: str = setting("", "run directory; empty: `runs/<time>-<name>`")
     name: str = setting("", "a word for the run directory's name")
+    predictions: bool = setting(
+        False,
+        "write `predictions.parquet` (and `predictions-before.parquet`, of the start): labels and probabilities of "
+        "each test report, with its patient, for paired tests; mode 0600, for public or simulated test sets only",
+    )
+    track: str = setting(
+        "jsonl",
+        "where else to log, beside `metrics.jsonl`: `mlflow`: settings, scores, files, and the adapter as a registered "
+        "model; `tensorboard`: scores. Each needs the extra of its name",
+        choices=("jsonl", "mlflow", "tensorboard"),
+    )
+    tracking_uri: str = setting(
+        "",
+        "of `mlflow`: its tracking server or database, as `sqlite:////data/mlflow.db`; empty: MLflow's own default. Of "
+        "`tensorboard`: a folder; empty: the run directory. Public like every setting: put no password in it",
+    )

@@ -23,10 +23,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
     ("fedrad.ledger", "fedrad.tasks", "fedrad.public_base"),
     ("fedrad.training", "fedrad.predict"),
-    ("fedrad.planning",),
+    ("fedrad.planning", "fedrad.evidence"),
     ("fedrad.report",),
     ("fedrad.federation",),
     ("fedrad.simulation",),
+    ("fedrad.experiments",),
     ("fedrad.cli",),
     ("fedrad.centralized", "fedrad.__main__"),
 )

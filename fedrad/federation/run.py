@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from fedrad.config import Experiment
+from fedrad.errors import ConfigError, place_of
+from fedrad.evidence.predictions import Predictions, write_predictions
 from fedrad.federation.hospital import inputs_of
 from fedrad.planning.notes import Noise, after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import plan_lines, progress_lines, show_notes
+from fedrad.report.tracking import Tracker, tracker_of
 from fedrad.tasks.metrics import Evaluation, Scores
 from fedrad.training.corpus import Corpus, stated_task
-from fedrad.training.evaluation import evaluate
+from fedrad.training.evaluation import predictions
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import exported, pin_arithmetic, set_up
@@ -46,6 +50,7 @@ class Run:
         pin_arithmetic(experiment)
         refuse_used(experiment)
         self.strategy = strategy_of(experiment)  # one that can't be had is refused before anything is read
+        self.tracker = tracker_of(experiment)
         self.evaluations: list[Evaluation] = []
         self._early: tuple[str, ...] = ()
 
@@ -65,6 +70,12 @@ class Run:
         self.directory = create_run_directory(self.experiment, Path.cwd())
         self.test = None if self.corpus is None else inputs_of(self.setup, self.corpus, self.corpus.test)
         self.trainable = {name: self.state[name] for name in self.setup.classifier.adapter()}
+        if self.tracker is not None:
+            try:
+                self.tracker.start(self.experiment, self.directory)
+            except Exception as error:
+                problem = f"{self.experiment.run.track} can't be written to ({type(error).__name__})"
+                raise ConfigError(f"run.tracking-uri: {problem}: {str(error).partition(chr(10))[0]}") from None
 
     def announce(self, declared: Mapping[str, int], noise: Mapping[str, float], plans: Noise) -> None:
         """Shows the plan, and what is odd about it, before a step is charged."""
@@ -82,11 +93,42 @@ class Run:
         scores = None
         if self.test is not None:
             classifier = exported(self.setup, self.strategy, state).classifier
-            self.evaluations.append(evaluate(replace(self.test, classifier=classifier)))
+            test = replace(self.test, classifier=classifier)
+            found = predictions(test)
+            self.evaluations.append(test.task.evaluate(found, test.tokens))
             scores = self.evaluations[-1].scores
+            if self.experiment.run.predictions and round in (0, train.rounds):
+                self._write_predictions("predictions.parquet" if round else "predictions-before.parquet", found)
         step = round * self.experiment.local_steps
-        append_metrics(self.directory, self.setup.task, round=round, step=step, scores=scores, epsilon=epsilon)
+        record = append_metrics(self.directory, self.setup.task, round=round, step=step, scores=scores, epsilon=epsilon)
+        self._track(lambda tracker: tracker.evaluated(record))
         return scores
+
+    def _write_predictions(self, name: str, found: NDArray[Any]) -> None:
+        if self.corpus is None or self.test is None:
+            return
+        tokens, task = self.test.tokens, self.setup.task
+        rows = self.corpus.test
+        table = Predictions(
+            rows=rows,
+            patients=rows if tokens.patients is None else tokens.patients,
+            names=task.labels,
+            truth=tokens.labels > 0.5,
+            known=tokens.mask > 0,
+            probabilities=found,
+            task=task.name,
+        )
+        write_predictions(self.directory / name, table)
+
+    def _track(self, tell: Callable[[Tracker], None]) -> None:
+        """Steps were charged, so a tracking server that is down does not end the run; what it missed is said."""
+        if self.tracker is None:
+            return
+        try:
+            tell(self.tracker)
+        except Exception as error:
+            note = f"{self.experiment.run.track} missed something: {type(error).__name__} at {place_of(error)}"
+            show_notes(self.console, [note])
 
     def finish(self, state: Mapping[str, Tensor], **figures: Any) -> Result:
         """Writes the adapter and, last, the result.
@@ -116,4 +158,5 @@ class Run:
             late += after_training(experiment, scores, comparison, epsilon=result.epsilon_max, warm=warm)
         result = replace(result, notes=self._early + late)
         finish(self.directory, experiment, exported(self.setup, self.strategy, state), result)
+        self._track(lambda tracker: tracker.finish(self.directory))
         return result

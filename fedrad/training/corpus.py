@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
@@ -56,12 +56,15 @@ def read_corpus(experiment: Experiment) -> Corpus:
         bank=data.bank,
     )
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
-    return Corpus(
+    corpus = Corpus(
         reports=reports,
         task=task_of(reports.features),
         train=np.sort(train),
         test=np.sort(test),
     )
+    if experiment.sites.alone:
+        return replace(corpus, train=hospital_shares(experiment, corpus)[experiment.sites.alone - 1])
+    return corpus
 
 
 def stated_task(experiment: Experiment) -> Task:

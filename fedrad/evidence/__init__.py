@@ -1,0 +1,1 @@
+"""Evidence: how sure a score is, and whether two of them differ."""
