@@ -21,7 +21,7 @@ _SHOWN = 25
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS_OR_SWEEP...")],
     by: Annotated[str, typer.Option(help="the swept key whose values are compared; default the first")] = "",
-    baseline: Annotated[str, typer.Option(help="its value to compare with; default the first")] = "",
+    baseline: Annotated[str, typer.Option(help="its value to compare with, or a floor; default the first")] = "",
     margin: Annotated[float, typer.Option(help="weighted F1 that would count as a loss; state it beforehand")] = 0.01,
     draws: Annotated[int, typer.Option(min=100, help="of the bootstrap and of the randomisation")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="of both")] = 0,
@@ -45,10 +45,11 @@ def compare(
         result = run(axes, conditions_of(found), by=by, baseline=baseline, margin=margin, draws=draws, seed=seed)
         console = wide()
         _show(console, "weighted F1, with 95% intervals over seeds and patients", result.scores)
-        _show(console, "differences to the baseline, paired by seed and patient", result.differences)
+        title = f"differences to the baseline, paired by seed and patient; margin of loss {margin:g}"
+        _show(console, title, result.differences.drop(columns=["margin", "p rank min"], errors="ignore"))
         if len(result.mcnemar):
-            few = result.mcnemar.sort_values("exact, Holm", kind="stable")
-            _show(console, "McNemar, label by label, smallest p first", few)
+            few = result.mcnemar.sort_values("exact Holm", kind="stable")
+            _show(console, "McNemar, label by label, of the first common seed, smallest p first", few)
         for warning in result.warnings:
             console.print(f"note: {warning}", style="yellow", highlight=False, soft_wrap=True)
         if json_ is not None:

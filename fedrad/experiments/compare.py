@@ -81,7 +81,7 @@ def compare(
 
     Args:
         by: the axis whose values are compared; default the first. Conditions are paired that agree in all others.
-        baseline: its value to compare with; default the first.
+        baseline: its value to compare with, or a floor of the sweep; default the first value.
         margin: weighted F1 that counts as a loss, chosen before the figures were seen.
         draws: of the bootstrap and of the randomisation.
         seed: of both.
@@ -106,11 +106,11 @@ def compare(
     table = pd.DataFrame(tests)
     for kind in ("exact", "mid"):
         if len(table):
-            table[f"{kind}, Holm"] = holm(table[kind])
+            table[f"{kind} Holm"] = holm(table[kind])
     found = pd.DataFrame(differences)
-    for kind in ("bootstrap p", "randomisation p"):
+    for kind in ("p boot", "p rand"):
         if len(found):
-            found[f"{kind}, Holm"] = holm(found[kind])
+            found[f"{kind} Holm"] = holm(found[kind])
     return Comparison(scores, labels, found, table, tuple(dict.fromkeys(warnings)))
 
 
@@ -133,8 +133,8 @@ def _seed(runs: Sequence[FinishedRun]) -> Seed:
 
 
 def _named(condition: Condition, axes: Sequence[str]) -> dict[str, Any]:
-    keys = {axis: condition.keys.get(axis) for axis in axes}
-    return {**keys, "floor": condition.floor, "hospital": condition.hospital, "seeds": len(condition.runs)}
+    keys = {axis: condition.keys[axis] for axis in axes}
+    return {**keys, "floor": condition.floor, "hospital": condition.hospital or None, "seeds": len(condition.runs)}
 
 
 def _scores(condition: Condition, axes: Sequence[str], draws: int, generator: np.random.Generator) -> dict[str, Any]:
@@ -173,8 +173,11 @@ def _label_scores(
 def _pairs(
     axes: Sequence[str], conditions: Sequence[Condition], by: str, baseline: str
 ) -> list[tuple[Condition, Condition]]:
-    """(baseline, other) for each condition of the grid, and (cell, floor) pairs left to the scores."""
+    """(baseline, other) for each condition of the grid that has one."""
     grid = [condition for condition in conditions if not condition.floor]
+    floors = [condition for condition in conditions if condition.floor and condition.floor == baseline]
+    if floors:
+        return [(floor, c) for c in grid for floor in floors if _under(floor, c)]
     if not axes or not grid:
         return []
     by = by or axes[0]
@@ -183,13 +186,18 @@ def _pairs(
     values = list(dict.fromkeys(shown(condition.keys[by]) for condition in grid))
     baseline = baseline or values[0]
     if baseline not in values:
-        raise ConfigError(f"--baseline {baseline}: {by} has the values {', '.join(values)}")
+        names = dict.fromkeys(condition.floor for condition in conditions if condition.floor)
+        raise ConfigError(f"--baseline {baseline}: {by} has the values {', '.join(values)}; floors: {', '.join(names)}")
 
     def others(condition: Condition) -> tuple[Any, ...]:
         return tuple(value for axis, value in condition.keys.items() if axis != by)
 
     bases = {others(c): c for c in grid if shown(c.keys[by]) == baseline}
     return [(bases[others(c)], c) for c in grid if others(c) in bases and bases[others(c)] is not c]
+
+
+def _under(floor: Condition, cell: Condition) -> bool:
+    return all(value is None or value == cell.keys[axis] for axis, value in floor.keys.items())
 
 
 def _common(first: Condition, second: Condition) -> list[tuple[FinishedRun, FinishedRun]]:
@@ -220,13 +228,13 @@ def _difference(
         "difference": float(by_seed.mean()),
         "low": low,
         "high": high,
-        "bootstrap p": bootstrap_p(differences),
-        "randomisation p": randomisation_p(seeds, draws, generator),
-        "signed-rank p": signed_rank_p(by_seed),
-        "least signed-rank p": smallest_signed_rank_p(len(seeds)),
+        "p boot": bootstrap_p(differences),
+        "p rand": randomisation_p(seeds, draws, generator),
+        "p rank": signed_rank_p(by_seed),
+        "p rank min": smallest_signed_rank_p(len(seeds)),
         "margin": margin,
-        "no loss p": same.no_loss,
-        "equivalence p": same.p,
+        "p no loss": same.no_loss,
+        "p equal": same.p,
     }
 
 

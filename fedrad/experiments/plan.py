@@ -209,7 +209,7 @@ def _rows(
     """A row for each cell of the grid, or what is wrong with the cells: a problem once, with where it arises."""
     rows: list[Row] = []
     wrong: dict[str, list[str]] = {}
-    names: dict[str, str] = {}
+    names: set[str] = set()
     for values in itertools.product(*axes.values()):
         keys = {axis: value.shown for axis, value in zip(axes, values, strict=True)}
         for seed in seeds:
@@ -226,8 +226,8 @@ def _rows(
                 wrong.setdefault(problem, []).append(where)
             if not problems:
                 if cell.name in names:
-                    wrong.setdefault(f"the same run as {names[cell.name]}", []).append(where)
-                names[cell.name] = where
+                    wrong.setdefault("the same run as an earlier cell", []).append(where)
+                names.add(cell.name)
                 rows.append(Row(cell, keys, seed))
     count = len(seeds)
     for group in axes.values():

@@ -12,6 +12,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -42,7 +43,7 @@ def run_pool(
 
     Args:
         jobs: processes at most; 0: as many as the machine allows.
-        memory: bytes of a cell; 0: what the first one turns out to need, during which it is alone.
+        memory: bytes of a cell; 0: the most that one has needed so far. The first is then alone.
         on_bound: told how many processes there will be, once that is known.
     """
     pool = _Pool(list(cells), folder)
@@ -53,7 +54,7 @@ def run_pool(
     def bound(need: int, running: int) -> int:
         return max(1, min(wanted, running + max(0, free_memory()) // need))
 
-    allowed = bound(memory, 0) if memory else 1
+    allowed, needed = bound(memory, 0) if memory else 1, 0
     if memory or wanted == 1:
         on_bound(allowed)
     try:
@@ -61,8 +62,8 @@ def run_pool(
             while pool.waiting and len(pool.busy) < allowed:
                 on_start(pool.start_one(threads))
             for cell, failure, peak in pool.finished_ones():
-                if not memory and peak and wanted > 1:
-                    memory, allowed = peak, bound(peak, 1)
+                if peak > needed and not memory and wanted > 1:
+                    needed, allowed = peak, bound(peak, len(pool.workers))
                     on_bound(allowed)
                 on_done(cell, failure)
     finally:
@@ -96,7 +97,8 @@ class _Pool:
         worker, cell = known[0] if known else (free[0] if free else self._new(threads), fresh[0])
         self.waiting.remove(cell)
         worker.cell, worker.reads = cell, cell.reads
-        worker.connection.send((cell, self.folder))
+        with suppress(OSError):  # it has died; whoever waits for its answer will see
+            worker.connection.send((cell, self.folder))
         return cell
 
     def _new(self, threads: int) -> _Worker:
@@ -117,7 +119,7 @@ class _Pool:
             assert cell is not None  # noqa: S101 - only busy ones are waited for
             try:
                 failure, peak = worker.connection.recv()
-            except EOFError:
+            except (EOFError, OSError):  # also one that is reset
                 worker.process.join()
                 self.workers.remove(worker)
                 failure, peak = _died(worker.process.exitcode), 0

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
-from fedrad.evidence.predictions import Predictions, read_predictions
+from fedrad.evidence.predictions import SINGLE_LABEL, Predictions, read_predictions
 
+TEXTLESS = ("prior", "all-negative")
+"""Floors that give every report the same answer."""
 SEEDS = ("train.seed", "data.seed")
 
 
@@ -36,13 +40,18 @@ class FinishedRun:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Of its test set: after training, or, of the floor "public-base", before.
+        """Of its test set: after training; of the floor "public-base", before; of a floor that reads no text, its own.
 
         Raises:
             DataError: it has kept none.
         """
         before = "-before" * (self.floor == "public-base")
-        return read_predictions(self.directory / f"predictions{before}.parquet")
+        found = read_predictions(self.directory / f"predictions{before}.parquet")
+        if self.floor not in TEXTLESS:
+            return found
+        share = (found.truth & found.known).mean(axis=0, dtype=np.float32)
+        always = np.broadcast_to(share if found.task == SINGLE_LABEL else np.ones_like(share), found.truth.shape)
+        return replace(found, probabilities=always if self.floor == "prior" else np.zeros_like(always))
 
 
 def load_runs(paths: Sequence[Path]) -> tuple[list[str], list[FinishedRun]]:
@@ -72,7 +81,7 @@ def _of_sweep(path: Path, index: Mapping[str, Any]) -> list[FinishedRun]:
     found = []
     for entry in index["rows"]:
         directory = path / "cells" / entry["run"]
-        if entry["floor"] not in ("prior", "all-negative") and (directory / "result.json").is_file():
+        if (directory / "result.json").is_file():
             prior = _prior(directory)
             found.append(FinishedRun(directory, entry["keys"], entry["seed"], entry["floor"], entry["hospital"], prior))
     return found
@@ -114,7 +123,7 @@ class Condition:
     def name(self) -> str:
         """As tables and pictures call it."""
         told = [f"{axis.rpartition('.')[2]} {shown(value)}" for axis, value in self.keys.items() if value is not None]
-        told += [f"{self.floor}{f' {self.hospital}' if self.hospital else ''}"] if self.floor else []
+        told += [f"{self.floor} {self.hospital or ''}".strip()] if self.floor else []
         return ", ".join(told) or "all"
 
 

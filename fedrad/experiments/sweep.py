@@ -113,7 +113,7 @@ class SweepView:
     done: int
     failures: list[tuple[Cell, Failure]] = field(default_factory=list)
     running: dict[str, float] = field(default_factory=dict)
-    jobs: int = 1
+    jobs: int = 0
     _seconds: list[float] = field(default_factory=list)
     _live: Live | None = None
     _table: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -131,9 +131,9 @@ class SweepView:
         )
 
     def bounded(self, jobs: int) -> None:
-        """How many cells run at once is known."""
-        self.jobs = jobs
-        if not self.console.is_terminal:
+        """How many cells run at once is known, or known better."""
+        changed, self.jobs = jobs != self.jobs, jobs
+        if changed and not self.console.is_terminal:
             self.console.print(f"{jobs} at once", highlight=False)
 
     def started(self, cell: Cell) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlflow.pyfunc
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 from fedrad.tasks.classifier import Classifier
 
 
-class ReportModel(mlflow.pyfunc.PythonModel):
+class ReportModel(PythonModel):
     """A run's adapter behind MLflow's ``predict``."""
 
     def load_context(self, context: Any) -> None:
@@ -25,4 +26,4 @@ class ReportModel(mlflow.pyfunc.PythonModel):
         return pd.DataFrame(self.classifier.predict([str(text) for text in texts]), columns=self.classifier.labels)
 
 
-mlflow.models.set_model(ReportModel())
+set_model(ReportModel())
