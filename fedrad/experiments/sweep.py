@@ -21,12 +21,13 @@ from fedrad.experiments.clusters import run_ray, sbatch
 from fedrad.experiments.plan import Sweep, read_sweep
 from fedrad.experiments.pool import run_pool
 from fedrad.experiments.runs import shown
-from fedrad.experiments.table import write_index, write_results
+from fedrad.experiments.table import Results, write_index, write_results
 from fedrad.files import USUAL, write_whole
 from fedrad.report.terminal import show_seconds
 
 Executor = Literal["process", "ray", "slurm"]
 _SHOWN = 40
+_RECENT = 20
 _BUSY = "another sweep is at work there"
 
 
@@ -57,7 +58,7 @@ def sweep(file: Path, out: Path | None, console: Console, *, jobs: int = 0, exec
         view = SweepView(console, plan, out, done=len(plan.cells) - len(left))
         view.head(executor)
         if executor == "slurm":
-            write_results(plan.rows, plan.axes, out)
+            write_results(plan.rows, plan.axes, out, view.known)
             threads = max(cell.experiment.train.threads for cell in plan.cells)
             gpus = any(cell.experiment.train.device != "cpu" for cell in plan.cells)
             numbers = [number for number, _ in numbered]
@@ -114,6 +115,7 @@ class SweepView:
     failures: list[tuple[Cell, Failure]] = field(default_factory=list)
     running: dict[str, float] = field(default_factory=dict)
     jobs: int = 0
+    known: Results = field(default_factory=dict)
     _seconds: list[float] = field(default_factory=list)
     _live: Live | None = None
     _table: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -146,7 +148,7 @@ class SweepView:
         self.done += 1
         if failure is not None:
             self.failures.append((cell, failure))
-        self._table = write_results(self.plan.rows, self.plan.axes, self.out)
+        self._table = write_results(self.plan.rows, self.plan.axes, self.out, self.known)
         if self._live is None:
             row = next(row for row in self.plan.rows if row.cell.name == cell.name)
             what = [*(f"{axis}={value}" for axis, value in row.keys.items() if value is not None), f"seed {row.seed}"]
@@ -161,24 +163,25 @@ class SweepView:
         left = len(self.plan.cells) - self.done
         text = f"{self.done}/{len(self.plan.cells)}"
         if left and self._seconds:
-            mean = sum(self._seconds) / len(self._seconds)
+            last = self._seconds[-_RECENT:]  # the first ones computed features for the others
+            mean = sum(last) / len(last)
             text += f", about {show_seconds(mean * left / max(1, self.jobs, len(self.running)))} left"
         return text
 
     @contextmanager
     def showing(self) -> Iterator[None]:
         """Draws while the block runs, in a terminal."""
-        self._table = write_results(self.plan.rows, self.plan.axes, self.out)
+        self._table = write_results(self.plan.rows, self.plan.axes, self.out, self.known)
         if not self.console.is_terminal:
             yield
             return
-        with Live(self._drawn(), console=self.console, refresh_per_second=2) as self._live:
+        with Live(self._drawn(), console=self.console, refresh_per_second=2, transient=True) as self._live:
             yield
         self._live = None
 
     def close(self) -> None:
         """The table, and what failed."""
-        self._table = write_results(self.plan.rows, self.plan.axes, self.out)
+        self._table = write_results(self.plan.rows, self.plan.axes, self.out, self.known)
         self.console.print(summary(self._table, self.plan.axes))
         for cell, failure in self.failures:
             text = f"failed: {self.out / 'cells' / cell.name}: {failure.kind}: {failure.message}"

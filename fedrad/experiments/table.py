@@ -17,16 +17,23 @@ FIGURES = ("weighted_f1", "micro_f1", "macro_f1")
 F1, BEFORE, EPSILON = "f1:", "before:", "epsilon:"
 
 
-def table_of(rows: Sequence[Row], axes: Sequence[str], folder: Path) -> pd.DataFrame:
+Results = dict[str, dict[str, Any]]
+"""The results of finished cells by name: a finished cell never changes, so each is read once."""
+
+
+def table_of(rows: Sequence[Row], axes: Sequence[str], folder: Path, known: Results) -> pd.DataFrame:
     """The rows with what has finished so far. An epsilon without privacy is empty, as everything of a cell is that has
-    not finished."""
-    found: dict[str, dict[str, Any] | None] = {}
+    not finished.
+
+    Args:
+        known: results that were read before; what is read now is added.
+    """
     records = []
     for row in rows:
         name = row.cell.name
-        if name not in found:
-            found[name] = finished(row.cell, folder)
-        result = found[name]
+        result = known.get(name) or finished(row.cell, folder)
+        if result is not None:
+            known[name] = result
         failure = failure_of(row.cell, folder) if result is None else None
         record: dict[str, Any] = {**row.keys, "seed": row.seed, "floor": row.floor, "hospital": row.hospital}
         record["status"] = "finished" if result is not None else "failed" if failure is not None else "waiting"
@@ -59,9 +66,9 @@ def _figures(floor: str, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_results(rows: Sequence[Row], axes: Sequence[str], out: Path) -> pd.DataFrame:
+def write_results(rows: Sequence[Row], axes: Sequence[str], out: Path, known: Results) -> pd.DataFrame:
     """Writes ``results.parquet`` and ``results.csv``, each whole or not at all; the table."""
-    table = table_of(rows, axes, out / "cells")
+    table = table_of(rows, axes, out / "cells", known)
     # A column of numbers and words, such as a swept key whose floors have none, is text in Parquet.
     typed = table.astype({axis: "string" for axis in axes if table[axis].dtype == object})
     with whole_file(out / "results.parquet", durable=False, mode=USUAL) as file:

@@ -184,7 +184,7 @@ def test_a_process_that_is_killed_is_its_cells_failure(tmp_path: Path) -> None:
     assert "signal 9" in str(ended[cells[0].name])
     assert ended[cells[1].name] is None
     assert finished(cells[1], tmp_path) is not None
-    assert list(table_of(read_sweep(write(tmp_path)).rows, ["privacy.epsilon"], tmp_path)["status"]) == [
+    assert list(table_of(read_sweep(write(tmp_path)).rows, ["privacy.epsilon"], tmp_path, {})["status"]) == [
         "failed",
         "finished",
     ]
