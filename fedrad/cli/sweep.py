@@ -34,5 +34,10 @@ def sweep(
 
         if cell is not None:
             run_one(file, out, cell)
-        elif run(file, out, wide(), jobs=jobs, executor=executor):
-            sys.exit(1)
+        else:
+            try:
+                failed = run(file, out, wide(), jobs=jobs, executor=executor)
+            except KeyboardInterrupt:
+                print("fedrad: interrupted. The same command goes on; finished cells are kept.", file=sys.stderr)
+                sys.exit(130)
+            sys.exit(1 if failed else 0)

@@ -114,7 +114,7 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
 
 
 def bootstrap_p(differences: Values) -> float:
-    """Two-sided p of "no difference": 2 min(P(d* <= 0), P(d* >= 0)), at least 1 / (B + 1)."""
+    """Two-sided p of "no difference": 2 min(P(d* <= 0), P(d* >= 0)), at least 2 / (B + 1)."""
     return min(1.0, 2 * min(_tail(differences <= 0), _tail(differences >= 0)))
 
 
@@ -137,7 +137,7 @@ class Equivalence:
 
 
 def equivalence(differences: Values, margin: float) -> Equivalence:
-    """TOST on bootstrapped differences, second minus first: below 5% just where the 90% interval of each side stays
+    """TOST on bootstrapped differences, second minus first. Its p is below 5% where the 90% percentile interval lies
     within the margin."""
     return Equivalence(no_loss=_tail(differences <= -margin), no_gain=_tail(differences >= margin))
 

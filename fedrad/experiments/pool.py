@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -147,6 +148,7 @@ def _serve(connection: Connection, threads: int) -> None:
     """A worker: one cell after the other, until the sweep is done or dead."""
     os.environ |= dict.fromkeys(_THREADS, str(threads))  # before torch is imported
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from fedrad.training.inputs import SharedLowerParts, sharing
 
