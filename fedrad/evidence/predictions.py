@@ -1,124 +1,103 @@
-"""A file of predictions on a test set: one row a report, with its patient, its labels and what a model made of it.
+"""The file of predictions that ``fedrad evaluate --predictions`` writes, as private as the reports: a row for each.
 
-The columns are ``row`` (of the corpus), ``patient`` (equal for the reports of one person), ``label:NAME`` (true, false,
-or null where the label is masked) and ``probability:NAME``. The task stands in the file's metadata, since it decides
-how probabilities become decisions. There is no text in it, but labels and patients: it is for public or simulated test
-sets, and its owner alone may read it.
+| column | type | what it is |
+|---|---|---|
+| ``row`` | integer | the report among those of the source that can be used, from 1 in the order of its files |
+| ``patient`` | text | as the source has it; a table without a patient column: ``row-N`` |
+| ``label:NAME`` | integer | 1, 0, or empty where the label is masked; of a class: whether the report is of it |
+| ``probability:NAME`` | number | what the run predicts |
+
+The columns of the labels, then those of the probabilities, both in the order of the run's labels. CSV, or Parquet where
+the file is called ``.parquet``; mode 0600. Files of two runs on the same source pair by ``row``.
 """
 
 from __future__ import annotations
 
-import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fedrad.errors import DataError
-from fedrad.files import PRIVATE, whole_file
+from fedrad.files import write_whole
 
-LABEL, PROBABILITY = "label:", "probability:"
-SINGLE_LABEL = "single-label"
-_TASK = b"fedrad.task"
+_LABEL, _PROBABILITY = "label:", "probability:"
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model predicts for n reports with L labels.
+    """n reports and L labels.
 
     Attributes:
-        rows: of the reports in their corpus, int64 [n].
-        patients: equal for the reports of one patient, [n].
-        names: of the labels.
-        truth: whether each label is positive, bool [n, L].
-        known: false where a label is masked, bool [n, L].
-        probabilities: float32 [n, L].
-        task: "multi-label" or "single-label".
+        rows: int [n].
+        patients: n texts.
+        names: the L labels or classes.
+        labels: int8 [n, L]: 1, 0, or -1 where masked.
+        probabilities: float64 [n, L].
     """
 
     rows: NDArray[np.int64]
-    patients: NDArray[Any]
+    patients: Sequence[str]
     names: tuple[str, ...]
-    truth: NDArray[np.bool_]
-    known: NDArray[np.bool_]
-    probabilities: NDArray[np.float32]
-    task: str = "multi-label"
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @cached_property
-    def decisions(self) -> NDArray[np.bool_]:
-        """As the task decides: above 1/2, or the most probable class."""
-        if self.task == SINGLE_LABEL:
-            best = self.probabilities.argmax(axis=1)
-            return np.asarray(np.arange(len(self.names)) == best[:, None])
-        return np.asarray(self.probabilities > 0.5)
-
-    @cached_property
-    def correct(self) -> NDArray[np.bool_]:
-        """Where decision and label agree, bool [n, L]; true where the label is masked."""
-        return (self.decisions == self.truth) | ~self.known
-
-    @cached_property
-    def test_set(self) -> str:
-        """A digest of the test set: the same for the predictions of two models only if they are about the same reports
-        in the same order, with the same patients and labels."""
-        digest = hashlib.sha256(repr(self.names).encode())
-        digest.update(self.rows.astype("<i8").tobytes())
-        numbers = np.unique(self.patients, return_inverse=True)[1]
-        digest.update(numbers.astype("<i8").tobytes())
-        digest.update(self.truth.tobytes() + self.known.tobytes())
-        return digest.hexdigest()
+    labels: NDArray[np.int8]
+    probabilities: NDArray[np.float64]
 
 
-def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes the file, whole or not at all, with mode 0600."""
-    columns: dict[str, pa.Array] = {"row": pa.array(predictions.rows), "patient": pa.array(predictions.patients)}
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Writes a new file, readable by its owner only.
+
+    Raises:
+        DataError: it exists, or can't be written.
+    """
+    if path.exists():
+        raise DataError("exists already; nothing is overwritten.", file=path, remedy="Name another file.")
+    columns = {"row": pa.array(predictions.rows), "patient": pa.array(predictions.patients, pa.string())}
     for k, name in enumerate(predictions.names):
-        columns[LABEL + name] = pa.array(predictions.truth[:, k], mask=~predictions.known[:, k])
+        values = predictions.labels[:, k]
+        columns[_LABEL + name] = pa.array(values, pa.int8(), mask=values < 0)
     for k, name in enumerate(predictions.names):
-        columns[PROBABILITY + name] = pa.array(predictions.probabilities[:, k])
-    table = pa.table(columns).replace_schema_metadata({_TASK: predictions.task.encode()})
-    with whole_file(path, durable=False, mode=PRIVATE) as file:
-        pq.write_table(table, file)
+        columns[_PROBABILITY + name] = pa.array(predictions.probabilities[:, k])
+    content = io.BytesIO()
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), content)
+    else:
+        pyarrow.csv.write_csv(pa.table(columns), content)
+    try:
+        write_whole(path, content.getvalue(), durable=True)
+    except OSError as error:
+        raise DataError(f"can't be written: {error.strerror}.", file=path) from None
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads a file of predictions.
+    """Reads what ``write_predictions`` wrote.
 
     Raises:
-        DataError: it is not there, or lacks columns.
+        DataError: it can't be read, or is no such file.
     """
+    table = None
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"can't be read as a file of predictions ({type(error).__name__}).",
-            file=path,
-            remedy="A run writes one with run.predictions=true.",
-        ) from None
-    names = tuple(name.removeprefix(LABEL) for name in table.column_names if name.startswith(LABEL))
-    needed = ["row", "patient", *(PROBABILITY + name for name in names)]
-    if missing := [name for name in needed if name not in table.column_names] or ([] if names else ["label:NAME"]):
-        raise DataError(f"lacks the columns {', '.join(missing)}.", file=path)
-    labels = [table.column(LABEL + name) for name in names]
-    return Predictions(
-        rows=table.column("row").to_numpy(),
-        patients=table.column("patient").to_numpy(zero_copy_only=False),
-        names=names,
-        truth=_stacked([column.fill_null(False).to_numpy(zero_copy_only=False) for column in labels], np.bool_),
-        known=_stacked([column.is_valid().to_numpy(zero_copy_only=False) for column in labels], np.bool_),
-        probabilities=_stacked([table.column(PROBABILITY + name).to_numpy() for name in names], np.float32),
-        task=(table.schema.metadata or {}).get(_TASK, b"multi-label").decode(),
-    )
-
-
-def _stacked(columns: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    return np.stack([column.astype(dtype) for column in columns], axis=1)
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+        else:
+            options = pyarrow.csv.ConvertOptions(column_types={"patient": pa.string()})
+            table = pyarrow.csv.read_csv(path, convert_options=options)
+        names = tuple(name.removeprefix(_LABEL) for name in table.column_names if name.startswith(_LABEL))
+        labels = [table.column(_LABEL + name).cast(pa.int8()).fill_null(-1).to_numpy() for name in names]
+        found = [table.column(_PROBABILITY + name).cast(pa.float64()).to_numpy() for name in names]
+        return Predictions(
+            rows=table.column("row").to_numpy(),
+            patients=table.column("patient").to_pylist(),
+            names=names,
+            labels=np.stack(labels, axis=1).astype(np.int8),
+            probabilities=np.stack(found, axis=1),
+        )
+    except (pa.ArrowException, KeyError, ValueError, OSError):
+        pass  # their messages quote cells
+    remedy = "Name a file that `fedrad evaluate --predictions` wrote."
+    raise DataError("is no file of predictions.", file=path, remedy=remedy)

@@ -13,7 +13,9 @@ import numpy as np
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
-from fedrad.evidence.predictions import SINGLE_LABEL, Predictions, read_predictions
+from fedrad.evidence.predictions import read_predictions
+from fedrad.experiments.predicted import Predicted, predicted
+from fedrad.model.folder import MANIFEST, adapter_folder
 
 TEXTLESS = ("prior", "all-negative")
 """Floors that give every report the same answer."""
@@ -39,19 +41,20 @@ class FinishedRun:
     prior: float
 
     @cached_property
-    def predictions(self) -> Predictions:
+    def predictions(self) -> Predicted:
         """Of its test set: after training; of the floor "public-base", before; of a floor that reads no text, its own.
 
         Raises:
             DataError: it has kept none.
         """
         before = "-before" * (self.floor == "public-base")
-        found = read_predictions(self.directory / f"predictions{before}.parquet")
+        file = self.directory / f"predictions{before}.parquet"
+        if not file.is_file():
+            raise DataError("is not there.", file=file, remedy="A run keeps it with run.predictions=true.")
+        found = predicted(read_predictions(file), _task(self.directory))
         if self.floor not in TEXTLESS:
             return found
-        share = (found.truth & found.known).mean(axis=0, dtype=np.float32)
-        always = np.broadcast_to(share if found.task == SINGLE_LABEL else np.ones_like(share), found.truth.shape)
-        return replace(found, probabilities=always if self.floor == "prior" else np.zeros_like(always))
+        return replace(found, decisions=found.prior if self.floor == "prior" else np.zeros_like(found.decisions))
 
 
 def load_runs(paths: Sequence[Path]) -> tuple[list[str], list[FinishedRun]]:
@@ -100,6 +103,12 @@ def _alone(paths: Sequence[Path]) -> tuple[list[str], list[FinishedRun]]:
         FinishedRun(path, {axis: flat[axis] for axis in axes}, tuple(flat[k] for k in SEEDS), "", 0, _prior(path))
         for path, flat in zip(paths, settings, strict=True)
     ]
+
+
+def _task(directory: Path) -> str:
+    """What the run was trained for, which decides how probabilities become decisions."""
+    manifest = json.loads((adapter_folder(directory) / MANIFEST).read_text(encoding="utf-8"))
+    return str(manifest["outputs"]["task"])
 
 
 def _prior(directory: Path) -> float:

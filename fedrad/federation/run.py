@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
@@ -105,20 +106,19 @@ class Run:
         return scores
 
     def _write_predictions(self, name: str, found: NDArray[Any]) -> None:
+        """Patients are numbered: who they are is of no use to a paired test."""
         if self.corpus is None or self.test is None:
             return
-        tokens, task = self.test.tokens, self.setup.task
-        rows = self.corpus.test
+        tokens, rows, file = self.test.tokens, self.corpus.test + 1, self.directory / name
         table = Predictions(
             rows=rows,
-            patients=rows if tokens.patients is None else tokens.patients,
-            names=task.labels,
-            truth=tokens.labels > 0.5,
-            known=tokens.mask > 0,
-            probabilities=found,
-            task=task.name,
+            patients=[str(number) for number in (rows if tokens.patients is None else tokens.patients)],
+            names=self.setup.task.labels,
+            labels=np.where(tokens.mask > 0, tokens.labels > 0.5, -1).astype(np.int8),
+            probabilities=found.astype(np.float64),
         )
-        write_predictions(self.directory / name, table)
+        file.unlink(missing_ok=True)
+        write_predictions(table, file)
 
     def _track(self, tell: Callable[[Tracker], None]) -> None:
         """Steps were charged, so a tracking server that is down does not end the run; what it missed is said."""

@@ -29,6 +29,13 @@ def reports_of(split: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return draw.random((REPORTS, len(NAMES))) < 0.4, np.arange(REPORTS) // 2
 
 
+def write(path: Path, truth: np.ndarray, patients: np.ndarray, decisions: np.ndarray) -> None:
+    path.unlink(missing_ok=True)
+    rows, probabilities = np.arange(REPORTS), np.where(decisions, 0.9, 0.1)
+    found = Predictions(rows, [str(p) for p in patients], NAMES, truth.astype(np.int8), probabilities)
+    write_predictions(found, path)
+
+
 def a_run(folder: Path, wrong: float, seed: int, split: int = 0, **settings: object) -> Path:
     """A finished run with this share of wrong decisions."""
     truth, patients = reports_of(split)
@@ -40,16 +47,10 @@ def a_run(folder: Path, wrong: float, seed: int, split: int = 0, **settings: obj
     (folder / "experiment.toml").write_text(experiment.to_toml())
     score = f1_score(truth, decisions, average="weighted")
     (folder / "result.json").write_text(json.dumps({"weighted_f1": score, "label_prior": {"weighted_f1": 0.5}}))
-    found = Predictions(
-        rows=np.arange(REPORTS),
-        patients=patients,
-        names=NAMES,
-        truth=truth,
-        known=np.ones_like(truth),
-        probabilities=np.where(decisions, 0.9, 0.1).astype(np.float32),
-    )
+    (folder / "adapter").mkdir()
+    (folder / "adapter/fedrad.json").write_text(json.dumps({"outputs": {"task": "multi-label"}}))
     for name in ("predictions", "predictions-before"):
-        write_predictions(folder / f"{name}.parquet", found)
+        write(folder / f"{name}.parquet", truth, patients, decisions)
     return folder
 
 
@@ -128,11 +129,7 @@ def test_runs_on_other_reports_are_not_paired(tmp_path: Path) -> None:
     one = a_run(tmp_path / "a", 0.1, 0, privacy__epsilon=1.0)
     other = a_run(tmp_path / "b", 0.1, 0, privacy__epsilon=8.0)
     truth, patients = reports_of(split=1)
-    probabilities = truth.astype(np.float32)
-    write_predictions(
-        other / "predictions.parquet",
-        Predictions(np.arange(REPORTS), patients, NAMES, truth, np.ones_like(truth), probabilities),
-    )
+    write(other / "predictions.parquet", truth, patients, truth)
     with pytest.raises(DataError, match="was tested on other reports"):
         compared([one, other])
 
