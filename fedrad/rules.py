@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fedrad.config import Experiment
 
 CENTRALIZED, DEPLOYED, FUSED = "fedrad centralized", "real hospitals", "--grid fused"
-WAYS = (CENTRALIZED, DEPLOYED, FUSED)
+FEDERATED = "a federation"
+WAYS = (CENTRALIZED, FEDERATED, DEPLOYED, FUSED)
 """Ways to run that exclude some experiments."""
 
 
@@ -134,13 +135,14 @@ def _lists(e: Experiment) -> dict[str, tuple[float, ...]]:
 
 
 def _hospitals(e: Experiment) -> list[Rule]:
-    count, quorum = e.sites.count, e.sites.quorum
+    count, quorum, alone = e.sites.count, e.sites.quorum, e.sites.alone
     more = "{e.sites.quorum} is more than the {e.asked} hospitals that a round asks (sites.count, sites.fraction)"
     each = "give one value for each of the {e.sites.count} hospitals (sites.count), or none"
     budgets = "no hospital has a budget; leave it empty, or set privacy.epsilon"
     by_noise = e.strategy.weights == "inverse-variance"
     return [
         Rule("sites.quorum", "sites.count", quorum > e.asked, more),
+        Rule("sites.alone", "sites.count", alone > count, "there are {e.sites.count} hospitals (sites.count)"),
         *(Rule(key, "sites.count", len(given) not in (0, count), each) for key, given in _lists(e).items()),
         *_under(
             "privacy.epsilon",
@@ -274,6 +276,7 @@ def _ways(e: Experiment) -> list[Rule]:
             for way, why in ((CENTRALIZED, alone), (DEPLOYED, own))
             for key, given in lists
         ),
+        Rule("sites.alone", FEDERATED, e.sites.alone > 0, "for `fedrad centralized`: one hospital is no federation"),
         Rule("privacy.secure-aggregation", FUSED, secure, masks),
         Rule("privacy.gradients", FUSED, e.privacy.gradients != "leaf", one_adapter),
     ]

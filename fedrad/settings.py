@@ -243,4 +243,19 @@ class Run:
         False,
         "go on with the unfinished run in `run.out`, from its last finished round and with its settings; "
         "`--resume DIR` sets it",
+    predictions: bool = setting(
+        False,
+        "write `predictions.parquet` (and `predictions-before.parquet`, of the start): labels and probabilities of "
+        "each test report, with its patient, for paired tests; mode 0600, for public or simulated test sets only",
+    )
+    track: str = setting(
+        "jsonl",
+        "where else to log, beside `metrics.jsonl`: `mlflow`: settings, scores, files, and the adapter as a registered "
+        "model; `tensorboard`: scores. Each needs the extra of its name",
+        choices=("jsonl", "mlflow", "tensorboard"),
+    )
+    tracking_uri: str = setting(
+        "",
+        "of `mlflow`: its tracking server or database, as `sqlite:////data/mlflow.db`; empty: MLflow's own default. Of "
+        "`tensorboard`: a folder; empty: the run directory. Public like every setting: put no password in it",
     )

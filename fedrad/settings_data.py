@@ -139,5 +139,11 @@ class Sites:
         "may set `rank` in its node configuration",
         limit="each above 0",
     )
+    alone: int = setting(
+        0,
+        "`fedrad.centralized`: train on the reports of this one of the `sites.count` simulated hospitals alone, "
+        "counted from 1, and test on the same reports as ever; 0: train on all reports",
+        limit="at least 0",
+    )
     timeout: float = setting(900.0, "seconds that a round may take", limit="above 0")
     connect_timeout: float = setting(120.0, "seconds to wait until the hospitals are connected", limit="above 0")

@@ -92,7 +92,7 @@ def test_the_api_page_is_what_its_script_makes() -> None:
 def test_every_requirement_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    needed = [Requirement(line) for line in [*project["dependencies"], *extras["dev"]]]
+    needed = [Requirement(line) for lines in [project["dependencies"], *extras.values()] for line in lines]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
 

@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.report",),
     ("fedrad.federation",),
     ("fedrad.simulation",),
-    ("fedrad.audit",),
+    ("fedrad.audit", "fedrad.experiments"),
     ("fedrad.cli",),
     ("fedrad.centralized", "fedrad.__main__"),
 )

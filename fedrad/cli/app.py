@@ -16,9 +16,11 @@ from rich.console import Console
 import fedrad
 from fedrad.cli.audit import audit
 from fedrad.cli.base import base_app
+from fedrad.cli.compare import compare
 from fedrad.cli.data import data_app
 from fedrad.cli.evaluate import evaluate
 from fedrad.cli.output import exists, new_file, print_json, wide
+from fedrad.cli.sweep import sweep
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.keys import parse_overrides, read_flat
@@ -41,6 +43,8 @@ app.add_typer(base_app, name="base")
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(audit)
+app.command()(sweep)
+app.command()(compare)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]

@@ -6,20 +6,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from fedrad.config import Experiment
+from fedrad.errors import ConfigError, place_of
+from fedrad.evidence.predictions import Predictions, write_predictions
 from fedrad.federation.hospital import inputs_of
 from fedrad.planning.noise_to_signal import Noise
 from fedrad.planning.notes import after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
 from fedrad.report.terminal import plan_lines, progress_lines, show_notes
+from fedrad.report.tracking import Tracker, tracker_of
 from fedrad.tasks.metrics import Evaluation, Scores
 from fedrad.training.checkpoint import (
     Checkpoint,
@@ -30,7 +35,7 @@ from fedrad.training.checkpoint import (
     write_start,
 )
 from fedrad.training.corpus import Corpus, stated_task
-from fedrad.training.evaluation import evaluate
+from fedrad.training.evaluation import predictions
 from fedrad.training.inputs import Inputs
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
@@ -63,6 +68,7 @@ class Run:
         pin_arithmetic(experiment)
         refuse_other_settings(experiment) if experiment.run.resume else refuse_used(experiment)
         self.strategy = strategy_of(experiment)  # one that can't be had is refused before anything is read
+        self.tracker = tracker_of(experiment)
         self.evaluations: list[Evaluation] = []
         self.resumed: Checkpoint | None = None
         self._early: tuple[str, ...] = ()
@@ -106,13 +112,19 @@ class Run:
         self.trainable = {name: self.state[name] for name in self.setup.classifier.adapter()}
         if resume:
             self._clear_what_comes_again()
+        if self.tracker is not None:
+            try:
+                self.tracker.start(self.experiment, self.directory)
+            except Exception as error:
+                problem = f"{self.experiment.run.track} can't be written to ({type(error).__name__})"
+                raise ConfigError(f"run.tracking-uri: {problem}: {str(error).partition(chr(10))[0]}") from None
 
     def _clear_what_comes_again(self) -> None:
         """The last finished round is evaluated again, and so is the start, which the result is compared with."""
         keep_metrics_before(self.directory, self.finished)
         shutil.rmtree(self.directory / "adapter", ignore_errors=True)  # without a result.json it may be half written
         if self.finished and self.test is not None:
-            self.evaluations.append(self._evaluation(self.test, self.state))
+            self.evaluations.append(self._evaluation(self.test, self.state, 0))
         self.console.print(f"going on after round {self.finished} in {self.directory}", highlight=False, soft_wrap=True)
 
     @property
@@ -152,15 +164,45 @@ class Run:
             return None
         scores = None
         if self.test is not None:
-            self.evaluations.append(self._evaluation(self.test, state))
+            self.evaluations.append(self._evaluation(self.test, state, round))
             scores = self.evaluations[-1].scores
         step = round * self.experiment.local_steps
-        append_metrics(self.directory, self.setup.task, round=round, step=step, scores=scores, epsilon=epsilon)
+        record = append_metrics(self.directory, self.setup.task, round=round, step=step, scores=scores, epsilon=epsilon)
+        self._track(lambda tracker: tracker.evaluated(record))
         return scores
 
-    def _evaluation(self, test: Inputs, state: Mapping[str, Tensor]) -> Evaluation:
+    def _evaluation(self, test: Inputs, state: Mapping[str, Tensor], round: int) -> Evaluation:
+        """Of this state, which is that of this round; with ``run.predictions`` the first and the last are kept."""
         classifier = exported(self.setup, self.strategy, state).classifier
-        return evaluate(replace(test, classifier=classifier))
+        found = predictions(replace(test, classifier=classifier))
+        if self.experiment.run.predictions and round in (0, self.experiment.train.rounds):
+            self._write_predictions("predictions.parquet" if round else "predictions-before.parquet", found)
+        return self.setup.task.evaluate(found, test.tokens)
+
+    def _write_predictions(self, name: str, found: NDArray[Any]) -> None:
+        """Patients are numbered: who they are is of no use to a paired test."""
+        if self.corpus is None or self.test is None:
+            return
+        tokens, rows, file = self.test.tokens, self.corpus.test + 1, self.directory / name
+        table = Predictions(
+            rows=rows,
+            patients=[str(number) for number in (rows if tokens.patients is None else tokens.patients)],
+            names=self.setup.task.labels,
+            labels=np.where(tokens.mask > 0, tokens.labels > 0.5, -1).astype(np.int8),
+            probabilities=found.astype(np.float64),
+        )
+        file.unlink(missing_ok=True)
+        write_predictions(table, file)
+
+    def _track(self, tell: Callable[[Tracker], None]) -> None:
+        """Steps were charged, so a tracking server that is down does not end the run; what it missed is said."""
+        if self.tracker is None:
+            return
+        try:
+            tell(self.tracker)
+        except Exception as error:
+            note = f"{self.experiment.run.track} missed something: {type(error).__name__} at {place_of(error)}"
+            show_notes(self.console, [note])
 
     def finish(self, state: Mapping[str, Tensor], **figures: Any) -> Result:
         """Writes the adapter and, last, the result.
@@ -190,4 +232,5 @@ class Run:
             late += after_training(experiment, scores, comparison, epsilon=result.epsilon_max, warm=warm)
         result = replace(result, notes=self._early + late)
         finish(self.directory, experiment, exported(self.setup, self.strategy, state), result)
+        self._track(lambda tracker: tracker.finish(self.directory))
         return result

@@ -25,7 +25,7 @@ from fedrad.model.base import load_base
 from fedrad.planning.noise_to_signal import Noise
 from fedrad.privacy.plan import declared_size
 from fedrad.report.terminal import final_table, round_line, show_notes, test_set_lines
-from fedrad.rules import DEPLOYED, refuse
+from fedrad.rules import DEPLOYED, FEDERATED, refuse
 from fedrad.training.corpus import hospital_shares, read_corpus
 from fedrad.training.result import Result
 from fedrad.training.setup import local_plan_for, shared_plans, terms_of, units_in
@@ -42,6 +42,7 @@ def main(grid: Grid, context: Context) -> None:
         FedradError: the run fails, loudly; Flower marks it as failed.
     """
     experiment = _experiment(context)
+    refuse(experiment, FEDERATED)
     if experiment.data.name == "none":
         refuse_to_build(experiment)  # before minutes of building: without reports the hospitals are real ones
     # Not a terminal of the user's: what is printed here reaches the user through `flwr run --stream`, as plain lines.

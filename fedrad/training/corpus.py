@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
@@ -75,12 +75,15 @@ def read_corpus(experiment: Experiment) -> Corpus:
     """
     data, reports = experiment.data, load_reports(experiment)
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
-    return Corpus(
+    corpus = Corpus(
         reports=reports,
         task=task_of(reports.features),
         train=np.sort(train),
         test=np.sort(test),
     )
+    if experiment.sites.alone:
+        return replace(corpus, train=hospital_shares(experiment, corpus)[experiment.sites.alone - 1])
+    return corpus
 
 
 def stated_task(experiment: Experiment) -> Task:

@@ -7,8 +7,11 @@ stays in the process (or, for a hospital, in nothing at all: it is made anew for
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +29,46 @@ from fedrad.training.setup import Setup
 
 # Above this many bytes the lower part is run again in every step instead of being kept.
 KEEP_AT_MOST = 2 << 30
+
+
+class SharedLowerParts:
+    """What frozen layers made of whole sets of reports, for the runs of a sweep that differ in other things.
+
+    Args:
+        at_most: bytes; what was kept first goes first.
+    """
+
+    def __init__(self, at_most: int = KEEP_AT_MOST) -> None:
+        self.at_most = at_most
+        self._kept: dict[str, NDArray[np.float32]] = {}
+
+    def found(self, key: str) -> NDArray[np.float32] | None:
+        """What is kept under this key."""
+        return self._kept.get(key)
+
+    def keep(self, key: str, kept: NDArray[np.float32]) -> None:
+        """Keeps it, and drops what has no room beside it."""
+        kept.flags.writeable = False
+        self._kept[key] = kept
+        while sum(part.nbytes for part in self._kept.values()) > self.at_most:
+            del self._kept[next(iter(self._kept))]
+
+
+_SHARED: ContextVar[SharedLowerParts | None] = ContextVar("shared lower parts", default=None)
+
+
+@contextmanager
+def sharing(parts: SharedLowerParts) -> Iterator[None]:
+    """Within it, ``prepare`` looks into ``parts`` before it runs the frozen layers; the results have the same bits.
+
+    For the runs of a sweep in one process. Nothing at a real hospital opens it, and work that is padded is never looked
+    up.
+    """
+    token = _SHARED.set(parts)
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -148,15 +191,38 @@ def prepare(
     if classifier.prefix_layers == 0 or rows * classifier.hidden_size * 4 > KEEP_AT_MOST:
         filler = None if padding is None else Inputs(padding.filler, classifier, task, None, pad_id, padding)
         return Inputs(tokens, classifier, task, None, pad_id, padding, filler)
-    width = 1 if padding is None else padding.shape[1]
-    kept = _lower_part(classifier, tokens, pad_id, width, on_part)
     if padding is None:
+        shared = _SHARED.get()
+        key = "" if shared is None else _facts(setup, tokens)
+        kept = None if shared is None else shared.found(key)
+        if kept is None:
+            kept = _lower_part(classifier, tokens, pad_id, 1, on_part)
+            if shared is not None:
+                shared.keep(key, kept)
         return Inputs(tokens, classifier, task, kept, pad_id)
+    width = padding.shape[1]
+    kept = _lower_part(classifier, tokens, pad_id, width, on_part)
     for _ in range(padded(len(tokens), padding.reading) - len(tokens)):
         _lower_part(classifier, padding.filler, pad_id, width)
     of_filler = _lower_part(classifier, padding.filler, pad_id, width)
     filler = Inputs(padding.filler, classifier, task, of_filler, pad_id, padding)
     return Inputs(tokens, classifier, task, kept, pad_id, padding, filler)
+
+
+def _facts(setup: Setup, tokens: Tokenized) -> str:
+    """A digest of all that decides what the lower part makes of these reports."""
+    classifier = setup.classifier
+    digest = hashlib.sha256(repr([setup.base.fingerprint, setup.spec, classifier.prefix_layers]).encode())
+    arithmetic = [replace(classifier.kernels, measured={}), torch.get_num_threads()]
+    digest.update(repr([classifier.head_only, *arithmetic]).encode())
+    for part in (tokens.ids, tokens.offsets):
+        digest.update(part.tobytes())
+    if classifier.head_only:  # then the features are a function of the centring or the basis as well
+        trained = classifier.adapter().keys()
+        for name, tensor in sorted(classifier.state().items()):
+            if name not in trained:
+                digest.update(f"{name}|{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _lower_part(

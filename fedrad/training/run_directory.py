@@ -59,13 +59,14 @@ def create_run_directory(experiment: Experiment, base: Path) -> Path:
 
 def append_metrics(
     directory: Path, task: Task, *, round: int, step: int, scores: Scores | None, epsilon: Mapping[str, float]
-) -> None:
-    """Adds one evaluation to ``metrics.jsonl``; without scores, a split and figures that are null."""
+) -> dict[str, object]:
+    """Adds one evaluation to ``metrics.jsonl``; without scores, a split and figures that are null. Returns its line."""
     split = None if scores is None else "test"
     figures = scores_as_dict(scores, task.figures)
     record = {"round": round, "step": step, "split": split, **figures, "epsilon": _finite(epsilon)}
     with (directory / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(record) + "\n")
+    return record
 
 
 def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result) -> None:

@@ -329,3 +329,9 @@ def test_replies_are_pulled_once_and_the_run_is_named() -> None:
     assert [reply.metadata.reply_to_message_id for reply in grid.pull_messages([number, "unknown"])] == [number]
     assert grid.pull_messages([number]) == []
     assert (question.metadata.run_id, grid.run.run_id) == (77, 77)
+
+
+def test_one_hospital_alone_is_no_federation(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sites.alone: for `fedrad centralized`"):
+        run(tmp_path / "run", sites__alone=1)
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from fedrad.corpora import CT_RATE
 from fedrad.data.synthetic import generate
-from fedrad.errors import DataError
+from fedrad.errors import ConfigError, DataError
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
@@ -99,3 +99,15 @@ def test_names_of_sites_sort_as_their_numbers() -> None:
 
     assert names[0] == "site-000"
     assert names == sorted(set(names))
+
+
+def test_a_hospital_alone_trains_on_its_share_and_is_tested_as_ever() -> None:
+    whole = small.experiment(data__reports=120, sites__count=3)
+    corpus = read_corpus(whole)
+    shares = hospital_shares(whole, corpus)
+    for number in (1, 2, 3):
+        alone = read_corpus(small.experiment(data__reports=120, sites__count=3, sites__alone=number))
+        assert alone.train.tolist() == shares[number - 1].tolist()
+        assert alone.test.tolist() == corpus.test.tolist()
+    with pytest.raises(ConfigError, match=r"sites.alone: there are 3 hospitals"):
+        small.experiment(sites__count=3, sites__alone=4)

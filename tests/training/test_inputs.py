@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedrad.training import inputs as module
-from fedrad.training.inputs import Inputs, prepare
+from fedrad.training.inputs import Inputs, SharedLowerParts, prepare, sharing
 from fedrad.training.setup import set_up
 from tests import small
 from tests.model import tiny
@@ -103,3 +103,51 @@ def test_an_empty_shard_is_no_trouble() -> None:
     setup = set_up(small.experiment(), small.TASK)
 
     assert len(prepare(setup, small.tokens().select(np.array([], int)))) == 0
+
+
+@TARGETS
+def test_runs_of_a_sweep_share_what_frozen_layers_made(targets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, passes = prepared(targets), list[int]()
+    real = module._lower_part
+
+    def counted(*arguments: object) -> NDArray[np.float32]:
+        passes.append(1)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_lower_part", counted)
+    parts = SharedLowerParts()
+    with sharing(parts):
+        first, second = prepared(targets), prepared(targets, privacy__epsilon=1.0)
+        assert len(passes) == 1
+        for inputs in (first, second):
+            assert inputs.kept is not None
+            assert alone.kept is not None
+            assert inputs.kept.tobytes() == alone.kept.tobytes()
+        prepared(targets, model__pooling="cls", train__warm_start="none")
+        prepared(targets, micro_tokens=64)  # other passes, other rounding
+        assert len(passes) == 3
+        prepared("query" if targets else "query,value")
+    assert len(passes) == (3 if targets else 4)  # the same layers below; without LoRA the head reads something else
+    prepared(targets)
+    assert len(passes) == (4 if targets else 5)  # nothing is shared outside
+
+
+def test_the_head_alone_shares_nothing_where_another_centring_is_meant() -> None:
+    setup = set_up(small.experiment(lora__targets=""), small.TASK)
+    with sharing(SharedLowerParts()):
+        before = prepare(setup, small.tokens())
+        setup.classifier.set_centring(torch.ones(32), 2.0)
+        after = prepare(setup, small.tokens())
+        others = prepare(setup, small.tokens(seed=1))
+    assert before.kept is not None
+    assert after.kept is not None
+    assert others.kept is not None
+    assert np.abs(before.kept - after.kept).max() > 0.1
+    assert np.abs(after.kept - others.kept).max() > 0.01
+
+
+def test_what_is_shared_has_bounds() -> None:
+    parts = SharedLowerParts(at_most=80)
+    for name in "abc":
+        parts.keep(name, np.zeros(10, dtype=np.float32))
+    assert [name for name in "abc" if parts.found(name) is not None] == ["b", "c"]

@@ -1,0 +1,1 @@
+"""Experiments: grids of runs, and what their results can claim."""

@@ -1,0 +1,29 @@
+"""The adapter as an MLflow model, as code: MLflow runs this file where the model is loaded, so nothing is pickled.
+
+It takes texts (a list, or a table with the column "text") and gives a table of probabilities with a column a label.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+from fedrad.tasks.classifier import Classifier
+
+
+class ReportModel(PythonModel):
+    """A run's adapter behind MLflow's ``predict``."""
+
+    def load_context(self, context: Any) -> None:
+        self.classifier = Classifier.load(context.artifacts["adapter"])
+
+    # MLflow takes a hint for the schema of the input, and knows but few.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        texts = model_input["text"] if isinstance(model_input, pd.DataFrame) else model_input
+        return pd.DataFrame(self.classifier.predict([str(text) for text in texts]), columns=self.classifier.labels)
+
+
+set_model(ReportModel())

@@ -1,0 +1,255 @@
+"""Sweeps that are really run: their table, what survives a kill, and that one cell's failure is its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from rich.console import Console
+
+from fedrad.errors import ConfigError
+from fedrad.experiments import cells as cells_module
+from fedrad.experiments.cells import Cell, finished, locked, run_cell
+from fedrad.experiments.clusters import sbatch
+from fedrad.experiments.plan import read_sweep
+from fedrad.experiments.pool import free_memory, run_pool
+from fedrad.experiments.sweep import run_one, sweep
+from fedrad.experiments.table import table_of
+from tests import small
+
+SECRET = "zyzzyva"
+
+
+def write(folder: Path, *, head: str = "", grid: str = "privacy.epsilon = [1.0, 8.0]", **base: str) -> Path:
+    """A sweep of centralized runs of a tiny model."""
+    settings = {
+        "data.bank": '"chest-xray"',
+        "data.reports": "60",
+        "data.max-length": "40",
+        "model.name": json.dumps(small.model_folder()),
+        "lora.targets": '""',
+        "privacy.noise": '"seeded"',
+        "privacy.delta": "1e-3",
+        "train.rounds": "2",
+        "train.local-steps": "2",
+        "train.batch": "16",
+        "train.threads": "1",
+        "train.warm-start": '"none"',
+        **base,
+    }
+    lines = "\n".join(f"{key} = {value}" for key, value in settings.items())
+    file = folder / "small.toml"
+    file.write_text(f"{head}\n[base]\n{lines}\n[grid]\n{grid}\n")
+    return file
+
+
+def run(file: Path, out: Path, jobs: int = 1) -> int:
+    return sweep(file, out, Console(quiet=True), jobs=jobs)
+
+
+def times(out: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("cells/*/result.json")}
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells run here instead of in processes of their own."""
+
+    def here(cells: list[Cell], folder: Path, **options: object) -> None:
+        for cell in cells:
+            options["on_start"](cell)  # type: ignore[operator]
+            options["on_done"](cell, run_cell(cell, folder))  # type: ignore[operator]
+
+    monkeypatch.setattr("fedrad.experiments.sweep.run_pool", here)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_the_table_has_a_row_for_each_cell_and_floor(tmp_path: Path) -> None:
+    head = 'command = "simulate"\nseeds = [0, 1]\nfloors = ["prior", "all-negative", "probe", "alone"]'
+    file = write(tmp_path, head=head, **{"sites.count": "2"})
+
+    assert run(file, tmp_path / "out") == 0
+    table, text = pd.read_parquet(tmp_path / "out/results.parquet"), pd.read_csv(tmp_path / "out/results.csv")
+    assert len(table) == len(text) == 4 + 2 + 2 + 2 + 8
+    assert (table["status"] == "finished").all()
+    grid = table[table["floor"] == ""]
+    assert grid["privacy.epsilon"].tolist() == [1.0, 1.0, 8.0, 8.0]
+    for _, row in grid.iterrows():
+        result = json.loads((tmp_path / "out/cells" / row["run"] / "result.json").read_text())
+        assert row["weighted_f1"] == result["weighted_f1"]
+        assert row["f1:Edema"] == result["per_label"]["Edema"]
+        assert row["before:weighted_f1"] == result["before"]["weighted_f1"]
+        assert row["epsilon:site-001"] == result["epsilon"]["site-001"] <= row["privacy.epsilon"]
+        assert row["digest"] == result["experiment"]
+    prior = table[table["floor"] == "prior"]
+    assert prior["weighted_f1"].tolist() == grid["prior:weighted_f1"].tolist()[:2]
+    assert (table.loc[table["floor"] == "all-negative", "weighted_f1"] == 0).all()
+    alone = table[table["floor"] == "alone"]
+    assert sorted(alone["hospital"].unique()) == [1, 2]
+    assert table.loc[table["floor"] == "probe", "epsilon_max"].isna().all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_what_has_finished_is_not_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(write(tmp_path), out)
+    before = times(out)
+    victim, survivor = sorted(before)
+    (out / "cells" / victim / "result.json").unlink()  # as a kill leaves it
+
+    run(write(tmp_path), out)
+
+    after = times(out)
+    assert after[survivor] == before[survivor]
+    assert after[victim] > before[victim]
+    changed = out / "cells" / survivor / "result.json"
+    changed.write_text(changed.read_text().replace('"experiment": "', '"experiment": "0'))
+    run(write(tmp_path), out)
+    assert times(out)[survivor] > before[survivor]  # control: a result of another configuration is none
+    out.rename(tmp_path / "elsewhere")
+    last = times(tmp_path / "elsewhere")
+    run(write(tmp_path), tmp_path / "elsewhere")
+    assert times(tmp_path / "elsewhere") == last
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_a_cell_that_fails_is_recorded_and_ends_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cells_module._run
+
+    def fails(cell: Cell, experiment: object) -> None:
+        if cell.experiment.privacy.epsilon == 1.0:
+            raise ValueError(SECRET)
+        real(cell, experiment)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cells_module, "_run", fails)
+    out = tmp_path / "out"
+    assert run(write(tmp_path), out) == 1
+    table = pd.read_parquet(out / "results.parquet").set_index("privacy.epsilon")
+    assert table["status"].tolist() == ["failed", "finished"]
+    assert table.loc[1.0, "error"].startswith("ValueError: at ")
+    assert not any(SECRET in path.read_text(errors="ignore") for path in out.rglob("*") if path.is_file())
+
+    monkeypatch.setattr(cells_module, "_run", real)
+    assert run(write(tmp_path), out) == 0
+    assert (pd.read_parquet(out / "results.parquet")["status"] == "finished").all()
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with locked(out / "sweep.lock", "busy"), pytest.raises(ConfigError, match="another sweep is at work"):
+        run(write(tmp_path), out)
+    with locked(out / "sweep.lock", "busy"), pytest.raises(ConfigError, match="another sweep is at work"):
+        run_one(write(tmp_path), out, 0)
+    with locked(out / "sweep.lock", "busy", shared=True), locked(out / "sweep.lock", "busy", shared=True):
+        pass  # tasks of an array
+
+
+def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path) -> None:
+    (cell, _) = read_sweep(write(tmp_path)).cells
+    with locked(tmp_path / f"{cell.name}.lock", "busy"), pytest.raises(ConfigError, match="being run by another"):
+        run_cell(cell, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_its_cells_failure(tmp_path: Path) -> None:
+    cells = read_sweep(write(tmp_path)).cells
+    ended: dict[str, object] = {}
+
+    def kill_first(cell: Cell) -> None:
+        if cell is cells[0]:
+            (worker,) = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+            worker.kill()
+
+    run_pool(
+        cells,
+        tmp_path,
+        jobs=1,
+        memory=1,
+        on_start=kill_first,
+        on_done=lambda cell, failure: ended.update({cell.name: failure}),
+    )
+
+    assert "signal 9" in str(ended[cells[0].name])
+    assert ended[cells[1].name] is None
+    assert finished(cells[1], tmp_path) is not None
+    assert list(table_of(read_sweep(write(tmp_path)).rows, ["privacy.epsilon"], tmp_path, {})["status"]) == [
+        "failed",
+        "finished",
+    ]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    file = write(tmp_path, grid="privacy.epsilon = [1.0, 2.0, 4.0, 8.0]")
+    command = [sys.executable, "-m", "fedrad", "sweep", str(file), "--out", str(out), "--jobs", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while not times(out) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    before = times(out)
+    assert 1 <= len(before) < 4
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []  # nobody goes on in the folder
+
+    assert subprocess.run(command, capture_output=True, check=False, timeout=400).returncode == 0
+    after = times(out)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 4
+    assert len(pd.read_csv(out / "results.csv")) == 4
+
+
+def test_slurm_gets_an_array_of_what_is_left(tmp_path: Path) -> None:
+    file, out = write(tmp_path), tmp_path / "out"
+    assert sweep(file, out, Console(quiet=True), executor="slurm", jobs=3) == 0
+    script = (out / "sweep.sbatch").read_text()
+    assert "#SBATCH --array=0,1%3\n" in script
+    assert f'--out {out} --cell "$SLURM_ARRAY_TASK_ID"' in script
+    assert subprocess.run(["bash", "-n", str(out / "sweep.sbatch")], check=False).returncode == 0
+    with pytest.raises(ConfigError, match="every cell has finished"):
+        sbatch([], file, out, threads=1, gpus=False, jobs=0, memory=0)
+    with pytest.raises(ConfigError, match="the sweep has cells 0 to 1"):
+        run_one(file, out, 2)
+
+
+@pytest.mark.slow
+def test_cells_of_an_array_are_the_sweeps(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sweep(write(tmp_path), out, Console(quiet=True), executor="slurm")
+    for number in range(2):
+        run_one(out / "sweep.toml", out, number)
+    before = times(out)
+    assert len(before) == 2
+    assert run(write(tmp_path), out) == 0  # nothing is left: the table alone is written
+    assert times(out) == before
+    assert (pd.read_csv(out / "results.csv")["status"] == "finished").all()
+
+
+@pytest.mark.slow
+def test_ray_runs_the_cells(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep(write(tmp_path), out, Console(quiet=True), executor="ray", jobs=1) == 0
+    assert len(times(out)) == 2
+
+
+def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert free_memory(tmp_path) == 4000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) > 5000
