@@ -243,6 +243,7 @@ class Run:
         False,
         "go on with the unfinished run in `run.out`, from its last finished round and with its settings; "
         "`--resume DIR` sets it",
+    )
     predictions: bool = setting(
         False,
         "write `predictions.parquet` (and `predictions-before.parquet`, of the start): labels and probabilities of "

@@ -208,7 +208,7 @@ class Rounds(FlowerStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nobody: a score on private reports would cost budget (P23, P25)."""
+        """Hospitals evaluate nothing for the server: a score on private reports would cost budget (P23, P25)."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
