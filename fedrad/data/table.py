@@ -8,7 +8,7 @@ counted. A report without a patient is an error, since splits and hospitals are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from typing import Final
 
 import datasets
 
-from fedrad.data.cells import PLACEHOLDER, joined, said
+from fedrad.data.cells import PLACEHOLDER, joined, labels_in, said
 from fedrad.data.columns import check_columns
 from fedrad.data.parquet_file import Kind
 from fedrad.data.report import (
@@ -40,6 +40,10 @@ _TIME = re.compile(
 )
 _VALUES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "false": 0, "true": 1, "": 0}
 """Cell of a label column, in lower case -> label."""
+_BINARY_REMEDY: Final = (
+    f"Allowed are {', '.join(filter(None, _VALUES))} (in any case), and blank for 0; write others (yes, no, -1, nan,"
+    " ...) as one of them. Class names need a single column of their own."
+)
 _MOST_CLASSES = 1000
 
 
@@ -144,7 +148,9 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
             row,
             row_of(
                 text,
-                _binary(names, cell, path, row) if classes is None else classes[label],
+                labels_in(names, [cell[name].strip().lower() for name in names], _VALUES, _BINARY_REMEDY, path, row)
+                if classes is None
+                else classes[label],
                 _patient(cell[".patient"], columns.patient, path, row) if columns.patient else f"row-{row}",
                 site=said(cell.get(".site", "")),
                 time=_time(said(cell.get(".time", "")), columns.time, path, row),
@@ -156,21 +162,6 @@ def _rows(path: Path, columns: TableColumns, features: datasets.Features, warn: 
         warn(f"{path}: all reports have the same class, so there is nothing to learn. Check data.label-columns.")
     for name in (name for name in names if name in blank):
         warn(f"{path}: label {name!r} is blank in every row; blank is 0. Check data.label-columns.")
-
-
-def _binary(names: Sequence[str], cells: Mapping[str, str], path: Path, row: int) -> dict[str, int]:
-    labels = {}
-    for name in names:
-        value = _VALUES.get(cells[name].strip().lower())
-        if value is None:
-            allowed = ", ".join(cell for cell in _VALUES if cell)
-            remedy = (
-                f"Allowed are {allowed} (in any case), and blank for 0; write others (yes, no, -1, nan, ...) as one of"
-                " them. Class names need a single column of their own."
-            )
-            raise DataError(f"the value of label {name!r} is not 0 or 1.", file=path, row=row, remedy=remedy)
-        labels[name] = value
-    return labels
 
 
 def _patient(cell: str, column: str, path: Path, row: int) -> str:

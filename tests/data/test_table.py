@@ -84,8 +84,8 @@ def test_counted_warnings(tmp_path: Path) -> None:
 
 
 BAD = {
-    "label": (COLUMNS, ["x", "2", "", "a", "", "", ""], "the value of label 'edema' is not 0 or 1", 4),
-    "label text": (COLUMNS, ["x", CANARY, "", "a", "", "", ""], "the value of label 'edema' is not 0 or 1", 4),
+    "label": (COLUMNS, ["x", "2", "", "a", "", "", ""], "the value of label 'edema' is unknown", 4),
+    "label text": (COLUMNS, ["x", CANARY, "", "a", "", "", ""], "the value of label 'edema' is unknown", 4),
     "patient": (COLUMNS, ["x", "1", "", " ", "", "", ""], "the patient is blank", 4),
     "time": (COLUMNS, ["x", "1", "", "a", "", f"01.03.2024 {CANARY}", ""], "the time is not like", 4),
     "cells": (COLUMNS, ["x", "1"], "has 2 cells", 4),
