@@ -1,8 +1,7 @@
-"""The registry of corpora: what each is called, which labels it has, what it needs, and which module reads it.
+"""The registry of corpora: name, labels, settings and reader of each.
 
-Facts only. Configuration, planning and a hospital's policy ask here, without reading a report or importing a reader.
-A new corpus is an entry here, a module in ``fedrad/data`` (``load.py`` says what it holds), a test, and a section of
-docs/data-formats.md.
+Configuration, planning and a hospital's policy read it without importing a reader. A new corpus needs an entry here, a
+module in ``fedrad/data`` (see ``load.py``), a test, and a section of docs/data-formats.md.
 """
 
 from __future__ import annotations
@@ -55,14 +54,14 @@ CT_RATE: Final = (
 """CT-RATE's 18 labels in the order of its label files (Hamamci et al. 2024, arXiv:2403.17834)."""
 
 COLLECTIONS: Final[Mapping[str, tuple[str, ...]]] = {"chexpert": CHEXPERT, "ct-rate": CT_RATE}
-"""The collections of labels that generated reports have. A warm start teaches the labels that one of them names."""
+"""The collections of labels that generated reports have, and that a warm start can teach."""
 
 NO_OTHER_LABEL: Final = "No Finding (no other label)"
-"""CheXpert's No Finding: no label but Support Devices is positive (Irvin et al. 2019). Open-i, and the generator, mean
-that nothing abnormal is mentioned at all."""
+"""CheXpert's No Finding: no label except Support Devices is positive (Irvin et al. 2019). In Open-i and the generator
+it means that the report mentions nothing abnormal."""
 
 UNSEEN: Final = "chest-xray-hospitals"
-"""The bank that no public base is trained on."""
+"""The bank that public bases are not trained on."""
 BANKS: Final[Mapping[str, tuple[str, ...]]] = {
     "chest-xray": CHEXPERT,
     "chest-xray-icu": CHEXPERT,
@@ -82,12 +81,12 @@ class Corpus:
     Attributes:
         title: its name in a sentence.
         reader: the module of ``fedrad.data`` that reads it.
-        labels: those of every report, in order; or what decides them, the bank or the columns that the user names.
-        options: the arguments of ``load_corpus``, beside the path, that change what is read.
-        generated: its reports are of no patient, need no path, and can't be a hospital's.
-        patients: whether it says which reports are of one patient.
-        own_split: it comes divided into train and test.
-        no_finding: what its label No Finding means (``data.no-finding``).
+        labels: the labels in order, or where they come from: the phrase bank or the columns that the user names.
+        options: the arguments of ``load_corpus``, besides the path, that change what is read.
+        generated: its reports are made up: they need no path and can't be a hospital's.
+        patients: whether it identifies patients.
+        own_split: whether it comes with train and test splits.
+        no_finding: the meaning of its label No Finding (``data.no-finding``).
     """
 
     title: str
@@ -101,11 +100,11 @@ class Corpus:
 
     @property
     def columns(self) -> bool:
-        """Whether the user names the columns that are read."""
+        """Whether the user names the columns to read."""
         return self.labels == "by column"
 
     def labels_of(self, bank: str, columns: tuple[str, ...]) -> tuple[str, ...]:
-        """The labels, where these are the settings; for a bank that there is not, none."""
+        """The labels with these settings; none for an unknown bank."""
         if self.labels == "by column":
             return columns
         return BANKS.get(bank, ()) if self.labels == "by bank" else self.labels
@@ -122,24 +121,24 @@ CORPORA: Final[dict[str, Corpus]] = {
     "openi": Corpus("Open-i", "openi", CHEXPERT, patients=False),
     "table": Corpus("a table", "table", "by column", options=("columns", "uncertain")),
 }
-"""By ``data.name``. ``data.name = "none"``, a server without a test set, is not among them."""
+"""By ``data.name``. ``"none"``, for a server without a test set, is not included."""
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """Names with commas between, as ``data.classes`` has them."""
+    """Splits comma-separated names, as in ``data.classes``."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def label_columns(text: str) -> tuple[str, ...]:
-    """The columns that ``data.label-columns`` names; the name of a collection stands for its labels."""
+    """The columns in ``data.label-columns``. The name of a collection means its labels."""
     return COLLECTIONS.get(text.strip()) or names_in(text)
 
 
 def corpus_named(name: str) -> tuple[str, Corpus]:
-    """The name as the registry spells it, and the entry; dashes and underscores are one.
+    """The registry's spelling of the name, and its entry. Underscores count as dashes.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     spelt = name.replace("_", "-")
     if spelt in CORPORA:

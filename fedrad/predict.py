@@ -1,8 +1,8 @@
-"""``fedrad predict``: a table of reports in, the same rows with probabilities out, chunk by chunk.
+"""``fedrad predict``: reads a table of reports and writes the same rows with probabilities, chunk by chunk.
 
-The file is read twice. The first pass finds whatever is wrong with it before anything is predicted; the second holds
-one chunk in memory, whatever the size of the file, and flushes each chunk before it reads the next, so that what was
-written stays when the process dies. An output file gets its name only when it is whole.
+The file is read twice. The first pass finds all errors before anything is predicted. The second holds one chunk in
+memory and flushes it before the next, so that its rows survive if the process dies. An output file gets its final name
+when it is complete.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from fedrad.settings_data import Data
 if TYPE_CHECKING:
     from fedrad.data.parquet_file import Kind
 
-# Of a chunk: sorting by length within one is nearly as good as over all. The first ones are smaller, to show at once
-# that something comes.
+# Size of a chunk. Sorting by length within a chunk is nearly as good as over the file. The first chunks are smaller, to
+# show output soon.
 _FIRST_ROWS, _ROWS, _CHARACTERS = 32, 512, 1 << 23
-_SECONDS = 30.0  # between two lines of progress where standard error is no terminal
+_SECONDS = 30.0  # between lines of progress if standard error is not a terminal
 
 Rows = Iterator[tuple[int, list[str]]]
 Write = Callable[[list[list[str]]], None]
@@ -49,19 +49,18 @@ def predict(
     separator: str | None = None,
     encoding: str | None = None,
 ) -> None:
-    """Writes ``reports`` without the column of texts, and what is predicted behind: a probability for each label.
+    """Writes the rows of ``reports`` without their text, followed by a probability for each label.
 
-    The columns of probabilities have the names of the labels. A column of the file with such a name becomes ``NAME
-    (input)``, so that no name stands for two things.
+    The new columns have the names of the labels. A column of the file with such a name is renamed to ``NAME (input)``.
 
     Args:
-        column: of the texts; None: the one that the run was trained on.
-        out: a file that is not there yet; None: standard output.
+        column: of the texts; default: the one that the run was trained on.
+        out: a new file; None means standard output.
         separator, encoding: of a CSV file, as in ``Form``; None: those that the run was trained with.
     Raises:
         ModelError: the run can't be used.
-        DataError: the file can't be read, or ``out`` not written.
-        BrokenPipeError: nobody reads standard output any more.
+        DataError: the file can't be read, or ``out`` can't be written.
+        BrokenPipeError: the reader of standard output is gone.
     """
     if out is not None:
         _check_free(out)
@@ -75,7 +74,7 @@ def predict(
     (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")
     kinds: list[tuple[int, Kind]] = [(k, "text" if k == place else "any") for k in range(len(header))]
     count = _look_through(reports, kinds, place, form)
-    from fedrad.tasks.classifier import Classifier  # torch takes seconds, and what is wrong so far needs none of it
+    from fedrad.tasks.classifier import Classifier  # torch takes seconds to import, and the checks above don't need it
 
     classifier = Classifier.load(run, device=device)
     names = output_names([*header[:place], *header[place + 1 :]], classifier.labels)
@@ -91,7 +90,7 @@ def predict(
 
 
 def output_names(columns: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """The header of the output: the file's own columns, then the labels, and no name twice."""
+    """The header of the output: the file's columns, then the labels, without duplicates."""
     taken, names = set(labels), []
     for column in columns:
         name, again = column, 1
@@ -103,11 +102,7 @@ def output_names(columns: Sequence[str], labels: Sequence[str]) -> list[str]:
 
 
 def _look_through(reports: Path, kinds: list[tuple[int, Kind]], place: int, form: Form) -> int:
-    """How many rows there are, after a warning of those without text.
-
-    Raises:
-        DataError: something is wrong with a row.
-    """
+    """Counts the rows, and warns of those without text. Raises DataError if a row can't be read."""
     count, blank, first = 0, 0, 0
     for row, cells in cells_of(reports, kinds, form):
         count += 1
@@ -138,7 +133,7 @@ def _chunks(rows: Rows) -> Iterator[list[list[str]]]:
 
 @contextmanager
 def _output(out: Path | None) -> Iterator[Write]:
-    """What writes rows and flushes them. A file is called ``OUT.partial`` until all is written."""
+    """A function that writes and flushes rows. The file is called ``OUT.partial`` until it is complete."""
     try:
         if out is None:
             yield _writer(sys.stdout)
@@ -170,10 +165,10 @@ def _writer(file: TextIO) -> Write:
 
 @contextmanager
 def _progress(total: int, to_terminal: bool) -> Iterator[Callable[[int], None]]:
-    """What counts reports on standard error: a bar on a terminal, else a line now and then."""
+    """A function that shows progress on standard error: a bar on a terminal, otherwise a line now and then."""
     console = Console(stderr=True)
     if console.is_terminal and to_terminal:
-        yield lambda _: None  # the probabilities themselves run over the screen
+        yield lambda _: None  # the probabilities are on the same screen
     elif console.is_terminal:
         columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TextColumn("reports,"))
         with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True) as bar:

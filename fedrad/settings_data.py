@@ -73,10 +73,11 @@ class Data:
         limit="word=meaning, commas between, no word twice",
     )
     missing: str = setting(
-        "error",
-        "how a blank label counts (`table` only): `negative`, `ignore` (left out of loss and score), or an "
-        "`error`. A report without a class is left out",
-        choices=("error", "negative", "ignore"),
+        "auto",
+        "how a label counts that is blank or a placeholder such as `nan` (`table` only): `negative`, `ignore` (left "
+        "out of loss and score), or an `error`; `auto`: a blank is negative, and a placeholder an error. A report "
+        "without a class is left out",
+        choices=("auto", "error", "negative", "ignore"),
     )
     no_finding: str = setting(
         "auto",

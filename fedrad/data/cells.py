@@ -17,7 +17,10 @@ is CT-RATE's ``Not given.``: it is also dropped as the first or last sentence, w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from fedrad.errors import DataError
 
 PLACEHOLDER = "with a placeholder, such as 'nan' or 'Not given.', in place of text"
 """How readers describe such reports in a warning."""
@@ -57,3 +60,19 @@ def joined(sections: Iterable[str]) -> tuple[str, bool]:
     """A report of several sections: (their text as one line, whether one of them is a placeholder)."""
     found = [(section, said(section)) for section in sections]
     return " ".join(text for _, text in found if text), any(not text and cell.strip() for cell, text in found)
+
+
+def labels_in(
+    names: Sequence[str], cells: Sequence[str], meaning: Mapping[str, int], remedy: str, path: Path, row: int
+) -> dict[str, int]:
+    """The labels in the cells of a row.
+
+    Args:
+        meaning: cell -> label.
+    Raises:
+        DataError: a cell has no meaning.
+    """
+    for name, cell in zip(names, cells, strict=True):
+        if cell not in meaning:
+            raise DataError(f"the value of label {name!r} is unknown.", file=path, row=row, remedy=remedy)
+    return {name: meaning[cell] for name, cell in zip(names, cells, strict=True)}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from fedrad.corpora import CT_RATE
-from fedrad.data.cells import PLACEHOLDER, joined
+from fedrad.data.cells import PLACEHOLDER, joined, labels_in
 from fedrad.data.files import corpus_folder, find_file, need_file
 from fedrad.data.parquet_file import Kind
 from fedrad.data.report import FEATURES, Oddities, Row, Source, Warn, count_copies, row_of
@@ -103,11 +103,8 @@ def _rows(part: Part, labels: ScanLabels, warn: Warn) -> Iterator[tuple[int, Row
 def _scan_labels(part: Part) -> ScanLabels:
     found: ScanLabels = {}
     for row, _, scan, cells in _volumes(part.labels, part.name, _LABEL_COLUMNS):
-        for label, cell in zip(CT_RATE, cells, strict=True):
-            if cell.strip() not in _VALUES:
-                problem = f"the value of {label!r} is not 0 or 1."
-                raise DataError(problem, file=part.labels, row=row, remedy=f"It must be one of {', '.join(_VALUES)}.")
-        values = bytes(_VALUES[cell.strip()] for cell in cells)
+        remedy = f"It must be one of {', '.join(_VALUES)}."
+        values = bytes(labels_in(CT_RATE, [cell.strip() for cell in cells], _VALUES, remedy, part.labels, row).values())
         first = found.setdefault(scan, (values, row))
         if first[0] != values:
             raise DataError(

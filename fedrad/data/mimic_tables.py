@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fedrad.corpora import CHEXPERT
-from fedrad.data.cells import said
+from fedrad.data.cells import labels_in, said
 from fedrad.data.parquet_file import Kind
 from fedrad.data.report import value_of_doubt
 from fedrad.data.tabular import rows_of
@@ -40,13 +40,10 @@ def read_labels(path: Path, meaning: Mapping[str, int]) -> dict[int, tuple[int, 
     """
     found = {}
     for row, subject, study, cells in _rows(path, CHEXPERT):
-        for name, cell in zip(CHEXPERT, cells, strict=True):
-            if cell not in meaning:
-                problem = f"{name!r} has a value that no label can have."
-                raise DataError(problem, file=path, row=row, remedy="It must be 1.0, 0.0, -1.0 or blank.")
+        labels = labels_in(CHEXPERT, cells, meaning, "It must be 1.0, 0.0, -1.0 or blank.", path, row)
         if study in found:
             raise DataError(f"study {study} has a second row.", file=path, row=row, remedy="Keep one of the two.")
-        found[study] = subject, tuple(meaning[cell] for cell in cells)
+        found[study] = subject, tuple(labels.values())
     return found
 
 

@@ -55,7 +55,8 @@ class TableColumns:
         site: the hospital.
         time: ISO-like (2024-03-01 or 2024-03-01T12:30), so that sorting sorts by time.
         map: what words of the label columns mean, as "yes=1,no=0,equivocal=-1".
-        missing: what a blank label counts as: "negative", "ignore" (masked), or "error".
+        missing: how a label counts that is blank or a placeholder: "negative", "ignore" (masked) or "error"; "auto":
+            a blank is negative, and a placeholder an error.
         separator, encoding: as in ``Form``.
     """
 
@@ -65,7 +66,7 @@ class TableColumns:
     site: str = ""
     time: str = ""
     map: str = ""
-    missing: str = "error"
+    missing: str = "auto"
     separator: str = "auto"
     encoding: str = "utf-8"
 
@@ -80,10 +81,10 @@ class TableColumns:
         Raises:
             ConfigError: ``uncertain`` or ``missing`` is another word than those allowed.
         """
-        values = {"negative": 0, "ignore": -1, "error": None}
+        values = {"auto": (0, None), "negative": (0, 0), "ignore": (-1, -1), "error": (None, None)}
         if self.missing not in values:
             raise ConfigError(f"data.missing must be one of {', '.join(values)}")
-        return LabelCells(words_in(self.map), value_of_doubt(uncertain), values[self.missing])
+        return LabelCells(words_in(self.map), value_of_doubt(uncertain), *values[self.missing])
 
     @property
     def kinds(self) -> dict[str, tuple[str, Kind]]:
@@ -194,7 +195,8 @@ def _rows(
     if classes is not None and len(names) == 1:
         warn(f"{path}: all reports have the same class, so there is nothing to learn. Check data.label-columns.")
     for name in (name for name in names if name in blank and columns.missing != "error"):
-        warn(f"{path}: label {name!r} is blank in every row; blank is {columns.missing}. Check data.label-columns.")
+        counts = "ignored" if columns.missing == "ignore" else "0"
+        warn(f"{path}: label {name!r} is blank in every row; blank is {counts}. Check data.label-columns.")
 
 
 def _binary(

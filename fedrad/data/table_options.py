@@ -31,7 +31,7 @@ _PAIRS: Final = (
     ("t", "f"),
 )
 MISSING_REMEDY: Final = (
-    "Say what a blank counts as: data.missing=negative, or ignore (left out of loss and score); or fill it in."
+    "Say how it counts: data.missing=negative, or ignore (left out of loss and score); or fill it in."
 )
 
 
@@ -63,11 +63,13 @@ class LabelCells:
     Attributes:
         words: what stands for what (``data.map``), words in lower case.
         uncertain: what -1 counts as: 0, 1, or -1 (masked).
-        missing: likewise a blank or a placeholder; None: it is an error.
+        blank: likewise an empty cell; None: it is an error.
+        missing: likewise a placeholder such as nan or n/a.
     """
 
     words: Mapping[str, str] = field(default_factory=dict)
     uncertain: int = 0
+    blank: int | None = 0
     missing: int | None = None
 
     def word(self, cell: str) -> str:
@@ -82,10 +84,11 @@ class LabelCells:
             NoValue: it says none of these, or is missing and may not be.
         """
         word = self.word(cell).lower()
-        if not word and self.missing is not None:
-            return self.missing
         if not word:
-            raise NoValue("is blank.", MISSING_REMEDY)
+            value, what = (self.missing, "is a placeholder.") if cell.strip() else (self.blank, "is blank.")
+            if value is None:
+                raise NoValue(what, MISSING_REMEDY)
+            return value
         if word not in _VALUES:
             raise NoValue("is not 0 or 1.", _say_what(word))
         return self.uncertain if _VALUES[word] == _UNCERTAIN else _VALUES[word]

@@ -112,7 +112,7 @@ class HospitalPolicy:
     time_column: str = ""
     label_columns: str = ""
     map: str = ""
-    missing: str = "error"
+    missing: str = "auto"
     separator: str = "auto"
     encoding: str = "utf-8"
     classes: str = ""

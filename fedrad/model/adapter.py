@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2022, arXiv 2106.09685) on linear layers that also run with one weight per sample."""
+"""LoRA (Hu et al. 2022, arXiv 2106.09685) on linear layers that can also run with one weight per sample."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class LoRASpec:
         rank: r, rows of A and columns of B.
         alpha: the adapter adds (alpha / rank) * B A.
         targets: names of linear layers (the last part, such as ``query``, or a longer ending, such as
-            ``attention.output.dense``), or ``all-linear``; none: only the head is trained.
-        layers: adapt the last N encoder layers; 0 means all. Where layers are shared (ALBERT) there is one layer to
-            adapt, and this is treated as 0.
+            ``attention.output.dense``), or ``all-linear``. If empty, only the head is trained.
+        layers: adapt the last N encoder layers; 0 means all. Ignored if layers are shared (ALBERT).
         freeze_a: A keeps its initial value and only B is trained (FFA-LoRA, Sun et al. 2024, arXiv 2403.12313).
-        freeze_b: B keeps the value that a warm start gave it. With ``freeze_a`` as well, only the head is trained.
-        init: of A. ``kaiming``: as PEFT does, uniform in +-1/sqrt(in). ``orthonormal``: orthogonal rows, scaled so that
-            the Frobenius norm is the expected one of ``kaiming``: sqrt(rank / 3). ``base``, with ``core`` only: A and B
-            are the right and left singular vectors of the base weight with the largest singular values.
-        core: the adapter is (alpha / rank) * B R A with R [r, r] trained from zero, A and B frozen and of orthonormal
-            rows and columns, whatever the two freezes say (Fed-SB, Singhal et al. 2025, arXiv 2502.15436).
+        freeze_b: B keeps its value from a warm start. With ``freeze_a`` as well, only the head is trained.
+        init: of A. ``kaiming``: as in PEFT, uniform in +-1/sqrt(in). ``orthonormal``: orthogonal rows with the expected
+            Frobenius norm of ``kaiming``, sqrt(rank / 3). ``base``, with ``core`` only: A and B are the right and left
+            singular vectors of the base weight with the largest singular values.
+        core: the adapter is (alpha / rank) * B R A with R [r, r] trained from zero. A and B are frozen, with
+            orthonormal rows and columns (Fed-SB, Singhal et al. 2025, arXiv 2502.15436); ``freeze_a`` and ``freeze_b``
+            are ignored.
     """
 
     rank: int
@@ -47,11 +47,10 @@ class LoRASpec:
 
 
 class SampleLinear(nn.Linear):
-    """A linear layer whose weight may also be one per sample.
+    """A linear layer with one weight, or one per sample: x [B, ..., in] -> [B, ..., out].
 
-    x [B, ..., in] -> [B, ..., out]. With weight [out, in] it is ``nn.Linear``. With weight [B, out, in] (and bias
-    [B, out]), sample b is multiplied with ``weight[b]`` only, so the gradient of the sum of the losses with respect to
-    the stacked weight is the stack of the per-sample gradients.
+    With weight [out, in] it is ``nn.Linear``. With weight [B, out, in] (and bias [B, out]), sample b is multiplied by
+    ``weight[b]`` only, so the gradient of the summed losses is the stack of the per-sample gradients.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,8 +66,8 @@ class SampleLinear(nn.Linear):
 class LoRALinear(nn.Module):
     """base(x) + scaling * B A x, with ``base`` frozen and ``scaling`` = alpha / rank; with a core B R A x.
 
-    With one A and B per sample it is one fused operation (``lora_product.py``); with plain matrices it calls its parts
-    as modules, which is what Opacus's hooks need, and what the fused operation is tested against.
+    With one A and B per sample it is one fused operation (``lora_product.py``). With plain matrices it calls its parts
+    as modules, because Opacus's hooks need that; tests compare the fused operation with it.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, *, core: bool = False) -> None:
@@ -78,11 +77,11 @@ class LoRALinear(nn.Module):
         self.lora_R = SampleLinear(rank, rank, bias=False) if core else None
         self.lora_B = SampleLinear(rank, base.out_features, bias=False)
         self.scaling = alpha / rank
-        self._pretrained = (base.weight,)  # in a tuple, or it would be a parameter of this module too
+        self._pretrained = (base.weight,)  # the tuple keeps it from being registered as a parameter
 
     @property
     def right(self) -> Tensor:
-        """The right factor, the core included: [r, in], or [B, r, in] where a matrix is there for every sample."""
+        """The right factor, including the core: [r, in], or [B, r, in] with a matrix per sample."""
         return self.lora_A.weight if self.lora_R is None else self.lora_R.weight @ self.lora_A.weight
 
     @property
@@ -92,18 +91,18 @@ class LoRALinear(nn.Module):
 
     @property
     def per_sample(self) -> bool:
-        """Whether some matrix is there once for every sample."""
+        """Whether a matrix has one copy per sample."""
         parts = (self.lora_A, self.lora_B) if self.lora_R is None else (self.lora_A, self.lora_R, self.lora_B)
         return any(part.weight.dim() == 3 for part in parts)
 
     @torch.no_grad()
     def set_residual(self, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Makes the frozen weight W0 + the sum of U V over ``factors``, U [out, m] and V [m, in]; W0 if there are none.
+        """Sets the frozen weight to W0 + the sum of U V over ``factors``, with U [out, m] and V [m, in].
 
-        The sum is float64 and rounded once. The tensor W0 itself, which other models may share, stays as it is.
+        The sum is computed in float64 and rounded once. W0 itself, which other models may share, does not change.
 
         Raises:
-            ModelError: the base layer is quantised, so nothing can be added to its weight.
+            ModelError: the base layer is quantised.
         """
         pretrained = self._pretrained[0]
         if not factors:
@@ -125,17 +124,17 @@ class LoRALinear(nn.Module):
 
 
 def add_lora(layers: Mapping[str, nn.Module], lora: LoRASpec, generator: torch.Generator) -> dict[str, LoRALinear]:
-    """Puts a ``LoRALinear`` around every target inside ``layers``, in place. B is zero: no output changes yet.
+    """Puts a ``LoRALinear`` around every target inside ``layers``, in place. B is zero, so outputs do not change.
 
     Args:
-        layers: encoder layers by name; their modules are changed, so they must not be those of a cached base model.
+        layers: encoder layers by name. They are modified, so they must not belong to a cached base model.
         generator: the only source of randomness for A; used in the order of the sorted names.
 
     Returns:
         the new modules by full name (layer name + name inside the layer), sorted.
 
     Raises:
-        ModelError: rank, alpha or init make no sense, or a target names no linear layer.
+        ModelError: rank, alpha or init is invalid, or a target matches no linear layer.
     """
     if not lora.targets:
         return {}
@@ -146,7 +145,7 @@ def add_lora(layers: Mapping[str, nn.Module], lora: LoRASpec, generator: torch.G
         f"{prefix}.{name}": module
         for prefix, layer in layers.items()
         for name, module in layer.named_modules()
-        # bitsandbytes' quantised layers are subclasses, and torchao's are Linear with another kind of weight
+        # includes quantised layers: bitsandbytes' are subclasses, torchao's are Linear with another kind of weight
         if isinstance(module, nn.Linear) and not isinstance(module, SampleLinear)
     }
     unknown = [target for target in lora.targets if not any(_matches(name, target) for name in found)]
@@ -200,10 +199,10 @@ def _orthonormal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 def _singular_vectors(base: nn.Linear, rank: int) -> tuple[Tensor, Tensor]:
     """Left [out, r] and right [r, in] singular vectors of the weight with the largest singular values; float64."""
     if not is_dense(base):
-        raise ModelError("a quantised layer's singular vectors can't be had: take strategy.subspace=random.")
+        raise ModelError("a quantised layer's singular vectors can't be computed: use strategy.subspace=random.")
     left, _, right = torch.linalg.svd(base.weight.cpu().double(), full_matrices=False)
     left, right = left[:, :rank], right[:rank]
-    # A singular vector's sign is arbitrary: fixed by the largest entry, so that machines agree.
+    # A singular vector's sign is arbitrary; the largest entry decides it, so that machines agree.
     signs = right.gather(1, right.abs().argmax(1, keepdim=True)).sign()
     return left * signs.T, right * signs
 
@@ -215,18 +214,18 @@ def _replace(layers: Mapping[str, nn.Module], name: str, module: LoRALinear) -> 
 
 
 def is_residual(name: str) -> bool:
-    """Whether a tensor of a state belongs to the base residual: what an exact aggregation adds to the frozen weights,
-    as low-rank factors, W0 + sum_k base_B.k base_A.k."""
+    """Whether a tensor of a state belongs to the base residual, the low-rank factors that an exact aggregation adds to
+    the frozen weights: W0 + sum_k base_B.k base_A.k."""
     return ".base_A." in name or ".base_B." in name
 
 
 def residual_factors(
     residual: Mapping[str, Tensor], adapted: Mapping[str, LoRALinear]
 ) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """The factors of every adapted layer, checked: pairs of base_B [out, m] and base_A [m, in], sorted by key.
+    """The factors of every adapted layer: pairs of base_B [out, m] and base_A [m, in], sorted by key.
 
     Raises:
-        ModelError: a factor lacks its partner, fits no adapted layer or holds a number that is not finite.
+        ModelError: a factor lacks its partner, fits no adapted layer or is not finite.
     """
     factors: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in adapted}
     problems = []

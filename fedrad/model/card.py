@@ -1,4 +1,4 @@
-"""The README that travels with an adapter: what it is, what it promises, and the lines that use it without fedrad."""
+"""The README of an adapter folder: what it is, its privacy statement, and code that uses it without fedrad."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with the files of a base model: said by name, before and after transformers reads them."""
+"""Checks the files of a base model before and after transformers reads them, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -25,17 +25,15 @@ JSON_FILES = (
     INDEX,
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-BUFFERS = {"position_ids", "token_type_ids"}  # counted up, not trained; saved by older versions of transformers
+BUFFERS = {"position_ids", "token_type_ids"}  # constants that older versions of transformers saved
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Refuses a local folder that holds no whole base model, with the reason and the remedy.
-
-    Only headers of weights are read.
+    """Refuses a local folder that holds no complete base model. Of weights, it reads only headers.
 
     Raises:
-        ModelError: an empty folder, git-lfs pointers, a PEFT adapter, no config.json, JSON that is none, no
-            safetensors, or safetensors that are missing or cut off.
+        ModelError: the folder is empty, holds git-lfs pointers or a PEFT adapter, lacks config.json or safetensors, or
+            has damaged files.
     """
     if problem := _problem_of(folder):
         raise ModelError(f"base model {name!r}: {problem}")
@@ -89,7 +87,7 @@ def _problem_of(folder: Path) -> str:
 
 
 def check_weights(name: str, module: nn.Module, loading: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that is not exactly this model without a head, whatever heads it has besides.
+    """Refuses a checkpoint that does not match the model. Heads are ignored.
 
     Args:
         name: of the base model, for the message.
@@ -97,9 +95,9 @@ def check_weights(name: str, module: nn.Module, loading: Mapping[str, Any]) -> N
         loading: ``output_loading_info`` of transformers, with mismatched sizes ignored.
 
     Raises:
-        ModelError: weights that are missing (the pooler may be), superfluous, of another shape or not finite.
+        ModelError: weights are missing (except the pooler's), superfluous, of another shape or not finite.
     """
-    parts = {part for part, _ in module.named_children()}  # a head's tensors have none of them in their names
+    parts = {part for part, _ in module.named_children()}  # names of a head's tensors contain none of these
     extra = [key for key in loading["unexpected_keys"] if _belongs(key, parts)]
     held = module.state_dict()
     if lora := [key for key in (*extra, *held) if "lora_" in key or ".base_layer." in key]:
@@ -112,9 +110,9 @@ def check_weights(name: str, module: nn.Module, loading: Mapping[str, Any]) -> N
         problems.append(f"lacks {len(missing)} weights, such as {min(missing)}: the checkpoint is incomplete")
     if extra:
         problems.append(
-            f"has {len(extra)} weights that the encoder of its config.json has no place for, such as {min(extra)}: it"
-            " would be another model without them (fewer layers than the checkpoint, relative positions, a part of its"
-            " own)"
+            f"has {len(extra)} weights that the encoder of its config.json has no place for, such as {min(extra)}:"
+            " without them it would be another model (fewer layers than the checkpoint, relative positions, an extra"
+            " part)"
         )
     problems += [
         f"has {key} of shape {tuple(found)}, and its config.json asks for {tuple(asked)}"
@@ -132,7 +130,7 @@ def check_weights(name: str, module: nn.Module, loading: Mapping[str, Any]) -> N
 
 
 def _belongs(key: str, parts: set[str]) -> bool:
-    """Whether a tensor of that name belongs to the model without a head, which has these parts."""
+    """Whether a tensor of that name belongs to a model with these parts, rather than to a head."""
     names = key.split(".")
     return names[-1] not in BUFFERS and (not parts.isdisjoint(names) or "lora_" in key)
 
@@ -149,7 +147,7 @@ def _shards(index: Mapping[str, Any]) -> list[str]:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None if there is none."""
+    """The object in a JSON file, or None."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):

@@ -1,9 +1,8 @@
-"""The difference between two encoders of one shape, small enough to ship: low-rank factors of 8-bit numbers.
+"""The difference between two encoders of one shape, as low-rank factors of 8-bit numbers: small enough to ship.
 
-A matrix becomes W + c U diag(2^e) V with U [out, r] and V [r, in] of whole numbers from -127 to 127, and one float64
-scale c. The products are whole numbers below 2^53, so their sum in float64 is exact in any order, and every machine
-gets the same bits. Vectors (biases, layer norms) are kept as differences in float16. ``benchmarks/difference.py`` makes
-such files.
+A matrix W becomes W + c U diag(2^e) V, where U [out, r] and V [r, in] hold integers from -127 to 127 and c is a float64
+scale. The products are integers below 2^53, so float64 sums are exact in any order and every machine gets the same
+bits. Vectors (biases, layer norms) are stored as float16 differences. ``benchmarks/difference.py`` makes such files.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from fedrad.errors import ModelError
 
 @torch.no_grad()
 def apply_difference(before: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the module with the difference added; bit for bit the same on every machine.
+    """A copy of the module with the difference added; the same bits on every machine.
 
     Args:
-        tensors: by weight ``name|u``, ``name|v``, ``name|e`` and ``name|c``, or ``name|d`` for a vector.
+        tensors: for each matrix ``name|u``, ``name|v``, ``name|e`` and ``name|c``; for each vector ``name|d``.
 
     Raises:
         ModelError: a weight is unknown, or a tensor is missing or has a wrong shape.
@@ -53,16 +52,12 @@ def _change(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     whole = {part.dtype for part in (left, right, exponent)} == {torch.int8}
     if not whole or left.shape[1:] != right.shape[:1] or exponent.shape != right.shape[:1] or scale.numel() != 1:
         raise ModelError(f"the factors of the difference of {name} don't fit together.")
-    powers = (1 << exponent.long()).double()  # shifted: a library's 2 ** x may be off by a bit
+    powers = (1 << exponent.long()).double()  # a library's 2 ** x may be off by a bit
     return float(scale) * ((left.double() * powers) @ right.double())
 
 
 def read_difference(path: Path) -> dict[str, Tensor]:
-    """Reads a difference.
-
-    Raises:
-        ModelError: it can't be read.
-    """
+    """Reads the tensors of a difference. Raises ModelError if they can't be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -22,17 +22,17 @@ _HEAD = "head"
 
 
 def is_head(name: str) -> bool:
-    """Whether the adapter tensor of this name is the head's. The others are of LoRA."""
+    """Whether the adapter tensor of this name belongs to the head; the others belong to LoRA."""
     return name.startswith(f"{_HEAD}.")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which base model, and how its hidden states become one vector.
+    """The base model, and how its hidden states are pooled.
 
     Attributes:
         name, revision: as for ``load_base``.
-        pooling: ``mean`` over tokens, or ``cls``: what the family's stock sequence classifier feeds its last layer.
+        pooling: ``mean`` over tokens, or ``cls``: the input of the last layer of the family's stock classifier.
         backbone: dtype of the frozen weights, ``float32`` or ``bfloat16``.
     """
 
@@ -45,11 +45,11 @@ class ModelSpec:
 class ReportClassifier(nn.Module):
     """Token ids -> logits of L labels, in two parts.
 
-    ``prefix(ids, attention)`` is everything below the lowest adapted layer and is never differentiated; it gives hidden
-    states [B, T, d] or, if only the head is trained, the features [B, k].
-    ``suffix(prefix_out, attention)`` gives the logits [B, L]. Both are modules: per-sample gradients take ``suffix``.
+    ``prefix(ids, attention)`` is everything below the lowest adapted layer and is never differentiated. It returns
+    hidden states [B, T, d] or, if only the head is trained, the features [B, k].
+    ``suffix(prefix_out, attention)`` returns the logits [B, L]. Per-sample gradients are taken of ``suffix``.
 
-    Samples never mix: logits and gradients of a report depend on no other report of its batch (up to rounding).
+    A report's logits and gradients do not depend on the other reports of its batch, except for rounding.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ReportClassifier(nn.Module):
         self.spec = spec
         self.lora = lora
         self.kernels = kernels
-        self._adapted = dict(adapted)  # the same modules as inside suffix, by their names in the base model
+        self._adapted = dict(adapted)  # modules inside suffix, by their names in the base model
         self._residual: dict[str, Tensor] = {}
 
     def forward(self, ids: Tensor, attention: Tensor) -> Tensor:
@@ -76,21 +76,21 @@ class ReportClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are, and where ``prefix`` and ``suffix`` want their inputs."""
+        """The device of the parameters and of the inputs of ``prefix`` and ``suffix``."""
         return self.suffix.head.weight.device
 
     def arithmetic(self) -> AbstractContextManager[None]:
-        """Within it, float32 products are done as ``kernels`` says. Wrap whatever runs the model, backward included."""
+        """Applies the float32 precision of ``kernels``. Run the model, and its backward pass, inside it."""
         return matmul_precision(self.kernels.matmul)
 
     @property
     def head_only(self) -> bool:
-        """Whether nothing but the head is trained; then ``prefix`` gives features [B, k]."""
+        """Whether only the head is trained; ``prefix`` then returns features [B, k]."""
         return self.prefix.readout is not None
 
     @property
     def prefix_layers(self) -> int:
-        """Encoder layers that ``prefix`` runs; 0: only the embeddings."""
+        """Number of encoder layers in ``prefix``; with 0 it holds only the embeddings."""
         return len(self.prefix.layers.order)
 
     @property
@@ -100,50 +100,50 @@ class ReportClassifier(nn.Module):
 
     @property
     def features(self) -> int:
-        """k, how many features the head reads: d, or as many directions as the basis has."""
+        """k, the number of features that the head reads: d, or the number of directions of the basis."""
         return self.suffix.head.in_features
 
     @property
     def readout(self) -> Readout:
-        """Pooling and centring, in whichever part it sits."""
+        """Pooling and centring; part of ``prefix`` or ``suffix``."""
         return next(part.readout for part in (self.prefix, self.suffix) if part.readout is not None)
 
     @torch.no_grad()
     def pooled(self, ids: Tensor, attention: Tensor) -> Tensor:
-        """Pooled vectors [B, d] with the present adapter, neither centred nor projected: what centring is made from."""
+        """Pooled vectors [B, d] with the current adapter, neither centred nor projected."""
         hidden = self.prefix.layers(self.prefix.embed(ids), attention)
         return self.readout.pool(self.suffix.layers(hidden, attention), attention)
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """The trainable tensors by name, sorted.
 
-        ``<layer>.lora_A`` [r, in] unless A is frozen, ``<layer>.lora_B`` [out, r] (with a core instead of both
-        ``<layer>.lora_R`` [r, r]), ``head.weight`` [L, k] and ``head.bias`` [L], with layer names of the base model,
-        such as ``encoder.layer.4.attention.self.query``.
+        ``<layer>.lora_A`` [r, in] and ``<layer>.lora_B`` [out, r] unless frozen, with a core ``<layer>.lora_R`` [r, r]
+        instead, ``head.weight`` [L, k] and ``head.bias`` [L]. Layers have their names in the base model, such as
+        ``encoder.layer.4.attention.self.query``.
         """
         return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
 
     def state(self) -> dict[str, Tensor]:
-        """Copies, on the CPU, of all adapter tensors, frozen A included, and of the readout's constants: ``centre`` [d]
-        with ``scale`` [d] or ``basis`` [k, d]."""
+        """CPU copies of all adapter tensors, including frozen ones, and of the readout's constants: ``centre`` [d], and
+        ``scale`` [d] or ``basis`` [k, d]."""
         return {name: on_cpu(tensor) for name, tensor in {**self._tensors(), **self.readout.constants()}.items()}
 
     def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
-        """Sets the trainable tensors; all of them and nothing else.
+        """Sets all trainable tensors.
 
         Raises:
-            ModelError: a name, shape or dtype differs, or a number is not finite; nothing was changed.
+            ModelError: a name, shape or dtype differs, or a number is not finite. Nothing is changed then.
         """
         _copy(tensors, self.adapter())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Sets what ``state`` returned, and the base residual, of which there may be any number of factors.
+        """Sets what ``state`` returns, and replaces the base residual.
 
-        Residual: ``<layer>.base_A.<k>`` [m, in] and ``<layer>.base_B.<k>`` [out, m] for any keys k; the frozen weight
-        of that adapted layer is then W0 + sum_k base_B.k base_A.k. What was set before is gone.
+        The residual is ``<layer>.base_A.<k>`` [m, in] and ``<layer>.base_B.<k>`` [out, m] for any keys k. It makes the
+        frozen weight of that adapted layer W0 + sum_k base_B.k base_A.k.
 
         Raises:
-            ModelError: a name, shape or dtype differs, or a number is not finite; nothing was changed.
+            ModelError: a name, shape or dtype differs, or a number is not finite. Nothing is changed then.
         """
         residual = {name: tensor for name, tensor in tensors.items() if is_residual(name)}
         factors = residual_factors(residual, self._adapted)
@@ -156,7 +156,7 @@ class ReportClassifier(nn.Module):
             self._residual = residual
 
     def set_basis(self, mean: Tensor, basis: Tensor) -> None:
-        """Features become ``(pooled - mean) @ basis.T``, in a classifier that was built with so many directions.
+        """Makes the features ``(pooled - mean) @ basis.T``. The classifier must have been built with k directions.
 
         Args:
             mean: [d], of pooled vectors of public text. From private text it would be a release without noise.
@@ -168,7 +168,7 @@ class ReportClassifier(nn.Module):
         _copy({"centre": mean.detach().float(), "basis": basis.detach().float()}, self.readout.constants())
 
     def set_centring(self, mean: Tensor, scale: Tensor | float) -> None:
-        """Features become ``(pooled - mean) * scale``, in a classifier without a basis.
+        """Makes the features ``(pooled - mean) * scale``, in a classifier without a basis.
 
         Args:
             mean: [d], of pooled vectors of public text. From private text it would be a release without noise.
@@ -183,7 +183,7 @@ class ReportClassifier(nn.Module):
         _copy({"centre": mean.detach().float(), "scale": full}, self.readout.constants())
 
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Starts the head at weight [L, k] and bias [L] from public figures, for instance the log-odds of rare labels.
+        """Sets the head to public values: weight [L, k] and bias [L].
 
         Raises:
             ModelError: a wrong shape, or a number that is not finite.
@@ -192,7 +192,7 @@ class ReportClassifier(nn.Module):
         _copy(given, {"head.weight": self.suffix.head.weight, "head.bias": self.suffix.head.bias})
 
     def folded_head(self) -> tuple[Tensor, Tensor]:
-        """Weight [L, d] and bias [L] of one linear layer that reads the pooled vector, centring and basis folded in."""
+        """Weight [L, d] and bias [L] of a linear layer on the pooled vector that includes centring and basis."""
         constants = {name: on_cpu(tensor).double() for name, tensor in self.readout.constants().items()}
         weight, centre = on_cpu(self.suffix.head.weight).double(), constants["centre"]
         weight = weight @ constants["basis"] if self.readout.directions else weight * constants["scale"]
@@ -217,19 +217,18 @@ def build(
     kernels: Kernels | None = None,
     directions: int = 0,
 ) -> ReportClassifier:
-    """A classifier on a structure of its own that shares the frozen tensors of ``base``.
+    """A classifier with modules of its own that shares the frozen tensors of ``base``; in eval mode, without dropout.
+
+    A depends on ``seed`` only, not on torch's global generator. B and the head are zero, so every logit starts at 0.
 
     Args:
         outputs: L, of the head.
-        directions: k, how many the head reads of the pooled vector (``set_basis``); 0: all of its d numbers.
-
-    A is drawn from ``seed`` alone (torch's global generator is neither read nor moved); B, the head's weight and its
-    bias are zero, so every logit starts at 0. Always in eval mode with every dropout 0.
+        directions: k, how many directions of the pooled vector the head reads (``set_basis``); 0: the whole vector.
 
     Raises:
         ModelError: targets, layers, rank or pooling that this base model can't have.
     """
-    # The memo makes deepcopy keep the tensors themselves and copy only the modules around them.
+    # The memo makes deepcopy copy the modules but share the tensors.
     kernels = Kernels(backbone=spec.backbone) if kernels is None else kernels
     frozen = base.placed(dtype_of(spec.backbone), kernels.device).module
     kept = [*frozen.parameters(), *frozen.buffers()]
@@ -244,9 +243,9 @@ def build(
                 " has none: use pooling 'mean'."
             )
     elif spec.pooling != "mean":
-        raise ModelError(f"pooling {spec.pooling!r} is neither 'mean' nor 'cls'.")
+        raise ModelError(f"pooling is {spec.pooling!r}; it must be 'mean' or 'cls'.")
     generator = torch.Generator().manual_seed(seed)
-    # The modules' own initialisation draws from the global generator; what it draws is overwritten.
+    # The modules initialise themselves from the global generator; these values are overwritten.
     with torch.random.fork_rng(devices=[]):
         adapted = adapt(stack, lora, generator)
         head = SampleLinear(directions or base.hidden, outputs)
@@ -254,11 +253,11 @@ def build(
     nn.init.zeros_(head.bias)
     steps = range(len(stack.order))
     cut = len(steps)
-    if not (lora.freeze_a and lora.freeze_b):  # else LoRA is there, but not trained: all layers are run once
+    if not (lora.freeze_a and lora.freeze_b):  # otherwise LoRA is not trained, and all layers belong to the prefix
         trained = [i for i, name in enumerate(stack.layers) if any(module.startswith(f"{name}.") for module in adapted)]
         cut = next((step for step in steps if stack.order[step] in trained), cut)
     readout = Readout(pooler, base.hidden, directions)
-    # The first token is what the pooler reads.
+    # A pooler reads only the first token.
     lower, upper = (
         Layers(stack, part, first_token_only=pooler is not None, eager_up_to=kernels.eager_up_to)
         for part in (steps[:cut], steps[cut:])
@@ -267,13 +266,13 @@ def build(
     prefix = Prefix(stack.embed, lower, readout if head_only else None)
     suffix = Suffix(upper, None if head_only else readout, head)
     classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, kernels)
-    # The frozen tensors are there already: what moves is the adapter, the head and the centring.
+    # Only adapter, head and centring move: the frozen tensors are on the device already.
     return classifier.eval().to(kernels.device)
 
 
 @torch.no_grad()
 def _copy(given: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    """Copies values, after all names, shapes, dtypes and numbers were found right."""
+    """Copies values after checking all names, shapes, dtypes and numbers."""
     problems = [f"{name} is missing" for name in into if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in into]
     for name in into.keys() & given.keys():

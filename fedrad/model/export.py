@@ -1,9 +1,9 @@
-"""A trained adapter in PEFT's format, out and in.
+"""Writes and reads a trained adapter in PEFT's format.
 
 ``adapter_config.json`` and ``adapter_model.safetensors`` load with ``PeftModel.from_pretrained`` on stock transformers:
-with pooling ``cls`` on ``AutoModelForSequenceClassification`` (the head travels as the saved module ``classifier``),
-with pooling ``mean`` on ``AutoModel`` (the head lies beside it in ``head.safetensors``). Centring is folded in.
-``fedrad.json`` holds what PEFT has no place for. Nothing of a report is in any of these files.
+with pooling ``cls`` on ``AutoModelForSequenceClassification`` (the head is the saved module ``classifier``), with
+pooling ``mean`` on ``AutoModel`` (the head is in ``head.safetensors``). The head includes the centring.
+``fedrad.json`` holds what PEFT's files can't. No file holds any part of a report.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def export_peft(
     max_length: int,
     privacy_statement: str,
 ) -> None:
-    """Writes the adapter folder. It appears whole or not at all.
+    """Writes the adapter folder, which appears whole or not at all.
 
     Args:
-        base: the one that ``classifier`` was built on.
-        directory: is made; an adapter that fedrad wrote there before is replaced.
+        base: the base model of ``classifier``.
+        directory: an adapter that fedrad wrote there before is replaced.
         max_length: tokens at which reports were cut in training.
         privacy_statement: a paragraph for the README and ``fedrad.json``.
 
@@ -68,8 +68,8 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
     """Reads an adapter folder back.
 
     Returns:
-        the manifest, and tensors as ``ReportClassifier.load_state`` takes them: the head with the centring folded in,
-        so ``centre`` is 0 and ``scale`` 1.
+        the manifest, and tensors for ``ReportClassifier.load_state``. The head includes the centring, so ``centre`` is
+        0 and ``scale`` 1.
 
     Raises:
         ModelError: a file is missing, unreadable or contradicts another.
@@ -85,7 +85,7 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
         name = key.removeprefix("base_model.model.")
         if name.startswith("classifier."):
             tensors[f"head.{name.removeprefix('classifier.')}"] = tensor
-        elif manifest.lora.targets:  # otherwise it is the placeholder, see _placeholder
+        elif manifest.lora.targets:  # otherwise only `_placeholder` is there
             name = name.removesuffix(".weight")
             tensors[name if manifest.spec.pooling == "mean" else name.partition(".")[2]] = tensor
     if head is not None:
@@ -124,7 +124,7 @@ def _write(
 
 
 def _placeholder(base: BaseModel) -> dict[str, Tensor]:
-    """PEFT refuses an adapter without LoRA, so a head-only one has rank 1, A = B = 0, on one layer: it adds zero."""
+    """A LoRA of rank 1 with A = B = 0 on one layer, for a head-only adapter: PEFT refuses an adapter without LoRA."""
     layer, module = list(take_apart(base.module).layers.items())[-1]
     name, linear = next((name, part) for name, part in module.named_modules() if isinstance(part, torch.nn.Linear))
     return {
@@ -136,7 +136,7 @@ def _placeholder(base: BaseModel) -> dict[str, Tensor]:
 def _write_peft_config(
     folder: Path, spec: ModelSpec, base: BaseModel, targets: list[str], rank: int, alpha: float
 ) -> None:
-    from peft import LoraConfig  # takes a second to import, and only this function needs it
+    from peft import LoraConfig  # importing it takes a second
 
     mean = spec.pooling == "mean"
     LoraConfig(
@@ -147,13 +147,13 @@ def _write_peft_config(
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT only divides it by r
         lora_dropout=0.0,
         bias="none",
-        target_modules=targets,  # full names, so no other layer can match
+        target_modules=targets,  # full names match no other layer
         modules_to_save=None if mean else ["classifier"],
         inference_mode=True,
     ).save_pretrained(str(folder))
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = targets  # PEFT keeps a set, whose order differs from process to process
+    config["target_modules"] = targets  # PEFT keeps a set, whose order varies between processes
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What fedrad must know of a kind of base model to run it, adapt it and check it. ``families/`` has a file for each."""
+"""What fedrad needs to know about a model family. ``families/`` has a file for each."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fedrad.model.block import Block
 
 @dataclass(frozen=True)
 class Stack:
-    """A model taken apart, in the order in which its own ``forward`` runs the parts.
+    """The parts of a model, in the order in which its ``forward`` runs them.
 
     Attributes:
         embed: ids [B, T] -> hidden states [B, T, d].
         layers: the distinct layers by their name inside the model, in order of first use.
-        order: which of them runs when. Layers that are shared (ALBERT) occur more than once.
-        blocks: a layer -> its blocks, in order. Asked in every pass, since LoRA exchanges modules inside a layer.
-        pooler: the dense layer of the pretrained pooler (followed by tanh) that the family's stock sequence classifier
-            reads, or None where there is none.
-        final: the norm behind the last layer, which pre-norm models have.
-        targets: what ``query``, ``key`` and ``value`` are called here, where they have other names.
+        order: indices into ``layers``, in the order of the pass. Shared layers (ALBERT) occur more than once.
+        blocks: a layer -> its blocks, in order. Called in every pass, since LoRA replaces modules inside a layer.
+        pooler: the dense layer (followed by tanh) of the pretrained pooler that the family's stock sequence classifier
+            reads, or None.
+        final: the norm behind the last layer of a pre-norm model.
+        targets: this family's names of ``query``, ``key`` and ``value``, if they differ.
     """
 
     embed: nn.Module
@@ -44,10 +44,10 @@ class Family:
 
     Attributes:
         name: that value.
-        take_apart: of the model that ``AutoModel`` makes.
-        tokenizer_files: what its tokenizer is read from; any one of them is enough.
-        max_length: configuration -> most tokens that it has positions for.
-        problem: configuration, tokenizer -> why they do not belong together; empty if they do.
+        take_apart: model as ``AutoModel`` makes it -> its parts.
+        tokenizer_files: files of its tokenizer; any one of them is enough.
+        max_length: configuration -> number of positions.
+        problem: configuration, tokenizer -> why they do not fit together; empty if they do.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Family:
 
 
 def adapt(stack: Stack, lora: LoRASpec, generator: torch.Generator) -> dict[str, LoRALinear]:
-    """Puts LoRA into the layers that ``lora`` names, in place; the new modules by their names inside the model.
+    """Puts LoRA into the layers that ``lora`` names, in place. Returns the new modules by their names in the model.
 
     Raises:
         ModelError: targets, layers, rank, alpha or init that this model can't have.

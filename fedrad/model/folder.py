@@ -1,4 +1,4 @@
-"""An adapter folder, as it is looked up before torch is imported, so that a mistyped name is told at once."""
+"""Finds an adapter folder without importing torch, so that a mistyped name is reported at once."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MANIFEST = "fedrad.json"
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the logits are.
+    """What the logits mean.
 
     Attributes:
-        task: the name of what the model was trained for.
+        task: name of the task.
         labels: a name for each logit.
-        meaning: of the logits, in words.
-        expression: Python that makes probabilities of ``logits``.
+        meaning: the meaning of the logits in words.
+        expression: Python code from ``logits`` to probabilities.
     """
 
     task: str
@@ -34,10 +34,10 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``fedrad.json`` says: all that is needed to build the classifier again.
+    """The content of ``fedrad.json``: what is needed to build the classifier again.
 
     Attributes:
-        base_sha256: ``BaseModel.sha256`` of the base model that the adapter was trained on.
+        base_sha256: ``BaseModel.sha256`` of the adapter's base model.
         max_length: tokens at which a report is cut.
         privacy: the privacy statement.
     """

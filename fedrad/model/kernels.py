@@ -14,16 +14,17 @@ from fedrad.errors import ConfigError
 
 @dataclass(frozen=True)
 class Kernels:
-    """The choice for one model on one machine (``probe.py`` makes it). The defaults are torch's own, on every machine.
+    """The choice for one model on one machine (see ``probe.py``). The defaults are torch's own.
 
     Attributes:
-        matmul: float32 products, as ``torch.set_float32_matmul_precision`` names them.
-        backbone: dtype of the frozen base model; adapter, clipping, sums and noise are float32 or wider in any case.
-        eager_up_to: attention by plain products for reports of up to so many tokens, by torch's fused kernel above.
-        micro_tokens: padded tokens of one forward pass, at most.
-        device: where model and per-report gradients are, as torch names it. Data, noise, states, and all that is kept
-            or sent stay with the processor, so they are the same tensors wherever the model is.
-        measured: what the probe read off, for ``result.json``: relative errors and times. Empty if nothing was probed.
+        matmul: precision of float32 products, as for ``torch.set_float32_matmul_precision``.
+        backbone: dtype of the frozen base model. Adapter, clipping, sums and noise are always float32 or wider.
+        eager_up_to: reports of up to this many tokens use attention by plain products; longer ones torch's fused
+            kernel.
+        micro_tokens: most padded tokens in one forward pass.
+        device: torch's name of the device of model and per-report gradients. Data, noise, states, and all that is kept
+            or sent stay on the CPU, so that they do not depend on the device.
+        measured: relative errors and times from the probe, for ``result.json``; empty if nothing was probed.
     """
 
     matmul: str = "highest"
@@ -41,7 +42,7 @@ def dtype_of(backbone: str) -> torch.dtype:
 
 @contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
-    """Sets torch's process-wide word for float32 products, and puts it back."""
+    """Sets torch's process-wide float32 precision, and restores it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:
@@ -51,23 +52,23 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 
 def device_for(name: str) -> str:
-    """Torch's name of the device that ``train.device`` means on this machine.
+    """Torch's name of the device for a value of ``train.device``.
 
     Raises:
-        ConfigError: a GPU is asked for and torch finds none, or the name is another.
+        ConfigError: the name is unknown, or torch finds no GPU.
     """
     if name not in ("cpu", "cuda", "auto"):
-        raise ConfigError(f"device {name!r}: take cpu, cuda or auto.")
+        raise ConfigError(f"device {name!r}: use cpu, cuda or auto.")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
         raise ConfigError(
             f"device {name!r} (train.device): this torch ({torch.__version__}) finds no CUDA device. Install a CUDA"
-            " build of torch and see that the process may use a GPU (CUDA_VISIBLE_DEVICES), or take cpu."
+            " build of torch and check that the process may use a GPU (CUDA_VISIBLE_DEVICES), or use cpu."
         )
     return "cuda"
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
-    """A copy on the CPU without gradient, for what is kept, compared or sent."""
+    """A CPU copy without gradient."""
     return tensor.detach().to("cpu", copy=True)

@@ -1,7 +1,7 @@
-"""The parts that a report walks through: embeddings, layers, pooling, head.
+"""The parts of a classifier: embeddings, layers, pooling, head.
 
-The layers are those of transformers, run by our own loop, so that the model can be cut in two: a frozen lower part that
-is run once per report, and an upper part that is run in every step.
+The layers come from transformers, but our own loop runs them, so that the model can be cut in two: a frozen lower part
+that runs once per report, and an upper part that runs in every step.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ class Layers(nn.Module):
     """Some consecutive layers of a model: hidden [B, T, d], attention [B, T] -> hidden [B, T, d].
 
     Args:
-        steps: which places of ``stack.order`` are run.
-        first_token_only: if the model's last layer is among them, it computes the first token and nothing else:
-            -> [B, 1, d].
-        eager_up_to: attention runs by plain matrix products for up to so many tokens, by torch's fused kernel above.
+        steps: the places of ``stack.order`` to run.
+        first_token_only: the model's last layer, if it is among them, computes only the first token: -> [B, 1, d].
+        eager_up_to: as in ``Kernels``.
     """
 
     def __init__(self, stack: Stack, steps: range, *, first_token_only: bool, eager_up_to: int) -> None:
@@ -40,7 +39,7 @@ class Layers(nn.Module):
         blocks = [block for index in self.order for block in self.blocks_of(self.layers[index])]
         if not blocks:
             return hidden
-        # That of norms and biases, which are vectors, neither adapted nor quantised.
+        # The dtype of norms and biases: vectors are neither adapted nor quantised.
         dtype = next(parameter.dtype for parameter in self.layers.parameters() if parameter.dim() == 1)
         hidden = hidden.to(dtype)
         mask = (1 - attention[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
@@ -52,12 +51,11 @@ class Layers(nn.Module):
 
 
 class Readout(nn.Module):
-    """Hidden states [B, T, d] -> features [B, k]: ``(pooled - centre) @ basis.T``, or ``(pooled - centre) * scale``
-    with k = d where there is no basis.
+    """Hidden states [B, T, d] -> features [B, k]: ``(pooled - centre) @ basis.T`` or, without a basis,
+    ``(pooled - centre) * scale`` with k = d.
 
-    ``centre`` and ``scale`` [d] and ``basis`` [k, d] are constants that come from public text only. Without ``pooler``
-    the pooled vector is the mean over the tokens that are not padding; with it, tanh(pooler(first token)), as in Devlin
-    et al. 2019.
+    The constants ``centre`` [d], ``scale`` [d] and ``basis`` [k, d] come from public text only. The pooled vector is
+    the mean over the tokens that are not padding or, with a ``pooler``, tanh(pooler(first token)) (Devlin et al. 2019).
     """
 
     centre: Tensor
@@ -110,7 +108,7 @@ class Prefix(nn.Module):
 
 
 class Suffix(nn.Module):
-    """All that is trained, and the frozen layers between: what ``Prefix`` gave, attention [B, T] -> logits [B, L]."""
+    """Everything from the lowest adapted layer up: output of ``Prefix``, attention [B, T] -> logits [B, L]."""
 
     def __init__(self, layers: Layers, readout: Readout | None, head: SampleLinear) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """y = x W^T + b + s (x A_i^T) B_i^T as one differentiable operation, with an A and a B for every sample i.
 
-Three things make it cheaper than the same from library parts. Forward adds the rank-r update into the frozen product
-in place, where PEFT makes three passes over the full output. Backward computes the gradient of the input only if
-somebody needs it, and adds the rank-r part in place too. And the gradients of A_i and B_i cost the arithmetic of
-ordinary ones: one product per sample instead of one over all samples.
+It is cheaper than library parts in three ways. Forward adds the rank-r update to the frozen product in place, where
+PEFT makes three passes over the full output. Backward computes the gradient of the input only if needed, and adds the
+rank-r part in place too. The gradients of A_i and B_i cost as much arithmetic as those of shared matrices: one product
+per sample instead of one over all samples.
 
 With W frozen, g = dL/dy, u = s g B_i and h = s x A_i^T:
 
@@ -23,10 +23,10 @@ def lora_linear(x: Tensor, base: nn.Linear, A: Tensor, B: Tensor, scaling: float
     """A LoRA layer on B samples.
 
     Args:
-        x: [n, ..., in]. Under autocast it is cast as ``nn.functional.linear`` would.
-        base: the frozen layer. A quantised one (its weight is no plain floating-point tensor) is called as it is, and
-            the update is added to what it gives.
-        A: [r, in], or one for each sample [n, r, in]. Samples may share the memory (stride 0), which is faster.
+        x: [n, ..., in]. Autocast casts it as for ``nn.functional.linear``.
+        base: the frozen layer. If it is quantised (its weight is not a plain floating-point tensor), it is called, and
+            the update is added to its output.
+        A: [r, in], or one per sample, [n, r, in]. It is faster if the samples share the memory (stride 0).
         B: [out, r], or [n, out, r].
         scaling: s.
 
@@ -45,15 +45,15 @@ def lora_linear(x: Tensor, base: nn.Linear, A: Tensor, B: Tensor, scaling: float
 
 
 def is_dense(layer: nn.Module) -> bool:
-    """Whether the weight is a plain floating-point matrix that may be multiplied with directly."""
+    """Whether the layer's weight is a plain floating-point matrix."""
     weight = layer.weight
     plain = type(layer) is nn.Linear and type(weight) in (nn.Parameter, Tensor)
     return plain and isinstance(weight, Tensor) and weight.is_floating_point()
 
 
 class _Product(torch.autograd.Function):
-    """The whole product where W is given; else what a layer of any kind ``gave``, which keeps its own backward, plus
-    the update."""
+    """The whole product if W is given; otherwise the update plus ``gave``, the output of a layer with a backward pass
+    of its own."""
 
     @staticmethod
     def forward(
@@ -69,7 +69,7 @@ class _Product(torch.autograd.Function):
         if W is not None:
             y = linear(x.reshape(-1, x.shape[-1]), W.to(x.dtype), None if bias is None else bias.to(x.dtype))
         elif gave is not None:
-            y = gave.reshape(-1, gave.shape[-1]).clone()  # the layer's backward may need what it gave
+            y = gave.reshape(-1, gave.shape[-1]).clone()  # the layer's backward may need it
         h = _times(x, A, transposed=True).mul_(scaling)
         _add_times(y, h.to(y.dtype), B, transposed=True)
         ctx.save_for_backward(x, W, A, B, h)
@@ -95,7 +95,7 @@ class _Product(torch.autograd.Function):
 
 
 def _matrix(weight: Tensor, dtype: torch.dtype, *, transposed: bool) -> Tensor:
-    """The matrix that all samples share [a, b], if they do, or one for each sample [n, a, b]."""
+    """The matrix [a, b] if all samples share it, otherwise one per sample [n, a, b]."""
     shared = weight.dim() == 3 and (len(weight) == 1 or weight.stride(0) == 0)
     each = (weight[0] if shared else weight).to(dtype)
     return each.mT if transposed else each

@@ -1,10 +1,10 @@
-"""Which kernels this machine runs fastest, measured once and then kept, so that all its processes agree to the bit.
+"""Measures which kernels are fastest on this machine, and caches the result so that all processes agree to the bit.
 
-Torch has several ways to the same product, and which is fastest depends on the processor: on some, `medium` matrix
-products go through oneDNN at twice the speed and the same accuracy; on others the word means bfloat16 inside, or
-nothing. So a probe of about a second measures time *and* error at start. Results differ in the last bits from choice to
-choice, and a probe is never quite the same twice; therefore the first result is written to the user's cache folder and
-every later process on this machine with the same torch and model shape reads it.
+Torch has several implementations of a product, and the fastest depends on the processor: on some, `medium` matrix
+products use oneDNN at twice the speed and the same accuracy; on others `medium` means bfloat16, or nothing. So a probe
+of about a second measures time *and* error. Results differ in the last bits between kernels, and probes differ from run
+to run. Therefore the first result is written to the user's cache folder, and every later process on this machine with
+the same torch and model shape reads it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from fedrad.model.block import eager_attention
 from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels, dtype_of, matmul_precision
 
-FLOAT32_ERROR = 1e-6  # a product with a larger relative error is not float32-accurate and is not chosen for it
+FLOAT32_ERROR = 1e-6  # largest relative error of a product that counts as float32
 FASTER = 0.9  # another kernel must take less than this share of the default's time
-SECONDS = 0.7  # of CPU time, where the model is on the CPU: within a second of wall time on a machine that is free
-MEMORY_SHARE = 0.25  # of what is free, for the activations of one micro-batch
-_GPU_TOKENS = (8192, 16384, 32768, 65536)  # a GPU is idle between small kernels; not yet measured on one
+SECONDS = 0.7  # for the whole probe: CPU time if the model is on the CPU, else wall time
+MEMORY_SHARE = 0.25  # of the free memory, for the activations of one micro-batch
+_GPU_TOKENS = (8192, 16384, 32768, 65536)  # a GPU is idle between small kernels; these are not measured yet
 
 
 def kernels_for(base: BaseModel, precision: str, device: str = "cpu", *, probed: bool = True) -> Kernels:
@@ -46,7 +46,7 @@ def kernels_for(base: BaseModel, precision: str, device: str = "cpu", *, probed:
     Args:
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the machine runs it clearly faster.
         device: as torch names it.
-        probed: measure (or read what was measured before); otherwise torch's own choice.
+        probed: measure, or read an earlier measurement; otherwise use torch's defaults.
     """
     unprobed = _unprobed(precision, device)
     if not probed:
@@ -60,20 +60,20 @@ def kernels_for(base: BaseModel, precision: str, device: str = "cpu", *, probed:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial") as file:
             file.write(json.dumps(asdict(probe(base, precision, device)), indent=1) + "\n")
             file.flush()
-            os.link(file.name, path)  # fails if another process was first: all read the same
-    # Nowhere to agree: then the choice that needs no agreement.
+            os.link(file.name, path)  # fails if another process was first; all read that process's file
+    # Without a cache, processes can only agree on the defaults.
     return _read(path, precision, device) or unprobed
 
 
 def _unprobed(precision: str, device: str) -> Kernels:
-    """Torch's own choice, and as many tokens at once as pay on such a device."""
+    """Torch's defaults, with a number of tokens that suits the device."""
     tokens = Kernels().micro_tokens if device == "cpu" else _GPU_TOKENS[0]
     return Kernels(backbone="bfloat16" if precision == "bfloat16" else "float32", micro_tokens=tokens, device=device)
 
 
 def _read(path: Path, precision: str, device: str) -> Kernels | None:
-    """What was kept, unless it is damaged or says another precision than was asked for: a file must not bring bfloat16
-    to a hospital that refuses it.
+    """The cached kernels, or None if the file is damaged or its precision is not the requested one: a file must not
+    bring bfloat16 to a hospital that refuses it.
     """
     try:
         found = Kernels(**json.loads(path.read_text()))
@@ -84,7 +84,7 @@ def _read(path: Path, precision: str, device: str) -> Kernels | None:
 
 
 def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
-    """Measures this machine, one core of it or a GPU, on numbers in the shapes of this model; about a second."""
+    """Measures one core or a GPU with tensors of this model's shapes; takes about a second."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -100,7 +100,7 @@ def probe(base: BaseModel, precision: str, device: str = "cpu") -> Kernels:
 
 
 def _products(base: BaseModel, precision: str, device: str, measured: dict[str, float]) -> dict[str, Any]:
-    """The fastest word for float32 products that is accurate, and the dtype of the frozen weights."""
+    """The fastest accurate precision for float32 products, and the dtype of the frozen weights."""
     weight = _widest(base.placed(torch.float32, device))
     x = torch.randn(256, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(device)
     exact = x.double() @ weight.double().T
@@ -118,7 +118,7 @@ def _products(base: BaseModel, precision: str, device: str, measured: dict[str, 
 
 
 def _attention(base: BaseModel, kernels: Kernels, measured: dict[str, float], deadline: float) -> int:
-    """Up to which length plain products beat the fused kernel, forward and backward together."""
+    """The longest length at which plain products beat the fused kernel, forward and backward together."""
     dtype, device, heads = dtype_of(kernels.backbone), kernels.device, base.config.num_attention_heads
     best = 0
     for length in (32, 64, 128, 256, 512):
@@ -137,10 +137,10 @@ def _attention(base: BaseModel, kernels: Kernels, measured: dict[str, float], de
 
 
 def _micro_tokens(base: BaseModel, kernels: Kernels, measured: dict[str, float], deadline: float) -> int:
-    """The number of tokens at which a block, forward and backward, costs least per token and memory suffices.
+    """The affordable number of tokens with the least time per token for a block, forward and backward.
 
-    The default is kept unless another is clearly cheaper. (Fewer tokens are not less padding: the cut into
-    micro-batches sees to that.)
+    The default is kept unless another number is clearly cheaper. Padding does not matter here: `micro_batches` limits
+    it.
     """
     dtype, device = dtype_of(kernels.backbone), kernels.device
     stack = take_apart(base.placed(dtype, device).module)
@@ -168,7 +168,7 @@ def _free_bytes(device: str) -> int:
 
 
 def _widest(base: BaseModel) -> Tensor:
-    """The largest weight [out, in] of a layer: of the first feed-forward product."""
+    """The largest weight [out, in] of a layer, that of its first feed-forward product."""
     layer = next(iter(take_apart(base.module).layers.values()))
     weights = [module.weight for module in layer.modules() if isinstance(module, nn.Linear)]
     return max(weights, key=Tensor.numel).detach()
@@ -189,10 +189,10 @@ def _product(precision: str, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _now(device: str) -> float:
-    """Seconds: of this thread's CPU time, or of wall time once a GPU has done all it was given.
+    """Seconds of this thread's CPU time or, on a GPU, of wall time after all its work is done.
 
-    Other jobs on the machine stretch the wall clock and hardly CPU time. (Torch's own threads would not be counted, so
-    a probe runs with one.)
+    Other jobs on the machine lengthen wall time, but hardly CPU time. The probe uses one thread because this does not
+    count torch's other threads.
     """
     if device == "cpu":
         return time.thread_time()
@@ -202,7 +202,7 @@ def _now(device: str) -> float:
 
 
 def _milliseconds(device: str, *runs: Callable[[], object]) -> list[float]:
-    """The least of three runs of each, in turns after a first one."""
+    """The shortest of three runs of each, after a warm-up; the runs take turns."""
     least = [float("inf")] * len(runs)
     for turn in range(4):
         for index, run in enumerate(runs):
@@ -214,7 +214,7 @@ def _milliseconds(device: str, *runs: Callable[[], object]) -> list[float]:
 
 
 def _key(base: BaseModel, precision: str, device: str) -> str:
-    """Names everything that the choice depends on."""
+    """A hash of everything that the choice depends on."""
     shape = [base.config.model_type, base.hidden, base.layers, base.max_length, *_widest(base).shape]
     machine = [_processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, device]
     if device.startswith("cuda"):
@@ -223,7 +223,7 @@ def _key(base: BaseModel, precision: str, device: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name and its instruction sets: a virtual machine may hide some of them."""
+    """The processor's name and its instruction sets, some of which a virtual machine may hide."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         if found := sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}):

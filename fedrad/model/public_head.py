@@ -1,7 +1,7 @@
-"""What a public base knows beside its weights: a start for the head, and where its features vary. Public text only.
+"""The head of a public base, in ``head.safetensors``: its last layer, and mean and principal directions of its
+features.
 
-A public base classifies the labels of its generated reports before any private step. Its last layer, the mean of its
-features and their principal directions lie beside its weights in ``head.safetensors``.
+A public base classifies the labels of generated reports before any private step. All of this comes from public text.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class PublicHead:
     """A linear layer on the mean-pooled vector, and the principal axes of that vector on generated text.
 
     Attributes:
-        labels: collection of labels -> the names of its rows, in order.
+        labels: collection of labels -> the labels of its rows, in order.
         weight, bias: by collection: [L, d] and [L]; logits are ``pooled @ weight.T + bias``.
         mean: [d], of the pooled vectors.
-        directions: [k, d], orthonormal principal directions, that of the largest spread first.
+        directions: [k, d], orthonormal principal directions, largest spread first.
         spread: [k], standard deviation along each.
     """
 
@@ -55,13 +55,12 @@ class PublicHead:
 
     @staticmethod
     def in_folder(folder: Path) -> PublicHead | None:
-        """The head of a base model's folder; None if it has none.
+        """The head in a base model's folder, or None.
 
-        A file of that name that is no public head, such as the last layer of an adapter that was merged into the model,
-        is nobody's business here.
+        A file of that name may be something else, such as the last layer of a merged adapter; it is ignored.
 
         Raises:
-            ModelError: as ``read``; also if the file is damaged, so that nobody can tell whose it is.
+            ModelError: as ``read``; also if the file is damaged.
         """
         path = folder / HEAD_FILE
         if not path.is_file():
@@ -76,7 +75,7 @@ class PublicHead:
         """Reads the file.
 
         Raises:
-            ModelError: it can't be read, lacks something, has a wrong shape, or holds a number that is not finite.
+            ModelError: it can't be read, lacks a tensor, has a wrong shape, or is not finite.
         """
         try:
             with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""The sizes of a model's trainable parts from its configuration alone: no weights are read, nothing is downloaded."""
+"""The sizes of a model's trainable parts, from its configuration. Reads no weights and downloads nothing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fedrad.model.family import adapt
 
 @dataclass(frozen=True)
 class Shapes:
-    """What an adapter would be put around.
+    """Sizes that decide the size of an adapter.
 
     Attributes:
-        hidden: d, what the head reads.
+        hidden: d, the width of a hidden state.
         adapted: (inputs, outputs) of each linear layer that gets an adapter.
     """
 
@@ -28,10 +28,10 @@ class Shapes:
 
 
 def shapes_of(name: str, revision: str, lora: LoRASpec) -> Shapes:
-    """The shapes that ``build`` would meet with this base model.
+    """The shapes that ``build`` would use with this base model.
 
     Args:
-        name: as for ``load_base``; of a hub id only a configuration that is in the cache.
+        name: as for ``load_base``; the configuration of a hub id must be in the cache.
 
     Raises:
         ModelError: there is no such configuration on this machine, or it has no layers of these names.

@@ -1,5 +1,8 @@
-"""Whether a tokenizer reads English reports. One without its vocabulary loads without a word, and every word of every
-report is then the unknown token: training would spend the whole budget on nothing."""
+"""Checks that a tokenizer reads English reports.
+
+A tokenizer without its vocabulary loads without an error, and then turns every word into the unknown token: training
+would waste the whole privacy budget.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 
 from fedrad.errors import ModelError
 
-# Public, written for this check: words that are in every chest report.
+# A public text, written for this check, with common words of chest reports.
 REPORT = """\
 Chest radiograph, AP and lateral views. Comparison is made with the prior CT. The heart size is normal. The lungs are
 clear. There is no focal consolidation, pleural effusion or pneumothorax. A small left pleural effusion has increased
@@ -20,24 +23,24 @@ since the previous study, with mild atelectasis at the right lower lobe. Finding
 pulmonary edema. The cardiomediastinal silhouette and hilar contours are unremarkable. No acute fracture is seen.
 """
 
-# Measured on this report. Unread: nothing for BERT and RoBERTa vocabularies, 8 % for the Chinese BERT's (few capitals),
-# 11 % for an uncased vocabulary with lower-casing switched off, 90 % and more for one cut off within its first 2000
-# tokens. Pieces per word: uncased BERT 1.6, Spanish RoBERTa 2.1, Chinese BERT 2.3, Kazakh RoBERTa 2.9; single
-# characters, all that is left of a byte-level vocabulary without its merges, 5.5 to 6.5.
+# Measured on this report. Unread: 0 % with BERT and RoBERTa vocabularies, 8 % with the Chinese BERT's (few capitals),
+# 11 % with an uncased vocabulary without lower-casing, 90 % or more with a vocabulary cut off within its first 2000
+# tokens. Pieces per word: uncased BERT 1.6, Spanish RoBERTa 2.1, Chinese BERT 2.3, Kazakh RoBERTa 2.9; 5.5 to 6.5 with
+# single characters, which are left of a byte-level vocabulary without its merges.
 MOST_UNREAD = 0.1
 MOST_PIECES = 4.0
 # Embedding tables are padded by a few per cent (to a multiple of 64, 128 or 1024), not by more.
 LEAST_NAMED = 0.9
-# Tokens of a byte-pair vocabulary that no merge makes: 256 bytes, once more at the end of a word, and special ones.
+# Most tokens of a byte-pair vocabulary without a merge: 256 bytes, the same at the end of a word, special tokens.
 UNMERGED = 600
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a tokenizer makes of ``REPORT``.
+    """How a tokenizer splits ``REPORT``.
 
     Attributes:
-        unread: share of its characters, blanks not counted, that no known piece covers.
+        unread: share of its characters, except blanks, that no known piece covers.
         pieces: mean number of pieces per word.
     """
 
@@ -48,14 +51,14 @@ class Reading:
 def reading(tokenizer: Any) -> Reading:
     """How much of an ordinary report a fast tokenizer reads.
 
-    Characters are counted, not pieces: some tokenizers drop what they do not know instead of naming it unknown.
+    Counts characters, not pieces: some tokenizers drop what they do not know.
     """
     try:
-        # No model's vocabulary has a cuneiform sign as one piece: what stands for it stands for the unknown, also where
-        # the tokenizer does not say which of its tokens that is.
+        # No vocabulary has this cuneiform sign, so its tokens are those for unknown text, even if the tokenizer does
+        # not declare them.
         sign = tokenizer("\U00012000", add_special_tokens=False)["input_ids"]
         encoded = tokenizer(REPORT, add_special_tokens=False, return_offsets_mapping=True)
-    except Exception:  # the tokenizers library raises nothing narrower, for instance where the unknown token is cut off
+    except Exception:  # what the tokenizers library raises, for instance if the unknown token is cut off
         return Reading(unread=1.0, pieces=0.0)
     unknown = {*tokenizer.all_special_ids, *sign}
     pieces = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
@@ -70,13 +73,13 @@ def check_vocabulary(name: str, source: str, files: Sequence[str], tokenizer: An
 
     Args:
         name: of the base model, for the message.
-        source: folder or hub id that the tokenizer was loaded from.
-        files: what a tokenizer of its family is read from, as ``Family.tokenizer_files``.
+        source: folder or hub id of the tokenizer.
+        files: as ``Family.tokenizer_files``.
         embeddings: rows of the embedding table.
 
     Raises:
-        ModelError: ids beyond the embeddings, far fewer tokens than embeddings, or an ordinary report that is unread or
-            cut into single characters.
+        ModelError: ids beyond the embeddings, far fewer tokens than embeddings, or a usual report that is unread or cut
+            into single characters.
     """
     ids = set(tokenizer.get_vocab().values())
     if max(ids, default=-1) >= embeddings:
@@ -89,7 +92,7 @@ def check_vocabulary(name: str, source: str, files: Sequence[str], tokenizer: An
     if found.unread > MOST_UNREAD:
         problems.append(
             f"its tokenizer can't read {found.unread:.0%} of an ordinary chest report (at most {MOST_UNREAD:.0%}), so"
-            " most reports would look alike and the privacy budget would be spent on nothing"
+            " most reports would look alike and the privacy budget would be wasted"
         )
     elif found.pieces > MOST_PIECES:
         problems.append(
@@ -118,6 +121,6 @@ def remedy(source: str, files: Sequence[str]) -> str:
 
 
 def _reachable(tokenizer: Any) -> float:
-    """Most tokens that the merges of a byte-pair vocabulary can make; infinite for other kinds."""
+    """Most tokens that a byte-pair vocabulary can make; infinite for other kinds."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     return len(model["merges"]) + UNMERGED if model["type"] == "BPE" else math.inf

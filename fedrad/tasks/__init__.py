@@ -1,1 +1,1 @@
-"""What is predicted and how it is learnt. A task is a file; ``task.py`` says what it must answer."""
+"""What is predicted and how it is learnt. Each task is a file; ``task.py`` defines its interface."""

@@ -1,4 +1,4 @@
-"""What the multi-label and the single-label task share: a head with one logit for each label, and F1."""
+"""The common part of the multi-label and the single-label task: a head with one logit per label, and F1."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classification(ABC):
-    """A ``Task`` whose labels and mask are float32 [n, L]: 1 where positive; 0 where loss and scores leave it out.
+    """A ``Task`` with float32 [n, L] labels (1 where positive) and mask (0 where loss and scores leave an entry out).
 
     Attributes:
         labels: names of the L labels, in the order of the logits.
@@ -38,9 +38,9 @@ class Classification(ABC):
     name: ClassVar[str]
     figures: ClassVar[tuple[str, ...]] = F1_FIGURES
     dtype: ClassVar[DTypeLike] = np.float32
-    least: ClassVar[int] = 1  # labels
-    meaning: ClassVar[str]  # of the logits, in words
-    expression: ClassVar[str]  # Python that makes probabilities of them
+    least: ClassVar[int] = 1  # number of labels
+    meaning: ClassVar[str]  # as in ``folder.Outputs``
+    expression: ClassVar[str]
 
     @abstractmethod
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Classification(ABC):
 
     @abstractmethod
     def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """The label prior's decision [L], given how often each label is positive."""
+        """The decision [L] of the label prior, from the frequency of each label."""
 
     @property
     def findings(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
 from fedrad.tasks.task import Task, task_named
 
-_CHUNK = 4096  # texts that are tokenized together
+_CHUNK = 4096  # texts tokenized at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class Classifier:
 
     Attributes:
         model: base model, adapter and head, in eval mode.
-        task: what it was trained for.
+        task: the task that it was trained for.
         tokenizer: of the base model.
         max_length: tokens at which a report is cut.
-        privacy: the privacy statement of the run that trained it.
+        privacy: the privacy statement of its training run.
     """
 
     model: ReportClassifier
@@ -49,13 +49,13 @@ class Classifier:
 
         Args:
             run_dir: a run directory, or its folder ``adapter``.
-            base: where the base model is now, if it has moved; default: the name it was trained with.
-            device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+            base: folder or hub id of the base model, if it has moved since training.
+            device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
 
         Raises:
-            ConfigError: a GPU is asked for and there is none.
-            ModelError: there is no complete adapter, the base model can't be loaded or is not the one that the adapter
-                was trained on, or the tensors do not fit.
+            ConfigError: ``device`` is ``cuda`` and there is no GPU.
+            ModelError: there is no complete adapter, the base model can't be loaded or is not the adapter's, or tensors
+                do not fit.
         """
         folder = adapter_folder(run_dir)
         manifest, tensors = import_peft(folder)
@@ -78,10 +78,10 @@ class Classifier:
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str]) -> NDArray[Any]:
-        """Probabilities [n, L]: of each label on its own, or, for one class of several, rows that sum to 1.
+        """Probabilities [n, L]. For a multi-label task they are independent; for a single-label task rows sum to 1.
 
         Raises:
-            TypeError: ``texts`` is one string, or holds something else than strings.
+            TypeError: ``texts`` is a single string, or holds something other than strings.
         """
         if isinstance(texts, str):
             raise TypeError("predict takes a sequence of reports: predict([text])")

@@ -1,6 +1,6 @@
-"""What a model's answers on a test set are worth.
+"""Scores of a model on a test set.
 
-Test sets are public or simulated: nothing here is ever computed on a hospital's private reports and sent away.
+Test sets are public or simulated: nothing computed here on a hospital's private reports is ever sent.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ F1_FIGURES = ("weighted F1", "micro F1", "macro F1")
 
 @dataclass(frozen=True)
 class Scores:
-    """What a task measures on a test set.
+    """Scores on a test set.
 
     Attributes:
-        figures: value by name. Runs are judged by the first.
+        figures: value by name. The first is the main one.
         per_label: F1 of each label.
         positives: reports of the test set in which each label is positive.
     """
@@ -31,21 +31,21 @@ class Scores:
 
     @property
     def name(self) -> str:
-        """The figure that runs are judged by."""
+        """Name of the main figure."""
         return next(iter(self.figures))
 
     @property
     def main(self) -> float:
-        """Its value."""
+        """Value of the main figure."""
         return self.figures[self.name]
 
     def as_dict(self) -> dict[str, object]:
-        """As files say it: ``{"weighted_f1": 0.9, ..., "per_label": {...}}``."""
+        """As in result files: ``{"weighted_f1": 0.9, ..., "per_label": {...}}``."""
         return _in_files(self.figures) | {"per_label": dict(self.per_label)}
 
 
 def scores_as_dict(scores: Scores | None, figures: Sequence[str]) -> dict[str, object]:
-    """The same, with null for each of ``figures`` where nothing was evaluated."""
+    """As ``Scores.as_dict``; without scores, None for each of ``figures``."""
     return _in_files(dict.fromkeys(figures)) | {"per_label": {}} if scores is None else scores.as_dict()
 
 
@@ -55,7 +55,7 @@ def _in_files(figures: Mapping[str, float | None]) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model decides on a test set, a row for each report, and how that scores."""
+    """A model's decisions on a test set, one row per report, and their scores."""
 
     scores: Scores
     decisions: NDArray[Any]
@@ -63,13 +63,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the final scores are to be read beside. All of it comes from the test set, nothing from a training report.
+    """Baselines for the final scores. All come from the test set.
 
     Attributes:
-        before: scores of the start, warm or cold, before the first noisy step.
-        prior: scores of the label prior, which reads no text and gives every report the same answer.
-        reports: reports in the test set.
-        changed: decisions in which the result differs from the start.
+        before: scores of the initial model, warm or cold, before the first noisy step.
+        prior: scores of the label prior, which gives every report the same answer.
+        reports: size of the test set.
+        changed: number of decisions that differ from the initial model's.
     """
 
     before: Scores
@@ -86,8 +86,9 @@ def f1_scores(
 ) -> Scores:
     """F1 of decisions [n, L] against labels [n, L] in {0, 1}; entries with mask 0 are left out.
 
-    Weighted F1 = sum_l support_l F1_l / sum_l support_l, with support_l the positives of label l. A label without a
-    positive counts 0 in macro F1. Zero division gives 0, as ``sklearn.metrics.f1_score(zero_division=0)`` does.
+    Weighted F1 = sum_l support_l F1_l / sum_l support_l, where support_l counts the positives of label l. A label
+    without positives counts as 0 in macro F1. Division by zero gives 0, as in ``sklearn.metrics.f1_score`` with
+    ``zero_division=0``.
     """
     counted, positive = mask > 0, labels > 0.5
     tp = (decisions & positive & counted).sum(axis=0).astype(np.float64)

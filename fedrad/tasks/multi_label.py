@@ -1,4 +1,4 @@
-"""Multi-label: each label is present or not, whatever the others are. What chest reports are labelled for."""
+"""Multi-label: each label is present or not, independently of the others, as in chest reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedrad.tasks.classification import Classification
 
 @dataclass(frozen=True)
 class MultiLabel(Classification):
-    """L decisions for each report, each by a logit of its own."""
+    """L binary decisions for each report, one per logit."""
 
     name: ClassVar[str] = "multi-label"
     meaning: ClassVar[str] = "each label on its own (sigmoid)"
@@ -28,8 +28,7 @@ class MultiLabel(Classification):
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Binary cross-entropy summed over the labels.
 
-        The sum is not divided by the number of unmasked labels: a constant scale keeps the clip norm's meaning the same
-        for every report.
+        The sum is not divided by the number of unmasked labels, so that the clip norm means the same for every report.
         """
         return (binary_cross_entropy_with_logits(outputs.float(), labels, reduction="none") * mask).sum(dim=-1)
 
@@ -37,9 +36,9 @@ class MultiLabel(Classification):
         return logits.sigmoid()
 
     def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Above 1/2. The threshold is fixed: one tuned on private reports would have to be paid for (P23)."""
+        """Above 1/2. A threshold tuned on private reports would cost privacy (P23)."""
         return probabilities > 0.5
 
     def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Always positive: for F1 the best constant answer (F1 is 2p/(1+p), against 0), so the strictest prior."""
+        """Always positive: the constant answer with the best F1, 2p/(1+p)."""
         return np.ones(len(frequencies), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Single-label: each report is of exactly one class, such as the protocol that is to be scanned."""
+"""Single-label: each report has exactly one class, such as an imaging protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedrad.tasks.classification import Classification
 
 @dataclass(frozen=True)
 class SingleLabel(Classification):
-    """One decision for each report, between L classes."""
+    """One of L classes for each report."""
 
     name: ClassVar[str] = "single-label"
     least: ClassVar[int] = 2

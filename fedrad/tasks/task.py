@@ -1,9 +1,9 @@
-"""What a task is: all that the rest of fedrad may ask about labels, losses, scores and predictions.
+"""The interface of a task: labels, losses, scores and predictions.
 
-A new task is a file beside ``multi_label.py``, and a line in ``_TASKS``. It brings the meaning of ``Tokenized.labels``
-and ``Tokenized.mask``: the other rooms carry these arrays from the corpus to ``Task.losses`` without looking inside.
-A causal language model, for instance, puts the token ids of a report's text and answer there, and a mask that is 1 on
-the answer; it has no head (``outputs`` is 0), and its predictions are texts.
+A new task is a file beside ``multi_label.py``, and a line in ``_TASKS``. It defines the meaning of ``Tokenized.labels``
+and ``Tokenized.mask``; other packages pass these arrays from the corpus to ``Task.losses`` unread. A causal language
+model, for instance, could put the token ids of a report and its answer there, with a mask that is 1 on the answer; it
+would have no head (``outputs`` is 0) and predict texts.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """What is predicted, and how it is learnt. Immutable, public, and equal to another of the same name and labels.
+    """What is predicted, and how it is learnt. Immutable and public; tasks with the same name and labels are equal.
 
     Attributes:
-        name: as files and messages say it.
-        figures: the names of the figures in its scores. Runs are judged by the first.
+        name: in files and messages.
+        figures: names of the figures in its scores. The first is the main one.
         dtype: of a predicted value.
     """
 
@@ -46,30 +46,30 @@ class Task(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The answers that a report may have. Server and hospitals must agree on them and their order."""
+        """The possible answers. Server and hospitals must agree on them and their order."""
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Those of the labels that are 0 or 1 by themselves, so that generated reports can teach them."""
+        """The labels that are independently 0 or 1, so that generated reports can teach them."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the K values that are predicted for a report."""
+        """Names of the K values that are predicted for a report."""
 
     def outputs(self) -> int:
-        """Outputs of the head; 0: the model has none.
+        """Number of outputs of the head; 0 if there is no head.
 
         Raises:
-            ModelError: labels that no model can tell apart.
+            ModelError: too few labels, or two of the same name.
         """
 
     def tokenize(
         self, reports: Dataset, rows: Indices, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Tokenized:
-        """These rows of a corpus with their labels, as ``losses`` and ``evaluate`` want them."""
+        """These rows of a corpus with their labels, as ``losses`` and ``evaluate`` need them."""
 
     def made_up(self, ids: Sequence[Sequence[int]]) -> Tokenized:
-        """Texts, given as token ids, with labels that mean nothing: to predict, or for passes that teach nothing."""
+        """Texts, given as token ids, with arbitrary labels: for prediction, and for passes that train nothing."""
 
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Losses [B], float32, of the model's outputs [B, ...] against labels and mask [B, ...].
@@ -78,28 +78,24 @@ class Task(Protocol):
         """
 
     def predict(self, model: ReportClassifier, hidden: Tensor, attention: Tensor) -> NDArray[Any]:
-        """Predictions [B, K] for what ``model.prefix`` made of B reports."""
+        """Predictions [B, K] from the output of ``model.prefix`` for B reports."""
 
     def cell(self, value: Any) -> str:
-        """A predicted value as a table shows it."""
+        """A predicted value as text for a table."""
 
     def positives(self, tokens: Tokenized) -> dict[str, int]:
         """For each label, how many reports have it."""
 
     def evaluate(self, predictions: NDArray[Any], tokens: Tokenized) -> Evaluation:
-        """Decides by predictions [n, K], and scores that against the labels of the same n reports."""
+        """Decisions from predictions [n, K], scored against the labels of the same n reports."""
 
     def compare(self, before: Evaluation, after: Evaluation, tokens: Tokenized) -> Comparison:
-        """The start and the label prior beside the result, on the test set that both were evaluated on."""
+        """Compares the result with the initial model and the label prior, on the same test set."""
 
     def export(
         self, model: ReportClassifier, base: BaseModel, directory: Path, *, max_length: int, privacy_statement: str
     ) -> None:
-        """Writes the folder that others use without fedrad. It appears whole or not at all.
-
-        Raises:
-            ModelError: the directory holds something else, or can't be written.
-        """
+        """Writes the adapter folder; see ``model.export.export_peft``."""
 
 
 _TASKS: Mapping[str, Callable[[tuple[str, ...]], Task]] = {
@@ -109,16 +105,12 @@ _TASKS: Mapping[str, Callable[[tuple[str, ...]], Task]] = {
 
 
 def task_named(name: str, labels: Sequence[str]) -> Task:
-    """The task that a file names.
-
-    Raises:
-        ModelError: there is none of that name.
-    """
+    """The task of that name. Raises ModelError if there is none."""
     if name not in _TASKS:
         raise ModelError(f"there is no task {name!r}, only {', '.join(_TASKS)}: is it of another version of fedrad?")
     return _TASKS[name](tuple(labels))
 
 
 def task_of(features: Features) -> Task:
-    """The task that a corpus with these columns is labelled for."""
+    """The task of a corpus with these columns."""
     return (SingleLabel if is_single_label(features) else MultiLabel)(label_names(features))

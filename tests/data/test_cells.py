@@ -153,7 +153,7 @@ def test_a_placeholder_is_neither_a_label_nor_a_class(tmp_path: Path, values: li
     assert names_of(source) == ("a",)
     error = raises_quietly(lambda: read_all(source))
     assert error.row == len(values)
-    assert "label 'a' is blank. Say what a blank counts as: data.missing=negative" in str(error)
+    assert "label 'a' is a placeholder. Say how it counts: data.missing=negative" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ BAD = {
     "twice": ("reports", "train_1_a_2.nii.gz", "train_1_a_1", "volume train_1_a_1 is there twice", 2),
     "labels twice": ("labels", "train_1_a_2.nii.gz", "train_1_a_1", "volume train_1_a_1 is there twice", 2),
     "other split": ("reports", "train_2_a_1", "valid_2_a_1", "patient valid_2 belongs to the other split", 4),
-    "value": ("labels", "train_1_b_1.nii.gz,0", f"train_1_b_1.nii.gz,{CANARY}", "'Medical material' is not 0 or 1", 3),
+    "value": ("labels", "train_1_b_1.nii.gz,0", f"train_1_b_1.nii.gz,{CANARY}", "'Medical material' is unknown", 3),
     "disagree": (
         "labels",
         "train_1_a_2.nii.gz,1",

@@ -164,7 +164,7 @@ def test_labels_that_say_nothing_are_told(tmp_path: Path) -> None:
     columns = TableColumns("body", ("edema", "nodule"), "who", missing="negative")
     _, notes = read(csv_file(tmp_path, rows), columns)
     assert [note.partition(": ")[2] for note in notes] == [
-        "label 'edema' is blank in every row, which counts as negative. Check data.label-columns."
+        "label 'edema' is blank in every row; blank is 0. Check data.label-columns."
     ]
     _, notes = read(csv_file(tmp_path, rows), replace(columns, labels=("edema",)))
     assert "label 'edema' is blank in every row" in notes[0]

@@ -199,11 +199,11 @@ def test_the_probe_measures_the_device() -> None:
 def test_a_gpu_that_is_not_there_is_said_to_be_missing() -> None:
     with patch("torch.cuda.is_available", return_value=False):
         assert device_for("auto") == device_for("cpu") == "cpu"
-        with pytest.raises(ConfigError, match=r"'cuda'.*finds no CUDA device.*take cpu"):
+        with pytest.raises(ConfigError, match=r"'cuda'.*finds no CUDA device.*use cpu"):
             device_for("cuda")
     with patch("torch.cuda.is_available", return_value=True):
         assert (device_for("auto"), device_for("cuda"), device_for("cpu")) == ("cuda", "cuda", "cpu")
-        with pytest.raises(ConfigError, match="take cpu, cuda or auto"):
+        with pytest.raises(ConfigError, match="use cpu, cuda or auto"):
             device_for("tpu")
 
 

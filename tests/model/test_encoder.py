@@ -275,7 +275,7 @@ def test_senseless_constants_are_refused(bases: dict[str, BaseModel]) -> None:
         (LoRASpec(2, 4.0, ("query",), 4), "mean", "last 4 layers can't be adapted"),
         (LoRASpec(2, 4.0, ("query",), -1), "mean", "last -1 layers"),
         (LoRASpec(2, 4.0, ("quary",), 1), "mean", "there are: dense, key, query, value"),
-        (QV, "max", "'max' is neither"),
+        (QV, "max", "pooling is 'max'"),
     ],
 )
 def test_what_can_not_be_built_is_refused(

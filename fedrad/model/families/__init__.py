@@ -1,4 +1,4 @@
-"""The model families. Every file in this folder is one: it defines ``FAMILY``, and nothing else lists it."""
+"""The model families. Every file in this folder defines one as ``FAMILY``; there is no other list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def family_of(name: str, config: Any) -> Family:
         config: its transformers configuration.
 
     Raises:
-        ModelError: it is of none of ``FAMILIES``, or of one but a decoder.
+        ModelError: it belongs to none of ``FAMILIES``, or is a decoder.
     """
     if config.model_type not in FAMILIES:
         raise ModelError(f"base model {name!r} is a {config.model_type!r} model; supported: {', '.join(FAMILIES)}.")

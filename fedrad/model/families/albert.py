@@ -11,7 +11,7 @@ from fedrad.model.family import Family, Stack
 
 
 def blocks(group: Any) -> list[Block]:
-    """The blocks of a group, of which checkpoints have one."""
+    """The blocks of a group of layers. Published checkpoints have one group."""
     return [
         Block(
             SelfAttention(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from fedrad.model.block import Block, SelfAttention, mlp
 from fedrad.model.family import Family, Stack
 
@@ -21,11 +23,15 @@ def blocks(layer: Any) -> list[Block]:
     ]
 
 
-def take_apart(model: Any) -> Stack:
-    """The parts of a ``BertModel``, or of a model that is built like it."""
+def stack(model: Any, embed: nn.Module, pooler: nn.Linear | None = None) -> Stack:
+    """The parts of a model with BERT's layers."""
     layers = {f"encoder.layer.{i}": layer for i, layer in enumerate(model.encoder.layer)}
-    pooler = None if model.pooler is None else model.pooler.dense
-    return Stack(model.embeddings, layers, tuple(range(len(layers))), blocks, pooler)
+    return Stack(embed, layers, tuple(range(len(layers))), blocks, pooler)
+
+
+def take_apart(model: Any) -> Stack:
+    """The parts of a ``BertModel``."""
+    return stack(model, model.embeddings, None if model.pooler is None else model.pooler.dense)
 
 
 FAMILY = Family("bert", take_apart, ("tokenizer.json", "vocab.txt"))

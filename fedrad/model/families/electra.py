@@ -15,8 +15,7 @@ def take_apart(model: Any) -> Stack:
     embed = model.embeddings
     if model.config.embedding_size != model.config.hidden_size:
         embed = nn.Sequential(embed, model.embeddings_project)
-    layers = {f"encoder.layer.{i}": layer for i, layer in enumerate(model.encoder.layer)}
-    return Stack(embed, layers, tuple(range(len(layers))), bert.blocks)
+    return bert.stack(model, embed)
 
 
 FAMILY = Family("electra", take_apart, bert.FAMILY.tokenizer_files)

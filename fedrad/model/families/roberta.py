@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from fedrad.model.families import bert
@@ -12,7 +11,7 @@ from fedrad.model.family import Family, Stack
 
 def take_apart(model: Any) -> Stack:
     """The parts of a ``RobertaModel``. Its stock classifiers train a dense layer of their own and read no pooler."""
-    return replace(bert.take_apart(model), pooler=None)
+    return bert.stack(model, model.embeddings)
 
 
 def max_length(config: Any) -> int:
@@ -21,7 +20,7 @@ def max_length(config: Any) -> int:
 
 
 def problem(config: Any, tokenizer: Any) -> str:
-    """With another padding id, every position would be another."""
+    """Another padding id would shift every position."""
     if config.pad_token_id == tokenizer.pad_token_id:
         return ""
     return (
