@@ -147,7 +147,9 @@ def test_hospitals_with_different_states_do_not_unmask_together(
 
 
 def test_a_state_that_every_hospital_would_refuse_is_named_at_the_server(base: str, tmp_path: Path) -> None:
-    with pytest.raises(SecureAggregationRefusal, match=r"head\.bias: the share of noise.*Raise train\.learning-rate"):
+    with pytest.raises(
+        SecureAggregationRefusal, match=r"head\.bias: this hospital's noise.*Raise train\.learning-rate"
+    ):
         run(three(base, tmp_path / "run", sites__quorum=3, **TINY_STEP), simulated_nodes(3))
     assert not list((tmp_path / "run" / "ledger").glob("site-*"))  # nobody was asked
 

@@ -29,7 +29,7 @@ def test_the_server_notices_a_wrong_share_of_either_secret() -> None:
             changed[place] ^= 16  # not one of the five bits that X25519 sets itself
             now.unmaskings = [replace(honest[0], **{kind: {**shares, owner: bytes(changed)}}), *honest[1:]]
             with pytest.raises(
-                RefusedReply, match=f"the {what} of {owner} do not give|of the secret of {owner} do not fit"
+                RefusedReply, match=f"the {what} of {owner} do not restore|of the secret of {owner} do not fit"
             ):
                 now.total()
         foreign = getattr(honest[1], kind)[owner]
