@@ -14,6 +14,8 @@ from fedrad.audit.retrieval import attack_round, top_one
 from fedrad.audit.subsets import Pool, losses_of, part_of, plan_at, pool_of
 from fedrad.errors import ConfigError
 from fedrad.privacy.accounting import Event, epsilon
+from fedrad.training.inputs import prepare
+from fedrad.training.setup import set_up
 from tests import small
 
 
@@ -50,14 +52,17 @@ def test_a_report_that_too_few_others_are_without_has_no_score() -> None:
 
 
 @pytest.mark.slow
-def test_training_without_privacy_tells_more_than_training_with_it(pool: Pool) -> None:
-    bare, private = (attack_membership(pool, epsilon, models=6) for epsilon in (0.0, 0.5))
-    assert bare["epsilon"] is None
-    assert private["AUC"] < 0.6
-    assert bare["AUC"] > private["AUC"]
-    without, within = (attack_round(pool, eps, shard=4, candidates=20, repeats=6) for eps in (0.0, 0.5))
-    assert without["top-1"] > 4 * without["by chance"]
-    assert within["top-1"] < without["top-1"] / 2
+def test_training_without_privacy_tells_more_than_training_with_it() -> None:
+    """Random tokens with random labels can only be learnt by heart."""
+    changes = {"train__local_steps": 30, "train__learning_rate": 0.5, "train__batch": 12, "train__micro_tokens": 4000}
+    experiment = small.experiment(privacy__delta=1e-5, lora__targets="", **changes)
+    setup = set_up(experiment, small.TASK)
+    pool = Pool(experiment, setup, setup.classifier.state(), prepare(setup, small.tokens(24)))
+    bare, private = (attack_membership(pool, epsilon, models=8) for epsilon in (0.0, 0.5))
+    assert (bare["epsilon"], private["epsilon"]) == (None, 0.5)
+    assert private["AUC"] < 0.65 < 0.8 < bare["AUC"]
+    bare, private = (attack_round(pool, epsilon, shard=4, candidates=10, repeats=6) for epsilon in (0.0, 0.5))
+    assert private["top-1"] < 0.3 < 0.5 < bare["top-1"]
 
 
 def test_the_candidate_with_the_largest_similarity_is_taken() -> None:
