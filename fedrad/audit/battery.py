@@ -63,8 +63,8 @@ _QUICK = (
     _Group(1500, SERVER, server_view, {"sites.count": 2}, {}),
 )
 _FULL = (
-    _Group(4000, HEAD, centralized_view, {}, _ALL_CONTROLS),
-    _Group(4000, HEAD, centralized_view, {"privacy.epsilon": 8.0}, {}),
+    _Group(3000, HEAD, centralized_view, {}, _ALL_CONTROLS),
+    _Group(3000, HEAD, centralized_view, {"privacy.epsilon": 8.0}, {}),
     _Group(1000, HEAD, centralized_view, _PATIENTS, _PATIENT_CONTROL),
     _Group(1500, LORA, centralized_view, _LORA, _ALL_CONTROLS),
     _Group(1500, SERVER, server_view, _LORA | {"sites.count": 2}, {"noise / 4": controls.noise_quartered}),

@@ -37,12 +37,12 @@ def offline_scores(confidences: Floats, members: Bools) -> Floats:
     Returns:
         [M, n], NaN where fewer than two other models are without the report.
     """
-    out = np.where(members, np.nan, confidences)
-    others = np.sum(~members, axis=0) - ~members  # how many other models are without it
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = (np.nansum(out, axis=0) - np.where(members, 0.0, confidences)) / others
-        spread = np.sqrt(np.nanmean((out - np.nanmean(out, axis=0)) ** 2))
-        scores = stats.norm.cdf((confidences - mean) / spread)
+    outside = np.where(members, 0.0, confidences)
+    total, count = outside.sum(axis=0), (~members).sum(axis=0)
+    spread = np.sqrt(np.mean((confidences - total / np.maximum(count, 1))[~members] ** 2))
+    others = count - ~members  # how many other models are without it
+    mean = (total - outside) / np.maximum(others, 1)
+    scores = stats.norm.cdf((confidences - mean) / spread)
     found: Floats = np.where(others >= 2, scores, np.nan)
     return found
 

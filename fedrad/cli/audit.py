@@ -14,7 +14,7 @@ from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
 
 # What --attacks trains unless --set says otherwise: small, so that it takes minutes.
-ATTACKED = ("data.reports=800", "data.max-length=64")
+ATTACKED = ("data.reports=500", "data.max-length=64", "lora.targets=")
 
 
 def audit(

@@ -41,7 +41,7 @@ def test_a_known_p_value() -> None:
 
 @pytest.mark.parametrize("truth", [0.5, 1.0, 2.0])
 def test_of_randomised_response_the_bound_is_near_and_rarely_above(truth: float) -> None:
-    """Each bit is true with probability e^eps / (1 + e^eps): this is exactly eps-DP: bounds are tight."""
+    """Each bit is true with probability e^eps / (1 + e^eps): exactly eps-DP, and no more."""
     right = np.random.default_rng(0).binomial(2000, 1 / (1 + math.exp(-truth)), size=2000)
     bounds = {v: epsilon_bound(Guesses(2000, 2000, v), 0.0) for v in set(right.tolist())}
     found = np.array([bounds[v] for v in right.tolist()])
