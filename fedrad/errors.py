@@ -11,6 +11,7 @@
     │   ├── PolicyRefusal    the hospital's own policy does not allow what the server proposes
     │   ├── Stopped          after an error that may depend on a report, until a person has looked
     │   ├── SecureAggregationRefusal  going on would show the server more than the sum, or could
+    │   ├── CertificateError a certificate is refused, or can't be issued
     │   └── LedgerError      the ledger can't be trusted
     │       ├── LedgerBusy       another process holds it
     │       └── LedgerTampered   rows, or the whole file, were changed or removed
@@ -119,6 +120,12 @@ class SecureAggregationRefusal(PrivacyError):
     """Going on would show the server more than the sum of the hospitals' adapters, or could."""
 
     code = "secure-aggregation"
+
+
+class CertificateError(PrivacyError):
+    """A certificate is refused, or can't be issued."""
+
+    code = "certificate"
 
 
 class LedgerError(PrivacyError):

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
     ("fedrad.ledger", "fedrad.tasks", "fedrad.public_base"),
     ("fedrad.training", "fedrad.predict"),
-    ("fedrad.planning",),
+    ("fedrad.planning", "fedrad.certificate"),
     ("fedrad.report",),
     ("fedrad.federation",),
     ("fedrad.simulation",),

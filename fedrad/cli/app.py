@@ -16,6 +16,7 @@ from rich.console import Console
 
 import fedrad
 from fedrad.cli.base import base_app
+from fedrad.cli.certificate import certificate_app
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.keys import parse_overrides, read_flat
@@ -35,6 +36,7 @@ _COMMON: dict[str, Any] = {
 }
 app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
 app.add_typer(base_app, name="base")
+app.add_typer(certificate_app, name="certificate")
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]
@@ -183,7 +185,7 @@ def ledger(
         if json_:
             _print_json(budget.ledger_json(view, curve, left))
             return
-        console = _wide()
+        console = plain_console()
         if view.rows:
             console.print(budget.charges_table(view, curve))
         for text in (budget.curve_plot(curve), budget.ledger_lines(view, left)):
@@ -246,7 +248,7 @@ def plan(
         if json_:
             _print_json(budget.outlook_json(outlook))
             return
-        console = _wide()
+        console = plain_console()
         text = budget.outlook_lines(outlook, assumed="sites.count" not in said)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         if outlook.plan.private:
@@ -254,7 +256,7 @@ def plan(
             console.print(budget.choices_table(outlook))
 
 
-def _wide() -> Console:
+def plain_console() -> Console:
     """Standard output; a pipe has no width, and 80 columns would break the tables."""
     return Console(width=None if sys.stdout.isatty() else 140)
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedrad.certificate.issue import certify_run
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import FedradError
@@ -104,7 +105,7 @@ def _train(run: Run, corpus: Corpus) -> Result:
             evaluate(round, charged)
             write_checkpoint(run.directory, state, round)
         account = ledger.view.account
-    return run.finish(
+    result = run.finish(
         state,
         epsilon={name: account.epsilon(delta)},
         declared=declared,
@@ -112,6 +113,8 @@ def _train(run: Run, corpus: Corpus) -> Result:
         charges={name: account},
         delta=delta,
     )
+    certify_run(run.directory, "centralized")
+    return result
 
 
 @contextmanager
