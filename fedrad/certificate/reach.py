@@ -119,9 +119,7 @@ def _audits(content: Mapping[str, Any], folder: Path, missing: str) -> Finding:
     except CertificateError as error:
         return failed("audits", str(error))
     if not content["audits"]:
-        return unchecked(
-            "audits", f"{FILE} came after the certificate: `fedrad certificate renew {folder}` takes it in"
-        )
+        return unchecked("audits", f"{FILE} is newer: `fedrad certificate renew {folder}` takes it in")
     if here != content["audits"]:
         return failed("audits", f"{FILE} is not what was certified")
     return passed("audits", f"{FILE} is what was certified")

@@ -111,7 +111,7 @@ def other_answer(content: dict[str, Any]) -> None:
     content["adapter"]["sent"] = "0" * 64
 
 
-def fewer_trials(content: dict[str, Any]) -> None:
+def other_trials(content: dict[str, Any]) -> None:
     content["ledger"]["trials"] += 1
 
 
@@ -147,7 +147,7 @@ def audit_above_the_claim(content: dict[str, Any]) -> None:
         (other_configuration, "configuration", "not the configuration that was certified"),
         (other_head, "ledger", "its head is another"),
         (other_answer, "answer", "not what was certified"),
-        (fewer_trials, "ledger", "claims other values than it holds: ledger"),
+        (other_trials, "ledger", "claims other values than it holds: ledger"),
         (audit_above_the_claim, "audit", "above the claim"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
