@@ -17,7 +17,7 @@ from rich.console import Console
 import fedrad
 from fedrad.cli.base import base_app
 from fedrad.cli.certificate import certificate_app
-from fedrad.cli.report import report
+from fedrad.cli.report import export, report
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
 from fedrad.keys import parse_overrides, read_flat
@@ -39,6 +39,7 @@ app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tunin
 app.add_typer(base_app, name="base")
 app.add_typer(certificate_app, name="certificate")
 app.command()(report)
+app.command()(export)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]

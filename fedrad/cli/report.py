@@ -32,3 +32,28 @@ def report(
         except OSError as error:
             raise DataError(f"can't be written: {error.strerror}.", file=out) from None
         print(out)
+
+
+def export(
+    run: Annotated[Path, typer.Argument()],
+    folder: Annotated[Path, typer.Argument()],
+    licence: Annotated[str, typer.Option("--license", help="of the adapter, as the hub names it")] = "other",
+    base: Annotated[str, typer.Option(help="hub id of the base model, if the run names a local folder")] = "",
+    certificate: Annotated[
+        list[Path] | None, typer.Option(help="a hospital's certificate, as often as needed; those in RUN are taken")
+    ] = None,
+) -> None:
+    """A finished run as a folder for the Hugging Face hub: adapter, tokenizer, model card, certificates.
+
+    RUN is a run directory, FOLDER the new folder. A run whose certificate is refused is not exported.
+    """
+    from fedrad.cli.app import reporting_errors
+
+    with reporting_errors():
+        from fedrad.model.folder import adapter_folder
+
+        adapter_folder(run)
+        from fedrad.report.hub import export_run
+
+        export_run(run, folder, licence=licence, base_name=base, certificates=certificate or [])
+        print(folder)
