@@ -118,8 +118,6 @@ def _for_programs(contents: Sequence[Mapping[str, Any]]) -> dict[str, object] | 
         "accountant": guarantee["rule"],
         "noise": guarantee["noise"]["source"],
         "protects": guarantee["unit"] if protects else "nobody",
-        if not guarantee["private"] or guarantee["noise"]["source"] != "system"
-        else guarantee["unit"],
     }
 
 
