@@ -10,6 +10,7 @@ from fedrad.certificate.audits import read_audits
 from fedrad.certificate.content import Kind, content_of
 from fedrad.certificate.digests import answer_in, code, weights_of
 from fedrad.certificate.envelope import key_of, sealed
+from fedrad.certificate.verify import read
 from fedrad.config import Experiment
 from fedrad.errors import CertificateError
 from fedrad.files import USUAL, write_whole
@@ -19,7 +20,7 @@ from fedrad.secure.keys import new_identity_key
 SERVER = "server"  # whose ledger carries the guarantee where the hospital is the unit
 
 
-def certify_run(directory: Path, kind: Kind) -> tuple[Path, ...]:
+def certify_run(directory: Path, kind: Kind, about: Mapping[str, object] | None = None) -> tuple[Path, ...]:
     """Writes the certificates of a run that has finished: ``certificate.json`` where there is one ledger, else a
     ``certificate-SITE.json`` for each site that was charged.
 
@@ -29,6 +30,7 @@ def certify_run(directory: Path, kind: Kind) -> tuple[Path, ...]:
     Args:
         directory: the run directory, with ``adapter/``.
         kind: "centralized" or "simulation".
+        about: the code that trained, as ``digests.code`` tells; None: this one.
 
     Raises:
         CertificateError: a ledger has nothing to certify.
@@ -38,7 +40,7 @@ def certify_run(directory: Path, kind: Kind) -> tuple[Path, ...]:
     ledgers = sorted(file.parent for file in (directory / "ledger").glob("*/ledger.sqlite"))
     if experiment.privacy.unit == "hospital":
         ledgers = [folder for folder in ledgers if folder.name == SERVER]
-    private, about = new_identity_key(), code()
+    private = new_identity_key()
     written = []
     for folder in ledgers:
         view = read_ledger(folder)
@@ -49,7 +51,7 @@ def certify_run(directory: Path, kind: Kind) -> tuple[Path, ...]:
             kind=kind,
             size_stated=kind == "centralized" and experiment.data.declared_size > 0,
             configuration=experiment.digest(),
-            code=about,
+            code=code() if about is None else about,
             weights=weights_of(directory / "adapter"),
             sent=answer_in(folder),
             audits=read_audits(directory),
@@ -62,13 +64,18 @@ def certify_run(directory: Path, kind: Kind) -> tuple[Path, ...]:
 def renew(directory: Path) -> tuple[Path, ...]:
     """Writes the certificates of a run again, with a new key: after an audit of it, whose bound is then in them.
 
+    They go on naming the code that trained, as the former ones do.
+
     Raises:
-        CertificateError: there is no finished run in the folder.
+        CertificateError: there is no finished run in the folder, or none of its certificates.
     """
     if not (directory / "result.json").is_file():
         raise CertificateError(f"{directory} is no finished run: it has no result.json")
-    federated = len(list((directory / "ledger").glob("*/ledger.sqlite"))) > 1
-    return certify_run(directory, "simulation" if federated else "centralized")
+    former = sorted(directory.glob("certificate*.json"))
+    if not former:
+        raise CertificateError(f"{directory} has no certificate that could be renewed")
+    content = read(former[0])[1]
+    return certify_run(directory, content["kind"], content["code"])
 
 
 def certify_hospital(state_dir: Path, *, configuration: str, private: bytes | None) -> Path:

@@ -24,7 +24,7 @@ from flwr.clientapp import ClientApp
 from fedrad.certificate.issue import certify_hospital
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
-from fedrad.errors import CertificateError, ConfigError, DataError, PolicyRefusal
+from fedrad.errors import ConfigError, DataError, FedradError, PolicyRefusal
 from fedrad.federation.delivery import PublicStore
 from fedrad.federation.hospital import (
     Accepted,
@@ -126,7 +126,7 @@ def _certify(experiment: Experiment, policy: HospitalPolicy) -> None:
         if policy.identity_key:
             private = read_identity(Path(policy.identity_key), Path(policy.peers)).private
         certify_hospital(Path(policy.state_dir), configuration=experiment.digest(), private=private)
-    except (CertificateError, ConfigError) as error:
+    except FedradError as error:
         print(f"fedrad: {policy.site}: no new certificate: {error}", file=sys.stderr, flush=True)
 
 

@@ -43,8 +43,11 @@ def export_run(
     manifest, _ = import_peft(adapter)
     files = [*sorted(run.glob("certificate*.json")), *certificates]
     for file in files:
+        # Not for its code: the run may be older than what exports it.
         failed = [
-            f"{finding.what}: {finding.words}" for finding in verify(file, run=run) if finding.verdict == "FAILED"
+            f"{found.what}: {found.words}"
+            for found in verify(file, run=run)
+            if found.verdict == "FAILED" and found.what != "code"
         ]
         if failed:
             raise CertificateError(f"{file} is refused, so nothing is exported: {'; '.join(failed)}")

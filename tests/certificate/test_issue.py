@@ -76,15 +76,20 @@ def test_a_run_is_certified_again_after_an_audit(run: Path) -> None:
     (run / "audit.json").write_text(json.dumps([{**audit, "bound": 0.7, "seconds": 3.0}]))
     before = run / "certificate.json"
     assert [f.verdict for f in verify(before) if f.what == "audits"] == ["not checked"]
+    tamper(before, lambda content: content["code"].update(version="0.0.9"))  # trained by an older fedrad
     assert renew(run) == (before,)
 
     assert content_of(before)["audits"] == [{**audit, "bound": 0.7}]
+    assert content_of(before)["code"]["version"] == "0.0.9"
     assert failures(before) == []
     assert "epsilon is at least 0.7, with 95% confidence" in in_words(content_of(before), key_id(before))
 
 
 def test_a_folder_without_a_finished_run_is_not_certified(tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match=r"no result\.json"):
+        renew(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(CertificateError, match="no certificate"):
         renew(tmp_path)
 
 
