@@ -46,7 +46,7 @@ def modules(package: str) -> set[str]:
 
 
 def data() -> set[str]:
-    """The generator's phrases, the labels' synonyms, the public base, the certificates' schema and the report's page."""
+    """The generator's phrases, the labels' synonyms, the public base, the certificates' schema, the report's page."""
     base = {f"fedrad/model/chest_minilm/{name}.safetensors" for name in ("difference", "head")}
     pages = {"fedrad/certificate/schema.json", "fedrad/report/page/template.html"}
     found = base | pages | {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data").rglob("*.toml")}

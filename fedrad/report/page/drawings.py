@@ -65,13 +65,13 @@ def label_bars(run: RunFiles, number: int) -> Picture | None:
     names = sorted(after, key=lambda name: -positives.get(name, 0))[:_MOST_LABELS]
     if not names:
         return None
-    kinds = {"label prior (reads no text)": prior, "before training": before, "after training": after}
+    kinds = {"label prior": prior, "before": before, "after": after}
     kinds = {kind: values for kind, values in kinds.items() if values}
     title = f"F1 of each label in {run.name}: {', '.join(kinds)}"
     with drawing(1.3 + 0.46 * len(names)) as (figure, plot):
         height = 0.8 / len(kinds)
         for place, ((kind, values), colour) in enumerate(
-            zip(kinds.items(), (SERIES[3], SERIES[1], SERIES[0]), strict=False)
+            zip(kinds.items(), (SERIES[5], SERIES[1], SERIES[0]), strict=False)
         ):
             plot.barh(
                 [row + (place - (len(kinds) - 1) / 2) * height for row in range(len(names))],
@@ -99,8 +99,8 @@ def epsilon_curve(run: RunFiles, number: int) -> Picture | None:
     spent = epsilon_by_round(run)
     if not spent or len(run.metrics) < 2:
         return None
-    lines = spent
-    if len(spent) > _MOST_HOSPITALS:
+    lines = _alike(spent)
+    if len(lines) > _MOST_HOSPITALS:
         rounds = sorted({round for points in spent.values() for round, _ in points})
         at = {round: [value for points in spent.values() for r, value in points if r == round] for round in rounds}
         lines = {
@@ -118,9 +118,7 @@ def epsilon_curve(run: RunFiles, number: int) -> Picture | None:
                 [value for _, value in points],
                 color=SERIES[place],
                 marker=MARKS[place],
-                # Hospitals with one plan spend the same: the later lines leave the earlier ones to be seen.
                 linestyle=STYLES[place],
-                linewidth=max(1.2, 3.2 - 0.5 * place),
                 label=site,
             )
         for place, cap in enumerate(caps):
@@ -132,12 +130,24 @@ def epsilon_curve(run: RunFiles, number: int) -> Picture | None:
         plot.legend(loc="lower right")
         svg = as_svg(figure, f"epsilon-{number}", title)
     rounds = sorted({round for points in lines.values() for round, _ in points})
-    known = {site: dict(points) for site, points in lines.items()}
+    every = spent if len(spent) <= _MOST_LABELS else lines
+    known = {site: dict(points) for site, points in every.items()}
     rows = tuple(
         (site, *(rounded_up(values[round], 4) if round in values else "" for round in rounds))
         for site, values in known.items()
     )
     return Picture(f"epsilon-{number}", title, svg, ("hospital", *(f"round {round}" for round in rounds)), rows)
+
+
+def _alike(spent: Mapping[str, list[tuple[int, float]]]) -> dict[str, list[tuple[int, float]]]:
+    """Hospitals that spend the same, to the eye, as one line: those with one plan do, and would hide each other."""
+    groups: dict[tuple[tuple[int, str], ...], list[str]] = {}
+    for site, points in spent.items():
+        groups.setdefault(tuple((round, f"{value:.2g}") for round, value in points), []).append(site)
+    return {
+        sites[0] if len(sites) == 1 else f"{sites[0]} and {len(sites) - 1} more": spent[sites[0]]
+        for sites in groups.values()
+    }
 
 
 def _labels(scores: Mapping[str, object] | None) -> Mapping[str, float]:

@@ -122,7 +122,7 @@ def _setting(runs: Sequence[RunFiles]) -> Grid:
     rows = []
     for name, key in keys.items():
         # A path says where something lies at whoever ran it, which is nobody's business here.
-        values = dict.fromkeys(Path(str(flat[key])).name if key == "model.name" else str(flat[key]) for flat in flats)
+        values = dict.fromkeys(Path(str(flat[key])).name if key == "model.name" else _cell(flat[key]) for flat in flats)
         rows.append((name, ", ".join(values), key))
     hospitals = dict.fromkeys(str(len(run.result["reports"]["declared"])) for run in runs)
     steps = dict.fromkeys(str(run.result["steps"]) for run in runs)
@@ -256,6 +256,8 @@ def _epsilon(value: float | None) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)

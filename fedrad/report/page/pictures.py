@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID = "#010203", "#020304"
-# Stand-ins, which `as_svg` replaces by the page's variables: matplotlib knows no CSS.
+# Stand-ins, which `as_svg` replaces by the page's variables: matplotlib knows no CSS. The last one is grey.
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
 MARKS = ("o", "s", "^", "D", "v", "P")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {name: f"var(--s{n})" for n, name in enumerate(SERIES)}
-WIDTH = 6.2  # inches of 72 points, which are CSS pixels here
+WIDTH = 4.7  # inches of 72 points, which are CSS pixels here: no wider than a phone
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
         raise ConfigError("fedrad report: needs matplotlib and jinja2: pip install 'fedrad[report]'") from None
     style: dict[Any, Any] = {
         "font.family": "sans-serif",
-        "font.size": 11.0,
+        "font.size": 10.5,
         "svg.fonttype": "none",
         "text.parse_math": False,  # a label may hold a dollar sign
         "text.color": INK,
