@@ -12,7 +12,8 @@ FILE = "audit.json"
 
 
 def read_audits(directory: Path) -> list[dict[str, Any]]:
-    """Each audit in ``audit.json``, by the names of the schema; none where there is no such file.
+    """Each audit in ``audit.json``, by the names of the schema, without negative controls, whose path was broken on
+    purpose; none where there is no such file.
 
     Raises:
         CertificateError: there is one, and it is none of an audit.
@@ -22,7 +23,7 @@ def read_audits(directory: Path) -> list[dict[str, Any]]:
         return []
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-        return [_audit(entry) for entry in (read if isinstance(read, list) else read["audits"])]
+        return [_audit(entry) for entry in read["audits"] if not entry["broken"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CertificateError(
             f"{path} can't be read as an audit ({type(error).__name__}). Audit the run again."

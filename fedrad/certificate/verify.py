@@ -138,8 +138,7 @@ def _figures(content: Mapping[str, Any]) -> Iterator[Finding]:
     if [point["delta"] for point in guarantee["curve"]] != wanted:
         yield failed("delta", f"the curve must be stated at {', '.join(map(str, wanted))}")
     for audit in content["audits"]:
-        claimed = guarantee["epsilon"]
-        if claimed is not None and audit["bound"] > claimed:
+        if audit["epsilon"] is not None and audit["bound"] > audit["epsilon"]:
             yield failed("audit", f"an audit ({audit['kind']}) found at least {audit['bound']:.4g}, above the claim")
 
 

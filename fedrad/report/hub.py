@@ -103,7 +103,7 @@ def protection(contents: Sequence[Mapping[str, Any]]) -> str:
         "\n".join(f"- {line}" for line in said["promised"]),
         "**What it does not protect:**",
         "\n".join(f"- {line}" for line in said["not_promised"]),
-        "`fedrad certificate verify certificate*.json` computes epsilon again and checks signatures and digests.",
+        "`fedrad certificate verify FILE` computes epsilon again from a certificate, and checks signature and digests.",
     ]
     return "\n\n".join(parts)
 

@@ -73,7 +73,8 @@ def test_the_answer_is_the_one_that_the_site_keeps(run: Path) -> None:
 
 def test_a_run_is_certified_again_after_an_audit(run: Path) -> None:
     audit = {"kind": "gradient", "view": "all", "epsilon": 3.0, "delta": 1e-3, "confidence": 0.95, "canaries": 64}
-    (run / "audit.json").write_text(json.dumps([{**audit, "bound": 0.7, "seconds": 3.0}]))
+    good, control = {**audit, "bound": 0.7, "broken": ""}, {**audit, "bound": 9.0, "broken": "no noise"}
+    (run / "audit.json").write_text(json.dumps({"audits": [good, control], "seconds": 3.0}))
     before = run / "certificate.json"
     assert [f.verdict for f in verify(before) if f.what == "audits"] == ["not checked"]
     tamper(before, lambda content: content["code"].update(version="0.0.9"))  # trained by an older fedrad

@@ -235,7 +235,9 @@ def test_runs_that_differ_by_more_than_a_seed_are_not_averaged(sweep: Path, run:
 
 def test_audits_and_comparisons_stand_on_the_page(run: Path) -> None:
     audit = {"kind": "gradient canaries", "view": "all", "epsilon": 1.0, "delta": 1e-5, "bound": 1.7}
-    (run / "audit.json").write_text(json.dumps([{**audit, "confidence": 0.95, "canaries": 64}]))
+    (run / "audit.json").write_text(
+        json.dumps({"audits": [{**audit, "broken": "", "confidence": 0.95, "canaries": 64}]})
+    )
     comparison = {"differences": [{"condition": "epsilon=1", "p": 0.04321}], "warnings": ["Two seeds carry no test."]}
     (run / "compare.json").write_text(json.dumps(comparison))
     text = report([run])
