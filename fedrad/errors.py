@@ -111,6 +111,12 @@ class SecureAggregationRefusal(PrivacyError):
     code = "secure-aggregation"
 
 
+class CertificateError(PrivacyError):
+    """A certificate is refused, or can't be issued."""
+
+    code = "certificate"
+
+
 class LedgerError(PrivacyError):
     """The ledger can't be trusted."""
 

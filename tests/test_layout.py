@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.ledger", "fedrad.tasks"),
     ("fedrad.public_base",),
     ("fedrad.training", "fedrad.predict"),
-    ("fedrad.planning", "fedrad.evaluate"),
+    ("fedrad.planning", "fedrad.evaluate", "fedrad.certificate"),
     ("fedrad.report",),
     ("fedrad.federation",),
     ("fedrad.simulation",),

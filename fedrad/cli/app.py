@@ -16,10 +16,12 @@ from rich.console import Console
 import fedrad
 from fedrad.cli.audit import audit
 from fedrad.cli.base import base_app
+from fedrad.cli.certificate import certificate_app
 from fedrad.cli.compare import compare
 from fedrad.cli.data import data_app
 from fedrad.cli.evaluate import evaluate
 from fedrad.cli.output import exists, new_file, print_json, wide
+from fedrad.cli.report import export, report
 from fedrad.cli.sweep import sweep
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError, FedradError
@@ -45,6 +47,9 @@ app.command()(evaluate)
 app.command()(audit)
 app.command()(sweep)
 app.command()(compare)
+app.add_typer(certificate_app, name="certificate")
+app.command()(report)
+app.command()(export)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]

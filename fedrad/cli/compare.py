@@ -34,7 +34,8 @@ def compare(
     RUNS_OR_SWEEP is the folder of a sweep, or run directories made with run.predictions=true. docs/experiments.md says
     what each test is of.
     """
-    from fedrad.cli.app import reporting_errors, wide
+    from fedrad.cli.app import reporting_errors
+    from fedrad.cli.output import wide
 
     with reporting_errors():
         from fedrad.experiments.compare import compare as run

@@ -21,9 +21,10 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedrad.certificate.issue import certify_hospital
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
-from fedrad.errors import ConfigError, DataError, PolicyRefusal
+from fedrad.errors import ConfigError, DataError, FedradError, PolicyRefusal
 from fedrad.federation.delivery import PublicStore
 from fedrad.federation.hospital import (
     Accepted,
@@ -113,7 +114,20 @@ def _round(request: Request, context: Context) -> Reply:
     # What is locked stays so until the answer leaves: otherwise a second question, refused meanwhile, would tell when
     # the work was done.
     with ExitStack() as until_answered, held_back(policy.answer_every):
-        return answer_round(RealHospital(experiment, policy, until_answered), request)
+        reply = answer_round(RealHospital(experiment, policy, until_answered), request)
+        _certify(experiment, policy)
+        return reply
+
+
+def _certify(experiment: Experiment, policy: HospitalPolicy) -> None:
+    """Renews the certificate beside the state. It reads public values only, and an answer is not lost over it."""
+    try:
+        private = None
+        if policy.identity_key:
+            private = read_identity(Path(policy.identity_key), Path(policy.peers)).private
+        certify_hospital(Path(policy.state_dir), configuration=experiment.digest(), private=private)
+    except FedradError as error:
+        print(f"fedrad: {policy.site}: no new certificate: {error}", file=sys.stderr, flush=True)
 
 
 class RealHospital(Hospital):

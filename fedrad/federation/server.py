@@ -10,6 +10,7 @@ from flwr.app import Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
+from fedrad.certificate.issue import certify_run
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError
@@ -182,6 +183,8 @@ class FederatedRun(Run):
                 for site in sorted({site for outcome in outcomes for site in outcome.absent})
             },
         )
+        if self.simulated:  # real hospitals write their own, beside their ledgers
+            certify_run(self.directory, "simulation")
         # What the simulated hospitals had received: of no more use.
         shutil.rmtree(self.directory / "public", ignore_errors=True)
         self.console.print(final_table(self.experiment, result, self.directory))

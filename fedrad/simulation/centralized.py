@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedrad.certificate.issue import certify_run
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, FedradError
@@ -113,7 +114,7 @@ def _train(run: Run, corpus: Corpus) -> Result:
             run.keep(round, RUN, state)
             evaluate(round, charged)
         account = ledger.view.account
-    return run.finish(
+    result = run.finish(
         state,
         epsilon={name: account.epsilon(delta)},
         declared=declared,
@@ -121,6 +122,8 @@ def _train(run: Run, corpus: Corpus) -> Result:
         charges={name: account},
         delta=delta,
     )
+    certify_run(run.directory, "centralized")
+    return result
 
 
 def main(

@@ -7,6 +7,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -104,10 +105,20 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         "bytes": {"up": list(result.bytes_up), "down": list(result.bytes_down)},
         "experiment": experiment.digest(),
         "kernels": asdict(setup.classifier.kernels),
+        "processor": _processor(),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
     }
     content = json.dumps(figures, indent=2) + "\n"
     write_whole(directory / "result.json", content.encode(), durable=True, mode=USUAL)
+
+
+def _processor() -> str:
+    """The processor's name; what the platform calls it where Linux does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _unused(path: Path) -> Path:
