@@ -26,7 +26,8 @@ def sweep(
     SWEEP.toml says what is swept, e.g. experiments/open.toml; docs/experiments.md explains it. Called again, it goes on
     where it was cut short. Exits with 0 only if every cell finished.
     """
-    from fedrad.cli.app import reporting_errors, wide
+    from fedrad.cli.app import reporting_errors
+    from fedrad.cli.output import wide
 
     with reporting_errors():
         from fedrad.experiments.sweep import run_one
