@@ -5,24 +5,19 @@
     beta1 = strategy.server-momentum        eta = strategy.server-rate (0: 0.01)        beta2 = 0.99, tau = 0.001
 
 for A, B and the head, with FedAvg's mean; all but the division by 1 - beta^t, which is Adam's, is the paper's. m and u
-stay at the server: they are in no message and no export.
+stay at the server (``server_optimizer``).
 
 Travels, up and down: as with FedAvg. Not exact: as FedAvg.
 
-Under differential privacy: m and u are made of noised means, so they cost nothing. But every number moves by about eta
-however small its change was: where changes are mostly noise, so are the steps.
-
-One hospital: the next state is another than what it sent. Iterates of different rounds are not averaged, since their
-mean lies behind the state that the change is counted from.
+Under differential privacy: every number moves by about eta however small its change was: where changes are mostly
+noise, so are the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fedrad.training.strategy import Contribution, Round, Tensors
-from strategies.fedavg import FedAvg
+from strategies.server_optimizer import ServerOptimizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,26 +25,16 @@ if TYPE_CHECKING:
 BETA2, TAU = 0.99, 1e-3
 
 
-class FedAdam(FedAvg):
-    """FedAvg's change of the state is a gradient for Adam at the server."""
+class FedAdam(ServerOptimizer):
+    """Adam at the server."""
 
-    server_state: ClassVar[bool] = True
-    offered: ClassVar[bool] = False
-    keeps_average: bool = False
-
-    def advance(
-        self, state: Tensors, memory: Tensors, sent: Sequence[Contribution], round: Round
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        rate, beta1, t = self.settings.server_rate or 0.01, self.settings.server_momentum, round.number
-        new = self.aggregate(state, sent, round)
-        moments: dict[str, Tensor] = {}
-        for name in sent[0].adapter:
-            old = state[name].double()
-            change = new[name].double() - old
-            m, u = (1 - beta1) * change, (1 - BETA2) * change**2
-            if memory:
-                m, u = beta1 * memory[f"{name}.m"] + m, BETA2 * memory[f"{name}.u"] + u
-            moments |= {f"{name}.m": m, f"{name}.u": u}
-            step = m / (1 - beta1**t) / ((u / (1 - BETA2**t)).sqrt() + TAU)
-            new[name] = (old + rate * step).float()
-        return new, moments
+    def step(
+        self, old: Tensor, mean: Tensor, before: dict[str, Tensor], round: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        rate, beta1 = self.settings.server_rate or 0.01, self.settings.server_momentum
+        change = mean - old
+        m, u = (1 - beta1) * change, (1 - BETA2) * change**2
+        if before:
+            m, u = beta1 * before["m"] + m, BETA2 * before["u"] + u
+        step = m / (1 - beta1**round) / ((u / (1 - BETA2**round)).sqrt() + TAU)
+        return old + rate * step, {"m": m, "u": u}

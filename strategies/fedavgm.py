@@ -3,46 +3,34 @@
     D = mean - theta        v <- beta v + D        theta <- theta + eta v
     beta = strategy.server-momentum        eta = strategy.server-rate (0: 1)
 
-for A, B and the head, with FedAvg's mean. v stays at the server: it is in no message and no export.
+for A, B and the head, with FedAvg's mean. v stays at the server (``server_optimizer``).
 
 Travels, up and down: as with FedAvg. Not exact: as FedAvg.
 
-Under differential privacy: v is made of noised means, so it costs nothing. With beta = 0.9 a round's noise is added up
-to ten times, as its signal is: choose eta and beta together.
+Under differential privacy: with beta = 0.9 a round's noise is added up to ten times, as its signal is: choose eta and
+beta together.
 
-One hospital: the next state is beyond what it sent, unless beta = 0 and eta = 1: that is FedAvg, bit for bit. Iterates
-of different rounds are not averaged, since their mean lies behind the state that the change is counted from.
+beta = 0 and eta = 1 is FedAvg, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fedrad.training.strategy import Contribution, Round, Tensors
-from strategies.fedavg import FedAvg
+from strategies.server_optimizer import ServerOptimizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class FedAvgM(FedAvg):
-    """FedAvg's change of the state is a gradient for momentum at the server."""
+class FedAvgM(ServerOptimizer):
+    """Momentum at the server."""
 
-    server_state: ClassVar[bool] = True
-    offered: ClassVar[bool] = False
-    keeps_average: bool = False
-
-    def advance(
-        self, state: Tensors, memory: Tensors, sent: Sequence[Contribution], round: Round
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def step(
+        self, old: Tensor, mean: Tensor, before: dict[str, Tensor], round: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         rate, momentum = self.settings.server_rate or 1.0, self.settings.server_momentum
-        new = self.aggregate(state, sent, round)
-        velocity: dict[str, Tensor] = {}
-        for name in sent[0].adapter:
-            mean = new[name].double()
-            change = mean - state[name].double()
-            velocity[name] = change + momentum * memory[name] if name in memory else change
-            # theta + eta v, from the mean on: exactly the mean where v is the change and eta is 1.
-            new[name] = (mean + (rate * velocity[name] - change)).float()
-        return new, velocity
+        change = mean - old
+        velocity = change + momentum * before["v"] if before else change
+        # theta + eta v, from the mean on: exactly the mean where v is the change and eta is 1.
+        return mean + (rate * velocity - change), {"v": velocity}

@@ -49,7 +49,7 @@ class RoLoRA(AveragingStrategy):
         # them, and the last rounds do not hold the same number of each.
         self.keeps_average = settings.alternate == "step"
 
-    def turns(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
+    def blocks(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
         b_turn = frozenset(name for name in names if not name.endswith(".lora_A"))
         a_turn = frozenset(name for name in names if not name.endswith(".lora_B"))
         if self.settings.alternate == "step":

@@ -124,8 +124,8 @@ def trainable_numbers(strategy: Strategy, lora: LoRASpec, layers: Layers, head: 
         head: numbers of the classification head, labels x (hidden + 1).
     """
     numbers = {"head": head, **numbers_of(strategy.shape(lora), layers)}
-    turns = [turn for round in (1, 2) for turn in strategy.turns(numbers, round)]
-    return max(sum(numbers[name] for name in turn) for turn in turns)
+    blocks = [block for round in (1, 2) for block in strategy.blocks(numbers, round)]
+    return max(sum(numbers[name] for name in block) for block in blocks)
 
 
 @dataclass(frozen=True)

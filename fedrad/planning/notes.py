@@ -71,12 +71,12 @@ def notes_on_plan(
 ) -> tuple[str, ...]:
     """``before_training`` of a run that is set up; ``test`` is None where nothing is evaluated."""
     sizes = {name: tensor.numel() for name, tensor in setup.classifier.adapter().items()}
-    turns = strategy.turns(sizes, 1) or (frozenset(sizes),)
+    blocks = strategy.blocks(sizes, 1) or (frozenset(sizes),)
     return before_training(
         experiment,
         setup.task.findings,
         noise=noise,
-        trainable=max(sum(size for name, size in sizes.items() if name in turn) for turn in turns),
+        trainable=max(sum(size for name, size in sizes.items() if name in block) for block in blocks),
         row=setup.classifier.features + 1,
         positives={} if test is None else setup.task.positives(test.tokens),
         reports=0 if test is None else len(test),
