@@ -38,7 +38,7 @@ from fedrad.config import Experiment
 from fedrad.data.batches import tokenize
 from fedrad.data.report import DataWarning
 from fedrad.data.shards import split_by_patient
-from fedrad.federation.delivery import Deliveries, nbytes
+from fedrad.federation.state_delta import SentStates, nbytes
 from fedrad.privacy.accounting import epsilon as composed_epsilon
 from fedrad.privacy.plan import declared_size
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
@@ -224,14 +224,14 @@ def federate(
     rounds, steps = experiment.train.rounds, experiment.local_steps
     names = setup.classifier.adapter().keys()
     carried: list[TrainingState | None] = [None] * len(shares)
-    state, memory, deliveries = start, dict[str, Tensor](), Deliveries()
+    state, memory, deltas = start, dict[str, Tensor](), SentStates()
     up, down = [], []
     for number in range(1, rounds + 1):
         facts = Round(number, experiment.train.seed, setup.lora)
         public = strategy.for_rank(state, setup.lora.rank, facts)
-        down.append(sum(nbytes(deliveries.to(site_name(i), public).tensors) for i in range(len(shares))))
+        down.append(sum(nbytes(deltas.to(site_name(i), public).tensors) for i in range(len(shares))))
         for index in range(len(shares)):
-            deliveries.arrived(site_name(index))
+            deltas.arrived(site_name(index))
         request = RoundRequest.of(
             strategy, names, run="", round=number, steps=steps, last=number == rounds, settings=""
         )

@@ -50,7 +50,7 @@ class RoLoRA(AveragingStrategy):
         # rounds would not average both factors over equally many iterates.
         self.keeps_average = settings.alternate == "step"
 
-    def turns(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
+    def blocks(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
         b_turn = frozenset(name for name in names if not name.endswith(".lora_A"))
         a_turn = frozenset(name for name in names if not name.endswith(".lora_B"))
         if self.settings.alternate == "step":

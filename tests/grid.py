@@ -16,9 +16,9 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from fedrad.config import Experiment
 from fedrad.federation import client, server
-from fedrad.federation.delivery import delivery
 from fedrad.federation.flower_internals import give_id, speak_as_server
 from fedrad.federation.messages import Request, content_of
+from fedrad.federation.state_delta import delta_of
 from fedrad.model.base import load_base
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation import grid
@@ -184,7 +184,7 @@ class Mercy:
             "rounds": 2,
             "labels": LABELS,
             "directory": "",
-            "state": delivery(self.state),
+            "state": delta_of(self.state),
         }
         return Request(**(fields | changes))
 

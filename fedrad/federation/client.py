@@ -25,7 +25,6 @@ from fedrad.certificate.issue import certify_hospital
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, DataError, FedradError, PolicyRefusal
-from fedrad.federation.delivery import PublicStore
 from fedrad.federation.hospital import (
     Accepted,
     Hospital,
@@ -42,6 +41,7 @@ from fedrad.federation.lockout import held_back, locked_out_unless_foreseen, ref
 from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, labels_digest
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Memory, answer_stage
+from fedrad.federation.state_delta import PublicStore
 from fedrad.ledger.bindings import bind, check_path
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.passes import most_units
@@ -101,7 +101,7 @@ def _refuse_other_site(request: Request | StageRequest, policy: HospitalPolicy) 
 def _stage(request: StageRequest, context: Context) -> Stage:
     experiment, policy = Experiment.from_flat(context.run_config), _policy(context)
     _refuse_other_site(request, policy)
-    policy.terms(experiment)  # refuses before any key is made
+    policy.authorize(experiment)  # refuses before any key is made
     refuse_if_locked_out(Path(policy.state_dir))
     identity = read_identity(Path(policy.identity_key), Path(policy.peers)) if policy.identity_key else None
     return answer_stage(request, experiment, Memory(Path(policy.state_dir), durable=True), identity)
@@ -148,7 +148,7 @@ class RealHospital(Hospital):
     def accept(self, request: Request) -> Accepted:
         policy, experiment = self.policy, self.experiment
         _refuse_other_site(request, policy)
-        terms = policy.terms(experiment)
+        terms = policy.authorize(experiment)
         refuse_if_locked_out(self.memory.directory)
         policy.accept_labels(request.labels)
         policy.accept_model(experiment)

@@ -76,7 +76,7 @@ class LocalSteps:
             self.before,
             request.steps,
             site=accepted.request.site,
-            turns=request.turns,
+            blocks=request.blocks,
         )
 
 

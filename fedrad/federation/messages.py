@@ -22,7 +22,7 @@ from torch import Tensor
 from fedrad import errors
 from fedrad.errors import FederationError, RefusedReply, SecureAggregationRefusal
 from fedrad.federation.arrays import finite, from_arrays, to_arrays
-from fedrad.federation.delivery import Delivery, nbytes
+from fedrad.federation.state_delta import StateDelta, nbytes
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.filter import FILTER, ORDERS, PLAN, RULES, Account
 from fedrad.secure.messages import (
@@ -69,7 +69,7 @@ class Request:
     rounds: int
     labels: tuple[str, ...]
     directory: str
-    state: Delivery
+    state: StateDelta
     inbox: Inbox = IN_CLEAR
 
 

@@ -236,7 +236,7 @@ class HospitalPolicy:
                 " others. Make one with `fedrad base build` and give it to all, or set train.warm-start=none"
             )
 
-    def terms(self, experiment: Experiment) -> Terms:
+    def authorize(self, experiment: Experiment) -> Terms:
         """What this hospital trains by: the proposal, with epsilon clamped to the cap and the batch to the largest
         sampling rate, its own batch and rank.
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from fedrad.errors import FedradError, QuorumLost, RefusedReply
 from fedrad.federation.arrays import to_arrays
 from fedrad.federation.budget import BudgetMirror
-from fedrad.federation.delivery import Deliveries, nbytes
 from fedrad.federation.failures import ProcessDied, SiteFailed, SpentNothing, of_flower, of_hospital
 from fedrad.federation.messages import IN_CLEAR, A, Failure, Reply, Request, check_adapter, content_of, read_answer
 from fedrad.federation.participants import Federation, Participant, public_weights
+from fedrad.federation.state_delta import SentStates, nbytes
 from fedrad.secure.messages import Inbox
 from fedrad.training.strategy import Contribution, Round, Strategy
 
@@ -81,7 +81,7 @@ class Rounds(FlowerStrategy):
         self.exhausted, self.noise = set[str](), dict[str, float]()
         self.finished = 0
         self.before_asking: Callable[[int], None] = lambda round: None
-        self._deliveries = Deliveries()
+        self._sent_states = SentStates()
         # Of the present round: who was asked, the states and tensors by rank, the records made, the bytes sent.
         self._grid: Grid
         self._asked: Asked = []
@@ -134,11 +134,11 @@ class Rounds(FlowerStrategy):
         return Round(server_round, self.experiment.train.seed, self.federation.lora)
 
     def _question(self, hospital: Participant, server_round: int, state: Mapping[str, Tensor]) -> Message:
-        delivery = self._deliveries.to(hospital.site, state)
-        self._bytes_down += nbytes(delivery.tensors)
-        key = (delivery.base, delivery.digest)  # most hospitals get the same tensors: made into a record once
+        sent = self._sent_states.to(hospital.site, state)
+        self._bytes_down += nbytes(sent.tensors)
+        key = (sent.base, sent.digest)  # most hospitals get the same tensors: made into a record once
         if key not in self._records:
-            self._records[key] = to_arrays(delivery.tensors)
+            self._records[key] = to_arrays(sent.tensors)
         request = Request(
             run=self.federation.run,
             site=hospital.site,
@@ -147,7 +147,7 @@ class Rounds(FlowerStrategy):
             rounds=self.experiment.train.rounds,
             labels=self.federation.labels,
             directory=self.federation.directory,
-            state=delivery,
+            state=sent,
             inbox=self._inboxes.get(hospital.site, IN_CLEAR),
         )
         content = content_of(request, {"state.tensors": self._records[key]})
@@ -265,7 +265,7 @@ class Rounds(FlowerStrategy):
             raise RefusedReply(f"{answer.site}: answers round {answer.round} in round {server_round}")
         # Booked even if the adapter is refused below: it has left the hospital, so it counts.
         self.budget = self.budget.book(answer, hospital.delta)
-        self._deliveries.arrived(hospital.site)
+        self._sent_states.arrived(hospital.site)
         if self.noise.setdefault(hospital.site, answer.noise) != answer.noise or not answer.noise >= 0:
             raise RefusedReply(f"{answer.site}: its noise is not the one of its first answer; a plan stays as it is")
         if answer.declared_weight != hospital.declared_weight:
@@ -295,6 +295,6 @@ class Rounds(FlowerStrategy):
             if answer.code == "budget-exhausted":
                 self.exhausted.add(hospital.site)
             if answer.code == "state-missing":
-                self._deliveries.lost(hospital.site)
+                self._sent_states.lost(hospital.site)
             raise of_hospital(answer)
         return answer

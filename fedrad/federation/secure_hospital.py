@@ -46,7 +46,7 @@ def bound_run(run: str, experiment: Experiment, noise_multiplier: float, digest:
     different states: otherwise it could send the others one in which their noise is lost in rounding.
 
     Args:
-        digest: of the whole state (``adapter_digest``), as its delivery names it.
+        digest: of the whole state (``adapter_digest``), as the request names it.
     """
     return f"{run} {experiment.training_digest()} {noise_multiplier.hex()} {digest}"
 
@@ -228,7 +228,7 @@ def masking_of(experiment: Experiment, request: Request, memory: Memory, plan: P
     """How the answer to a training request is masked; None in a run without secure aggregation.
 
     Call it with the ledger open, and before it is charged: what is refused here costs nothing; and with the state
-    received, which holds it against the digest of its delivery. (``open_round`` holds its numbers against the noise.)
+    received, which holds it against the digest in the request. (``open_round`` holds its numbers against the noise.)
 
     Raises:
         SecureAggregationRefusal: the configuration and the request contradict each other, or keys were not shared for

@@ -1,7 +1,7 @@
 """Rounds in which the server learns the sum of the hospitals' adapters: the stages of ``fedrad.secure`` over Flower.
 
 Hospitals exchange keys, then train and send masked adapters. Surviving hospitals reveal the shares that unmask the sum.
-Whom to ask, deliveries, budgets and quorum are those of ``Rounds``.
+Whom to ask, deltas, budgets and quorum are those of ``Rounds``.
 """
 
 from __future__ import annotations

@@ -165,9 +165,9 @@ def trainable_numbers(strategy: Strategy, lora: LoRASpec, layers: Layers, head: 
 
 
 def most_at_once(strategy: Strategy, numbers: Mapping[str, int]) -> int:
-    """d from the size of every tensor. Where tensors are trained alternately, it is that of the larger set."""
-    turns = [turn for round in (1, 2) for turn in strategy.turns(numbers, round)]
-    return max(sum(numbers[name] for name in turn) for turn in turns)
+    """d from the size of every tensor. Where blocks of tensors are trained alternately, it is that of the largest."""
+    blocks = [block for round in (1, 2) for block in strategy.blocks(numbers, round)]
+    return max(sum(numbers[name] for name in block) for block in blocks)
 
 
 @dataclass(frozen=True)

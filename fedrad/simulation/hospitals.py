@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.config import Experiment
-from fedrad.federation.delivery import Delivery, PublicStore
 from fedrad.federation.hospital import Accepted, Hospital, check_state, inputs_of, recipe_of, round_of
 from fedrad.federation.messages import Request, StageRequest
 from fedrad.federation.secure_hospital import Memory
+from fedrad.federation.state_delta import PublicStore, StateDelta
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
@@ -87,7 +87,7 @@ class Simulation:
         """What says what a round trains."""
         return strategy_of(self.experiment)
 
-    def setup_with(self, sent: Delivery, rank: int) -> tuple[Setup, Received]:
+    def setup_with(self, sent: StateDelta, rank: int) -> tuple[Setup, Received]:
         """The model of this rank, with the state in it that is meant; the next call loads another one.
 
         Raises:

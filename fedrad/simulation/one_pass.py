@@ -106,7 +106,7 @@ class FusedGrid(InProcessGrid):
             for steps in group
             for request in [steps.accepted.request]
         ]
-        return run_steps_together(group[0].inputs, members, first.recipe, first.round.steps, first.round.turns)
+        return run_steps_together(group[0].inputs, members, first.recipe, first.round.steps, first.round.blocks)
 
     def _simulation(self, request: Request) -> Simulation:
         return simulated_client.simulation_of(self.run_config, request.directory)

@@ -104,12 +104,12 @@ def run_steps(
     steps: int,
     *,
     site: str,
-    turns: Sequence[Collection[str]] = (),
+    blocks: Sequence[Collection[str]] = (),
     on_step: Callable[[StepReport], None] | None = None,
 ) -> TrainingState:
     """``run_steps_together`` of one hospital, to which all inputs belong: its state after the steps."""
     member = Member(site, 0, len(inputs), plan, state)
-    return run_steps_together(inputs, [member], recipe, steps, turns, on_step)[0]
+    return run_steps_together(inputs, [member], recipe, steps, blocks, on_step)[0]
 
 
 def run_steps_together(
@@ -117,7 +117,7 @@ def run_steps_together(
     members: Sequence[Member],
     recipe: Recipe,
     steps: int,
-    turns: Sequence[Collection[str]] = (),
+    blocks: Sequence[Collection[str]] = (),
     on_step: Callable[[StepReport], None] | None = None,
 ) -> list[TrainingState]:
     """Takes ``steps`` noisy steps of every member and returns the states after them, in the same order.
@@ -133,9 +133,9 @@ def run_steps_together(
 
     Args:
         inputs: the reports of all members, one behind the other.
-        turns: the tensors that are trained, step by step: step i takes turn i modulo their number. None: all tensors in
-            every step. What is not trained in a step gets no gradient, clipping, noise or momentum there, and keeps
-            every bit.
+        blocks: of tensors, trained in turn (block coordinate descent): step i trains block i modulo their number.
+            None: all tensors in every step. What is not trained in a step gets no gradient, clipping, noise or momentum
+            there, and keeps every bit.
         on_step: told of every step of the first member.
 
     Raises:
@@ -151,9 +151,9 @@ def run_steps_together(
         raise PrivacyError("Only hospitals that are at the same step can be trained together.")
     adapter = inputs.classifier.adapter()
     _copy_into(adapter, first.adapter)
-    turns = turns or [list(adapter)]
+    blocks = blocks or [list(adapter)]
     # What no step of these trains keeps its value, the same at all members (the server sent it), and is not averaged.
-    trained = {name: p for name, p in adapter.items() if any(name in turn for turn in turns)}
+    trained = {name: p for name, p in adapter.items() if any(name in block for block in blocks)}
     if len(members) > 1:
         stacks = stacked([{name: m.state.adapter[name] for name in trained} for m in members])
         trained = {name: nn.Parameter(stack.to(inputs.classifier.device)) for name, stack in stacks.items()}
@@ -163,16 +163,16 @@ def run_steps_together(
     total, averaged = {name: value.to(inputs.classifier.device) for name, value in sums.items()}, first.averaged
     moments = stacked([gained(m.state.moments, gain) for m, gain in zip(members, gains, strict=True)])
     state, optimizers = optimizer_state(trained, moments), []
-    for turn in turns:
-        wrapped = torch_optimizer({name: p for name, p in trained.items() if name in turn}, recipe, rates[0])
+    for block in blocks:
+        wrapped = torch_optimizer({name: p for name, p in trained.items() if name in block}, recipe, rates[0])
         wrapped.state = state
         optimizers.append(PrivateOptimizer(wrapped, *plans, gains=gains if len(plans) > 1 else ()))
     shards = _Shards(inputs, members)
     for step in range(first.step, first.step + steps):
-        turn = turns[(step - first.step) % len(turns)]
-        optimizer = optimizers[(step - first.step) % len(turns)]
-        with _training_only(adapter, turn):
-            reports = _sum_gradients(shards, recipe, optimizer, turn, trained, step)
+        block = blocks[(step - first.step) % len(blocks)]
+        optimizer = optimizers[(step - first.step) % len(blocks)]
+        with _training_only(adapter, block):
+            reports = _sum_gradients(shards, recipe, optimizer, block, trained, step)
         optimizer.step_noisy(*(stream(m.plan.noise, recipe.seed, m.site, step, "noise") for m in members))
         if recipe.averages(step):
             averaged += 1
@@ -228,13 +228,13 @@ def _sum_gradients(
     shards: _Shards,
     recipe: Recipe,
     optimizer: PrivateOptimizer,
-    turn: Collection[str],
+    block: Collection[str],
     trained: Mapping[str, nn.Parameter],
     step: int,
 ) -> int:
-    """A step up to its noise, of the tensors of ``turn``. Returns how many reports the first member used: private."""
+    """A step up to its noise, of the tensors of ``block``. Returns how many reports the first member used: private."""
     inputs, classifier = shards.inputs, shards.inputs.classifier
-    active = {name: p for name, p in shards.adapter.items() if name in turn}
+    active = {name: p for name, p in shards.adapter.items() if name in block}
     samples = shards.samples(recipe, step)
     cuts = micro_batches(inputs.lengths, np.concatenate(samples), classifier.kernels.micro_tokens, units=shards.unit_of)
     for rows, batch in inputs.passes(cuts):

@@ -57,7 +57,7 @@ class RoundRequest:
         round: counted from 1.
         steps: noisy steps in this round.
         last: the run's last round: answer with the mean of the averaged iterates.
-        turns: which tensors the steps train, as for ``run_steps``; none: all of them.
+        blocks: which tensors the steps train, as for ``run_steps``; none: all of them.
         keeps_moments: the optimizer's moments of earlier rounds still mean something.
         keeps_average: so do the iterates of earlier rounds; otherwise this round's alone are averaged.
         masked: the answer leaves under the masks of secure aggregation and in no other way. Nothing of it is kept, and
@@ -69,7 +69,7 @@ class RoundRequest:
     round: int
     steps: int
     last: bool
-    turns: tuple[frozenset[str], ...] = ()
+    blocks: tuple[frozenset[str], ...] = ()
     keeps_moments: bool = True
     keeps_average: bool = True
     masked: bool = False
@@ -85,7 +85,7 @@ class RoundRequest:
             round=round,
             steps=steps,
             last=last,
-            turns=strategy.turns(names, round),
+            blocks=strategy.blocks(names, round),
             keeps_moments=strategy.keeps_moments,
             keeps_average=strategy.keeps_average,
             settings=settings,
@@ -93,7 +93,7 @@ class RoundRequest:
 
     def sent(self, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is answered: the tensors that some step trained."""
-        return {n: t for n, t in adapter.items() if not self.turns or any(n in turn for turn in self.turns)}
+        return {n: t for n, t in adapter.items() if not self.blocks or any(n in block for block in self.blocks)}
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def train_round(
         opened.before,
         request.steps,
         site=site.name,
-        turns=request.turns,
+        blocks=request.blocks,
         on_step=on_step,
     )
     return close_round(site.directory, ledger, request, opened, after)

@@ -27,7 +27,7 @@ def layer_of(stacks: Mapping[str, Tensor], i: int, members: int) -> dict[str, Te
 
 
 def optimizer_state(trained: Mapping[str, nn.Parameter], moments: Mapping[str, Tensor]) -> State:
-    """For the optimizers of all turns: the moments of a tensor are the same in each."""
+    """For the optimizers of all blocks: the moments of a tensor are the same in each."""
     state: State = defaultdict(dict)
     for key, value in moments.items():
         name, _, moment = key.rpartition("|")

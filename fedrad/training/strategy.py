@@ -99,10 +99,11 @@ class Strategy(ABC):
         """The adapter's structure under this strategy: what it freezes, how it initialises."""
         return lora
 
-    def turns(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
-        """Which tensors the local steps of a round train: step i takes turn i modulo their number.
+    def blocks(self, names: Collection[str], round: int) -> tuple[frozenset[str], ...]:
+        """The blocks of tensors that a round's steps train in turn, as in block coordinate descent: step i trains
+        block i modulo their number.
 
-        What any turn trains is what a hospital sends.
+        A hospital sends the tensors of all blocks.
 
         Args:
             names: all tensors that the structure lets train.
@@ -112,7 +113,7 @@ class Strategy(ABC):
 
     def sent(self, names: Collection[str], round: int) -> frozenset[str]:
         """The names of what a hospital sends in a round."""
-        return frozenset().union(*self.turns(names, round))
+        return frozenset().union(*self.blocks(names, round))
 
     @abstractmethod
     def aggregate(self, state: Tensors, sent: Sequence[Contribution], round: Round) -> dict[str, Tensor]:

@@ -64,9 +64,9 @@ def on(device: str, **changes: object) -> small.Ready:
     return here
 
 
-def trained(here: small.Ready, turns: tuple[frozenset[str], ...] = ()) -> TrainingState:
-    first = run_steps(here.inputs, here.plan, here.recipe, here.state, 3, site="site-000", turns=turns)
-    return run_steps(here.inputs, here.plan, here.recipe, first, 3, site="site-000", turns=turns)
+def trained(here: small.Ready, blocks: tuple[frozenset[str], ...] = ()) -> TrainingState:
+    first = run_steps(here.inputs, here.plan, here.recipe, here.state, 3, site="site-000", blocks=blocks)
+    return run_steps(here.inputs, here.plan, here.recipe, first, 3, site="site-000", blocks=blocks)
 
 
 def equal(left: TrainingState, right: TrainingState) -> bool:
@@ -96,12 +96,12 @@ def test_steps_give_the_same_bits_wherever_the_model_is(changes: dict[str, objec
 
 
 def test_turns_give_the_same_bits_too() -> None:
-    def turns(here: small.Ready) -> tuple[frozenset[str], ...]:
+    def blocks(here: small.Ready) -> tuple[frozenset[str], ...]:
         names = here.setup.classifier.adapter()
         return tuple(frozenset(n for n in names if not n.endswith(left)) for left in ("lora_A", "lora_B"))
 
     here, there = on("cpu"), on("auto")
-    assert equal(trained(here, turns(here)), trained(there, turns(there)))
+    assert equal(trained(here, blocks(here)), trained(there, blocks(there)))
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])

@@ -18,7 +18,6 @@ from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
 from fedrad.federation import client, hospital
 from fedrad.federation.budget import BudgetMirror
-from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import (
     Failure,
     Hello,
@@ -30,6 +29,7 @@ from fedrad.federation.messages import (
     read_answer,
 )
 from fedrad.federation.secure_rounds import STAGE
+from fedrad.federation.state_delta import delta_of
 from fedrad.ledger.ledger import Ledger
 from fedrad.model.base import load_base
 from fedrad.privacy.accounting import epsilon as composed_epsilon
@@ -190,7 +190,7 @@ def test_what_the_server_proposes_is_judged_before_a_report_is_read(
     assert code(ask(request(), **{"model.name": other})) == "policy"
     assert code(ask(request(), **{"model.name": "/no/such/folder"})) == "policy"
     assert code(ask(request(), **{"train.learning-rate": 1e-30})) == "preflight"
-    assert code(ask(request(state=delivery(spoiled(mercy.state, "scale", float("nan")))))) == "refused-reply"
+    assert code(ask(request(state=delta_of(spoiled(mercy.state, "scale", float("nan")))))) == "refused-reply"
     mercy.node["model-sha256"] = "0" * 64
     assert code(ask(request())) == "policy"
     mercy.node["model-sha256"] = ""
@@ -300,12 +300,12 @@ def test_classes_that_were_not_stated(mercy: Mercy) -> None:
     mercy.node |= {"label-columns": "kind", "classes": "f,m", "declared-size": 3, "delta": 1e-5}
     single = set_up(mercy.experiment, SingleLabel(("f", "m"))).classifier.state()
     for labels in (("f", "m"), ("f", "m", "x")):
-        answer = code(mercy.ask(mercy.request(labels=labels, state=delivery(single))))
+        answer = code(mercy.ask(mercy.request(labels=labels, state=delta_of(single))))
         assert answer == ("data" if labels == ("f", "m") else "policy")
     mercy.node["classes"] = "f,m,x"
     state = set_up(mercy.experiment, SingleLabel(("f", "m", "x"))).classifier.state()
     assert isinstance(
-        read_answer(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delivery(state))), Reply), Reply
+        read_answer(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delta_of(state))), Reply), Reply
     )
 
 
@@ -325,7 +325,7 @@ def test_the_hospital_checks_the_servers_tensors(mercy: Mercy) -> None:
         {**state, "extra": torch.zeros(1)},
         {name: tensor for name, tensor in state.items() if name != "centre"},
     ]
-    assert [code(mercy.ask(mercy.request(state=delivery(state)))) for state in wrong] == ["refused-reply"] * len(wrong)
+    assert [code(mercy.ask(mercy.request(state=delta_of(state)))) for state in wrong] == ["refused-reply"] * len(wrong)
     assert not Path(mercy.node["state-dir"]).exists()
 
 
@@ -386,7 +386,7 @@ def test_a_repeated_round_gets_the_same_bytes_and_costs_nothing(mercy: Mercy) ->
     assert wire_bytes(mercy.ask(mercy.request())) == wire_bytes(first)
     # For another adapter it would be a second look at the reports with the same noise.
     other = spoiled(mercy.state, "head.bias", 1.0)
-    assert code(mercy.ask(mercy.request(state=delivery(other)))) == "federation"
+    assert code(mercy.ask(mercy.request(state=delta_of(other)))) == "federation"
     assert isinstance(read_answer(mercy.ask(mercy.request(round=2)), Reply), Reply)
     assert code(mercy.ask(mercy.request())) == "federation"  # an older round
     assert spent(mercy) == [("7", 1, 2), ("7", 2, 2)]
@@ -427,7 +427,7 @@ def test_nothing_is_kept_in_memory_between_rounds(tmp_path: Path) -> None:
                 if forgetful:
                     forget()
                 fields: dict[str, Any] = {"run": "1", "labels": task.labels, "directory": str(folder), "rounds": 2}
-                request = Request(site=f"site-{index:03d}", index=index, round=number, state=delivery(state), **fields)
+                request = Request(site=f"site-{index:03d}", index=index, round=number, state=delta_of(state), **fields)
                 question = Message(content=content_of(request), message_type=MessageType.TRAIN, dst_node_id=10)
                 replies.append(grid.send_and_receive([question])[0].content)
             answer = read_answer(replies[-1], Reply)

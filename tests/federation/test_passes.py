@@ -12,8 +12,8 @@ import pytest
 
 from fedrad.errors import LedgerBusy
 from fedrad.federation import client, lockout
-from fedrad.federation.delivery import delivery
 from fedrad.federation.messages import Failure, Reply, read_answer
+from fedrad.federation.state_delta import delta_of
 from fedrad.ledger.durable import locked
 from tests.counted import Passes
 from tests.grid import LABELS, Mercy, forget
@@ -45,7 +45,7 @@ def rounds(mercy: Mercy, counted: Passes) -> tuple[list[tuple[int, list[int]]], 
     for number in (1, 2):
         forget()
         counted.counts()
-        answer = read_answer(mercy.ask(mercy.request(round=number, state=delivery(state))), Reply)
+        answer = read_answer(mercy.ask(mercy.request(round=number, state=delta_of(state))), Reply)
         assert isinstance(answer, Reply), answer
         passes.append(counted.counts())
         adapters.append({name: tensor.numpy().tobytes() for name, tensor in answer.adapter.items()})

@@ -59,8 +59,8 @@ def test_dashes_and_underscores_of_the_loaders_name_are_one() -> None:
 
 
 def test_a_proposal_is_clamped_to_the_cap() -> None:
-    assert policy().terms(proposal(epsilon=8.0)).epsilon == 2.0
-    assert policy().terms(proposal(epsilon=0.5)).epsilon == 0.5
+    assert policy().authorize(proposal(epsilon=8.0)).epsilon == 2.0
+    assert policy().authorize(proposal(epsilon=0.5)).epsilon == 0.5
 
 
 @pytest.mark.parametrize(
@@ -74,22 +74,22 @@ def test_a_proposal_is_clamped_to_the_cap() -> None:
     ],
 )
 def test_what_can_not_be_clamped_is_refused(proposed: dict[str, object], says: str) -> None:
-    policy().terms(proposal())  # negative control: the proposal is fine but for this
+    policy().authorize(proposal())  # negative control: the proposal is fine but for this
     with pytest.raises(PolicyRefusal, match=says):
-        policy().terms(proposal(**proposed))
+        policy().authorize(proposal(**proposed))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "auto"])
 def test_arithmetic_that_epsilon_does_not_cover_is_refused(precision: str) -> None:
     proposed = Experiment.from_flat({"train.precision": precision})
     with pytest.raises(PolicyRefusal, match="bfloat16"):
-        policy().terms(proposed)
-    assert policy(allow_bfloat16=True).terms(proposed).epsilon == 2.0
+        policy().authorize(proposed)
+    assert policy(allow_bfloat16=True).authorize(proposed).epsilon == 2.0
 
 
 def test_a_hospital_may_allow_seeded_noise_and_a_larger_delta() -> None:
     lenient = policy(allow_seeded=True, delta=1e-4)
-    assert lenient.terms(proposal(noise="seeded", delta=1e-4, epsilon=1.0)).epsilon == 1.0
+    assert lenient.authorize(proposal(noise="seeded", delta=1e-4, epsilon=1.0)).epsilon == 1.0
 
 
 proposals = st.builds(
@@ -107,7 +107,7 @@ def test_no_proposal_gets_more_than_the_cap(
     own = policy(epsilon_cap=cap, delta=delta, allow_seeded=seeded)
     try:
         experiment = Experiment.from_flat(proposed)
-        allowed = own.terms(experiment).epsilon
+        allowed = own.authorize(experiment).epsilon
     except (ConfigError, PolicyRefusal):
         return
     assert 0 < allowed <= cap
@@ -121,7 +121,7 @@ def test_the_plan_stays_below_the_cap(epsilon: float, cap: float, batch: int, ro
         {"privacy.epsilon": epsilon, "train.batch": batch, "train.rounds": rounds, "train.local-steps": 2}
     )
     own = policy(epsilon_cap=cap)
-    plan = plan_for(experiment, own.declared_size, own.terms(experiment))
+    plan = plan_for(experiment, own.declared_size, own.authorize(experiment))
     assert plan.epsilon == cap  # and a plan whose noise does not meet its epsilon can't be made
     assert plan.delta <= own.delta
     assert plan.steps == rounds * 2
@@ -237,9 +237,9 @@ def test_a_server_that_counts_with_too_few_colluders_is_refused() -> None:
     careful = policy(min_quorum=4, min_colluders=2)
     for few in (0, 1):
         with pytest.raises(PolicyRefusal, match=rf"counts with {few} hospitals on its side.*against 2 or more"):
-            careful.terms(proposed(few))
-        policy(min_quorum=4, min_colluders=few).terms(proposed(few))
-    assert careful.terms(proposed(2)) == careful.terms(proposed(3))
+            careful.authorize(proposed(few))
+        policy(min_quorum=4, min_colluders=few).authorize(proposed(few))
+    assert careful.authorize(proposed(2)) == careful.terms(proposed(3))
 
 
 def test_an_empty_configuration_says_what_is_needed() -> None:
@@ -248,9 +248,9 @@ def test_an_empty_configuration_says_what_is_needed() -> None:
 
 def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
     by_patient = policy(unit="patient", patient_column="id")
-    assert by_patient.terms(proposal(unit="patient")).epsilon == 2.0
+    assert by_patient.authorize(proposal(unit="patient")).epsilon == 2.0
     with pytest.raises(PolicyRefusal, match="promises per patient"):
-        by_patient.terms(proposal())
+        by_patient.authorize(proposal())
     assert by_patient.unit == "patient"
     for wrong, key in (({"unit": "patient"}, "patient-column"), ({"unit": "hospital"}, "unit")):
         with pytest.raises(ConfigError, match=f"node-config {key}"):
@@ -345,7 +345,7 @@ def test_the_batch_is_cut_down_to_the_largest_sampling_rate() -> None:
     """A batch of the declared size or more would be every report in every step: q = 1."""
 
     def batch(proposed: int, **own: object) -> int:
-        return policy(**own).terms(Experiment.from_flat({"train.batch": proposed})).batch
+        return policy(**own).authorize(Experiment.from_flat({"train.batch": proposed})).batch
 
     assert [batch(size) for size in (100, 600, 601, 10**6)] == [100, 600, 600, 600]  # half of 1,200
     assert batch(10**6, max_sampling_rate=0.1) == 120
@@ -367,16 +367,16 @@ def test_a_batch_that_is_cut_down_can_not_share_noise() -> None:
         "train.learning-rate": 0.1,
     }
     own = policy(**SHARING)
-    assert own.terms(Experiment.from_flat({**settings, "train.batch": 600})).batch == 600
+    assert own.authorize(Experiment.from_flat({**settings, "train.batch": 600})).batch == 600
     with pytest.raises(PolicyRefusal, match="same step size everywhere; this hospital's batch is 600"):
-        own.terms(Experiment.from_flat({**settings, "train.batch": 601}))
+        own.authorize(Experiment.from_flat({**settings, "train.batch": 601}))
 
 
 def test_more_steps_a_round_than_the_policy_allows_are_refused() -> None:
     proposed = Experiment.from_flat({"train.local-steps": 101})
     with pytest.raises(PolicyRefusal, match=r"101 steps a round.*100 at most"):
-        policy().terms(proposed)
-    assert policy(max_local_steps=101).terms(proposed).batch == 128
+        policy().authorize(proposed)
+    assert policy(max_local_steps=101).authorize(proposed).batch == 128
 
 
 def test_passes_are_padded_by_default_and_only_where_every_report_has_its_own() -> None:
@@ -392,12 +392,12 @@ def test_passes_are_padded_by_default_and_only_where_every_report_has_its_own() 
 
 def test_a_hospital_that_fixes_its_noise_plans_with_it_whatever_is_proposed() -> None:
     read, asked = policy(batch=120, noise_multiplier=3.0), proposal(epsilon=1.9)
-    plan = plan_for(asked, 1200, read.terms(asked))
+    plan = plan_for(asked, 1200, read.authorize(asked))
 
     assert (plan.sampling_rate, plan.noise_multiplier) == read.mechanism == (0.1, 3.0)
     assert policy(batch=120).mechanism is None
     with pytest.raises(PlanError, match=r"spends epsilon .* more than the target 0\.01: .*fewer steps"):
-        plan_for(asked, 1200, read.terms(proposal(epsilon=0.01)))
+        plan_for(asked, 1200, read.authorize(proposal(epsilon=0.01)))
 
 
 def test_fixed_noise_needs_a_fixed_batch_and_a_sensible_figure() -> None:

@@ -18,10 +18,10 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.errors import FedradError, QuorumLost
 from fedrad.federation.arrays import from_arrays, to_arrays
-from fedrad.federation.delivery import PublicStore, nbytes
 from fedrad.federation.messages import Failure, Reply, Request, content_of, read_question
 from fedrad.federation.participants import Federation, Participant, public_weights
 from fedrad.federation.rounds import RoundOutcome, Rounds
+from fedrad.federation.state_delta import PublicStore, nbytes
 from fedrad.model.adapter import LoRASpec
 from fedrad.privacy.accounting import Event, epsilon
 from fedrad.settings import Strategy as Settings

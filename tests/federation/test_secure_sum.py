@@ -39,7 +39,7 @@ def test_the_sum_of_all_is_the_plain_mean(base: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["fedavg", "ffa", "rolora", "head"])
 def test_whole_runs_agree(base: str, tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deliveries and ledgers as ever; moments and averages start anew in every round. (A shuffled arrival changes
+    """States and ledgers as ever; moments and averages start anew in every round. (A shuffled arrival changes
     nothing.)"""
     forgetful = {"keeps_moments": False, "keeps_average": False}
     with monkeypatch.context() as patch:

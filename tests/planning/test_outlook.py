@@ -44,7 +44,9 @@ def test_the_planner_counts_what_the_strategy_really_trains(name: str) -> None:
     sizes = {tensor_name: tensor.numel() for tensor_name, tensor in classifier.adapter().items()}
 
     trained = max(
-        sum(sizes[tensor_name] for tensor_name in turn) for number in (1, 2) for turn in strategy.turns(sizes, number)
+        sum(sizes[tensor_name] for tensor_name in block)
+        for number in (1, 2)
+        for block in strategy.blocks(sizes, number)
     )
     shapes = shapes_of(small.model_folder(), "", lora)
     head = len(small.LABELS) * (shapes.hidden + 1)

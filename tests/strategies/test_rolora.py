@@ -12,7 +12,7 @@ NAMES = B | A | HEAD
 def test_by_round_b_begins_and_a_follows() -> None:
     strategy = RoLoRA(Settings(alternate="round"))
 
-    assert [strategy.turns(NAMES, round) for round in (1, 2, 3)] == [(B | HEAD,), (A | HEAD,), (B | HEAD,)]
+    assert [strategy.blocks(NAMES, round) for round in (1, 2, 3)] == [(B | HEAD,), (A | HEAD,), (B | HEAD,)]
     assert [strategy.sent(NAMES, round) for round in (1, 2, 3)] == [B | HEAD, A | HEAD, B | HEAD]
     assert not strategy.keeps_average
 
@@ -20,6 +20,6 @@ def test_by_round_b_begins_and_a_follows() -> None:
 def test_by_step_both_are_trained_in_every_round_one_at_a_time() -> None:
     strategy = RoLoRA(Settings(alternate="step"))
 
-    assert [strategy.turns(NAMES, round) for round in (1, 2)] == [(B | HEAD, A | HEAD)] * 2
+    assert [strategy.blocks(NAMES, round) for round in (1, 2)] == [(B | HEAD, A | HEAD)] * 2
     assert strategy.sent(NAMES, 2) == NAMES
     assert strategy.keeps_average

@@ -361,7 +361,7 @@ def without(here: small.Ready, ending: str) -> frozenset[str]:
     return frozenset(name for name in here.state.adapter if not name.endswith(ending))
 
 
-def run_turns(here: small.Ready, turns: list[frozenset[str]], steps: int = 4) -> TrainingState:
+def run_blocks(here: small.Ready, blocks: list[frozenset[str]], steps: int = 4) -> TrainingState:
     return run_steps(
         here.inputs,
         here.plan,
@@ -369,7 +369,7 @@ def run_turns(here: small.Ready, turns: list[frozenset[str]], steps: int = 4) ->
         here.state,
         steps,
         site="site-000",
-        turns=turns,
+        blocks=blocks,
     )
 
 
@@ -378,17 +378,17 @@ def run_turns(here: small.Ready, turns: list[frozenset[str]], steps: int = 4) ->
 def test_what_is_not_trained_gets_no_gradient_noise_momentum_or_average(engine: str, frozen: str) -> None:
     here = small.ready(small.experiment(privacy__gradients=engine, train__average=0.5))
     before = here.state.adapter
-    after = run_turns(here, [without(here, frozen)])
+    after = run_blocks(here, [without(here, frozen)])
     for name in before:
         moved = not torch.equal(after.adapter[name], before[name])
         assert moved == (not name.endswith(frozen)), name
     assert not any(frozen in key for key in [*after.moments, *after.average_sum])
     assert all(parameter.grad is None for parameter in here.setup.classifier.parameters())
     assert all(parameter.requires_grad for parameter in here.setup.classifier.adapter().values())
-    # Control: without turns, that factor moves.
+    # Control: without blocks, that factor moves.
     control = small.ready(here.experiment)
     assert not all(
-        torch.equal(run_turns(control, []).adapter[name], before[name]) for name in before if name.endswith(frozen)
+        torch.equal(run_blocks(control, []).adapter[name], before[name]) for name in before if name.endswith(frozen)
     )
 
 
@@ -404,26 +404,26 @@ def test_the_trained_tensors_alone_are_clipped_and_noised_jointly(monkeypatch: p
     monkeypatch.setattr(PrivateOptimizer, "step_noisy", spy)
     here = small.ready(small.experiment())
     everything = here.setup.classifier.adapter()
-    turns = [without(here, ".lora_A"), without(here, ".lora_B")]
-    run_turns(here, turns, 4)
-    assert [set(turn) for turn in clipped] == [set(turns[i % 2]) for i in range(4)]
+    blocks = [without(here, ".lora_A"), without(here, ".lora_B")]
+    run_blocks(here, blocks, 4)
+    assert [set(block) for block in clipped] == [set(blocks[i % 2]) for i in range(4)]
 
 
 def test_alternating_by_step_is_the_same_however_the_steps_are_cut() -> None:
     exp = small.experiment()
     here = small.ready(exp)
-    turns = [without(here, ".lora_A"), without(here, ".lora_B")]
-    once = run_turns(here, turns, 4)
-    half = run_turns(small.ready(exp), turns, 2)
+    blocks = [without(here, ".lora_A"), without(here, ".lora_B")]
+    once = run_blocks(here, blocks, 4)
+    half = run_blocks(small.ready(exp), blocks, 2)
     again = replace(small.ready(exp), state=half)
-    assert small.same(run_turns(again, turns, 2).adapter, once.adapter)
+    assert small.same(run_blocks(again, blocks, 2).adapter, once.adapter)
 
 
 def test_a_tensor_keeps_its_momentum_over_a_round_in_which_it_rests() -> None:
     exp = small.experiment()
     here = small.ready(exp)
-    first = run_turns(here, [without(here, ".lora_A")], 2)
-    second = run_turns(replace(small.ready(exp), state=first), [without(here, ".lora_B")], 2)
+    first = run_blocks(here, [without(here, ".lora_A")], 2)
+    second = run_blocks(replace(small.ready(exp), state=first), [without(here, ".lora_B")], 2)
     resting = [key for key in first.moments if ".lora_B|" in key]
     assert resting
     assert all(torch.equal(first.moments[key], second.moments[key]) for key in resting)

@@ -119,7 +119,7 @@ def test_every_hospital_gets_what_it_gets_alone(
     classifier = setup.classifier
     names = classifier.adapter()
     without_a, without_b = ({name for name in names if not name.endswith(end)} for end in (".lora_A", ".lora_B"))
-    turns = (without_a, without_b) if alternate else ()
+    blocks = (without_a, without_b) if alternate else ()
     # Without privacy this model's gradients are so large that steps of a useful size would make it diverge, and then
     # every rounding is a fork.
     automatic = all(epsilon for _, _, epsilon, _ in made)
@@ -131,12 +131,12 @@ def test_every_hospital_gets_what_it_gets_alone(
     together = states
     common = prepare(setup, joined(shards))
     for _ in range(2):  # two rounds, so that moments and averages are carried over
-        together = run_steps_together(common, members_of(shards, plans, together), recipe, 2, turns)
+        together = run_steps_together(common, members_of(shards, plans, together), recipe, 2, blocks)
     for i, (shard, plan) in enumerate(zip(shards, plans, strict=True)):
         own = prepare(setup, shard)
         alone = states[i]
         for _ in range(2):
-            alone = run_steps(own, plan, recipe, alone, 2, site=f"site-{i:03}", turns=turns)
+            alone = run_steps(own, plan, recipe, alone, 2, site=f"site-{i:03}", blocks=blocks)
         # Adam divides by the root of a moment, which makes much of rounding where a gradient is near zero; and without
         # clipping, this model's gradients make much of rounding in its inputs.
         allowed = 5e-3 if optimizer == "adam" else 2e-4 if plan.private else 2e-3

@@ -22,7 +22,7 @@ from fedrad.training.site_state import adapter_digest
 
 
 @dataclass(frozen=True)
-class Delivery:
+class StateDelta:
     """A state as it travels.
 
     Attributes:
@@ -38,12 +38,12 @@ class Delivery:
     dropped: tuple[str, ...] = ()
 
 
-def delivery(state: Mapping[str, Tensor], base: Mapping[str, Tensor] | None = None, known: str = "") -> Delivery:
+def delta_of(state: Mapping[str, Tensor], base: Mapping[str, Tensor] | None = None, known: str = "") -> StateDelta:
     """What must be sent so that a hospital that has ``base`` (with digest ``known``) has ``state``."""
     before = base or {}
     changed = {n: t for n, t in state.items() if n not in before or not _same(t, before[n])}
     dropped = tuple(sorted(before.keys() - state.keys()))
-    return Delivery(known if before else "", adapter_digest(state), changed, dropped)
+    return StateDelta(known if before else "", adapter_digest(state), changed, dropped)
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
@@ -64,7 +64,7 @@ class PublicStore:
     folder: Path
     kept: int | None = 4
 
-    def receive(self, sent: Delivery) -> dict[str, Tensor]:
+    def receive(self, sent: StateDelta) -> dict[str, Tensor]:
         """The whole state that was meant. Nothing is written: ``keep`` it when it has been found to fit.
 
         Raises:
@@ -83,7 +83,7 @@ class PublicStore:
             raise StateMissing("the state that the server builds on is not here; it must be sent whole") from None
 
     def keep(self, digest: str, state: Mapping[str, Tensor]) -> None:
-        """Keeps what ``receive`` returned, for deliveries that build on it."""
+        """Keeps what ``receive`` returned, for deltas that build on it."""
         file = self._file(digest)
         if file.is_file():
             os.utime(file)  # the newest again
@@ -103,20 +103,20 @@ class PublicStore:
 
 
 @dataclass
-class Deliveries:
+class SentStates:
     """The server's memory of who has which state."""
 
     states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)
     _sent: dict[str, str] = field(default_factory=dict)
-    _made: list[tuple[Mapping[str, Tensor], Delivery]] = field(default_factory=list)
+    _made: list[tuple[Mapping[str, Tensor], StateDelta]] = field(default_factory=list)
 
-    def to(self, site: str, state: Mapping[str, Tensor]) -> Delivery:
+    def to(self, site: str, state: Mapping[str, Tensor]) -> StateDelta:
         """What to send to a site so that it has ``state``."""
         known = self.known.get(site, "") if self.known.get(site, "") in self.states else ""
         # Most hospitals of a round have and get the same: what was made for one is right for the next.
         made = [sent for earlier, sent in self._made if earlier is state and sent.base == known]
-        sent = made[0] if made else delivery(state, self.states.get(known), known)
+        sent = made[0] if made else delta_of(state, self.states.get(known), known)
         if not made:
             self._made = [*self._made[-3:], (state, sent)]
         self.states.setdefault(sent.digest, dict(state))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrad.errors import StateMissing
-from fedrad.federation.delivery import Deliveries, PublicStore, delivery, nbytes
+from fedrad.federation.state_delta import PublicStore, SentStates, delta_of, nbytes
 
 STATE = {"a": torch.ones(2, 3), "b": torch.arange(4.0)}
 
@@ -37,7 +37,7 @@ def test_any_history_arrives(
     tmp_path_factory: pytest.TempPathFactory, history: list[dict[str, int]], lost: set[int], shared: bool
 ) -> None:
     """Some answers never reach the server, which then builds on an older state."""
-    store, server = PublicStore(tmp_path_factory.mktemp("site") / "public", None if shared else 4), Deliveries()
+    store, server = PublicStore(tmp_path_factory.mktemp("site") / "public", None if shared else 4), SentStates()
     for number, values in enumerate(history):
         state = {name: torch.full((3,), float(value)) for name, value in values.items()}
         sent = server.to("mercy", state)
@@ -53,7 +53,7 @@ def test_any_history_arrives(
 
 
 def test_nothing_that_stayed_travels_again() -> None:
-    server = Deliveries()
+    server = SentStates()
     first = server.to("mercy", STATE)
     assert (first.base, set(first.tensors)) == ("", {"a", "b"})
     server.arrived("mercy")
@@ -69,17 +69,17 @@ def test_nothing_that_stayed_travels_again() -> None:
 
 def test_minus_zero_is_not_zero() -> None:
     """The digest is of bits, so what differs in a bit has to travel."""
-    sent = delivery({"a": torch.tensor([-0.0])}, {"a": torch.tensor([0.0])}, "0" * 64)
+    sent = delta_of({"a": torch.tensor([-0.0])}, {"a": torch.tensor([0.0])}, "0" * 64)
     assert set(sent.tensors) == {"a"}
 
 
 def test_what_does_not_add_up_is_refused(tmp_path: Path) -> None:
     store = PublicStore(tmp_path / "public")
-    whole = delivery(STATE)
+    whole = delta_of(STATE)
     with pytest.raises(StateMissing, match="not the one"):
         store.receive(replace(whole, tensors={"a": STATE["a"]}))
     with pytest.raises(StateMissing, match="not here"):
-        store.receive(delivery(STATE, {"a": STATE["a"]}, "f" * 64))
+        store.receive(delta_of(STATE, {"a": STATE["a"]}, "f" * 64))
     for name in ("../../../etc/passwd", "", "x" * 64 + "/"):
         with pytest.raises(StateMissing):
             store.receive(replace(whole, digest=name))
@@ -90,6 +90,6 @@ def test_a_hospital_keeps_a_few_states_and_a_simulation_all(tmp_path: Path) -> N
     for most, kept in ((4, 4), (None, 9)):
         store = PublicStore(tmp_path / str(most), most)
         for value in range(9):
-            received(store, delivery({"a": torch.tensor([float(value)])}))
+            received(store, delta_of({"a": torch.tensor([float(value)])}))
         assert len(list(store.folder.glob("*.safetensors"))) == kept
         assert (store.folder.stat().st_mode & 0o777) == 0o700
