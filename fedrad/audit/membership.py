@@ -70,8 +70,7 @@ def attack_membership(pool: Pool, epsilon: float, models: int) -> dict[str, Any]
     for k in range(models):
         rows = np.sort(generator.permutation(reports)[: reports // 2])
         members[k, rows] = True
-        state = trained_on(pool, rows, epsilon, seed=k)
-        pool.setup.classifier.load_adapter(state.result())
+        pool.setup.classifier.load_adapter(trained_on(pool, rows, epsilon, seed=k))
         confidences[k] = confidence_of(losses_of(pool.inputs))
     found = success(offline_scores(confidences, members), members)
     return {"epsilon": epsilon or None, "models": models, "reports": reports // 2, **found}

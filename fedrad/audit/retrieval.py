@@ -63,12 +63,11 @@ def attack_round(pool: Pool, epsilon: float, *, shard: int, candidates: int, rep
         the top-1 rate.
     """
     gradients, rates = gradients_of(pool), []
-    steps, start = pool.experiment.local_steps, {n: pool.state[n] for n in pool.setup.classifier.adapter()}
     for k in range(repeats):
         rows = np.sort(np.random.default_rng(1000 + k).permutation(len(pool.inputs))[:shard])
-        after = trained_on(pool, rows, epsilon, seed=1000 + k, steps=steps)
+        answer = trained_on(pool, rows, epsilon, seed=1000 + k, rounds=1)
         # A step goes against the gradient.
-        update = flattened({name: start[name] - after.adapter[name] for name in start}, 1)[0]
+        update = flattened({name: pool.state[name] - tensor for name, tensor in answer.items()}, 1)[0]
         similarity = (gradients @ update).double().numpy()
         rates.append(top_one(similarity, rows, candidates, seed=k))
     return {

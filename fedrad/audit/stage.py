@@ -6,6 +6,7 @@ gradients, clipping, noise, optimizer, strategy. Nothing of it is written a seco
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from fedrad.audit.canaries import CANARIES, EXCESS, CanaryTask, joined, plant
 from fedrad.config import Experiment
-from fedrad.federation.delivery import delivery
 from fedrad.federation.hospital import answer_round
 from fedrad.federation.messages import Request
+from fedrad.federation.state_delta import delta_of
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.randomness import stream
@@ -101,29 +102,40 @@ def gradient_stage(experiment: Experiment, canaries: int) -> Stage:
 
 def centralized_view(stage: Stage) -> Seen:
     """Trains in one place. The adversary knows start and end of the canaries' numbers."""
-    adapter, spent = train_in_one_place(stage)
+    adapter, spent = train_in_one_place(stage.experiment, stage.setup, stage.state, stage.inputs, stage.plan)
     return Seen((stage.state[CANARIES] - adapter[CANARIES]).double().numpy(), spent)
 
 
-def train_in_one_place(stage: Stage) -> tuple[dict[str, Tensor], float]:
-    """The final adapter, and the epsilon of the ledger: R rounds of ``train_round``, as centralized training does."""
-    experiment, setup, plan = stage.experiment, stage.setup, stage.plan
+def train_in_one_place(
+    experiment: Experiment,
+    setup: Setup,
+    state: Mapping[str, Tensor],
+    inputs: Inputs,
+    plan: PrivacyPlan,
+    rounds: int = 0,
+) -> tuple[dict[str, Tensor], float]:
+    """The adapter after training as centralized training does, and the epsilon of the ledger.
+
+    Args:
+        rounds: only so many, of ``train.rounds``; 0: all.
+    """
     recipe = Recipe.of(experiment, warm=starts_warm(experiment, setup.task.findings))
-    strategy, rounds = strategy_of(experiment), experiment.train.rounds
+    strategy, planned = strategy_of(experiment), experiment.train.rounds
     check_before_first_step(setup, recipe, plan)
-    adapter = {name: stage.state[name] for name in setup.classifier.adapter()}
+    setup.classifier.load_state(state)
+    adapter = {name: state[name] for name in setup.classifier.adapter()}
     cap, delta, name = plan.epsilon if plan.private else float("inf"), plan.delta, site_name(0)
     with TemporaryDirectory(prefix="fedrad-audit-") as folder:
-        site = Site(name, Path(folder), setup.classifier, stage.inputs, plan, recipe)
+        site = Site(name, Path(folder), setup.classifier, inputs, plan, recipe)
         with Ledger.open(site.directory, site=name, cap=cap, delta=delta, witness=None, durable=False) as ledger:
-            for number in range(1, rounds + 1):
+            for number in range(1, (rounds or planned) + 1):
                 request = RoundRequest.of(
                     strategy,
                     adapter.keys(),
                     run="audit",
                     round=number,
                     steps=experiment.local_steps,
-                    last=number == rounds,
+                    last=number == planned,
                     settings=experiment.digest(),
                 )
                 adapter |= train_round(site, ledger, request, adapter)
@@ -159,7 +171,7 @@ def _request(stage: Stage, index: int, number: int, state: dict[str, Tensor], fo
         rounds=stage.experiment.train.rounds,
         labels=stage.setup.task.labels,
         directory=str(folder),
-        state=delivery(state),
+        state=delta_of(state),
     )
 
 

@@ -9,18 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrad.audit.stage import train_in_one_place
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.federation.hospital import inputs_of
 from fedrad.model.buckets import micro_batches
 from fedrad.privacy.plan import PrivacyPlan, declared_size
-from fedrad.public_base.choice import starts_warm
-from fedrad.training.corpus import read_corpus, site_name
+from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
-from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
-from fedrad.training.strategy import strategy_of
 from fedrad.training.warm_start import initial_state
 
 Indices = NDArray[np.int64]
@@ -63,19 +60,15 @@ def plan_at(pool: Pool, reports: int, epsilon: float, seed: int = 0) -> PrivacyP
     return plan_for(_at(pool, epsilon, seed), declared_size(reports))
 
 
-def trained_on(pool: Pool, rows: Indices, epsilon: float, seed: int, steps: int = 0) -> TrainingState:
-    """The state after a run (or after its first ``steps``) on these rows, at this epsilon; 0: without privacy.
+def trained_on(pool: Pool, rows: Indices, epsilon: float, seed: int, rounds: int = 0) -> dict[str, Tensor]:
+    """The adapter after a run (or after its first ``rounds``) on these rows, at this epsilon; 0: without privacy.
 
     Args:
         seed: of this run, which matters where the noise is seeded.
     """
     experiment, plan = _at(pool, epsilon, seed), plan_at(pool, len(rows), epsilon, seed)
-    recipe = Recipe.of(experiment, warm=starts_warm(experiment, pool.setup.task.findings))
-    start = {name: pool.state[name] for name in pool.setup.classifier.adapter()}
-    turns = strategy_of(experiment).turns(list(start), 1)
-    pool.setup.classifier.load_state(pool.state)
-    state, inputs = TrainingState(start), part_of(pool.inputs, rows)
-    return run_steps(inputs, plan, recipe, state, steps or plan.steps, site=site_name(seed), turns=turns)
+    adapter, _ = train_in_one_place(experiment, pool.setup, pool.state, part_of(pool.inputs, rows), plan, rounds)
+    return adapter
 
 
 def _at(pool: Pool, epsilon: float, seed: int) -> Experiment:

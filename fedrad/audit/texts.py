@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrad.audit.canaries import joined
-from fedrad.audit.stage import Seen, Stage, coins, train_in_one_place
+from fedrad.audit.stage import Seen, coins, train_in_one_place
 from fedrad.audit.subsets import losses_of
 from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
@@ -73,6 +73,6 @@ def text_view(experiment: Experiment, kind: str, canaries: int) -> tuple[Seen, N
     before = losses_of(asked)
     inputs = prepare(setup, joined(reports, tokens.select(np.flatnonzero(inside))))
     plan = plan_for(experiment, declared_size(len(reports) + canaries // 2))
-    adapter, spent = train_in_one_place(Stage(experiment, corpus, setup, state, inputs, plan, inside))
+    adapter, spent = train_in_one_place(experiment, setup, state, inputs, plan)
     setup.classifier.load_adapter(adapter)
     return Seen(before - losses_of(asked), spent), inside

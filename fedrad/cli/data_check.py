@@ -169,7 +169,7 @@ def _hospital(file: Path, flat: Mapping[str, object]) -> tuple[HospitalPolicy, E
     proposed = Experiment.from_flat(run | dict(flat))
     policy.accept_labels(proposed.stated_labels[0] if proposed.corpus is None else policy.task.labels)
     policy.accept_model(proposed)
-    terms = policy.terms(proposed)
+    terms = policy.authorize(proposed)
     own = policy.own(proposed)
     return policy, replace(own, privacy=replace(own.privacy, epsilon=terms.epsilon))
 
