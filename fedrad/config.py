@@ -108,16 +108,14 @@ class Experiment:
 
     @property
     def base_name(self) -> str:
-        """The base model that the run trains on: ``model.name``, or, where the embedded encoder starts warm, the public
-        base that was made of it."""
+        """The base model that the run trains on: ``model.name``, or the embedded encoder's public base if it starts warm."""
         return CHEST if self.warm_start == "synthetic" and self.model.name == EMBEDDED else self.model.name
 
     @property
     def adapted(self) -> Lora:
         """``lora`` with ``targets = "auto"`` resolved. From a public base: all linear layers without privacy; with it
         those of the last layer where the stated size is large enough for the budget, else the head alone, where fewer
-        numbers take less noise (docs/utility.md).
-        Otherwise, and under a strategy that needs LoRA, query and value of the last ``layers``."""
+        numbers take less noise. Otherwise, and if the strategy needs LoRA, query and value of the last ``layers``."""
         if self.lora.targets != AUTO:
             return self.lora
         method = strategy_class(self.strategy.name)
