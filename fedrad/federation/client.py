@@ -18,8 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
+from flwr.app import Context
 
 from fedrad.certificate.issue import certify_hospital
 from fedrad.config import Experiment
@@ -29,11 +28,10 @@ from fedrad.federation.hospital import (
     Accepted,
     Hospital,
     answer_round,
-    answered,
     check_state,
+    client_app,
     inputs_of,
     recipe_of,
-    reply_to,
     round_of,
 )
 from fedrad.federation.identity import read_identity
@@ -52,26 +50,6 @@ from fedrad.training.setup import Terms, pin_arithmetic, plan_for, set_up
 from fedrad.training.site import judge_round
 from fedrad.training.strategy import strategy_of
 
-app = ClientApp()
-
-
-@app.query()
-def introduce(message: Message, context: Context) -> Message:
-    """Says which hospital answers here."""
-    return answered(message, lambda: _hello(_policy(context)))
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Answers one round."""
-    return reply_to(message, Request, lambda request: _round(request, context))
-
-
-@app.query("secure")
-def secure_stage(message: Message, context: Context) -> Message:
-    """Answers one of the stages of secure aggregation that lie around training."""
-    return reply_to(message, StageRequest, lambda request: _stage(request, context))
-
 
 def _policy(context: Context) -> HospitalPolicy:
     """The hospital's policy, without which nothing is answered.
@@ -89,7 +67,8 @@ def _policy(context: Context) -> HospitalPolicy:
     return HospitalPolicy.from_node_config(context.node_config)
 
 
-def _hello(policy: HospitalPolicy) -> Hello:
+def _hello(context: Context) -> Hello:
+    policy = _policy(context)
     return Hello(policy.site, False, policy.declared_size, policy.rank, labels_digest(policy.task.labels))
 
 
@@ -219,3 +198,6 @@ class RealHospital(Hospital):
                 flush=True,
             )
         return inputs
+
+
+app = client_app(_hello, _round, _stage)

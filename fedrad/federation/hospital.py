@@ -11,13 +11,26 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import FedradError, PrivacyError, place_of
-from fedrad.federation.messages import Answer, Failure, Q, Reply, Request, check_adapter, content_of, read_question
+from fedrad.federation.messages import (
+    Answer,
+    Failure,
+    Hello,
+    Q,
+    Reply,
+    Request,
+    Stage,
+    StageRequest,
+    check_adapter,
+    content_of,
+    read_question,
+)
 from fedrad.federation.secure_hospital import Memory, masking_of
 from fedrad.ledger.ledger import Ledger
 from fedrad.model.adapter import is_residual
@@ -228,6 +241,30 @@ def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup
         last=request.round == request.rounds,
         settings=hashlib.sha256(json.dumps(bound).encode()).hexdigest(),
     )
+
+
+def client_app(
+    hello: Callable[[Context], Hello],
+    round: Callable[[Request, Context], Reply],
+    stage: Callable[[StageRequest, Context], Stage],
+) -> ClientApp:
+    """A ClientApp that answers the three kinds of messages there are: who is there, a round, and one of the stages of
+    secure aggregation that lie around training."""
+    app = ClientApp()
+
+    @app.query()
+    def introduce(message: Message, context: Context) -> Message:
+        return answered(message, lambda: hello(context))
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return reply_to(message, Request, lambda request: round(request, context))
+
+    @app.query("secure")
+    def secure_stage(message: Message, context: Context) -> Message:
+        return reply_to(message, StageRequest, lambda request: stage(request, context))
+
+    return app
 
 
 def reply_to(message: Message, kind: type[Q], answer: Callable[[Q], Answer]) -> Message:

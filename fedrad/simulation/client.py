@@ -11,40 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
+from flwr.app import Context
 
 from fedrad.config import Experiment
 from fedrad.errors import PolicyRefusal
 from fedrad.federation.flower_internals import CLIENT_PROCESS
-from fedrad.federation.hospital import answer_round, answered, reply_to
+from fedrad.federation.hospital import answer_round, client_app
 from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest
 from fedrad.federation.secure_hospital import answer_stage
 from fedrad.simulation.hospitals import SimulatedHospital, Simulation
 from fedrad.training.setup import pin_arithmetic
 
-app = ClientApp()
 # Flower hands nothing to an app but the message and its context, so the process remembers the one simulation that it
 # works for, by its configuration (as JSON, which tells 1 from 1.0) and its directory.
 _running: dict[tuple[str, str], Simulation] = {}
-
-
-@app.query()
-def introduce(message: Message, context: Context) -> Message:
-    """Says that any simulated hospital answers here."""
-    return answered(message, lambda: _hello(context))
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Answers one round for one of the hospitals."""
-    return reply_to(message, Request, lambda request: _round(request, context))
-
-
-@app.query("secure")
-def secure_stage(message: Message, context: Context) -> Message:
-    """Answers one of the stages of secure aggregation that lie around training."""
-    return reply_to(message, StageRequest, lambda request: _stage(request, context))
 
 
 def simulation_of(config: Mapping[str, Any], directory: str) -> Simulation:
@@ -95,3 +75,6 @@ def _round(request: Request, context: Context) -> Reply:
     simulation = simulation_of(context.run_config, request.directory)
     pin_arithmetic(simulation.experiment)
     return answer_round(SimulatedHospital(simulation, request), request)
+
+
+app = client_app(_hello, _round, _stage)

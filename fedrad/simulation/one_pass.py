@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
@@ -22,7 +23,7 @@ from fedrad.federation.messages import Request, content_of, read_question
 from fedrad.ledger.ledger import Ledger
 from fedrad.rules import FUSED, refuse
 from fedrad.simulation import client as simulated_client
-from fedrad.simulation.grid import InProcessGrid, Value
+from fedrad.simulation.grid import InProcessGrid
 from fedrad.simulation.hospitals import SimulatedHospital, Simulation
 from fedrad.training.inputs import Inputs
 from fedrad.training.local import Member, TrainingState, run_steps_together
@@ -36,20 +37,13 @@ class FusedGrid(InProcessGrid):
         ConfigError: the simulation has a ClientApp of its own, or asks for Opacus's gradients or secure aggregation.
     """
 
-    def __init__(
-        self,
-        app: ClientApp,
-        nodes: Sequence[Mapping[str, Value]],
-        run_config: Mapping[str, Value],
-        run_id: int = 1,
-        on_answer: Callable[[int, int], None] = lambda done, of: None,
-    ) -> None:
-        super().__init__(app, nodes, run_config, run_id, on_answer)
+    def __init__(self, app: ClientApp, *given: Any, **options: Any) -> None:
+        super().__init__(app, *given, **options)
         if app is not simulated_client.app:
             raise ConfigError(
                 "this simulation has a ClientApp of its own, which runs one hospital at a time: use --grid inprocess"
             )
-        refuse(Experiment.from_flat(run_config), FUSED)
+        refuse(Experiment.from_flat(self.run_config), FUSED)
 
     def answers(self, messages: Sequence[Message]) -> Iterator[Message]:
         training = [message for message in messages if message.metadata.message_type == MessageType.TRAIN]

@@ -146,8 +146,7 @@ def train_round(
 
 
 class Charge(TypedDict):
-    """The arguments of ``Ledger.record_intent`` and ``Ledger.unanswered``."""
-
+    # The arguments of ``Ledger.record_intent`` and ``Ledger.unanswered``.
     run: str
     round: int
     plan: PrivacyPlan
