@@ -258,7 +258,7 @@ def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
 
 
 def test_no_unit_of_patients_where_the_corpus_has_none() -> None:
-    with pytest.raises(ConfigError, match="Open-i names reports and no patients"):
+    with pytest.raises(ConfigError, match="Open-i has no patient ids"):
         policy(data_name="openi", unit="patient")
     assert policy(data_name="openi").unit == "report"
 

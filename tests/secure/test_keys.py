@@ -128,7 +128,7 @@ def test_shares_from_nowhere_and_too_few_are_refused() -> None:
     state = now.states[VICTIM]
 
     for name in ("stranger", VICTIM):
-        with pytest.raises(SecureAggregationRefusal, match=f"shares of {name}"):
+        with pytest.raises(SecureAggregationRefusal, match=f"shares came from {name}"):
             hospital.mask_input(state, Inbox({**good, name: good[WITHOUT_VICTIM[0]]}), encoded[VICTIM])
     with pytest.raises(SecureAggregationRefusal, match="only 2 hospitals shared"):
         hospital.mask_input(state, Inbox({WITHOUT_VICTIM[0]: good[WITHOUT_VICTIM[0]]}), encoded[VICTIM])
