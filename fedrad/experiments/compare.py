@@ -110,7 +110,7 @@ def compare(
     found = pd.DataFrame(differences)
     for kind in ("p boot", "p rand"):
         if len(found):
-            found[f"{kind} Holm"] = holm(found[kind])
+            found.insert(found.columns.get_loc(kind) + 1, f"{kind} Holm", holm(found[kind]))
     return Comparison(scores, labels, found, table, tuple(dict.fromkeys(warnings)))
 
 

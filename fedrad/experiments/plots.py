@@ -10,12 +10,12 @@ import pandas as pd
 
 from fedrad.errors import ConfigError
 from fedrad.experiments.compare import Comparison
-from fedrad.experiments.runs import shown
+from fedrad.experiments.runs import short, shown
 
 EPSILON = "privacy.epsilon"
 _SIZES = ("data.reports", "sites.count")
 _LABELS_SHOWN = 8
-_STYLES = ("--", ":", "-.", (0, (5, 5)), (0, (1, 4)))
+_STYLES = ("--", ":", "-.", (0, (5, 5)), (0, (1, 4)), (0, (8, 2, 1, 2, 1, 2)))
 
 
 def plot(found: Comparison, axes: Sequence[str], folder: Path) -> list[Path]:
@@ -52,11 +52,12 @@ def _curve(found: Comparison, axes: Sequence[str], along: str, called: str, path
     for names, line in _grouped(grid, others):
         line = line.assign(place=line[along].map(places)).sort_values("place")
         below, above = line["weighted F1"] - line["low"], line["high"] - line["weighted F1"]
-        label = ", ".join(f"{axis.rpartition('.')[2]} {shown(n)}" for axis, n in zip(others, names, strict=True))
+        label = ", ".join(f"{short(axis)} {shown(n)}" for axis, n in zip(others, names, strict=True))
         spread = [below.clip(lower=0), above.clip(lower=0)]
         plot.errorbar(line["place"], line["weighted F1"], yerr=spread, marker="o", capsize=3, label=label or "runs")
-    for number, (floor, level) in enumerate(_levels(rows).items()):
-        plot.axhline(level, color="grey", linestyle=_STYLES[number % len(_STYLES)], label=floor)
+    for number, (floor, line) in enumerate(_floors(rows, along, values).items()):
+        style = _STYLES[number % len(_STYLES)]
+        plot.plot(range(len(values)), line, color="grey", linestyle=style, marker=".", label=floor)
     plot.set_xticks(list(places.values()), ["none" if along == EPSILON and not v else shown(v) for v in places])
     plot.set_xlabel(called)
     plot.set_ylabel("weighted F1 (95% interval over seeds and patients)")
@@ -71,7 +72,7 @@ def _bars(found: Comparison, axes: Sequence[str], path: Path) -> list[Path]:
     groups = _grouped(rows, list(axes))[:_LABELS_SHOWN]
     width = 0.8 / max(1, len(groups))
     for number, (names, bars) in enumerate(groups):
-        label = ", ".join(f"{axis.rpartition('.')[2]} {shown(n)}" for axis, n in zip(axes, names, strict=True))
+        label = ", ".join(f"{short(axis)} {shown(n)}" for axis, n in zip(axes, names, strict=True))
         places = [place + number * width for place in range(len(bars))]
         spread = [(bars["F1"] - bars["low"]).clip(lower=0), (bars["high"] - bars["F1"]).clip(lower=0)]
         plot.bar(places, bars["F1"], width, yerr=spread, label=label or "runs", error_kw={"linewidth": 0.7})
@@ -90,11 +91,14 @@ def _grouped(rows: pd.DataFrame, keys: list[str]) -> list[tuple[tuple[Any, ...],
     return [(names if isinstance(names, tuple) else (names,), group) for names, group in rows.groupby(keys, sort=False)]
 
 
-def _levels(rows: pd.DataFrame) -> dict[str, float]:
-    """A level for each floor: the mean over whatever it stands under."""
-    levels = {"label prior": float(rows["label prior"].mean())}
-    floors = rows[rows["floor"] != ""].groupby("floor", sort=False)["weighted F1"].mean()
-    return levels | {str(name): float(value) for name, value in floors.items()}
+def _floors(rows: pd.DataFrame, along: str, values: Sequence[Any]) -> dict[str, list[float]]:
+    """Each floor at the values of the axis: level where it is the same for all of them; a mean over all else."""
+    lines = {}
+    for name, floor in rows[rows["floor"] != ""].groupby("floor", sort=False):
+        level = floor.loc[floor[along].isna(), "weighted F1"].mean()
+        at = floor.groupby(along)["weighted F1"].mean()
+        lines[str(name)] = [float(at.get(value, level)) for value in values]
+    return lines or {"prior": [float(rows["label prior"].mean())] * len(values)}
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

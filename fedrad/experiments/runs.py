@@ -131,7 +131,7 @@ class Condition:
     @property
     def name(self) -> str:
         """As tables and pictures call it."""
-        told = [f"{axis.rpartition('.')[2]} {shown(value)}" for axis, value in self.keys.items() if value is not None]
+        told = [f"{short(axis)} {shown(value)}" for axis, value in self.keys.items() if value is not None]
         told += [f"{self.floor} {self.hospital or ''}".strip()] if self.floor else []
         return ", ".join(told) or "all"
 
@@ -149,6 +149,12 @@ def conditions_of(runs: Sequence[FinishedRun]) -> list[Condition]:
         if len({run.seed for run in group}) < len(group):
             raise ConfigError(f"{group[0].directory}: another run has the same settings and seed; leave one out")
     return [Condition(g[0].keys, g[0].floor, g[0].hospital, tuple(g)) for g in groups.values()]
+
+
+def short(axis: str) -> str:
+    """What an axis is called in the name of a condition: "epsilon", "strategy"."""
+    section, _, name = axis.rpartition(".")
+    return section if name == "name" else name
 
 
 def shown(value: Any) -> str:
