@@ -108,7 +108,7 @@ class Experiment:
 
     @property
     def base_name(self) -> str:
-        """The base model that the run trains on: ``model.name``, or the embedded encoder's public base if it starts warm."""
+        """The base model to train on: ``model.name``, or the embedded encoder's public base if the run starts warm."""
         return CHEST if self.warm_start == "synthetic" and self.model.name == EMBEDDED else self.model.name
 
     @property

@@ -353,6 +353,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], k
 
 
 BROKEN = (
+    "run.resume=true",
     "data.name=openi",
     "data.name=none data.path=/x",  # and no labels
     "data.classes=a,b",
