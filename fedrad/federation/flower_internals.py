@@ -1,5 +1,5 @@
-"""What fedrad takes from inside Flower 1.41 and Ray, where no public API does it. All of it stands here, and
-tests/federation/test_flower_internals.py fails when Flower moves it."""
+"""Everything that fedrad uses of the internals of Flower 1.41 and Ray, for want of a public API.
+``tests/federation/test_flower_internals.py`` fails when Flower moves it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def speak_as_server(run_id: int) -> None:
 def replace_dead_actors() -> None:
     """Lets a simulation survive the death of a Ray actor; no effect in a process without Flower's Ray backend.
 
-    Flower puts an actor whose process has died back into its pool, where everything that is given to it from then on
-    fails at once: one kill for want of memory loses all later answers. Here the pool gets a new actor instead.
+    Flower puts an actor whose process has died back into its pool, and every later task of that actor fails at once. So
+    one out-of-memory kill would lose all later answers. Here the pool gets a new actor instead.
     """
     if "flwr.simulation.ray_transport.ray_actor" not in sys.modules:
         return

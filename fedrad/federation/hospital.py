@@ -73,7 +73,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class LocalSteps:
-    """The noisy steps of an accepted round, which are charged and may be taken from the state ``before`` them."""
+    """The noisy steps of an accepted round. They are charged, and start from the state ``before``."""
 
     accepted: Accepted
     inputs: Inputs
@@ -228,8 +228,8 @@ def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
 def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup: Setup) -> RoundRequest:
     """The round that is asked for, as the site sees it.
 
-    It is bound to everything in the request and the configuration but the round's number, the state that is sent and
-    who else is asked; a new key of the configuration is so as soon as there is one.
+    Its digest of settings covers every key of the configuration (``run.*`` aside, which only says where results go) and
+    every field of the request, except the round's number, the state that is sent and who else is asked.
     """
     bound = [experiment.training_digest(), request.rounds, setup.lora.rank, setup.task.labels]
     return RoundRequest.of(

@@ -1,4 +1,4 @@
-"""A hospital's own policy, from its node configuration. What a server proposes is clamped to it or refused (P40)."""
+"""A hospital's own policy, from its node configuration: it clamps or refuses what a server proposes (P40)."""
 
 from __future__ import annotations
 
@@ -237,8 +237,8 @@ class HospitalPolicy:
             )
 
     def authorize(self, experiment: Experiment) -> Terms:
-        """What this hospital trains by: the proposal, with epsilon clamped to the cap and the batch to the largest
-        sampling rate, its own batch and rank.
+        """Admits a proposal, and returns what this hospital trains by: epsilon clamped to the cap, the batch to the
+        largest sampling rate, its own batch and rank.
 
         Raises:
             PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, or at the server only,

@@ -109,7 +109,7 @@ def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
 
 
 def _unsummable(values: Mapping[str, object]) -> Iterator[str]:
-    """What is missing for the promises that rest on sums: colluders that are named, noise that is shared."""
+    """What is missing for ``min-colluders`` and ``allow-shared-noise``, which rely on secure sums."""
     quorum, colluders = values.get("min_quorum", 0), values.get("min_colluders", 0)
     shared = values.get("allow_shared_noise", False) is True
     if isinstance(quorum, int) and isinstance(colluders, int) and (shared or colluders > 0) and quorum < colluders + 2:

@@ -1,7 +1,7 @@
 """The rounds over Flower: whom to ask, what to send, which replies count, in which order they are aggregated.
 
-All that strategies share. What they differ in is pure (``fedrad.training.strategy``). The replies are aggregated sorted
-by site, whatever order they arrived in, so the same seeds give the same bits.
+Every strategy shares this; where they differ they are pure functions (``fedrad.training.strategy``). The replies are
+aggregated in the order of their sites, not of their arrival, so the same seeds give the same bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rounds in which the server learns the sum of the hospitals' adapters: the stages of ``fedrad.secure`` over Flower.
 
 Hospitals exchange keys, then train and send masked adapters. Surviving hospitals reveal the shares that unmask the sum.
-Whom to ask, deltas, budgets and quorum are those of ``Rounds``.
+``Rounds`` decides whom to ask, what to send, the budgets and the quorum.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ S = TypeVar("S", KeyAdvert, SealedShares, Confirmation, Unmasking)
 
 
 class SecureRounds(Rounds):
-    """As ``Rounds``; of the adapters nothing but their sum over ``sites.quorum`` hospitals or more arrives here.
+    """As ``Rounds``, but only sums of the adapters of ``sites.quorum`` hospitals or more arrive here.
 
     Guarantee: that of ``fedrad.secure``. This server follows the protocol. What a hospital sends in clear is in
     ``messages.Reply``. A round in which fewer than the quorum mask, or reveal their shares, ends the run.
@@ -82,7 +82,7 @@ class SecureRounds(Rounds):
         return [hospital for hospital in invited if hospital.site in self._inboxes]
 
     def contributions(self, replies: Sequence[Reply], server_round: int) -> list[Contribution]:
-        """The mean of what was masked, as if one hospital had sent it; who vanishes from here on is in it all the same.
+        """The mean of the masked adapters, as one contribution. A hospital that drops out from here on is still in it.
 
         Raises:
             QuorumLost: fewer than the quorum reveal their shares; the sum stays masked for ever.
@@ -109,7 +109,7 @@ class SecureRounds(Rounds):
             raise RefusedReply(f"{answer.site}: did not send {self._setup.entries} masked numbers, and nothing else")
 
     def _check_state(self, state: Mapping[str, Tensor], server_round: int) -> None:
-        """As every hospital checks it (``training.site.open_round``), to say so before any of them is asked."""
+        """Checks what every hospital will check (``training.site.judge_round``), before any of them is asked."""
         names = self.strategy.sent(self.federation.trainable, server_round)
         sent = {name: state[name] for name in names}
         check_start(sent, DEFAULT_BOUND)

@@ -1,8 +1,8 @@
-"""What travels down (delta encoding): a hospital gets the tensors that have changed since the state that it has.
+"""Delta encoding of what the server sends: only the tensors that changed since the state that the hospital has.
 
 A frozen factor is the same in all rounds, so it travels once; a residual grows by the newest factors. The server knows
-what each hospital has from its last valid answer. The hospital checks the whole against a digest, and says so if it
-lacks what the server built on; then the server sends everything again.
+what each hospital has from its last valid answer. The hospital checks the whole against a digest. If it lacks the state
+that the delta builds on, it says so, and the server sends everything.
 """
 
 from __future__ import annotations

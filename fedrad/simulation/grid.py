@@ -32,7 +32,7 @@ class InProcessGrid(Grid):
 
     A node that runs can't be interrupted, so time limits have no effect here.
 
-    ``answers`` is where to do it another way, for all messages of a round at once.
+    Override ``answers`` to answer all messages of a round at once.
 
     Args:
         app: the ClientApp.

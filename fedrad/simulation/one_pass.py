@@ -1,9 +1,8 @@
-"""All hospitals of a round in one forward and backward: a simulation's fastest grid.
+"""All hospitals of a round in one forward and backward pass: a simulation's fastest grid.
 
 The ServerApp, the strategy, the messages and the closed list are those of every run, and so is each hospital's round
-(``round_at``) with its plan, ledger and random streams. What is different is that the steps of a round's hospitals are
-taken together (``training/local.py``) and not one after the other. Results are those of the other grids up to
-rounding.
+(``round_at``) with its plan, ledger and random streams. The difference: the hospitals of a round take their steps
+together (``training/local.py``), not one after the other. Results equal those of the other grids up to rounding.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ class FusedGrid(InProcessGrid):
 
 
 class _InOnePass(SimulatedHospital):
-    """Its reports lie among those of all the others."""
+    """Reads the reports of all hospitals, among which its own are."""
 
     def read(self, accepted: Accepted, ledger: Ledger) -> Inputs:
         return self.simulation.inputs(-1, accepted.setup, self.received)

@@ -1,4 +1,4 @@
-"""From a configuration to train, test and hospitals' shares of a corpus, the same in every process that asks."""
+"""From a configuration to the training set, the test set and the hospitals' shards, the same in every process."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from fedrad.training.inputs import Inputs
 
 @torch.no_grad()
 def predictions(inputs: Inputs) -> NDArray[Any]:
-    """What the model, as it stands, predicts for n reports: [n, K], as ``Task.predict`` gives it."""
+    """The current model's predictions for n reports: [n, K], as ``Task.predict`` returns them."""
     model, task = inputs.classifier, inputs.task
     out = np.empty((len(inputs), len(task.columns)), dtype=task.dtype)
     for indices in micro_batches(inputs.lengths, np.arange(len(inputs)), model.kernels.micro_tokens):
@@ -26,5 +26,5 @@ def predictions(inputs: Inputs) -> NDArray[Any]:
 
 
 def evaluate(inputs: Inputs) -> Evaluation:
-    """The model, as it stands, on these reports."""
+    """Evaluates the current model on these reports."""
     return inputs.task.evaluate(predictions(inputs), inputs.tokens)

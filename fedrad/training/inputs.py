@@ -1,4 +1,4 @@
-"""What the trainable part of the model reads: tokens, or what its frozen lower part made of them, computed once.
+"""What the trainable part of the model reads: tokens, or the frozen lower part's output for them, computed once.
 
 Layers below the lowest adapted one never change, so their output for a report never changes either. Keeping it turns
 each step's cost from the whole encoder into the adapted layers only. The copy is as private as the reports and
@@ -125,7 +125,7 @@ class Inputs:
         """The privacy units among the reports ``start`` to ``stop`` (all of them by default), which are one hospital's.
 
         Raises:
-            PrivacyError: the unit is the patient, and nobody said whose the reports are.
+            PrivacyError: the unit is the patient, and the reports name no patients.
         """
         patients = self.tokens.patients
         rows = range(len(self))[start:stop]
@@ -138,7 +138,7 @@ class Inputs:
     def passes(self, cuts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Batch]]:
         """Each micro-batch of a step with its rows; then, if work is padded, batches of filler, which have no rows.
 
-        A batch may have more reports than rows: the gradients of the surplus are to be dropped.
+        A batch may have more reports than rows; drop the gradients of the surplus.
         """
         for rows in cuts:
             yield rows, self.batch(rows)
@@ -149,7 +149,7 @@ class Inputs:
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The micro-batch of these reports, padded to its longest, or to the shape that every pass has.
 
-        What fills up rows is the same unit's reports once more, so that nobody else's share the pass.
+        Surplus rows repeat the same unit's reports, so that no other unit's reports share the pass.
         """
         at_least, width = (1, 1) if self.padding is None else self.padding.shape
         if 0 < len(indices) < at_least:

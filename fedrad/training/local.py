@@ -152,7 +152,7 @@ def run_steps_together(
     adapter = inputs.classifier.adapter()
     _copy_into(adapter, first.adapter)
     blocks = blocks or [list(adapter)]
-    # What no step of these trains keeps its value, the same at all members (the server sent it), and is not averaged.
+    # Tensors that no step trains keep the value that the server sent to all members, and are not averaged.
     trained = {name: p for name, p in adapter.items() if any(name in block for block in blocks)}
     if len(members) > 1:
         stacks = stacked([{name: m.state.adapter[name] for name in trained} for m in members])
@@ -196,7 +196,7 @@ def run_steps_together(
 
 
 class _Shards:
-    """Whose the common inputs are: the hospital and the unit of each row, with no number for units of two hospitals."""
+    """The hospital and the unit of each row of the common inputs. No two hospitals share the number of a unit."""
 
     def __init__(self, inputs: Inputs, members: Sequence[Member]) -> None:
         self.inputs, self.members, self.adapter = inputs, members, inputs.classifier.adapter()

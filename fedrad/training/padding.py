@@ -1,4 +1,4 @@
-"""A hospital's work as a function of public figures: what is run beside its reports, on a public text."""
+"""Dummy passes on a public text, so that the amount of a hospital's work depends on public figures alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILLER_LENGTH = 64
 
 @dataclass(frozen=True, eq=False)
 class Padding:
-    """What is run, whatever the shard holds and a step draws. All of it is public.
+    """How many passes are run, whatever the shard holds and a step samples. All of it is public.
 
     Guarantee: the number of forward and backward passes of a round is a function of these figures, with the
     probability that ``privacy.passes`` states. Nothing is promised of how long a pass takes, unless ``full``.

@@ -1,7 +1,7 @@
 """The check before the first noisy step: would it train exactly what it clips?
 
-The failure it ends: parameters that were re-made after the optimizer or the hooks took hold of them, so that the loss
-falls, epsilon ticks and the adapter never moves (meta-pytorch/opacus#820).
+It catches parameters that were replaced after the optimizer or the hooks were attached to them: the loss falls and
+epsilon grows, but the adapter never moves (meta-pytorch/opacus#820).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def check_before_first_step(setup: Setup, recipe: Recipe, plan: PrivacyPlan) -> 
 
 
 def _move_off_zero(parameters: dict[str, torch.nn.Parameter]) -> None:
-    """B = 0 and a zero head hide the gradients of A and of B; small values show them."""
+    """With B = 0 and a zero head the gradients of A and B vanish; small values make them visible."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters.values():

@@ -132,8 +132,7 @@ def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup
 
 
 def exported(setup: Setup, strategy: Strategy, state: Mapping[str, Tensor]) -> Setup:
-    """The same model as plain LoRA on the unchanged base model, ready to be written: what the strategy makes of its
-    final state."""
+    """The strategy's final state as a model with plain LoRA on the unchanged base model, ready to be written."""
     plain, lora = strategy.export(state, setup.lora)
     classifier = build(
         setup.base,

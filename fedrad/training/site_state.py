@@ -1,6 +1,6 @@
 """What a site keeps between the rounds of a run, in one file that is replaced atomically.
 
-What may be in it, and which later round may use it, is decided in ``training.site``.
+``training.site`` decides what may be in it, and which later round may use it.
 """
 
 from __future__ import annotations

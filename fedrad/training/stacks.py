@@ -1,4 +1,4 @@
-"""What hospitals that train in one pass carry, as stacks with a layer for each; of one hospital, as it is."""
+"""Tensors of hospitals that train in one pass, stacked along a first dimension; those of one hospital are not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = defaultdict[Tensor, dict[str, Tensor]]
 
 
 def stacked(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """[H, *shape] by name; [*shape] if there is one member, or for a single number, which is the same at all."""
+    """[H, *shape] by name; [*shape] if there is one member, or for a scalar, which is the same for all members."""
     first = members[0]
     alone = {name for name, tensor in first.items() if len(members) == 1 or tensor.dim() == 0}
     return {name: t if name in alone else torch.stack([m[name] for m in members]) for name, t in first.items()}
@@ -49,5 +49,5 @@ def moments_of(state: State, trained: Mapping[str, nn.Parameter]) -> dict[str, T
 
 
 def gained(moments: Mapping[str, Tensor], gain: float) -> dict[str, Tensor]:
-    """SGD's buffer sums gradients that were multiplied with the hospital's gain; on its own it has none."""
+    """Momentum buffers times a hospital's gain, which scales its gradients in a common pass and not in its own."""
     return {key: value * gain if key.endswith("|momentum_buffer") else value for key, value in moments.items()}

@@ -242,7 +242,7 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "simulate", interrupted)
     shown = call("simulate")
     assert shown.exit_code == 130
-    assert shown.stderr == "fedrad: interrupted; nothing is finished. What was charged is in the ledgers.\n"
+    assert shown.stderr == "fedrad: interrupted. Nothing is finished. What was charged is in the ledgers.\n"
 
 
 # What commands import. Each takes a second or more; what is imported says so without a clock.
