@@ -52,9 +52,9 @@ def attack_risk(events: Sequence[Event]) -> dict[str, Any]:
     from riskcal.analysis import get_advantage_from_pld, get_beta_from_pld
 
     losses = loss_distribution(events)
-    found = {"advantage, at most": float(get_advantage_from_pld(losses))}
+    found = {"advantage": float(get_advantage_from_pld(losses))}
     for rate in _RATES:
-        found[f"TPR at {rate:.1%} FPR, at most"] = 1 - float(get_beta_from_pld(losses, alpha=rate))
+        found[f"TPR at {rate:.1%} FPR"] = 1 - float(get_beta_from_pld(losses, alpha=rate))
     return found
 
 

@@ -15,6 +15,7 @@ from fedrad.errors import ConfigError
 from fedrad.federation.hospital import inputs_of
 from fedrad.model.buckets import micro_batches
 from fedrad.privacy.plan import PrivacyPlan, declared_size
+from fedrad.rules import CENTRALIZED, refuse
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
@@ -41,8 +42,10 @@ def pool_of(experiment: Experiment, reports: int, at_least: int) -> Pool:
     """At most so many of the training reports of ``data.*``, drawn at random (by ``data.seed``).
 
     Raises:
-        ConfigError: the unit is not the report, since the attacks are on reports; or there are too few.
+        ConfigError: the unit is not the report, since the attacks are on reports; there are too few; or the settings
+            are none for training in one place, which is what the shadow models are.
     """
+    refuse(experiment, CENTRALIZED)
     if experiment.privacy.unit != "report":
         raise ConfigError("--attacks asks about single reports: privacy.unit=report")
     pin_arithmetic(experiment)

@@ -13,6 +13,11 @@ from rich.console import Console
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
 
+TITLES = {
+    "membership": "membership inference on the final adapter (LiRA, offline)",
+    "retrieval": "which of the candidates was in the shard, by a hospital's answer to the first round",
+    "risk": "the most that any attack on one report achieves",
+}
 # What --attacks trains unless --set says otherwise: small, so that it takes minutes.
 ATTACKED = ("data.reports=500", "data.max-length=64", "lora.targets=")
 
@@ -39,7 +44,9 @@ def audit(
             raise ConfigError("--set is for --attacks; the audits have settings of their own, or they could be lost")
         if attacks and quick:
             raise ConfigError("--quick is for the audits; --set data.reports=300 makes --attacks shorter")
-        experiment = Experiment.load(None, [*ATTACKED, *(set_ or [])]) if attacks else None
+        experiment = None
+        if attacks:
+            experiment = Experiment.load(None, [*ATTACKED, *(set_ or [])]).resolve_paths(Path.cwd())
         if out is not None and (out / "audit.json").exists():
             raise DataError("exists already; nothing is overwritten.", file=out / "audit.json", remedy="Name another.")
         sys.exit(_run(quick, experiment, out))
@@ -61,7 +68,7 @@ def _run(quick: bool, attacked: Experiment | None, out: Path | None) -> int:
     if attacked is not None:
         report = Report(attacks=run_attacks(attacked, told), seconds=time.monotonic() - started)
         for name, rows in report.attacks.items():
-            console.print(figures_table(name, rows))
+            console.print(figures_table(TITLES[name], rows))
         if out is not None:
             report.write(out)
         console.print(f"attacks: no verdict ({report.seconds:.0f} s)", highlight=False)
