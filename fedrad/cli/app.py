@@ -5,28 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 import fedrad
 from fedrad.cli.audit import audit
 from fedrad.cli.base import base_app
+from fedrad.cli.budget import ledger, plan
 from fedrad.cli.certificate import certificate_app
 from fedrad.cli.compare import compare
 from fedrad.cli.data import data_app
 from fedrad.cli.evaluate import evaluate
-from fedrad.cli.output import exists, new_file, print_json, wide
+from fedrad.cli.output import Settings, reporting_errors
 from fedrad.cli.report import export, report
 from fedrad.cli.sweep import sweep
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError, DataError, FedradError
-from fedrad.keys import parse_overrides, read_flat
-from fedrad.rules import documented_rules
+from fedrad.errors import ConfigError, DataError
 from fedrad.settings import Model as ModelSettings
 from fedrad.simulation.apps import app_folder
 
@@ -41,22 +37,9 @@ _COMMON: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 app = typer.Typer(no_args_is_help=True, help="Federated, private LoRA fine-tuning on reports.", **_COMMON)
-app.add_typer(base_app, name="base")
-app.add_typer(data_app, name="data")
-app.command()(evaluate)
-app.command()(audit)
-app.command()(sweep)
-app.command()(compare)
-app.add_typer(certificate_app, name="certificate")
-app.command()(report)
-app.command()(export)
 
 # What an argument is stands in the command's description: typer 0.20 loses its `help` under click 8.5.
 _Grid = Literal["inprocess", "fused", "flower"]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.config` lists the keys"),
-]
 
 _Resume = Annotated[
     Path | None,
@@ -82,7 +65,7 @@ def _options(
 @app.command()
 def centralized(
     config: Annotated[Path | None, typer.Argument()] = None,
-    set_: _Set = None,
+    set_: Settings = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
     resume: _Resume = None,
 ) -> None:
@@ -111,7 +94,7 @@ def simulate(
     config: Annotated[
         Path | None, typer.Option(help="a TOML file; its keys go before the app's, and --set before both")
     ] = None,
-    set_: _Set = None,
+    set_: Settings = None,
     out: Annotated[Path | None, typer.Option(help="run directory; default runs/<time>-<name>")] = None,
     grid: Annotated[
         _Grid | None,
@@ -192,41 +175,6 @@ def predict(
 
 
 @app.command()
-def ledger(
-    site_dir: Annotated[Path, typer.Argument()],
-    cap: Annotated[float | None, typer.Option(help="the hospital's epsilon cap, to see what is left")] = None,
-    csv_: Annotated[Path | None, typer.Option("--csv", help="also write the charges to this new file")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
-) -> None:
-    """What a hospital was charged, what that spent, and what is left. Reads only, also while the hospital trains.
-
-    SITE_DIR is a hospital's state directory, or ledger/<site> of a run directory.
-    """
-    from fedrad.ledger.durable import ledger_file
-
-    with reporting_errors():
-        ledger_file(site_dir)
-        if csv_ is not None and csv_.exists():
-            raise exists(csv_)
-        from fedrad.ledger.view import read_ledger
-        from fedrad.report import budget
-
-        view = read_ledger(site_dir)
-        curve, left = view.curve(), None if cap is None else view.left(cap)
-        if csv_ is not None:
-            with new_file(csv_) as file:
-                budget.write_ledger_csv(view, curve, file)
-        if json_:
-            print_json(budget.ledger_json(view, curve, left))
-            return
-        console = wide()
-        if view.rows:
-            console.print(budget.charges_table(view, curve))
-        for text in (budget.curve_plot(curve), budget.ledger_lines(view, left)):
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@app.command()
 def model(
     name: Annotated[str, typer.Argument()] = ModelSettings.name,
     revision: Annotated[str, typer.Option(help="commit of a hub id")] = "",
@@ -245,69 +193,17 @@ def model(
         print(f"fingerprint  {base.fingerprint}")
 
 
-@app.command()
-def plan(
-    config: Annotated[Path | None, typer.Argument()] = None,
-    set_: _Set = None,
-    reports: Annotated[
-        int | None, typer.Option(help="size that each hospital declares (patients, if those are the unit)")
-    ] = None,
-    labels: Annotated[int | None, typer.Option(help="outputs of the head; default: those of data.name")] = None,
-    hospitals: Annotated[
-        int | None,
-        typer.Option(help="how many there are (sites.count); 1 judges one place, as centralized training is"),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
-    rules: Annotated[bool, typer.Option("--rules", help="only print which settings exclude each other")] = False,
-) -> None:
-    """Before any training: what noise a configuration takes, how loud it is, and what to train instead.
-
-    CONFIG is a TOML file; without one, the defaults.
-    """
-    from fedrad.planning.questions import check_told
-
-    with reporting_errors():
-        if rules:
-            for rule in documented_rules(Experiment()):
-                print(f"{rule.name}: {rule.documented}")
-            return
-        overrides = [*(set_ or []), *([] if hospitals is None else [f"sites.count={hospitals}"])]
-        experiment = Experiment.load(config, overrides).resolve_paths(Path.cwd())
-        check_told(experiment, reports, labels)
-        from fedrad.planning.outlook import outlook_of
-        from fedrad.report import budget
-
-        said = {**({} if config is None else read_flat(config)), **parse_overrides(overrides)}
-        outlook = outlook_of(experiment, declared=reports, labels=labels)
-        if json_:
-            print_json(budget.outlook_json(outlook))
-            return
-        console = wide()
-        text = budget.outlook_lines(outlook, assumed="sites.count" not in said)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-        if outlook.plan.private:
-            console.print()
-            console.print(budget.choices_table(outlook))
-
-
 def _alone(resume: Path | None, *others: object) -> None:
     """Refuses settings beside --resume, which takes all of them from the run's directory."""
     if resume is not None and any(others):
         raise ConfigError("--resume takes all settings from the run's directory: give nothing else, except --verbose")
 
 
-@contextmanager
-def reporting_errors() -> Iterator[None]:
-    """Prints an error of fedrad's as one red line and ends with its exit code."""
-    try:
-        yield
-    except FedradError as error:
-        Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt as interrupt:
-        left = getattr(interrupt, "__notes__", ["Nothing is finished. What was charged is in the ledgers."])
-        print("fedrad: interrupted.", *left, file=sys.stderr)
-        sys.exit(130)
+for command in (plan, ledger, evaluate, compare, sweep, audit, report, export):
+    app.command()(command)
+app.add_typer(data_app, name="data")
+app.add_typer(base_app, name="base")
+app.add_typer(certificate_app, name="certificate")
 
 
 if __name__ == "__main__":

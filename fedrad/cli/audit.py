@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedrad.cli.output import reporting_errors
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
 
@@ -37,8 +38,6 @@ def audit(
     Exits with 0 only if every lower bound of epsilon is below its claim and every negative control was caught; the last
     line says so. Everything is trained on generated reports.
     """
-    from fedrad.cli.app import reporting_errors
-
     with reporting_errors():
         if set_ and not attacks:
             raise ConfigError("--set is for --attacks; the audits have settings of their own, or they could be lost")

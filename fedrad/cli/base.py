@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from fedrad.cli.output import reporting_errors
 from fedrad.errors import ModelError
 from fedrad.settings import CHEST, EMBEDDED
 
@@ -34,8 +35,6 @@ def build(
     No real report is read, so it costs no privacy. Name the folder in model.name; `fedrad model DIR` prints the
     fingerprint by which hospitals pin it.
     """
-    from fedrad.cli.app import reporting_errors
-
     with reporting_errors():
         _refuse_used(out)
         import torch
@@ -68,7 +67,6 @@ def build(
 @base_app.command()
 def write(out: Annotated[Path, typer.Option(help="the folder to write; must not exist, or be empty")]) -> None:
     """Write the public base that comes with fedrad, chest-minilm, as a stock transformers folder."""
-    from fedrad.cli.app import reporting_errors
 
     with reporting_errors():
         _refuse_used(out)

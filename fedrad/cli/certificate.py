@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedrad.cli.output import reporting_errors, wide
 from fedrad.errors import CertificateError
 
 certificate_app = typer.Typer(
@@ -34,8 +35,6 @@ def verify(
     from rich.text import Text
 
     from fedrad.certificate.verify import verify as findings_of
-    from fedrad.cli.app import reporting_errors
-    from fedrad.cli.output import wide
 
     with reporting_errors():
         findings = findings_of(file, run=run, key=key)
@@ -53,8 +52,6 @@ def show(file: Annotated[Path, typer.Argument()]) -> None:
     """What a certificate says, in words. Nothing of it is checked; `fedrad certificate verify` does that."""
     from fedrad.certificate.verify import read
     from fedrad.certificate.words import in_words
-    from fedrad.cli.app import reporting_errors
-    from fedrad.cli.output import wide
 
     with reporting_errors():
         envelope, content = read(file)
@@ -65,7 +62,6 @@ def show(file: Annotated[Path, typer.Argument()]) -> None:
 def renew(run: Annotated[Path, typer.Argument()]) -> None:
     """Write the certificates of a finished run again, with a new key: after an audit of it, which they then name."""
     from fedrad.certificate.issue import renew as renewed
-    from fedrad.cli.app import reporting_errors
 
     with reporting_errors():
         for path in renewed(run):

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedrad.cli.output import reporting_errors, wide
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -34,9 +36,6 @@ def compare(
     RUNS_OR_SWEEP is the folder of a sweep, or run directories made with run.predictions=true. docs/experiments.md says
     what each test is of.
     """
-    from fedrad.cli.app import reporting_errors
-    from fedrad.cli.output import wide
-
     with reporting_errors():
         from fedrad.experiments.compare import compare as run
         from fedrad.experiments.runs import conditions_of, load_runs

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedrad.cli.output import reporting_errors
 from fedrad.errors import DataError
 from fedrad.files import write_whole
 from fedrad.keys import parse_overrides
@@ -41,8 +42,6 @@ def check(
 
     Nothing leaves this machine, and no text is shown. The counts are private: don't publish them.
     """
-    from fedrad.cli.app import reporting_errors
-
     with reporting_errors():
         overrides = parse_overrides([*(set_ or []), *([f"data.map={map_}"] if map_ else [])])
         if json_ is not None and json_.exists():

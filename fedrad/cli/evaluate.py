@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from fedrad.cli.output import reporting_errors
 from fedrad.errors import ConfigError, DataError
 from fedrad.files import PRIVATE, write_whole
 from fedrad.keys import parse_overrides
@@ -48,8 +49,6 @@ def evaluate(
     Of the source that the run was trained on, only its test reports are taken. Nothing leaves this machine; scores of
     private reports are a release that the run's epsilon does not cover.
     """
-    from fedrad.cli.app import reporting_errors
-
     with reporting_errors():
         overrides = parse_overrides([*(set_ or []), *([f"data.map={map_}"] if map_ else [])])
         adapter_folder(run)

@@ -1,15 +1,23 @@
-"""Where the commands write: standard output, or a file that was not there before."""
+"""What the commands share: the option --set, where they write, and how an error is shown."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
+import typer
 from rich.console import Console
 
-from fedrad.errors import DataError
+from fedrad.errors import DataError, FedradError
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.config` lists the keys"),
+]
 
 
 def wide() -> Console:
@@ -39,3 +47,17 @@ def new_file(path: Path) -> TextIO:
         raise exists(path) from None
     except OSError as error:
         raise DataError(f"can't be written: {error.strerror}.", file=path) from None
+
+
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Prints an error of fedrad's as one red line and ends with its exit code."""
+    try:
+        yield
+    except FedradError as error:
+        Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as interrupt:
+        left = getattr(interrupt, "__notes__", ["Nothing is finished. What was charged is in the ledgers."])
+        print("fedrad: interrupted.", *left, file=sys.stderr)
+        sys.exit(130)

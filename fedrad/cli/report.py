@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedrad.cli.output import reporting_errors
 from fedrad.errors import DataError
 
 
@@ -18,8 +19,6 @@ def report(
 
     RUNS are run directories, or folders that hold some, such as a sweep. The page needs no other file and no network.
     """
-    from fedrad.cli.app import reporting_errors
-
     with reporting_errors():
         if out.exists():
             raise DataError("exists already; nothing is overwritten.", file=out, remedy="Name another file.")
@@ -47,8 +46,6 @@ def export(
 
     RUN is a run directory, FOLDER the new folder. A run whose certificate is refused is not exported.
     """
-    from fedrad.cli.app import reporting_errors
-
     with reporting_errors():
         from fedrad.model.folder import adapter_folder
 

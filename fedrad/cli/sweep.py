@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from fedrad.cli.output import reporting_errors, wide
+
 _Executor = Literal["process", "ray", "slurm"]
 
 
@@ -26,9 +28,6 @@ def sweep(
     SWEEP.toml says what is swept, e.g. experiments/open.toml; docs/experiments.md explains it. Called again, it goes on
     where it was cut short. Exits with 0 only if every cell finished.
     """
-    from fedrad.cli.app import reporting_errors
-    from fedrad.cli.output import wide
-
     with reporting_errors():
         from fedrad.experiments.sweep import run_one
         from fedrad.experiments.sweep import sweep as run
