@@ -24,7 +24,7 @@ ATTACKED = ("data.reports=500", "data.max-length=64", "lora.targets=")
 
 
 def audit(
-    quick: Annotated[bool, typer.Option("--quick", help="fewer canaries and shards: about a minute")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="fewer canaries and shards: a minute or two")] = False,
     attacks: Annotated[
         bool, typer.Option("--attacks", help="instead: what attacks on the adapter and on a round achieve; no verdict")
     ] = False,
