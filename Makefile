@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "fedrad needs Python 3.11 or newer; try: make setup PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "fedrad: making the virtual environment $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@echo "fedrad: installing the pinned packages (some minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,audit]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 run: $(STAMP)
