@@ -71,7 +71,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "epsilon": [(Account, "epsilon")],
     "state file": [(site, "save_state"), (site, "load_state")],
     "aggregation": [(flower_rounds.Rounds, "aggregate_train"), (flower_rounds.Rounds, "aggregate")],
-    "evaluation": [(run, "evaluate"), (run, "append_metrics"), (server, "write_checkpoint")],
+    "evaluation": [(run, "evaluate"), (run, "append_metrics"), (run, "write_checkpoint")],
 }
 
 

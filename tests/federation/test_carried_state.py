@@ -187,7 +187,6 @@ CHANGES: dict[str, dict[str, object]] = {
     "engine": {"privacy.gradients": "opacus"},
     "seed": {"train.seed": 5},
     "length": {"data.max-length": 39},
-    "name": {"run.name": "another"},
 }
 
 
@@ -214,6 +213,12 @@ def test_no_setting_changes_in_a_run(begun: Mercy, change: str) -> None:
         refused = code(begun.ask(begun.request(round=number), **CHANGES[change]))
         assert refused == ("secure-aggregation" if change == "secure aggregation" else "federation")
     assert held(begun) == before
+
+
+def test_where_results_go_is_no_setting_of_the_training(begun: Mercy) -> None:
+    """Control of the test above; a resumed run says so in ``run.*``."""
+    again = begun.ask(begun.request(), **{"run.name": "another", "run.out": "/elsewhere", "run.resume": True})
+    assert isinstance(read_answer(again, Reply), Reply)
 
 
 def test_nor_does_where_it_started(tmp_path: Path) -> None:

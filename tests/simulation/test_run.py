@@ -131,7 +131,9 @@ def test_all_in_one_process_unless_flower_is_asked_for(
     assert (len(planned), len(flower)) == (1, 0)
     simulate.simulate("mimic", out=Path("/results"), grid="flower")
 
-    assert flower == planned  # the same app with the same configuration
+    (here, (folder, exp)) = planned[0], flower[0]
+    assert (folder, exp.training_digest(), exp.run.app) == (here[0], here[1].training_digest(), "mimic")
+    assert (here[1].run.grid, exp.run.grid) == ("inprocess", "flower")
 
 
 def test_an_app_is_a_name_or_a_folder(tmp_path: Path) -> None:
