@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import describe, machine, one_thread, table
-from fedrad.federation import hospital, run, server
+from fedrad.federation import hospital, run
 from fedrad.federation import rounds as flower_rounds
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.filter import Account
