@@ -68,6 +68,7 @@ def test_the_run_directory_holds_what_is_promised(run: tuple[Result, Path, str])
         "start.safetensors",
         "checkpoint.safetensors",
         "result.json",
+        "certificate.json",
         "adapter",
         "ledger",
     }

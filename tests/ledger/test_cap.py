@@ -109,7 +109,7 @@ def test_a_fixed_mechanism_takes_no_other_steps_and_any_number_of_runs(place: tu
         Ledger.open(state, site="a", cap=1.0, delta=1e-5, mechanism=(0.1, 99.0))
     with Ledger.open(place[1], site="b", cap=1.0, delta=1e-5):
         pass
-    with pytest.raises(LedgerError, match="founded for steps of any kind"):
+    with pytest.raises(LedgerError, match="made for steps of any kind"):
         Ledger.open(place[1], site="b", cap=1.0, delta=1e-5, mechanism=mechanism)
 
 
