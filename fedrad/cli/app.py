@@ -21,6 +21,7 @@ from fedrad.cli.compare import compare
 from fedrad.cli.data import data_app
 from fedrad.cli.evaluate import evaluate
 from fedrad.cli.output import exists, new_file, print_json, wide
+from fedrad.cli.privatise import privatise
 from fedrad.cli.report import export, report
 from fedrad.cli.sweep import sweep
 from fedrad.config import Experiment
@@ -45,6 +46,7 @@ app.add_typer(base_app, name="base")
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(audit)
+app.command()(privatise)
 app.command()(sweep)
 app.command()(compare)
 app.add_typer(certificate_app, name="certificate")
