@@ -47,14 +47,18 @@ _PLACE_END = (
     r" cent(?:er|re)|cent(?:er|re)|nursing home|care home|prison|school"
     r"|street|st|road|rd|avenue|ave|lane|ln|drive|boulevard|blvd|way|court|crescent|square|terrace|county|city)"
 )
+_PHONE = r"(?:ext(?:ension)?|pager|beeper|bleep|tel|phone|fax)\.?[ ]*(?:number|no\.?|#|:)*"
 _CAPITAL = r"[A-ZÀ-Þ][\w'’.\-]*"
+_CAPITALS = rf"{_CAPITAL}(?:[ ]+{_CAPITAL}){{0,3}}"
+_ZIP = r"\d{5}\b(?:-\d{4})?"
 _STATES = (
     "AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC|ND|OH|OK|OR|PA"
     "|RI|SC|SD|TN|TX|UT|VT|VA|WA|WV|WI|WY"
 )
 _NUMBERED = (
     r"(?:mrn|mr|medical record|hospital|accession|acc|chart|account|acct|case|study|exam|patient|record|encounter"
-    r"|visit|order|requisition|policy|member|insurance|licen[cs]e|passport|nhs|ssn|social security|serial|device|lot|uhid|chi)"
+    r"|visit|order|requisition|policy|member|insurance|licen[cs]e|passport|nhs|ssn|social security|serial|device|lot"
+    r"|uhid|chi)"
 )
 
 # Each rule marks its group "id", or the whole match.
@@ -92,7 +96,7 @@ _RULES: Final[tuple[re.Pattern[str], ...]] = tuple(
         (r"(?:\+\d{1,3}[ .\-]?)?\(?\b\d{2,5}\)?[ .\-]\d{3,4}[ .\-]?\d{3,4}\b", 0),
         (r"\b\d{3}[.\-]\d{4}\b", 0),
         (
-            r"\b(?:ext(?:ension)?|pager|beeper|bleep|tel|phone|fax)\.?[ ]*(?:number|no\.?|#|:)*[ ]*(?P<id>\d{3,}[\d\-]*)",
+            rf"\b{_PHONE}[ ]*(?P<id>\d{{3,}}[\d\-]*)",
             re.I,
         ),
         # ages over 89
@@ -111,19 +115,19 @@ _RULES: Final[tuple[re.Pattern[str], ...]] = tuple(
         # places
         (rf"\b(?:\d+[ ]+)?(?:{_CAPITAL}[ ]+){{1,4}}(?i:{_PLACE_END})\b", 0),
         (
-            rf"\b(?:Hospital|Clinic|University|Institute|City|County)[ ]+of[ ]+(?:the[ ]+)?{_CAPITAL}(?:[ ]+{_CAPITAL}){{0,2}}",
+            rf"\b(?:Hospital|Clinic|University|Institute|City|County)[ ]+of[ ]+(?:the[ ]+)?{_CAPITALS}",
             0,
         ),
         (rf"\b(?:St\.?|Saint|Mount|Our Lady of)[ ]+{_CAPITAL}(?:'s)?", 0),
         (
-            rf"\b{_CAPITAL}(?:[ ]{_CAPITAL})?(?:,[ ]+(?:{_STATES})\b(?:[ ]+\d{{5}}\b(?:-\d{{4}})?)?|[ ]+(?:{_STATES})[ ]+\d{{5}}\b)",
+            rf"\b{_CAPITALS}(?:,[ ]+(?:{_STATES})\b(?:[ ]+{_ZIP})?|[ ]+(?:{_STATES})[ ]+{_ZIP})",
             0,
         ),
         (r"\b[A-Z]{1,2}\d[A-Z\d]?[ ]\d[A-Z]{2}\b", 0),
         (
             r"\b(?i:lives in|living in|resident of|resides in|residing in|born in|transferred from|transfer from|moved"
             rf" from|visiting from|travel(?:l?ed)? (?:to|from)|returned from)[ ]+(?:the[ ]+)?"
-            rf"(?P<id>{_CAPITAL}(?:[ ]+{_CAPITAL}){{0,3}})",
+            rf"(?P<id>{_CAPITALS})",
             0,
         ),
         (r"\b(?:ward|room|bed|bay|unit)[ ]+(?P<id>[A-Z]?\d+[A-Z]?|[A-Z]\d*)\b", re.I),

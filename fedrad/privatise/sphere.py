@@ -1,8 +1,8 @@
 """Random directions on the unit sphere, and noise of the exponential kind in d dimensions.
 
 The density of the von Mises-Fisher distribution around a unit vector u is ``C_d(kappa) exp(kappa u.y)`` on the sphere
-in d dimensions. ``around`` samples it by Wood (1994), after Ulrich (1984), for many axes at once. Everything is computed
-from ``1 - t``, with t the cosine to the axis, so that nothing cancels when t is nearly 1.
+in d dimensions. ``around`` samples it by Wood (1994), after Ulrich (1984), for many axes at once. It computes with
+``1 - t``, where t is the cosine to the axis, so that nothing cancels when t is nearly 1.
 
 All samples are float64. Which of the floating-point numbers near a sample can occur may depend on the axis, an effect
 that the guarantees of ``mechanisms`` ignore, as those of most mechanisms in floating point do.
@@ -49,8 +49,9 @@ def around(axes: Floats, kappa: Floats, stream: Stream) -> Floats:
     """
     short = _short_of_one(axes.shape[1], kappa, stream)  # 1 - t
     tangent = _normal(axes.shape, stream)
-    tangent -= np.sum(tangent * axes, axis=1, keepdims=True) * axes
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    for _ in range(2):  # in few dimensions, one projection may cancel so much that it leaves a part along the axis
+        tangent -= np.sum(tangent * axes, axis=1, keepdims=True) * axes
+        tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
     return (1 - short)[:, None] * axes + np.sqrt(short * (2 - short))[:, None] * tangent
 
 
