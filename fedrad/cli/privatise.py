@@ -17,8 +17,10 @@ from fedrad.errors import ConfigError
 from fedrad.settings import EMBEDDED
 
 if TYPE_CHECKING:
+    from fedrad.privatise.budgets import Choice
     from fedrad.privatise.files import Tally
     from fedrad.privatise.privatiser import Privatiser, Walk
+    from fedrad.privatise.sources import Columns
 
 _COLOURS = ("bold red", "red", "bold green", "blue")  # of groups 1 to 4
 
@@ -50,7 +52,7 @@ def privatise(
     threshold: Annotated[float, typer.Option(help="cosine to the task from which on a token is important")] = 0.5,
     ner: Annotated[str, typer.Option(help="also a spaCy model that finds identifiers, e.g. en_core_web_sm")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="for simulations only: it protects nobody")] = None,
-    preview: Annotated[int, typer.Option(min=0, help="show so many texts token by token; writes nothing")] = 0,
+    preview: Annotated[int, typer.Option(min=0, help="show so many texts, token by token, on this screen only")] = 0,
 ) -> None:
     """Replace the tokens of texts by random ones near them, before the texts leave this machine.
 
@@ -63,7 +65,7 @@ def privatise(
 
     with reporting_errors():
         from fedrad.privatise.budgets import Choice
-        from fedrad.privatise.files import Columns, check_paths, count, privatise_file
+        from fedrad.privatise.sources import Columns, check_paths, count
 
         if not task.strip():
             raise ConfigError("--task is missing: say in a few public words what the texts are for")
@@ -73,11 +75,13 @@ def privatise(
             raise ConfigError("name OUT, or --preview N to see what would happen to the first texts, one of the two")
         if out is not None:
             check_paths(source, out, columns)
+        total = count(source, columns)  # finds bad rows before anything heavy is loaded
         privatiser = _privatiser(model, choice, task, ner, seed)
         if out is None:
             _preview(privatiser, source, columns, preview)
             return
-        total = count(source, columns)
+        from fedrad.privatise.files import privatise_file
+
         console = Console(stderr=True)
         _say(console, privatiser)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -86,14 +90,14 @@ def privatise(
         _told(console, tally, patient)
 
 
-def _privatiser(model: str, choice: object, task: str, ner: str, seed: int | None) -> Privatiser:
+def _privatiser(model: str, choice: Choice, task: str, ner: str, seed: int | None) -> Privatiser:
     from fedrad.privatise.embeddings import load_table
     from fedrad.privatise.identifiers import identifiers
     from fedrad.privatise.ner import Entities
     from fedrad.privatise.privatiser import Privatiser
 
     detectors = (identifiers, Entities(ner)) if ner else (identifiers,)
-    return Privatiser(load_table(model), choice, task, detectors, seed)  # type: ignore[arg-type]
+    return Privatiser(load_table(model), choice, task, detectors, seed)
 
 
 def _say(console: Console, privatiser: Privatiser) -> None:
@@ -121,9 +125,9 @@ def _told(console: Console, tally: Tally, patient: str) -> None:
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _preview(privatiser: Privatiser, source: Path, columns: object, texts: int) -> None:
+def _preview(privatiser: Privatiser, source: Path, columns: Columns, texts: int) -> None:
     from fedrad.privatise.budgets import GROUPS
-    from fedrad.privatise.files import rows_of
+    from fedrad.privatise.sources import rows_of
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     _say(console, privatiser)
@@ -131,7 +135,7 @@ def _preview(privatiser: Privatiser, source: Path, columns: object, texts: int) 
         Text(f"{k} {group}", style=colour) for k, (group, colour) in enumerate(zip(GROUPS, _COLOURS, strict=True), 1)
     ]
     console.print(Text("groups: ") + Text("; ").join(legend))
-    rows = [row[0] for row in islice(rows_of(source, columns), texts)]  # type: ignore[arg-type]
+    rows = [row[0] for row in islice(rows_of(source, columns), texts)]
     for walk in privatiser.walks(rows):
         console.print()
         console.print(_shown(privatiser, walk))

@@ -12,22 +12,14 @@ groups themselves: where identifiers stand, and which tokens are close to the ta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fedrad.errors import ConfigError
-from fedrad.privatise.embeddings import Table
-from fedrad.privatise.mechanisms import (
-    CoordinateLaplace,
-    FullPolar,
-    Guarantee,
-    Kappa,
-    Laplace,
-    Mechanism,
-    Polar,
-)
-from fedrad.privatise.rivals import SanText, TruncatedExponential
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a wrong choice can be told without it
+    from fedrad.privatise.mechanisms import Guarantee, Kappa, Mechanism
 
 GROUPS: Final = (
     "sensitive, important",
@@ -46,14 +38,7 @@ PROFILES: Final[Mapping[str, tuple[float, float, float, float]]] = {
 """Budgets of groups 1 to 4 in units of epsilon: 0 drops a token, infinity keeps it. All but ``drop`` are STAMP's."""
 DEFAULT_PROFILE: Final = "drop"
 
-MECHANISMS: Final[Mapping[str, Callable[[Table, Kappa], Mechanism]]] = {
-    "polar": Polar,
-    "full-polar": FullPolar,
-    "laplace": lambda table, _: Laplace(table),
-    "coordinate-laplace": lambda table, _: CoordinateLaplace(table),
-    "santext": lambda table, _: SanText(table),
-    "tem": lambda table, _: TruncatedExponential(table),
-}
+MECHANISMS: Final = ("polar", "full-polar", "laplace", "coordinate-laplace", "santext", "tem")
 _WITH_KAPPA: Final = ("polar", "full-polar")
 
 

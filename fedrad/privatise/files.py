@@ -1,8 +1,7 @@
-"""Privatises a file, chunk by chunk: a table (CSV, Parquet, Excel) or a text file with one text a line.
+"""Privatises a file, chunk by chunk.
 
-The file is read twice: the first pass finds all errors before anything is drawn. The result holds the text and the
-columns that are named, no others, since other columns may identify a patient; every value is text. It is complete or
-absent, and only its owner may read it.
+The result holds the text and the columns that are named, no others, since other columns may identify a patient; every
+value is text. It is complete or absent, and only its owner may read it.
 """
 
 from __future__ import annotations
@@ -16,27 +15,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO
 
 import numpy as np
 
-from fedrad.data.columns import check_columns
-from fedrad.data.content import lines, unpacked
-from fedrad.data.table_options import USUAL, Form
-from fedrad.data.tabular import cells_of, header_of
-from fedrad.errors import ConfigError, DataError
+from fedrad.errors import DataError
 from fedrad.files import whole_file, write_whole
 from fedrad.privatise.privatiser import DROPPED, Privatiser
 from fedrad.privatise.report import manifest
+from fedrad.privatise.sources import TEXT, Columns, Row, check_paths, manifest_of, rows_of
 
-if TYPE_CHECKING:
-    from fedrad.data.parquet_file import Kind
-
-TEXT: Final = ".txt"
-_SUFFIXES: Final = (".csv", ".parquet", TEXT)
 _ROWS, _CHARACTERS = 256, 1 << 20  # of a chunk
 
-Row = list[str]
 Write = Callable[[list[Row]], None]
 
 
@@ -59,75 +49,6 @@ class Tally:
     other: int = 0
     worst_text: float = 0.0
     worst_patient: float = 0.0
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a table are read.
-
-    Attributes:
-        text: the column to privatise.
-        keep: columns that go into the result as they are, behind the text.
-        patient: whose texts they are, to add up what they give away; it is not written unless it is in ``keep``.
-        form: how a CSV file is written.
-    """
-
-    text: str = "text"
-    keep: tuple[str, ...] = ()
-    patient: str = ""
-    form: Form = USUAL
-
-    def __post_init__(self) -> None:
-        if self.text in self.keep or len(set(self.keep)) < len(self.keep):
-            raise ConfigError("--keep names the text's column, or a column twice: name others, each once")
-
-
-def manifest_of(out: Path) -> Path:
-    """Where the manifest of a result stands."""
-    return out.with_name(f"{out.name}.manifest.json")
-
-
-def check_paths(source: Path, out: Path, columns: Columns) -> None:
-    """Refuses what can't work, before anything heavy is loaded.
-
-    Raises:
-        ConfigError: the kind of ``out`` is unknown, or text files and columns are mixed.
-        DataError: ``source`` is not there or lacks a column, ``out`` or its manifest is, or there is no folder for it.
-    """
-    if out.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"OUT must end in {', '.join(_SUFFIXES)}")
-    plain = source.suffix.lower() == TEXT
-    if plain != (out.suffix.lower() == TEXT) or (plain and (columns.keep or columns.patient)):
-        raise ConfigError("a .txt file has one text a line and no columns: both IN and OUT end in .txt, or neither")
-    if not source.is_file():
-        raise DataError("there is no such file.", file=source)
-    for path in (out, manifest_of(out)):
-        if path.exists():
-            raise DataError("exists already; nothing is overwritten.", file=path, remedy="Name another file.")
-    if not out.absolute().parent.is_dir():
-        raise DataError("there is no such folder.", file=out.absolute().parent, remedy="Make it, or name another.")
-    if not plain:
-        _kinds(source, columns)
-
-
-def count(source: Path, columns: Columns) -> int:
-    """How many rows it has.
-
-    Raises:
-        DataError: a row can't be read.
-    """
-    return sum(1 for _ in rows_of(source, columns))
-
-
-def rows_of(source: Path, columns: Columns) -> Iterator[Row]:
-    """Of each row the text, the columns to keep, and the patient if there is one."""
-    if source.suffix.lower() == TEXT:
-        with unpacked(source) as file:
-            for line in lines(file, source, lambda: None):
-                yield [line.strip()]
-        return
-    for _, cells in cells_of(source, _kinds(source, columns), columns.form):
-        yield cells
 
 
 def privatise_file(
@@ -171,14 +92,6 @@ def privatise_file(
         raise DataError(f"can't be written: {error.strerror}.", file=out) from None
     tally.worst_patient = max(sums.values(), default=0.0)
     return tally
-
-
-def _kinds(source: Path, columns: Columns) -> list[tuple[int, Kind]]:
-    names = [columns.text, *columns.keep, *([columns.patient] if columns.patient else [])]
-    remedy = "Name the column with the text with --column."
-    places = check_columns(source, header_of(source, columns.form), names, remedy=remedy)
-    kinds: list[Kind] = ["text", *["any"] * len(columns.keep), "name"]  # type: ignore[list-item]
-    return list(zip(places, kinds, strict=False))
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad.privacy.randomness import Stream
-from fedrad.privatise.budgets import MECHANISMS, Choice, GroupGuarantee, group_guarantees
+from fedrad.privatise.budgets import Choice, GroupGuarantee, group_guarantees
 from fedrad.privatise.embeddings import Ids, Table
 from fedrad.privatise.identifiers import Span, identifiers, merged
 from fedrad.privatise.mechanisms import Mechanism
+from fedrad.privatise.rivals import mechanism_named
 
 Detector = Callable[[str], list[Span]]
 """From a text to the characters that identify somebody."""
@@ -67,7 +68,7 @@ class Privatiser:
     @property
     def mechanism(self) -> Mechanism:
         """The chosen one, on the table."""
-        return MECHANISMS[self.choice.mechanism](self.table, self.choice.kappa)
+        return mechanism_named(self.choice.mechanism, self.table, self.choice.kappa)
 
     @property
     def guarantees(self) -> tuple[GroupGuarantee, ...]:

@@ -1,4 +1,7 @@
-"""Mechanisms that draw from the vocabulary itself, instead of moving a vector: the exponential mechanism's family."""
+"""Mechanisms that draw from the vocabulary itself, instead of moving a vector: the exponential mechanism's family.
+
+``mechanism_named`` finds all mechanisms by name, also those of ``mechanisms``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,18 @@ import numpy as np
 
 from fedrad.privacy.randomness import Stream
 from fedrad.privatise.embeddings import Ids, Table
-from fedrad.privatise.mechanisms import CHORD, Guarantee, blocks, unit_rows
+from fedrad.privatise.mechanisms import (
+    CHORD,
+    CoordinateLaplace,
+    FullPolar,
+    Guarantee,
+    Kappa,
+    Laplace,
+    Mechanism,
+    Polar,
+    blocks,
+    unit_rows,
+)
 from fedrad.privatise.sphere import Floats
 
 
@@ -61,6 +75,24 @@ class TruncatedExponential:
     def guarantee(self, epsilon: float) -> Guarantee:
         """As in ``Mechanism``."""
         return Guarantee(epsilon, CHORD, 2.0)
+
+
+def mechanism_named(name: str, table: Table, kappa: Kappa) -> Mechanism:
+    """One of ``budgets.MECHANISMS`` on a table; only the polar ones have a kappa."""
+    match name:
+        case "polar":
+            return Polar(table, kappa)
+        case "full-polar":
+            return FullPolar(table, kappa)
+        case "laplace":
+            return Laplace(table)
+        case "coordinate-laplace":
+            return CoordinateLaplace(table)
+        case "santext":
+            return SanText(table)
+        case "tem":
+            return TruncatedExponential(table)
+    raise ValueError(name)
 
 
 def _exponential(table: Table, radius: float, tokens: Ids, epsilon: Floats, stream: Stream) -> Ids:

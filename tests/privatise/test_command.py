@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fedrad.cli import app as cli
 from fedrad.privatise import files
 from fedrad.privatise.embeddings import load_table
+from tests.cli.test_app import imported
 
 SECRET = "Margaret Holloway"
 ROWS = [
@@ -140,3 +141,10 @@ def test_a_bad_row_is_named_without_its_text_and_leaves_nothing(reports: Path, t
     assert "row 4: has 2 cells" in " ".join(shown.stderr.split())
     assert SECRET not in shown.output
     assert [path.name for path in tmp_path.iterdir()] == ["reports.csv"]
+
+
+def test_mistakes_are_told_before_torch_is_loaded(reports: Path, tmp_path: Path) -> None:
+    said = ("privatise", str(reports), str(tmp_path / "out.csv"), "--task", "chest")
+    for more, code in ((("--epsilon", "0"), 2), (("--epsilon", "1", "--column", "report"), 3)):
+        ended, heavy, _ = imported("fedrad", *said, *more)
+        assert (ended, heavy & {"torch", "transformers", "scipy"}) == (code, set())

@@ -13,7 +13,7 @@ from fedrad.privacy.randomness import Stream
 from fedrad.privatise.budgets import MECHANISMS
 from fedrad.privatise.embeddings import Ids
 from fedrad.privatise.mechanisms import Laplace, Mechanism, Polar
-from fedrad.privatise.rivals import SanText, TruncatedExponential
+from fedrad.privatise.rivals import SanText, TruncatedExponential, mechanism_named
 from tests.privatise.tables import random_table, small_table
 
 # On the plane, at angles of 0, 30, 90, 180 and 250 degrees, of different lengths.
@@ -54,7 +54,7 @@ def refuted(draw: Draw, one: int, other: int, epsilon: float) -> float:
 @pytest.mark.parametrize("name", sorted(MECHANISMS))
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (0, 3), (2, 4)])
 def test_answers_stay_within_the_guarantee(name: str, one: int, other: int) -> None:
-    mechanism, epsilon = MECHANISMS[name](TABLE, "paper"), 2.0
+    mechanism, epsilon = mechanism_named(name, TABLE, "paper"), 2.0
 
     claimed = epsilon * distance(mechanism, one, other)
 
@@ -67,7 +67,7 @@ def test_answers_stay_within_the_guarantee(name: str, one: int, other: int) -> N
     [("polar", 4), ("laplace", 4), *((name, 64) for name in sorted(MECHANISMS))],
 )
 def test_more_budget_than_claimed_is_caught(name: str, factor: float) -> None:
-    mechanism, epsilon = MECHANISMS[name](TABLE, "paper"), 1.0
+    mechanism, epsilon = mechanism_named(name, TABLE, "paper"), 1.0
 
     assert refuted(mechanism.draw, 0, 3, factor * epsilon) > epsilon * distance(mechanism, 0, 3)
 
