@@ -94,3 +94,11 @@ def test_coordinate_noise_is_laplace_of_each_rows_scale() -> None:
 
     for row, scale in zip(noise, (1.0, 5.0), strict=True):
         assert stats.kstest(row, stats.laplace(scale=scale).cdf).pvalue > 1e-4
+
+
+def test_the_curves_of_both_readings_of_kappa() -> None:
+    """At d = 768 with the paper's budgets, as they can be computed from the functions."""
+    budgets = (50, 200, 350, 500, 650)
+
+    assert [round(mean_cosine(768, e), 3) for e in budgets] == [0.065, 0.245, 0.387, 0.493, 0.571]
+    assert [round(mean_cosine(768, e / np.pi), 3) for e in budgets] == [0.021, 0.082, 0.142, 0.199, 0.252]
