@@ -19,6 +19,7 @@ from fedrad.cli.compare import compare
 from fedrad.cli.data import data_app
 from fedrad.cli.evaluate import evaluate
 from fedrad.cli.output import Settings, reporting_errors
+from fedrad.cli.privatise import privatise
 from fedrad.cli.report import export, report
 from fedrad.cli.sweep import sweep
 from fedrad.config import Experiment
@@ -199,7 +200,7 @@ def _alone(resume: Path | None, *others: object) -> None:
         raise ConfigError("--resume takes all settings from the run's directory: give nothing else, except --verbose")
 
 
-for command in (plan, ledger, evaluate, compare, sweep, audit, report, export):
+for command in (plan, ledger, evaluate, compare, sweep, audit, report, export, privatise):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(base_app, name="base")
