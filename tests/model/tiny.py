@@ -13,7 +13,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AlbertConfig,
+    AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -50,7 +52,7 @@ TEXTS = [
     "",
     "edema",
 ]
-ALL = tuple(FAMILIES)
+ALL = tuple(name for name, family in FAMILIES.items() if not family.causal)
 
 
 def config_of(family: str) -> PreTrainedConfig:
@@ -102,6 +104,30 @@ def save(folder: Path, family: str, *, seed: int = 0, pooler: bool = True) -> st
     state = {name: tensor for name, tensor in model.state_dict().items() if pooler or not name.startswith("pooler.")}
     model.save_pretrained(folder, state_dict=state)
     tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def save_decoder(folder: Path, family: str, **changes: object) -> str:
+    """Writes a random decoder of the family, with three layers of width 32, and returns the folder's name."""
+    sizes = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 48, "initializer_range": 0.2}
+    layers = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "tie_word_embeddings": False}
+    config = AutoConfig.for_model(family, **{**sizes, **layers, **heads, **changes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                torch.nn.init.uniform_(parameter, 0.5, 2.0)
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    reader = tokenizer()
+    reader.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", VOCABULARY["[CLS]"])]
+    )
+    reader.eos_token, reader.pad_token = "[SEP]", None
+    reader.save_pretrained(folder)
     return str(folder)
 
 
