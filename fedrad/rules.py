@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from fedrad.config import Experiment
 
 CENTRALIZED, DEPLOYED, FUSED = "fedrad centralized", "real hospitals", "--grid fused"
+PLANNED, AUDITED = "fedrad plan", "fedrad audit"
 FEDERATED = "a federation"
-WAYS = (CENTRALIZED, FEDERATED, DEPLOYED, FUSED)
+WAYS = (CENTRALIZED, FEDERATED, DEPLOYED, FUSED, PLANNED, AUDITED)
 """Ways to run that exclude some experiments."""
 
 
@@ -272,7 +273,10 @@ def _ways(e: Experiment) -> list[Rule]:
     alone, own = "centralized training has no hospitals", "a real hospital sets its own in its node configuration"
     return [
         Rule("run.out", "run.resume", e.run.resume and not e.run.out, somewhere),
-        Rule("model.task", DEPLOYED, e.causal, "not yet with real hospitals; take classification"),
+        *(
+            Rule("model.task", way, e.causal, "it can't do decoders yet; take classification")
+            for way in (DEPLOYED, PLANNED, AUDITED)
+        ),
         Rule("privacy.unit", CENTRALIZED, e.privacy.unit == "hospital", whole),
         Rule("privacy.secure-aggregation", CENTRALIZED, secure, "centralized training has no sum; leave it out"),
         Rule("strategy.name", CENTRALIZED, strategy_class(e.strategy.name).server_state, at_server),

@@ -20,11 +20,12 @@ from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.multi_label import MultiLabel
 from tests.model import tiny
-from tests.model.test_export import run_readme, write
+from tests.model.test_export import STATEMENT, run_readme
 from tests.privacy.test_gradients import relative_error
 
 LABELS = ("Chest", "Chest CT", "Chest CT prior", "Heart radiograph")
 TASK = CausalLM(LABELS, instruction="No acute effusion.")
+LENGTH = 64
 DECODERS = [name for name, family in FAMILIES.items() if family.causal]
 QUERY_VALUE = LoRASpec(rank=2, alpha=4.0, targets=("query", "value"), layers=2)
 ALL_LINEAR = LoRASpec(rank=2, alpha=4.0, targets=("all-linear",), layers=0)
@@ -37,7 +38,7 @@ def decoder(base: BaseModel, lora: LoRASpec) -> ReportClassifier:
 
 def notes(base: BaseModel) -> Tokenized:
     """Of ragged lengths, one of them cut, with all answers."""
-    return TASK.made_up([*tiny.TEXTS, "small left effusion, " * 20], base.tokenizer, 40)
+    return TASK.made_up([*tiny.TEXTS, "small left effusion, " * 20], base.tokenizer, LENGTH)
 
 
 def one_at_a_time(model: ReportClassifier, tokens: Tokenized) -> dict[str, Tensor]:
@@ -79,8 +80,10 @@ def test_a_decoder_is_exact(family: str, lora: LoRASpec, tmp_path: Path, monkeyp
             picked = stock(ids[None]).logits[0].log_softmax(-1)[-count - 1 : -1].gather(1, ids[-count:, None])
             assert float((picked.sum() + loss).abs()) < 1e-4
     # Plain PEFT on the stock model, by the README's lines, word for word, one answer at a time.
-    names = run_readme(write(model, base, tmp_path / "adapter", TASK), monkeypatch)
-    asked = TASK.made_up(names["texts"], base.tokenizer, 40)
+    written = tmp_path / "adapter"
+    TASK.export(model, base, written, max_length=LENGTH, privacy_statement=STATEMENT)
+    names = run_readme(written, monkeypatch)
+    asked = TASK.made_up(names["texts"], base.tokenizer, LENGTH)
     prompts = collate(asked, torch.arange(2).numpy(), base.tokenizer.pad_token_id)
     inputs = (prefix, prompts.attention, prompts.ids, prompts.mask)
     assert float((torch.from_numpy(TASK.predict(model, *inputs)) - names["probabilities"]).abs().max()) < 1e-5
@@ -97,12 +100,13 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"name lora\.targets"):
         build(base, ModelSpec(base.name), LoRASpec(2, 4.0, ()), 0, 0, answers=answers)
     with pytest.raises(ModelError, match="same text to the tokenizer"):
-        CausalLM(("Chest CT", "chest ct")).answers(base.tokenizer)
+        CausalLM(("Chest CT", "Chest CT")).answers(base.tokenizer)
     with pytest.raises(ModelError, match=r"data\.max-length = 12 leaves no room"):
         TASK.made_up(["effusion"], base.tokenizer, 12)
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    folder = tiny.save_decoder(tmp_path / "rope", "llama", rope_parameters=rope)
     with pytest.raises(ModelError, match="rotary positions of type 'dynamic'"):
-        rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-        load_base(tiny.save_decoder(tmp_path / "rope", "llama", rope_parameters=rope))
+        load_base(folder)
 
 
 def test_a_sliding_window_bounds_the_length(tmp_path: Path) -> None:
