@@ -23,7 +23,7 @@ from fedrad.corpora import CORPORA, UNSEEN, Corpus, label_columns, names_in
 from fedrad.errors import ConfigError
 from fedrad.installed import strategy_class
 from fedrad.keys import KEYS, SECTIONS, Plain, parse_overrides, read_flat, shown, unknown
-from fedrad.settings import AUTO, CHEST, EMBEDDED, Lora, Model, Privacy, Run, Strategy, Train
+from fedrad.settings import AUTO, CAUSAL, CHEST, EMBEDDED, Lora, Model, Privacy, Run, Strategy, Train
 from fedrad.settings_data import Data, Sites
 
 _BATCH = 128
@@ -102,12 +102,20 @@ class Experiment:
         """``train.warm-start`` with ``auto`` resolved.
 
         ``none`` for generated reports of a bank that the public base was trained on, and with pooling ``cls``, because
-        the head of a public base reads the mean over the tokens; otherwise ``synthetic``.
+        the head of a public base reads the mean over the tokens, for a decoder, which has no head, and for generated
+        notes with classes; otherwise ``synthetic``.
         """
         if self.train.warm_start != "auto":
             return self.train.warm_start
+        if self.causal or (self.corpus is not None and self.corpus.single):
+            return "none"
         learnt = self.corpus is not None and self.corpus.generated and self.data.bank != UNSEEN
         return "none" if learnt or self.model.pooling == "cls" else "synthetic"
+
+    @property
+    def causal(self) -> bool:
+        """Whether a decoder writes the label."""
+        return self.model.task == CAUSAL
 
     @property
     def base_name(self) -> str:
@@ -172,7 +180,7 @@ class Experiment:
             return classes or columns, bool(classes)
         if self.corpus.columns and len(columns) == 1:
             return (), False
-        return self.corpus.labels_of(self.data.bank, columns), False
+        return self.corpus.labels_of(self.data.bank, columns), self.corpus.single
 
     @property
     def asked(self) -> int:

@@ -53,6 +53,44 @@ CT_RATE: Final = (
 )
 """CT-RATE's 18 labels in the order of its label files (Hamamci et al. 2024, arXiv:2403.17834)."""
 
+PROTOCOLS: Final = (
+    "Pulmonary Embolus",
+    "CT Urography",
+    "Maxillofacial",
+    "L-Spine",
+    "CTA Brain",
+    "Temporal Bones",
+    "T-Spine",
+    "Chest",
+    "CT Abdomen",
+    "CTA Aortic Dissection",
+    "CT Dedicated Kidney",
+    "CT Dedicated Liver",
+    "C-Spine(Bone)",
+    "C-Spine",
+    "Renal Stone Protocol",
+    "Brain Perfusion",
+    "CT Pancreas",
+    "CT Adrenal",
+    "CT Colonography",
+    "Soft Tissue Neck",
+    "Use puffed cheek technique",
+    "Routine Sinus",
+    "Craniofacial",
+    "CTA Brain/Neck",
+    "CTA Neck",
+    "Pelvis",
+    "CT Brain",
+    "Standard Contrast Enhanced Chest",
+    "Standard Non-Enhanced Chest",
+    "SVC Protocol",
+    "Interstitial Lung Disease (Non-Enhanced)",
+    "CT Enterography",
+    "CTA Lower Extremity Runoff",
+    "CT Cystogram",
+)
+"""The imaging protocols of the generated order notes. Most names are those of the Databricks radiology accelerator."""
+
 COLLECTIONS: Final[Mapping[str, tuple[str, ...]]] = {"chexpert": CHEXPERT, "ct-rate": CT_RATE}
 """The collections of labels that generated reports have, and that a warm start can teach."""
 
@@ -87,6 +125,7 @@ class Corpus:
         patients: whether it identifies patients.
         own_split: whether it comes with train and test splits.
         no_finding: the meaning of its label No Finding (``data.no-finding``).
+        single: a report has exactly one of the labels, its class.
     """
 
     title: str
@@ -97,6 +136,7 @@ class Corpus:
     patients: bool = True
     own_split: bool = False
     no_finding: str = "nothing-abnormal"
+    single: bool = False
 
     @property
     def columns(self) -> bool:
@@ -119,6 +159,9 @@ CORPORA: Final[dict[str, Corpus]] = {
     ),
     "ct-rate": Corpus("CT-RATE", "ct_rate", CT_RATE, own_split=True),
     "openi": Corpus("Open-i", "openi", CHEXPERT, patients=False),
+    "protocol": Corpus(
+        "generated order notes", "protocol", PROTOCOLS, options=("reports", "seed"), generated=True, single=True
+    ),
     "table": Corpus("a table", "table", "by column", options=("columns", "uncertain")),
 }
 """By ``data.name``. ``"none"``, for a server without a test set, is not included."""

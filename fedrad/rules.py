@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from fedrad.corpora import label_columns
 from fedrad.errors import ConfigError
 from fedrad.installed import installed, strategy_class
-from fedrad.settings import CHEST, EMBEDDED
+from fedrad.settings import CHEST, EMBEDDED, SMOLLM2
 
 if TYPE_CHECKING:
     from fedrad.config import Experiment
 
 CENTRALIZED, DEPLOYED, FUSED = "fedrad centralized", "real hospitals", "--grid fused"
+PLANNED, AUDITED = "fedrad plan", "fedrad audit"
 FEDERATED = "a federation"
-WAYS = (CENTRALIZED, FEDERATED, DEPLOYED, FUSED)
+WAYS = (CENTRALIZED, FEDERATED, DEPLOYED, FUSED, PLANNED, AUDITED)
 """Ways to run that exclude some experiments."""
 
 
@@ -157,16 +158,20 @@ def _hospitals(e: Experiment) -> list[Rule]:
 def _training(e: Experiment) -> list[Rule]:
     model, lora, train = e.model, e.lora, e.train
     reads_mean = "a warm start's head reads the mean over the tokens; take mean, or train.warm-start=none"
-    revised = model.name in (EMBEDDED, CHEST) and bool(model.revision)
+    revised = model.name in (EMBEDDED, CHEST, SMOLLM2) and bool(model.revision)
     hooks = train.precision == "bfloat16" and e.privacy.gradients == "opacus"
     unstated = train.optimizer == "adam" and train.learning_rate == 0
     rate = "is chosen automatically for momentum only; give one for adam, for instance 0.001"
     float32 = "Opacus's hooks need float32; take privacy.gradients=leaf for bfloat16"
     no_a = "there is no A to freeze, because lora.targets is empty"
+    no_head = "a warm start teaches a head, and a decoder has none; take none"
     cls = model.pooling == "cls" and train.warm_start == "synthetic"
     return [
         Rule("model.pooling", "train.warm-start", cls, reads_mean),
-        Rule("model.revision", "model.name", revised, "the embedded model has no revisions; leave it empty"),
+        Rule("train.warm-start", "model.task", e.causal and train.warm_start == "synthetic", no_head),
+        Rule("model.pooling", "model.task", e.causal and model.pooling != "mean", "a decoder pools nothing; leave it"),
+        Rule("lora.targets", "model.task", e.causal and not lora.targets, "a decoder has no head to train; name some"),
+        Rule("model.revision", "model.name", revised, "this model has no revisions; leave it empty"),
         Rule("lora.freeze-a", "lora.targets", lora.freeze_a and not lora.targets, no_a),
         Rule("train.precision", "privacy.gradients", hooks, float32),
         Rule("train.learning-rate", "train.optimizer", unstated, rate),
@@ -268,6 +273,10 @@ def _ways(e: Experiment) -> list[Rule]:
     alone, own = "centralized training has no hospitals", "a real hospital sets its own in its node configuration"
     return [
         Rule("run.out", "run.resume", e.run.resume and not e.run.out, somewhere),
+        *(
+            Rule("model.task", way, e.causal, "it can't do decoders yet; take classification")
+            for way in (DEPLOYED, PLANNED, AUDITED)
+        ),
         Rule("privacy.unit", CENTRALIZED, e.privacy.unit == "hospital", whole),
         Rule("privacy.secure-aggregation", CENTRALIZED, secure, "centralized training has no sum; leave it out"),
         Rule("strategy.name", CENTRALIZED, strategy_class(e.strategy.name).server_state, at_server),

@@ -16,6 +16,9 @@ EMBEDDED = "all-MiniLM-L6-v2"
 """The encoder that comes with fedrad."""
 CHEST = "chest-minilm"
 """The public base made from it."""
+SMOLLM2 = "smollm2"
+"""The decoder that `fedrad base fetch smollm2` fetches."""
+CAUSAL = "causal-lm"
 AUTO = ("auto",)
 
 
@@ -25,11 +28,22 @@ class Model:
 
     name: str = setting(
         EMBEDDED,
-        "the embedded encoder, a hub id such as `prajjwal1/bert-small`, or a local folder, "
-        "written with a leading `/`, `./`, `../` or `~/`",
+        "the embedded encoder, `smollm2` (after `fedrad base fetch smollm2`), a hub id such as "
+        "`prajjwal1/bert-small`, or a local folder, written with a leading `/`, `./`, `../` or `~/`",
         limit="not empty",
     )
     revision: str = setting("", "commit of a hub id; empty: the newest")
+    task: str = setting(
+        "classification",
+        "`classification`: a head with an output for each label; `causal-lm`: a decoder, such as `smollm2`, writes the "
+        "class of a report (docs/protocoling.md)",
+        choices=("classification", CAUSAL),
+    )
+    instruction: str = setting(
+        "Choose the imaging protocol for this order.",
+        "`causal-lm`: what the decoder reads before each report",
+        limit="not empty",
+    )
     pooling: str = setting(
         "mean", "how token states become one vector; a warm start needs `mean`", choices=("cls", "mean")
     )

@@ -46,7 +46,7 @@ class Data:
         "phrase bank of the generated reports (`synthetic` only); it determines the labels",
         choices=tuple(BANKS),
     )
-    reports: int = setting(3000, "reports to generate (`synthetic` only)", limit="at least 1")
+    reports: int = setting(3000, "reports or notes to generate (`synthetic` and `protocol` only)", limit="at least 1")
     seed: int = setting(0, "seed of the generated corpus, the split and the shards", limit="at least 0")
     text_column: str = setting("text", "column with the report text (`table` only)", limit="not empty")
     patient_column: str = setting(

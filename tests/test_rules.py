@@ -55,6 +55,7 @@ BROKEN = (
     "sites.epsilons=1 sites.deltas=1e-5 sites.batches=4 sites.ranks=2 privacy.epsilon=0",
     "strategy.weights=inverse-variance privacy.epsilon=0",
     "model.pooling=cls train.warm-start=synthetic model.revision=abc",
+    "model.task=causal-lm model.pooling=cls train.warm-start=synthetic lora.targets=",
     "lora.targets= lora.freeze-a=true strategy.name=rolora",
     "train.precision=bfloat16 privacy.gradients=opacus train.optimizer=adam",
     "sites.ranks=2,4 lora.rank=2 strategy.name=flora privacy.unit=hospital",

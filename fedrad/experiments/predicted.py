@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrad.evidence.predictions import Predictions
+from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.single_label import SingleLabel
 
 Bools = NDArray[np.bool_]
@@ -58,7 +59,7 @@ def predicted(predictions: Predictions, task: str) -> Predicted:
     """What probabilities mean: above 1/2 of a label, the most probable class of classes (``Task.decide``)."""
     probabilities, labels = predictions.probabilities, predictions.labels
     truth, known = labels == 1, labels >= 0
-    if task == SingleLabel.name:
+    if task in (SingleLabel.name, CausalLM.name):
         places = np.arange(len(predictions.names))
         decisions = places == probabilities.argmax(axis=1)[:, None]
         prior = np.broadcast_to(places == truth.sum(axis=0).argmax(), truth.shape)

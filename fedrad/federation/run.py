@@ -184,11 +184,12 @@ class Run:
         if self.corpus is None or self.test is None:
             return
         tokens, rows, file = self.test.tokens, self.corpus.test + 1, self.directory / name
+        labels, mask = self.setup.task.matrices(tokens)
         table = Predictions(
             rows=rows,
             patients=[str(number) for number in (rows if tokens.patients is None else tokens.patients)],
             names=self.setup.task.labels,
-            labels=np.where(tokens.mask > 0, tokens.labels > 0.5, -1).astype(np.int8),
+            labels=np.where(mask > 0, labels > 0.5, -1).astype(np.int8),
             probabilities=found.astype(np.float64),
         )
         file.unlink(missing_ok=True)

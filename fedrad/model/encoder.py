@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRALinear, LoRASpec, SampleLinear, is_residual, residual_factors
+from fedrad.model.answers import Answers
 from fedrad.model.base import BaseModel
 from fedrad.model.families import take_apart
 from fedrad.model.family import adapt
 from fedrad.model.kernels import Kernels, dtype_of, matmul_precision, on_cpu
-from fedrad.model.layers import Layers, Prefix, Readout, Suffix
+from fedrad.model.layers import AnswerReadout, Layers, Prefix, Readout, Suffix
 
 _HEAD = "head"
 
@@ -49,6 +50,8 @@ class ReportClassifier(nn.Module):
     hidden states [B, T, d] or, if only the head is trained, the features [B, k].
     ``suffix(prefix_out, attention)`` returns the logits [B, L]. Per-sample gradients are taken of ``suffix``.
 
+    A decoder with a list of answers has no trainable head: ``suffix`` returns logits [B, M, V] of the last M tokens.
+
     A report's logits and gradients do not depend on the other reports of its batch, except for rounding.
     """
 
@@ -60,6 +63,7 @@ class ReportClassifier(nn.Module):
         spec: ModelSpec,
         lora: LoRASpec,
         kernels: Kernels,
+        answers: Answers | None = None,
     ) -> None:
         super().__init__()
         self.prefix = prefix
@@ -67,6 +71,7 @@ class ReportClassifier(nn.Module):
         self.spec = spec
         self.lora = lora
         self.kernels = kernels
+        self.answers = answers
         self._adapted = dict(adapted)  # modules inside suffix, by their names in the base model
         self._residual: dict[str, Tensor] = {}
 
@@ -96,7 +101,7 @@ class ReportClassifier(nn.Module):
     @property
     def hidden_size(self) -> int:
         """d, length of a hidden state."""
-        return len(self.readout.centre)
+        return self.readout.width
 
     @property
     def features(self) -> int:
@@ -104,21 +109,47 @@ class ReportClassifier(nn.Module):
         return self.suffix.head.in_features
 
     @property
-    def readout(self) -> Readout:
-        """Pooling and centring; part of ``prefix`` or ``suffix``."""
+    def readout(self) -> Readout | AnswerReadout:
+        """Pooling and centring, or the places of the answer; part of ``prefix`` or ``suffix``."""
         return next(part.readout for part in (self.prefix, self.suffix) if part.readout is not None)
 
     @torch.no_grad()
     def pooled(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Pooled vectors [B, d] with the current adapter, neither centred nor projected."""
+        if not isinstance(self.readout, Readout):
+            raise ModelError("a decoder pools nothing.")
+        return self.readout.pool(self._states(ids, attention), attention)
+
+    @torch.no_grad()
+    def answer_scores(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """Log-probabilities [B, L], float32, of all answers to prompts, with the current adapter.
+
+        Raises:
+            ModelError: it is no decoder.
+        """
+        if self.answers is None:
+            raise ModelError("an encoder writes no answers.")
+        tree, found = self.answers.tree, []
+        rows = max(1, self.kernels.micro_tokens // (ids.shape[1] + len(tree.tokens)))
+        for part, seen in zip(ids.split(rows), attention.split(rows), strict=True):
+            states = self._states(*tree.behind(part, seen))
+            ends = states[torch.arange(len(part), device=part.device), seen.sum(1) - 1]
+            states = torch.cat([ends.unsqueeze(1), states[:, ids.shape[1] :]], dim=1)
+            found.append(tree.scores(torch.log_softmax(self.suffix.head(states).float(), dim=-1)))
+        return torch.cat(found)
+
+    def _states(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """Hidden states [B, T, d] of the last layer."""
         hidden = self.prefix.layers(self.prefix.embed(ids), attention)
-        return self.readout.pool(self.suffix.layers(hidden, attention), attention)
+        states: Tensor = self.suffix.layers(hidden, attention)
+        return states
 
     def adapter(self) -> dict[str, nn.Parameter]:
         """The trainable tensors by name, sorted.
 
         ``<layer>.lora_A`` [r, in] and ``<layer>.lora_B`` [out, r] unless frozen, with a core ``<layer>.lora_R`` [r, r]
-        instead, ``head.weight`` [L, k] and ``head.bias`` [L]. Layers have their names in the base model, such as
+        instead, and, except of a decoder, ``head.weight`` [L, k] and ``head.bias`` [L]. Layers have their names in the
+        base model, such as
         ``encoder.layer.4.attention.self.query``.
         """
         return {name: tensor for name, tensor in self._tensors().items() if tensor.requires_grad}
@@ -193,6 +224,8 @@ class ReportClassifier(nn.Module):
 
     def folded_head(self) -> tuple[Tensor, Tensor]:
         """Weight [L, d] and bias [L] of a linear layer on the pooled vector that includes centring and basis."""
+        if not isinstance(self.readout, Readout):
+            raise ModelError("a decoder has no head.")
         constants = {name: on_cpu(tensor).double() for name, tensor in self.readout.constants().items()}
         weight, centre = on_cpu(self.suffix.head.weight).double(), constants["centre"]
         weight = weight @ constants["basis"] if self.readout.directions else weight * constants["scale"]
@@ -200,7 +233,8 @@ class ReportClassifier(nn.Module):
         return weight.float(), bias.float()
 
     def _tensors(self) -> dict[str, nn.Parameter]:
-        tensors = dict(self.suffix.head.named_parameters(prefix=_HEAD))
+        head = {} if self.answers else dict(self.suffix.head.named_parameters(prefix=_HEAD))
+        tensors: dict[str, nn.Parameter] = head
         for name, module in self._adapted.items():
             for part, parameter in module.named_parameters():
                 if part.startswith("lora_"):
@@ -216,6 +250,7 @@ def build(
     seed: int,
     kernels: Kernels | None = None,
     directions: int = 0,
+    answers: Answers | None = None,
 ) -> ReportClassifier:
     """A classifier with modules of its own that shares the frozen tensors of ``base``; in eval mode, without dropout.
 
@@ -224,9 +259,11 @@ def build(
     Args:
         outputs: L, of the head.
         directions: k, how many directions of the pooled vector the head reads (``set_basis``); 0: the whole vector.
+        answers: what a decoder chooses from; it has no head then.
 
     Raises:
-        ModelError: targets, layers, rank or pooling that this base model can't have.
+        ModelError: answers without a decoder, or the reverse; or targets, layers, rank or pooling that this base model
+            can't have.
     """
     # The memo makes deepcopy copy the modules but share the tensors.
     kernels = Kernels(backbone=spec.backbone) if kernels is None else kernels
@@ -234,6 +271,10 @@ def build(
     kept = [*frozen.parameters(), *frozen.buffers()]
     encoder = copy.deepcopy(frozen, {id(tensor): tensor for tensor in kept})
     stack = take_apart(encoder)
+    if answers is None and stack.vocabulary is not None:
+        raise ModelError(f"base model {base.name!r} is a decoder, which writes its answer: set model.task=causal-lm.")
+    if answers is not None and stack.vocabulary is None:
+        raise ModelError(f"model.task=causal-lm needs a decoder, and base model {base.name!r} is an encoder.")
     pooler = None
     if spec.pooling == "cls":
         pooler = stack.pooler
@@ -248,26 +289,33 @@ def build(
     # The modules initialise themselves from the global generator; these values are overwritten.
     with torch.random.fork_rng(devices=[]):
         adapted = adapt(stack, lora, generator)
-        head = SampleLinear(directions or base.hidden, outputs)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+        head = stack.vocabulary or _zero_head(directions or base.hidden, outputs)
     steps = range(len(stack.order))
     cut = len(steps)
     if not (lora.freeze_a and lora.freeze_b):  # otherwise LoRA is not trained, and all layers belong to the prefix
         trained = [i for i, name in enumerate(stack.layers) if any(module.startswith(f"{name}.") for module in adapted)]
         cut = next((step for step in steps if stack.order[step] in trained), cut)
-    readout = Readout(pooler, base.hidden, directions)
+    readout = AnswerReadout(base.hidden, answers.longest) if answers else Readout(pooler, base.hidden, directions)
     # A pooler reads only the first token.
     lower, upper = (
         Layers(stack, part, first_token_only=pooler is not None, eager_up_to=kernels.eager_up_to)
         for part in (steps[:cut], steps[cut:])
     )
     head_only = cut == len(steps)
+    if head_only and answers:
+        raise ModelError("a decoder has no head of its own, so nothing would be trained: name lora.targets.")
     prefix = Prefix(stack.embed, lower, readout if head_only else None)
     suffix = Suffix(upper, None if head_only else readout, head)
-    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, kernels)
+    classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, kernels, answers)
     # Only adapter, head and centring move: the frozen tensors are on the device already.
     return classifier.eval().to(kernels.device)
+
+
+def _zero_head(features: int, outputs: int) -> nn.Linear:
+    head = SampleLinear(features, outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 ``adapter_config.json`` and ``adapter_model.safetensors`` load with ``PeftModel.from_pretrained`` on stock transformers:
 with pooling ``cls`` on ``AutoModelForSequenceClassification`` (the head is the saved module ``classifier``), with
-pooling ``mean`` on ``AutoModel`` (the head is in ``head.safetensors``). The head includes the centring.
+pooling ``mean`` on ``AutoModel`` (the head is in ``head.safetensors``), a decoder's on ``AutoModelForCausalLM`` (there
+is no head). The head includes the centring.
 ``fedrad.json`` holds what PEFT's files can't. No file holds any part of a report.
 """
 
@@ -28,7 +29,7 @@ from fedrad.model.card import card
 from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.families import take_apart
 from fedrad.model.folder import MANIFEST, Manifest, Outputs, incomplete
-from fedrad.settings import EMBEDDED
+from fedrad.settings import CAUSAL, EMBEDDED
 
 _FORMAT = 2
 
@@ -69,7 +70,7 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
 
     Returns:
         the manifest, and tensors for ``ReportClassifier.load_state``. The head includes the centring, so ``centre`` is
-        0 and ``scale`` 1.
+        0 and ``scale`` 1; a decoder has none of these.
 
     Raises:
         ModelError: a file is missing, unreadable or contradicts another.
@@ -77,7 +78,9 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
     try:
         manifest = _manifest_from(json.loads((directory / MANIFEST).read_text(encoding="utf-8")))
         stored = load_file(directory / "adapter_model.safetensors")
-        head = load_file(directory / "head.safetensors") if manifest.spec.pooling == "mean" else None
+        causal = manifest.outputs.task == CAUSAL
+        beside = manifest.spec.pooling == "mean" and not causal
+        head = load_file(directory / "head.safetensors") if beside else None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise incomplete(directory, type(error).__name__) from error
     tensors: dict[str, Tensor] = {}
@@ -90,6 +93,8 @@ def import_peft(directory: Path) -> tuple[Manifest, dict[str, Tensor]]:
             tensors[name if manifest.spec.pooling == "mean" else name.partition(".")[2]] = tensor
     if head is not None:
         tensors |= {f"head.{name}": tensor for name, tensor in head.items()}
+    if causal:
+        return manifest, tensors
     if "head.weight" not in tensors or tensors["head.weight"].dim() != 2:
         raise ModelError(f"{directory} lacks the weights of the head.")
     hidden = tensors["head.weight"].shape[1]
@@ -100,22 +105,24 @@ def _write(
     classifier: ReportClassifier, base: BaseModel, folder: Path, outputs: Outputs, max_length: int, privacy: str
 ) -> None:
     spec, lora = classifier.spec, classifier.lora
-    mean = spec.pooling == "mean"
+    mean, causal = spec.pooling == "mean", classifier.answers is not None
     matrices = {name: tensor for name, tensor in classifier.state().items() if name.endswith((".lora_A", ".lora_B"))}
     rank, alpha = lora.rank, lora.alpha
     if not matrices:
         matrices, rank, alpha = _placeholder(base), 1, 1.0
-    # With mean pooling PEFT wraps the encoder itself, with cls a classifier that holds it as "bert", "albert", ...
+    # PEFT wraps the base model itself, or with cls a classifier that holds it as "bert", "albert", ...
     root = "base_model.model." + ("" if mean else f"{base.module.base_model_prefix}.")
     tensors = {f"{root}{name}.weight": tensor.contiguous() for name, tensor in matrices.items()}
-    weight, bias = classifier.folded_head()
-    if mean:
-        save_file({"weight": weight, "bias": bias}, folder / "head.safetensors", metadata={"format": "pt"})
-    else:
-        tensors |= {"base_model.model.classifier.weight": weight, "base_model.model.classifier.bias": bias}
+    if not causal:
+        weight, bias = classifier.folded_head()
+        if mean:
+            save_file({"weight": weight, "bias": bias}, folder / "head.safetensors", metadata={"format": "pt"})
+        else:
+            tensors |= {"base_model.model.classifier.weight": weight, "base_model.model.classifier.bias": bias}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = sorted({name.rpartition(".")[0] for name in matrices})
-    _write_peft_config(folder, spec, base, targets, rank, alpha)
+    kind = "CAUSAL_LM" if causal else "FEATURE_EXTRACTION" if mean else "SEQ_CLS"
+    _write_peft_config(folder, base, kind, targets, rank, alpha)
     manifest = Manifest(spec, lora, outputs, max_length, base.sha256, privacy)
     (folder / MANIFEST).write_text(
         json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=2) + "\n", encoding="utf-8"
@@ -133,14 +140,11 @@ def _placeholder(base: BaseModel) -> dict[str, Tensor]:
     }
 
 
-def _write_peft_config(
-    folder: Path, spec: ModelSpec, base: BaseModel, targets: list[str], rank: int, alpha: float
-) -> None:
+def _write_peft_config(folder: Path, base: BaseModel, kind: str, targets: list[str], rank: int, alpha: float) -> None:
     from peft import LoraConfig  # importing it takes a second
 
-    mean = spec.pooling == "mean"
     LoraConfig(
-        task_type="FEATURE_EXTRACTION" if mean else "SEQ_CLS",
+        task_type=kind,
         base_model_name_or_path=EMBEDDED_HUB_ID if base.name == EMBEDDED else base.name,
         revision=base.revision or None,
         r=rank,
@@ -148,7 +152,7 @@ def _write_peft_config(
         lora_dropout=0.0,
         bias="none",
         target_modules=targets,  # full names match no other layer
-        modules_to_save=None if mean else ["classifier"],
+        modules_to_save=["classifier"] if kind == "SEQ_CLS" else None,
         inference_mode=True,
     ).save_pretrained(str(folder))
     path = folder / "adapter_config.json"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRALinear, LoRASpec, add_lora
@@ -27,6 +28,8 @@ class Stack:
             reads, or None.
         final: the norm behind the last layer of a pre-norm model.
         targets: this family's names of ``query``, ``key`` and ``value``, if they differ.
+        vocabulary: of a decoder: final hidden states [..., d] -> a logit for each token [..., V]. A token of a decoder
+            attends only to those before it.
     """
 
     embed: nn.Module
@@ -36,6 +39,7 @@ class Stack:
     pooler: nn.Linear | None = None
     final: nn.Module | None = None
     targets: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: nn.Linear | None = None
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,11 @@ class Family:
 
     Attributes:
         name: that value.
-        take_apart: model as ``AutoModel`` makes it -> its parts.
+        take_apart: model as ``auto`` makes it -> its parts.
         tokenizer_files: files of its tokenizer; any one of them is enough.
         max_length: configuration -> number of positions.
         problem: configuration, tokenizer -> why they do not fit together; empty if they do.
+        causal: it is a decoder, which predicts the next token.
     """
 
     name: str
@@ -55,6 +60,12 @@ class Family:
     tokenizer_files: tuple[str, ...]
     max_length: Callable[[Any], int] = lambda config: int(config.max_position_embeddings)
     problem: Callable[[Any, Any], str] = lambda config, tokenizer: ""
+    causal: bool = False
+
+    @property
+    def auto(self) -> Any:
+        """The class of transformers that makes its models."""
+        return AutoModelForCausalLM if self.causal else AutoModel
 
 
 def adapt(stack: Stack, lora: LoRASpec, generator: torch.Generator) -> dict[str, LoRALinear]:

@@ -24,12 +24,14 @@ class Outputs:
         labels: a name for each logit.
         meaning: the meaning of the logits in words.
         expression: Python code from ``logits`` to probabilities.
+        instruction: what a decoder reads before a note; empty without one.
     """
 
     task: str
     labels: tuple[str, ...]
     meaning: str
     expression: str
+    instruction: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fedrad.model.adapter import SampleLinear
 from fedrad.model.family import Stack
 
 
 class Layers(nn.Module):
     """Some consecutive layers of a model: hidden [B, T, d], attention [B, T] -> hidden [B, T, d].
+
+    The layers of a decoder also take attention [B, T, T]: which token (row) attends to which.
 
     Args:
         steps: the places of ``stack.order`` to run.
@@ -32,6 +33,7 @@ class Layers(nn.Module):
         self.order = tuple(used.index(place) for place in places)
         self.blocks_of = stack.blocks
         self.final = stack.final if to_the_end else None
+        self.causal = stack.vocabulary is not None
         self.first_token_only = first_token_only and to_the_end
         self.eager_up_to = eager_up_to
 
@@ -42,7 +44,10 @@ class Layers(nn.Module):
         # The dtype of norms and biases: vectors are neither adapted nor quantised.
         dtype = next(parameter.dtype for parameter in self.layers.parameters() if parameter.dim() == 1)
         hidden = hidden.to(dtype)
-        mask = (1 - attention[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        if self.causal and attention.dim() == 2:
+            attention = (attention[:, None] * attention.new_ones(2 * attention.shape[1:])).tril()
+        attended = attention[:, None, None] if attention.dim() == 2 else attention[:, None]
+        mask = (1 - attended.to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         eager = hidden.shape[1] <= self.eager_up_to
         for block in blocks[:-1]:
             hidden = block.run(hidden, mask, eager=eager)
@@ -66,6 +71,7 @@ class Readout(nn.Module):
         super().__init__()
         self.pooler = pooler
         self.directions = directions
+        self.width = hidden_size
         self.register_buffer("centre", torch.zeros(hidden_size))
         if directions:
             self.register_buffer("basis", torch.eye(directions, hidden_size))
@@ -89,13 +95,36 @@ class Readout(nn.Module):
         return linear(centred, self.basis) if self.directions else centred * self.scale
 
 
+class AnswerReadout(nn.Module):
+    """Hidden states [B, T, d] of texts that end in an answer -> those [B, M, d] from which its tokens are predicted.
+
+    They are those before each of the last M tokens. A shorter answer stands at the end of the M.
+    """
+
+    directions = 0
+
+    def __init__(self, hidden_size: int, longest: int) -> None:
+        super().__init__()
+        self.width = hidden_size
+        self.longest = longest
+
+    def constants(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def forward(self, hidden: Tensor, attention: Tensor) -> Tensor:
+        back = torch.arange(self.longest, device=hidden.device) - self.longest - 1
+        places = (attention.sum(1, keepdim=True) + back).clamp(min=0)
+        return hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
 class Prefix(nn.Module):
     """Everything below the lowest adapted layer; never differentiated.
 
     ids [B, T], attention [B, T] -> hidden states [B, T, d]; with ``readout`` (head-only training): features [B, k].
     """
 
-    def __init__(self, embed: nn.Module, layers: Layers, readout: Readout | None) -> None:
+    def __init__(self, embed: nn.Module, layers: Layers, readout: Readout | AnswerReadout | None) -> None:
         super().__init__()
         self.embed = embed
         self.layers = layers
@@ -108,9 +137,12 @@ class Prefix(nn.Module):
 
 
 class Suffix(nn.Module):
-    """Everything from the lowest adapted layer up: output of ``Prefix``, attention [B, T] -> logits [B, L]."""
+    """Everything from the lowest adapted layer up: output of ``Prefix``, attention [B, T] -> logits [B, L].
 
-    def __init__(self, layers: Layers, readout: Readout | None, head: SampleLinear) -> None:
+    Of a decoder: logits [B, M, V] of the tokens of the answers, and ``head`` is its frozen vocabulary.
+    """
+
+    def __init__(self, layers: Layers, readout: Readout | AnswerReadout | None, head: nn.Linear) -> None:
         super().__init__()
         self.layers = layers
         self.readout = readout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
@@ -48,7 +48,7 @@ def shapes_of(name: str, revision: str, lora: LoRASpec) -> Shapes:
         ) from None
     family = family_of(name, config)
     with torch.device("meta"):  # shapes without memory
-        stack = family.take_apart(AutoModel.from_config(config))
+        stack = family.take_apart(family.auto.from_config(config))
         adapted = adapt(stack, replace(lora, init="kaiming"), torch.Generator("cpu"))
     sizes = tuple((module.base.in_features, module.base.out_features) for module in adapted.values())
     return Shapes(config.hidden_size, sizes)

@@ -21,6 +21,7 @@ from fedrad.privacy import accounting
 from fedrad.privacy.hospital_unit import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.public_base.build import AXES
+from fedrad.rules import PLANNED, refuse
 from fedrad.training.setup import plan_for, terms_of
 from fedrad.training.strategy import Strategy, strategy_of
 
@@ -85,6 +86,7 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         ModelError: the base model's configuration is not on this machine, or has no such layers.
         PlanError: no noise multiplier meets the budget, or the plan contradicts itself.
     """
+    refuse(experiment, PLANNED)
     if experiment.privacy.unit == "hospital" and experiment.privacy.epsilon:
         raise _at_the_server(experiment)
     notes: list[str] = []

@@ -31,7 +31,7 @@ def simulate(
     """Runs a simulation app: the same ServerApp, strategy and messages whichever grid.
 
     Args:
-        app: ``mimic``, ``ct_rate``, ``openi`` or a folder with a Flower app.
+        app: ``mimic``, ``ct_rate``, ``openi``, ``protocol`` or a folder with a Flower app.
         overrides: ``section.key=value``; relative paths are taken from the working directory.
         out: run directory.
         config: a TOML file whose keys go before the app's own; ``overrides`` go before both.

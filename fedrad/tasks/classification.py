@@ -15,14 +15,18 @@ from torch import Tensor
 
 from fedrad.data.batches import Indices, Tokenized, tokenize
 from fedrad.errors import ModelError
+from fedrad.model.answers import Answers
 from fedrad.model.base import BaseModel
 from fedrad.model.encoder import ReportClassifier
 from fedrad.model.export import export_peft
 from fedrad.model.folder import Outputs
-from fedrad.tasks.metrics import F1_FIGURES, Comparison, Evaluation, f1_scores
+from fedrad.tasks.metrics import F1_FIGURES, Comparison, Evaluation, Scores, f1_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Matrices = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Classification(ABC):
         """Decisions [n, L]."""
 
     @abstractmethod
-    def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """The decision [L] of the label prior, from the frequency of each label."""
+    def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The prediction [L] of the label prior, from the frequency of each label."""
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -76,13 +80,22 @@ class Classification(ABC):
     ) -> Tokenized:
         return tokenize(reports, rows, tokenizer, max_length)
 
-    def made_up(self, ids: Sequence[Sequence[int]]) -> Tokenized:
+    def answers(self, tokenizer: PreTrainedTokenizerBase) -> Answers | None:
+        return None
+
+    def made_up(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokenized:
+        return self.unlabelled(tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"])
+
+    def unlabelled(self, ids: Sequence[Sequence[int]]) -> Tokenized:
+        """Texts as token ids, with arbitrary labels."""
         rows = np.arange(len(ids))
         labels = np.zeros((len(ids), len(self.labels)), dtype=np.float32)
         labels[rows, rows % len(self.labels)] = 1.0
         return Tokenized.of(ids, labels, np.ones_like(labels))
 
-    def predict(self, model: ReportClassifier, hidden: Tensor, attention: Tensor) -> NDArray[np.float32]:
+    def predict(
+        self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
+    ) -> NDArray[np.float32]:
         """Probabilities [B, L]."""
         found: NDArray[np.float32] = self.probabilities(model.suffix(hidden, attention).float()).cpu().numpy()
         return found
@@ -90,20 +103,28 @@ class Classification(ABC):
     def cell(self, value: Any) -> str:
         return f"{value:.6f}"
 
+    def matrices(self, tokens: Tokenized) -> Matrices:
+        """Labels and mask, float32 [n, L]."""
+        return tokens.labels, tokens.mask
+
+    def scores(self, predictions: NDArray[Any], tokens: Tokenized) -> Scores:
+        """The scores of predictions [n, L]."""
+        return f1_scores(self.decide(predictions), *self.matrices(tokens), self.labels)
+
     def positives(self, tokens: Tokenized) -> dict[str, int]:
-        counts = ((tokens.labels > 0.5) & (tokens.mask > 0)).sum(axis=0)
+        labels, mask = self.matrices(tokens)
+        counts = ((labels > 0.5) & (mask > 0)).sum(axis=0)
         return {name: int(count) for name, count in zip(self.labels, counts, strict=True)}
 
     def evaluate(self, predictions: NDArray[Any], tokens: Tokenized) -> Evaluation:
-        decisions = self.decide(predictions)
-        return Evaluation(f1_scores(decisions, tokens.labels, tokens.mask, self.labels), decisions)
+        return Evaluation(self.scores(predictions, tokens), self.decide(predictions))
 
     def compare(self, before: Evaluation, after: Evaluation, tokens: Tokenized) -> Comparison:
-        labels, mask = tokens.labels, tokens.mask
+        labels, mask = self.matrices(tokens)
         prior = np.broadcast_to(self.prior((labels * mask).mean(axis=0, dtype=np.float64)), labels.shape)
         return Comparison(
             before=before.scores,
-            prior=f1_scores(prior, labels, mask, self.labels),
+            prior=self.scores(prior, tokens),
             reports=len(labels),
             changed=int(((before.decisions != after.decisions) & (mask > 0)).sum()),
         )

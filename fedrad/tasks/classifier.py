@@ -59,7 +59,7 @@ class Classifier:
         """
         folder = adapter_folder(run_dir)
         manifest, tensors = import_peft(folder)
-        task = task_named(manifest.outputs.task, manifest.outputs.labels)
+        task = task_named(manifest.outputs.task, manifest.outputs.labels, manifest.outputs.instruction)
         loaded = load_base(base or manifest.spec.name, "" if base else manifest.spec.revision)
         if loaded.sha256 != manifest.base_sha256:
             raise ModelError(
@@ -67,7 +67,8 @@ class Classifier:
                 f" expected {manifest.base_sha256[:12]}...): use the same revision, or name it with base=."
             )
         kernels = kernels_for(loaded, manifest.spec.backbone, device_for(device))
-        model = build(loaded, manifest.spec, manifest.lora, task.outputs(), 0, kernels)
+        answers = task.answers(loaded.tokenizer)
+        model = build(loaded, manifest.spec, manifest.lora, task.outputs(), 0, kernels, answers=answers)
         model.load_state(tensors)
         return Classifier(model, task, loaded.tokenizer, min(manifest.max_length, loaded.max_length), manifest.privacy)
 
@@ -91,12 +92,11 @@ class Classifier:
         out = np.empty((len(texts), len(self.labels)), dtype=self.task.dtype)
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
-            ids = self.tokenizer(chunk, truncation=True, max_length=self.max_length)["input_ids"]
-            tokens = self.task.made_up(ids)
-            for rows in micro_batches(tokens.lengths, np.arange(len(ids)), self.model.kernels.micro_tokens):
+            tokens = self.task.made_up(chunk, self.tokenizer, self.max_length)
+            for rows in micro_batches(tokens.lengths, np.arange(len(chunk)), self.model.kernels.micro_tokens):
                 batch = collate(tokens, rows, self.tokenizer.pad_token_id)
-                attention = batch.attention.to(self.model.device)
+                ids, attention, mask = (part.to(self.model.device) for part in (batch.ids, batch.attention, batch.mask))
                 with self.model.arithmetic():
-                    hidden = self.model.prefix(batch.ids.to(self.model.device), attention)
-                    out[start + rows] = self.task.predict(self.model, hidden, attention)
+                    hidden = self.model.prefix(ids, attention)
+                    out[start + rows] = self.task.predict(self.model, hidden, attention, ids, mask)
         return out

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F1_FIGURES = ("weighted F1", "micro F1", "macro F1")
+TOP_3 = "top 3"
 
 
 @dataclass(frozen=True)

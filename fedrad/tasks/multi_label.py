@@ -39,6 +39,6 @@ class MultiLabel(Classification):
         """Above 1/2. A threshold tuned on private reports would cost privacy (P23)."""
         return probabilities > 0.5
 
-    def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
         """Always positive: the constant answer with the best F1, 2p/(1+p)."""
-        return np.ones(len(frequencies), dtype=np.bool_)
+        return np.ones(len(frequencies))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrad.data.batches import Tokenized
 from fedrad.tasks.classification import Classification
+from fedrad.tasks.metrics import F1_FIGURES, TOP_3, Scores
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class SingleLabel(Classification):
     least: ClassVar[int] = 2
     meaning: ClassVar[str] = "one class of several (softmax)"
     expression: ClassVar[str] = "logits.softmax(-1)"
+    figures: ClassVar[tuple[str, ...]] = (*F1_FIGURES, TOP_3)
 
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Cross-entropy."""
@@ -33,6 +36,15 @@ class SingleLabel(Classification):
         """The most probable class."""
         return np.asarray(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None])
 
-    def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """The most frequent class."""
-        return np.asarray(np.arange(len(frequencies)) == int(frequencies.argmax()))
+    def scores(self, predictions: NDArray[Any], tokens: Tokenized) -> Scores:
+        """F1, of which micro F1 is the share of exact matches, and how often the class is among the three most
+        probable."""
+        found = super().scores(predictions, tokens)
+        labels, _ = self.matrices(tokens)
+        three = np.argsort(-np.asarray(predictions), axis=1, kind="stable")[:, :3]
+        share = float(np.take_along_axis(labels, three, axis=1).sum(axis=1).mean())
+        return replace(found, figures={**found.figures, TOP_3: share})
+
+    def prior(self, frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The most frequent class first."""
+        return frequencies

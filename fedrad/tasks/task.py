@@ -1,17 +1,17 @@
 """The interface of a task: labels, losses, scores and predictions.
 
 A new task is a file beside ``multi_label.py``, and a line in ``_TASKS``. It defines the meaning of ``Tokenized.labels``
-and ``Tokenized.mask``; other packages pass these arrays from the corpus to ``Task.losses`` unread. A causal language
-model, for instance, could put the token ids of a report and its answer there, with a mask that is 1 on the answer; it
-would have no head (``outputs`` is 0) and predict texts.
+and ``Tokenized.mask``; other packages pass these arrays from the corpus to ``Task.losses`` unread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
 from datasets import Dataset, Features
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
@@ -19,8 +19,10 @@ from torch import Tensor
 from fedrad.data.batches import Indices, Tokenized
 from fedrad.data.report import is_single_label, label_names
 from fedrad.errors import ModelError
+from fedrad.model.answers import Answers
 from fedrad.model.base import BaseModel
 from fedrad.model.encoder import ReportClassifier
+from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.metrics import Comparison, Evaluation
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
@@ -68,8 +70,16 @@ class Task(Protocol):
     ) -> Tokenized:
         """These rows of a corpus with their labels, as ``losses`` and ``evaluate`` need them."""
 
-    def made_up(self, ids: Sequence[Sequence[int]]) -> Tokenized:
-        """Texts, given as token ids, with arbitrary labels: for prediction, and for passes that train nothing."""
+    def answers(self, tokenizer: PreTrainedTokenizerBase) -> Answers | None:
+        """What a decoder chooses from; None for a task with a head.
+
+        Raises:
+            ModelError: two labels that are the same to the tokenizer.
+        """
+
+    def made_up(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokenized:
+        """Texts with arbitrary labels: for prediction, and for passes that train nothing. Not text by text as token
+        ids, since a task may put more around a text than the tokenizer does."""
 
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Losses [B], float32, of the model's outputs [B, ...] against labels and mask [B, ...].
@@ -77,11 +87,22 @@ class Task(Protocol):
         Guarantee: a report's loss is a function of its own row alone (P16).
         """
 
-    def predict(self, model: ReportClassifier, hidden: Tensor, attention: Tensor) -> NDArray[Any]:
-        """Predictions [B, K] from the output of ``model.prefix`` for B reports."""
+    def predict(
+        self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
+    ) -> NDArray[Any]:
+        """Predictions [B, K] for B reports.
+
+        Args:
+            hidden: output of ``model.prefix``. A head needs nothing else.
+            ids, mask: token ids [B, T] and mask [B, ...]. A decoder needs them, because its answers are more tokens,
+                which the lower layers have not seen.
+        """
 
     def cell(self, value: Any) -> str:
         """A predicted value as text for a table."""
+
+    def matrices(self, tokens: Tokenized) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Labels and mask, [n, L] each, for ``run.predictions``."""
 
     def positives(self, tokens: Tokenized) -> dict[str, int]:
         """For each label, how many reports have it."""
@@ -101,16 +122,34 @@ class Task(Protocol):
 _TASKS: Mapping[str, Callable[[tuple[str, ...]], Task]] = {
     MultiLabel.name: MultiLabel,
     SingleLabel.name: SingleLabel,
+    CausalLM.name: CausalLM,
 }
 
 
-def task_named(name: str, labels: Sequence[str]) -> Task:
-    """The task of that name. Raises ModelError if there is none."""
+def task_named(name: str, labels: Sequence[str], instruction: str = "") -> Task:
+    """The task of that name, with the instruction of one that has any. Raises ModelError if there is none."""
     if name not in _TASKS:
         raise ModelError(f"there is no task {name!r}, only {', '.join(_TASKS)}: is it of another version of fedrad?")
-    return _TASKS[name](tuple(labels))
+    task = _TASKS[name](tuple(labels))
+    return replace(task, instruction=instruction) if isinstance(task, CausalLM) else task
 
 
-def task_of(features: Features) -> Task:
-    """The task of a corpus with these columns."""
-    return (SingleLabel if is_single_label(features) else MultiLabel)(label_names(features))
+def task_of(features: Features, *, causal: bool = False, instruction: str = "") -> Task:
+    """The task of a corpus with these columns.
+
+    Args:
+        causal: a decoder writes the label.
+        instruction: what it reads before a note.
+
+    Raises:
+        ModelError: ``causal``, and a report has not exactly one class.
+    """
+    single = is_single_label(features)
+    if not causal:
+        return (SingleLabel if single else MultiLabel)(label_names(features))
+    if not single:
+        raise ModelError(
+            "model.task=causal-lm needs reports with one class each, as one column of class names; these have labels"
+            " of 0 and 1."
+        )
+    return CausalLM(label_names(features), instruction)

@@ -14,6 +14,7 @@ from fedrad.data.load import load_corpus
 from fedrad.data.shards import partition, split_by_patient
 from fedrad.data.table import TableColumns
 from fedrad.errors import ConfigError
+from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task, task_of
@@ -77,7 +78,7 @@ def read_corpus(experiment: Experiment) -> Corpus:
     train, test = split_by_patient(reports, data.test_fraction, data.seed)
     corpus = Corpus(
         reports=reports,
-        task=task_of(reports.features),
+        task=task_of(reports.features, causal=experiment.causal, instruction=experiment.model.instruction),
         train=np.sort(train),
         test=np.sort(test),
     )
@@ -89,6 +90,8 @@ def read_corpus(experiment: Experiment) -> Corpus:
 def stated_task(experiment: Experiment) -> Task:
     """The task of a run whose server has no corpus (``data.name = none``)."""
     labels, single = experiment.stated_labels
+    if experiment.causal:
+        return CausalLM(labels, experiment.model.instruction)
     return SingleLabel(labels) if single else MultiLabel(labels)
 
 

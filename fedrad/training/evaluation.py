@@ -21,7 +21,7 @@ def predictions(inputs: Inputs) -> NDArray[Any]:
     for indices in micro_batches(inputs.lengths, np.arange(len(inputs)), model.kernels.micro_tokens):
         batch = inputs.batch(indices)
         with model.arithmetic():
-            out[indices] = task.predict(model, batch.hidden, batch.attention)
+            out[indices] = task.predict(model, batch.hidden, batch.attention, batch.ids, batch.mask)
     return out
 
 

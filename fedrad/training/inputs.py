@@ -75,11 +75,13 @@ def sharing(parts: SharedLowerParts) -> Iterator[None]:
 class Batch:
     """A micro-batch of B reports, ready for ``classifier.suffix``: hidden [B, T, d] or [B, d], attention [B, T].
 
-    All of it is on the classifier's device. What labels and mask [B, ...] mean is the task's to say.
+    All of it is on the classifier's device. What labels and mask [B, ...] mean is the task's to say. ids [B, T] are
+    the tokens.
     """
 
     hidden: Tensor
     attention: Tensor
+    ids: Tensor
     labels: Tensor
     mask: Tensor
     task: Task
@@ -155,10 +157,10 @@ class Inputs:
         if 0 < len(indices) < at_least:
             indices = np.resize(indices, at_least)
         tokens, device = collate(self.tokens, indices, self.pad_id, width), self.classifier.device
-        attention = tokens.attention.to(device)
+        ids, attention = tokens.ids.to(device), tokens.attention.to(device)
         if self.kept is None:
             with torch.no_grad():
-                hidden = self.classifier.prefix(tokens.ids.to(device), attention)
+                hidden = self.classifier.prefix(ids, attention)
         elif self._pooled:
             hidden = torch.from_numpy(self.kept[indices])
         else:
@@ -167,7 +169,7 @@ class Inputs:
             for row, index in enumerate(indices):
                 start, stop = self.tokens.offsets[index], self.tokens.offsets[index + 1]
                 filled[row, : stop - start] = self.kept[start:stop]
-        return Batch(hidden.to(device), attention, tokens.labels.to(device), tokens.mask.to(device), self.task)
+        return Batch(hidden.to(device), attention, ids, tokens.labels.to(device), tokens.mask.to(device), self.task)
 
 
 def prepare(

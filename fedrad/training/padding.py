@@ -66,5 +66,4 @@ def padding_for(setup: Setup, plan: PrivacyPlan, *, reports_per_patient: int, fu
 
 def _filler(setup: Setup, length: int) -> Tokenized:
     """A text of exactly ``length`` tokens."""
-    ids = setup.base.tokenizer(FILLER * length, truncation=True, max_length=length)["input_ids"]
-    return setup.task.made_up([ids])
+    return setup.task.made_up([FILLER * length], setup.base.tokenizer, length)

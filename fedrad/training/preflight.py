@@ -72,10 +72,10 @@ def _move_off_zero(parameters: dict[str, torch.nn.Parameter]) -> None:
 
 def _one_step(setup: Setup, recipe: Recipe, optimizer: PrivateOptimizer) -> None:
     texts = [row["text"] for row in islice(generate(_REPORTS, seed=0), _REPORTS)]
-    encoded = setup.base.tokenizer(texts, truncation=True, max_length=min(64, setup.max_length))["input_ids"]
+    tokens = setup.task.made_up(texts, setup.base.tokenizer, setup.max_length)
     engine = opacus_gradients if recipe.gradients == "opacus" else leaf_gradients
     with setup.classifier.arithmetic():
-        inputs = Inputs(setup.task.made_up(encoded), setup.classifier, setup.task, None, setup.pad_id)
+        inputs = Inputs(tokens, setup.classifier, setup.task, None, setup.pad_id)
         batch = inputs.batch(np.arange(len(texts)))
         _, gradients = engine(
             setup.classifier.suffix,

@@ -119,7 +119,8 @@ def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
     spec = ModelSpec(base.name, base.revision, model.pooling, kernels.backbone)
     directions = directions_of(experiment, base, task.findings)
-    classifier = build(base, spec, lora_spec, task.outputs(), experiment.train.seed, kernels, directions)
+    seed, answers = experiment.train.seed, task.answers(base.tokenizer)
+    classifier = build(base, spec, lora_spec, task.outputs(), seed, kernels, directions, answers)
     return Setup(
         base=base,
         classifier=classifier,
@@ -142,6 +143,7 @@ def exported(setup: Setup, strategy: Strategy, state: Mapping[str, Tensor]) -> S
         seed=0,
         kernels=setup.classifier.kernels,
         directions=setup.classifier.readout.directions,
+        answers=setup.classifier.answers,
     )
     classifier.load_state(plain)
     return replace(setup, classifier=classifier, lora=lora)

@@ -71,6 +71,8 @@ def initial_state(
     if warm and head is not None:
         _start_from(head, setup, no_other_label=experiment.no_finding == "no-other-label")
         return setup.classifier.state()
+    if setup.classifier.answers is not None:
+        return setup.classifier.state()  # nothing to centre, and no head
     return _cold(experiment, setup, progress)
 
 

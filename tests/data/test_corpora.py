@@ -82,7 +82,7 @@ print("openi, table, toy, none" in reference(), "MIMIC-CXR, CT-RATE, Toy have" i
 
 
 def test_without_its_entry_there_is_no_such_corpus(registered: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be one of synthetic, mimic-cxr, ct-rate, openi, table"):
+    with pytest.raises(ConfigError, match="must be one of synthetic, mimic-cxr, ct-rate, openi, protocol, table"):
         corpus_named("toy")
 
 

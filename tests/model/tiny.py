@@ -7,13 +7,17 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     AlbertConfig,
+    AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -50,7 +54,7 @@ TEXTS = [
     "",
     "edema",
 ]
-ALL = tuple(FAMILIES)
+ALL = tuple(name for name, family in FAMILIES.items() if not family.causal)
 
 
 def config_of(family: str) -> PreTrainedConfig:
@@ -103,6 +107,38 @@ def save(folder: Path, family: str, *, seed: int = 0, pooler: bool = True) -> st
     model.save_pretrained(folder, state_dict=state)
     tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def save_decoder(folder: Path, family: str, **changes: object) -> str:
+    """Writes a random decoder of the family, with three layers of width 32, and returns the folder's name."""
+    reader = bytes_reader()
+    sizes = {"vocab_size": len(reader), "max_position_embeddings": 80, "initializer_range": 0.2}
+    layers = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "tie_word_embeddings": False}
+    config = AutoConfig.for_model(family, **{**sizes, **layers, **heads, **changes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                torch.nn.init.uniform_(parameter, 0.5, 2.0)
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    reader.save_pretrained(folder)
+    return str(folder)
+
+
+def bytes_reader() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer, as most decoders have, without a token that pads."""
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    marks = ["<begin>", "<|endoftext|>"]
+    alphabet = ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=420, special_tokens=marks, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([REPORT, WORDS, *TEXTS], trainer)
+    backend.post_processor = TemplateProcessing(single="<begin> $A", special_tokens=[("<begin>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<begin>", eos_token="<|endoftext|>")
 
 
 def save_public(folder: Path) -> str:

@@ -14,6 +14,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedrad.config import Experiment
+from fedrad.corpora import CORPORA
 from fedrad.errors import ConfigError, SitesMissing
 from fedrad.federation import client, server
 from fedrad.federation.participants import connect
@@ -72,9 +73,15 @@ def test_the_defaults_are_an_experiment(app: Path) -> None:
 
     exp = Experiment.from_flat({**defaults, "data.path": "/data"})
 
-    read = {"mimic": "synthetic", "ct_rate": "ct-rate", "openi": "openi", "deployment": "synthetic"}
+    read = {
+        "mimic": "synthetic",
+        "ct_rate": "ct-rate",
+        "openi": "openi",
+        "protocol": "protocol",
+        "deployment": "synthetic",
+    }
     assert exp.data.name == read[app.name]
-    if exp.data.name != "synthetic":  # the others need the user's data, and say so
+    if not CORPORA[exp.data.name].generated:  # the others need the user's data, and say so
         with pytest.raises(ConfigError, match=r"data\.path"):
             Experiment.from_flat(defaults)
 

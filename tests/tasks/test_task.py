@@ -24,7 +24,6 @@ from fedrad.planning.notes import after_training, notes_on_plan
 from fedrad.privacy.plan import declared_size
 from fedrad.report.scores import label_table, score_table
 from fedrad.tasks.metrics import Comparison, Evaluation, Scores
-from fedrad.tasks.task import Task
 from fedrad.training.evaluation import evaluate, predictions
 from fedrad.training.inputs import Inputs, prepare
 from fedrad.training.local import TrainingState, run_steps
@@ -53,9 +52,15 @@ class Answer:
         return len(self.labels)
 
     def tokenize(self, reports: Dataset, rows: Indices, tokenizer: Any, max_length: int) -> Tokenized:
-        return self.made_up(tokenizer(list(reports.select(rows)["text"]), max_length=max_length)["input_ids"])
+        return self.made_up(list(reports.select(rows)["text"]), tokenizer, max_length)
 
-    def made_up(self, ids: Sequence[Sequence[int]]) -> Tokenized:
+    def answers(self, tokenizer: Any) -> None:
+        return None
+
+    def made_up(self, texts: Sequence[str], tokenizer: Any, max_length: int) -> Tokenized:
+        return self.numbered(tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"])
+
+    def numbered(self, ids: Sequence[Sequence[int]]) -> Tokenized:
         answers = np.array([[len(row) % len(self.labels)] for row in ids], dtype=np.int64)
         offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
         return Tokenized(np.concatenate(ids).astype(np.int32), offsets, answers, np.ones((len(ids), 1), np.float32))
@@ -63,12 +68,17 @@ class Answer:
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(outputs.float(), labels[:, 0], reduction="none") * mask[:, 0]
 
-    def predict(self, model: ReportClassifier, hidden: Tensor, attention: Tensor) -> NDArray[Any]:
+    def predict(
+        self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
+    ) -> NDArray[Any]:
         found = model.suffix(hidden, attention).argmax(-1).tolist()
         return np.array([[self.labels[answer]] for answer in found], dtype=object)
 
     def cell(self, value: Any) -> str:
         return str(value)
+
+    def matrices(self, tokens: Tokenized) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        raise NotImplementedError("texts are no labels of 0 and 1")
 
     def positives(self, tokens: Tokenized) -> dict[str, int]:
         return {}
@@ -89,7 +99,7 @@ class Answer:
         (directory / "answers.txt").write_text("\n".join(self.labels))
 
 
-TASK: Task = Answer(("CT head", "CT chest", "MRI knee"))
+TASK = Answer(("CT head", "CT chest", "MRI knee"))
 EXPERIMENT = small.experiment(privacy__epsilon=0.0, train__learning_rate=0.5)
 
 
@@ -97,7 +107,9 @@ def ready() -> tuple[Setup, Inputs, dict[str, Tensor]]:
     setup = set_up(EXPERIMENT, TASK)
     state = initial_state(EXPERIMENT, setup)
     tokens = small.tokens()
-    answers = TASK.made_up([tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)])
+    answers = TASK.numbered(
+        [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
+    )
     return setup, prepare(setup, answers), {name: state[name] for name in setup.classifier.adapter()}
 
 

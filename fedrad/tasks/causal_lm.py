@@ -1,0 +1,130 @@
+"""Causal language model: a decoder reads an instruction and a note, and writes the label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedrad.data.batches import Indices, Tokenized, patient_numbers
+from fedrad.data.report import label_matrix
+from fedrad.errors import ModelError
+from fedrad.model.answers import Answers, prompt_around
+from fedrad.model.base import BaseModel
+from fedrad.model.encoder import ReportClassifier
+from fedrad.model.export import export_peft
+from fedrad.model.folder import Outputs
+from fedrad.tasks.classification import Matrices
+from fedrad.tasks.single_label import SingleLabel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LEAST_NOTE = 4  # tokens of a note that must have room, or nothing is read
+
+
+@dataclass(frozen=True)
+class CausalLM(SingleLabel):
+    """One of L classes for each report, whose name the model writes.
+
+    ``Tokenized.ids`` are those of instruction, note and answer. ``Tokenized.labels`` are int64 [n, 1 + M], M the tokens
+    of the longest answer: the number of the class, then the answer's ids, at the end of the M. The mask is 1 on the
+    answer's ids and 0 elsewhere.
+
+    Attributes:
+        instruction: what stands before a note. Public.
+    """
+
+    instruction: str = ""
+
+    name: ClassVar[str] = "causal-lm"
+    dtype: ClassVar[DTypeLike] = np.float32
+    meaning: ClassVar[str] = "one class of several, as the text of an answer"
+    expression: ClassVar[str] = "scores.softmax(-1)"
+
+    def outputs(self) -> int:
+        super().outputs()
+        return 0
+
+    def answers(self, tokenizer: PreTrainedTokenizerBase) -> Answers:
+        """Every label as token ids, ended by the tokenizer's token for the end of a text."""
+        texts = [f" {label}" for label in self.labels]
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return Answers(tuple((*answer, int(tokenizer.eos_token_id)) for answer in ids))
+
+    def tokenize(
+        self, reports: Dataset, rows: Indices, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Tokenized:
+        chosen = reports.select(np.asarray(rows, dtype=np.int64))
+        classes = label_matrix(chosen).argmax(axis=1)
+        return self._texts(list(chosen["text"]), classes, tokenizer, max_length, patient_numbers(chosen))
+
+    def made_up(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokenized:
+        classes = np.arange(len(texts)) % len(self.labels)
+        return self._texts(texts, classes, tokenizer, max_length, None)
+
+    def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Cross-entropy summed over the answer's tokens; instruction and note are only read."""
+        each = cross_entropy(outputs.float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+        return (each.view(labels[:, 1:].shape) * mask[:, 1:]).sum(dim=-1)
+
+    def predict(
+        self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
+    ) -> NDArray[np.float32]:
+        """The probability of each answer among all, [B, L]. The answers in ``ids`` are not read."""
+        prompts = attention.sum(1) - mask.sum(1).to(attention.dtype)
+        width = int(prompts.max())
+        prompt = (torch.arange(width, device=ids.device) < prompts[:, None]).to(attention.dtype)
+        found: NDArray[np.float32] = model.answer_scores(ids[:, :width], prompt).softmax(-1).cpu().numpy()
+        return found
+
+    def export(
+        self, model: ReportClassifier, base: BaseModel, directory: Path, *, max_length: int, privacy_statement: str
+    ) -> None:
+        outputs = Outputs(self.name, self.labels, self.meaning, self.expression, self.instruction)
+        export_peft(model, base, directory, outputs, max_length=max_length, privacy_statement=privacy_statement)
+
+    def matrices(self, tokens: Tokenized) -> Matrices:
+        labels = (np.arange(len(self.labels)) == tokens.labels[:, :1]).astype(np.float32)
+        return labels, np.ones_like(labels)
+
+    def _texts(
+        self,
+        texts: Sequence[str],
+        classes: NDArray[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        patients: Indices | None,
+    ) -> Tokenized:
+        """Prompts with the answers of these classes; a note is cut so that the longest answer would have room."""
+        answers = self.answers(tokenizer)
+        before, after = (_ids(tokenizer, part) for part in prompt_around(self.instruction))
+        before = [*tokenizer("")["input_ids"], *before]  # of Llama: the token that begins a text
+        room = max_length - len(before) - len(after) - answers.longest
+        if room < _LEAST_NOTE:
+            raise ModelError(
+                f"data.max-length = {max_length} leaves no room for a note beside instruction and answer, which take"
+                f" {max_length - room} tokens: raise it."
+            )
+        notes = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+        labels = np.zeros((len(texts), 1 + answers.longest), dtype=np.int64)
+        mask = np.zeros(labels.shape, dtype=np.float32)
+        pieces = []
+        for row, (note, number) in enumerate(zip(notes, classes, strict=True)):
+            answer = answers.ids[number]
+            pieces.append([*before, *note[:room], *after, *answer])
+            labels[row, 0], labels[row, -len(answer) :], mask[row, -len(answer) :] = number, answer, 1.0
+        return Tokenized.of(pieces, labels, mask, patients)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

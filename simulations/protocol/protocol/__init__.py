@@ -1,0 +1,1 @@
+"""Radiology protocoling: order notes in, one of 34 imaging protocols out."""
