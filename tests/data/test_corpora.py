@@ -75,7 +75,7 @@ print("openi, table, toy, none" in reference(), "MIMIC-CXR, CT-RATE, Toy have" i
     shown = run(tmp_path, code).splitlines()
     assert shown[:2] == ["['One.', 'Two.'] ['a', 'b', 'c']", "(('a', 'b', 'c'), False) no-other-label synthetic"]
     assert shown[2].startswith("data.path: say where the toy reports are")
-    assert shown[3].startswith("privacy.unit: Toy names reports and no patients")
+    assert shown[3].startswith("privacy.unit: Toy has no patient ids")
     assert shown[4].endswith("did you mean toy?")
     assert int(shown[5]) % 3 == 0
     assert shown[6:] == ["('a', 'b', 'c')", "True True"]
