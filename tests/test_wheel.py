@@ -48,7 +48,7 @@ def modules(package: str) -> set[str]:
 def data() -> set[str]:
     """The generator's phrases, the labels' synonyms, the public base, the certificates' schema, the report's page."""
     base = {f"fedrad/model/chest_minilm/{name}.safetensors" for name in ("difference", "head")}
-    pages = {"fedrad/certificate/schema.json", "fedrad/report/page/template.html"}
+    pages = {"fedrad/certificate/schema.json", "fedrad/report/page/template.html", "fedrad/report/evaluation.html.j2"}
     found = base | pages | {str(file.relative_to(ROOT)) for file in (ROOT / "fedrad/data").rglob("*.toml")}
     banks = {bank.replace("-", "_") for bank in BANKS}
     assert {f"fedrad/data/synthetic/banks/{bank}/bank.toml" for bank in banks} <= found

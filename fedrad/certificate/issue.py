@@ -21,8 +21,8 @@ SERVER = "server"  # whose ledger carries the guarantee where the hospital is th
 
 
 def certify_run(directory: Path, kind: Kind, about: Mapping[str, object] | None = None) -> tuple[Path, ...]:
-    """Writes the certificates of a run that has finished: ``certificate.json`` where there is one ledger, else a
-    ``certificate-SITE.json`` for each site that was charged.
+    """Writes the certificates of a run whose adapter is exported: ``certificate.json`` where there is one ledger, else
+    a ``certificate-SITE.json`` for each site that was charged.
 
     They are signed with a key that is made here and forgotten: it shows that a certificate was not changed since, and
     that those of one run belong together; it speaks for no hospital.

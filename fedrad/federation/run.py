@@ -205,10 +205,11 @@ class Run:
             note = f"{self.experiment.run.track} missed something: {type(error).__name__} at {place_of(error)}"
             show_notes(self.console, [note])
 
-    def finish(self, state: Mapping[str, Tensor], **figures: Any) -> Result:
-        """Writes the adapter and, last, the result.
+    def finish(self, state: Mapping[str, Tensor], certify: Callable[[], object], **figures: Any) -> Result:
+        """Writes the adapter, its certificates and, last, the result.
 
         Args:
+            certify: writes the certificates.
             figures: the fields of ``Result`` that the caller knows.
         """
         experiment, task = self.experiment, self.setup.task
@@ -232,6 +233,6 @@ class Run:
             warm = starts_warm(experiment, task.findings)
             late += after_training(experiment, scores, comparison, epsilon=result.epsilon_max, warm=warm)
         result = replace(result, notes=self._early + late)
-        finish(self.directory, experiment, exported(self.setup, self.strategy, state), result)
+        finish(self.directory, experiment, exported(self.setup, self.strategy, state), result, certify)
         self._track(lambda tracker: tracker.finish(self.directory))
         return result

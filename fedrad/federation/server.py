@@ -169,6 +169,8 @@ class FederatedRun(Run):
         rounds, outcomes = self.rounds, self.rounds.outcomes
         result = self.finish(
             rounds.state,
+            # Real hospitals write their own, beside their ledgers.
+            lambda: certify_run(self.directory, "simulation") if self.simulated else (),
             epsilon=dict(sorted(rounds.spent.booked.items())),
             declared=self.declared,
             sizes_stated=not self.simulated,
@@ -183,8 +185,6 @@ class FederatedRun(Run):
                 for site in sorted({site for outcome in outcomes for site in outcome.absent})
             },
         )
-        if self.simulated:  # real hospitals write their own, beside their ledgers
-            certify_run(self.directory, "simulation")
         # What the simulated hospitals had received: of no more use.
         shutil.rmtree(self.directory / "public", ignore_errors=True)
         self.console.print(final_table(self.experiment, result, self.directory))

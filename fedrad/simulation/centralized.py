@@ -114,16 +114,15 @@ def _train(run: Run, corpus: Corpus) -> Result:
             run.keep(round, RUN, state)
             evaluate(round, charged)
         account = ledger.view.account
-    result = run.finish(
+    return run.finish(
         state,
+        lambda: certify_run(run.directory, "centralized"),
         epsilon={name: account.epsilon(delta)},
         declared=declared,
         sizes_stated=experiment.data.declared_size > 0,
         charges={name: account},
         delta=delta,
     )
-    certify_run(run.directory, "centralized")
-    return result
 
 
 def main(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -70,8 +70,14 @@ def append_metrics(
     return record
 
 
-def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result) -> None:
-    """Writes ``adapter/`` and, last, ``result.json``: a directory with a ``result.json`` is a finished run."""
+def finish(
+    directory: Path, experiment: Experiment, setup: Setup, result: Result, certify: Callable[[], object]
+) -> None:
+    """Writes ``adapter/`` and, last, ``result.json``: a directory with a ``result.json`` is a finished run.
+
+    Args:
+        certify: writes what certifies the adapter; called when that is there.
+    """
     statement = privacy_statement(experiment, result, setup.spec.backbone)
     setup.task.export(
         setup.classifier,
@@ -80,6 +86,7 @@ def finish(directory: Path, experiment: Experiment, setup: Setup, result: Result
         max_length=setup.max_length,
         privacy_statement=statement,
     )
+    certify()
     compared = result.comparison
     figures = {
         **scores_as_dict(result.scores, setup.task.figures),

@@ -55,7 +55,7 @@ def test_a_workbook_reads_as_the_table_that_it_shows(tmp_path: Path, name: str) 
         (("x", 1, 2, "a", None), "label 'edema' is not 0 or 1", 2),
         (("x", 1, datetime(2024, 1, 1), "a", None), "column 'edema' is not", 2),
         (("x", CANARY, 1, "a", None), "label 'effusion' is not 0 or 1", 2),
-        (("x", "#N/A", 1, "a", None), "label 'effusion' is blank", 2),
+        (("x", "#N/A", 1, "a", None), "label 'effusion' is a placeholder", 2),
         (("x", 1, 1, None, None), "the patient is blank", 2),
     ],
 )

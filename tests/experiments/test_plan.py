@@ -108,7 +108,7 @@ def test_a_cell_that_can_not_be_run_is_told_with_its_place(tmp_path: Path) -> No
     assert 'privacy.epsilon: expected number, got "much" (6 of 18 cells' in found
 
     at_server = GRID.replace('command = "simulate"', "").replace("sites.count = 3", 'strategy.name = "fedadam"')
-    assert "strategy.name: fedadam is an optimizer of the server's" in problems(tmp_path, at_server)
+    assert "strategy.name: fedadam runs an optimizer at the server" in problems(tmp_path, at_server)
     assert "sites.alone: for `fedrad centralized`" in problems(tmp_path, GRID.replace("count = 3", "alone = 1"))
 
 

@@ -350,9 +350,10 @@ def test_a_real_hospitals_ledger_and_state_wait_for_the_disk(mercy: Mercy, monke
     monkeypatch.setattr(files, "sync_folder", synced.append)
     assert isinstance(read_answer(mercy.ask(mercy.request()), Reply), Reply)
     assert [options.get("durable", True) for options in seen] == [True]
-    # The state, after the witness of the charge; then the witness of the answer that may leave, and the certificate.
+    # The state, after the witness of the charge; then the witness of the answer that may leave, and the certificate
+    # with its key.
     state, witness = Path(mercy.node["state-dir"]), Path(mercy.node["witness-dir"])
-    assert synced[-3:] == [state, witness, state]
+    assert synced[-4:] == [state, witness, state, state]
 
 
 def test_every_round_of_a_real_hospital_is_checked_and_one_of_each_kind_of_a_simulated_one(

@@ -57,5 +57,5 @@ def test_a_strategy_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyP
 
 def test_what_is_no_strategy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(installed.installed(), "odd", EntryPoint("odd", "pathlib:Path", "fedrad.strategies"))
-    with pytest.raises(ConfigError, match="'odd' is no fedrad"):
+    with pytest.raises(ConfigError, match="'odd' is not a fedrad"):
         Experiment.from_flat({"strategy.name": "odd"})

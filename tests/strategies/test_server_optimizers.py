@@ -132,6 +132,6 @@ def test_without_momentum_a_whole_run_of_fedavgm_is_fedavgs(base: str, tmp_path:
 
 
 def test_one_place_has_no_server(base: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"strategy\.name: fedadam is an optimizer of the server's"):
+    with pytest.raises(ConfigError, match=r"strategy\.name: fedadam runs an optimizer at the server"):
         centralized.train(small(base, run__out=str(tmp_path / "run"), strategy__name="fedadam"))
     assert not (tmp_path / "run").exists()

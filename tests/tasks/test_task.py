@@ -139,7 +139,7 @@ def test_what_a_run_shows_and_writes_are_its_own_figures(tmp_path: Path) -> None
     directory = create_run_directory(small.experiment(run__out=str(tmp_path / "run")), tmp_path)
     append_metrics(directory, TASK, round=0, step=0, scores=None, epsilon={})
     append_metrics(directory, TASK, round=1, step=6, scores=start.scores, epsilon={})
-    finish(directory, EXPERIMENT, setup, result)
+    finish(directory, EXPERIMENT, setup, result, lambda: None)
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
     assert "changed nothing" in note

@@ -93,7 +93,7 @@ def finished(tmp_path: Path, epsilon: dict[str, float], **changes: object) -> tu
     directory = create_run_directory(exp, tmp_path)
     setup = setup_of(exp)
     tiny.randomise(setup.classifier)
-    finish(directory, exp, setup, small.result(epsilon))
+    finish(directory, exp, setup, small.result(epsilon), lambda: None)
 
     def refuse(word: str) -> None:
         pytest.fail(f"{word} is no JSON")
