@@ -52,9 +52,9 @@ TASK = "chest x-ray findings"
 BUDGETS: dict[str, tuple[float, ...]] = {
     "polar": (40, 60, 80, 100, 150),
     "laplace": (40, 60, 80, 100),
-    "santext": (4, 8, 10, 12),
+    "santext": (6, 12, 14, 16, 20),
     "tem": (16, 18, 20, 24),
-    "coordinate-laplace": (100, 10000, 30000),
+    "coordinate-laplace": (1000, 2000),
 }
 PUBLIC_BANKS = ("chest-xray", "chest-xray-icu", "chest-xray-british", "chest-xray-indian")
 BETAS = (0.0, *(2.0**k for k in range(1, 11)))
