@@ -70,7 +70,7 @@ check_told(experiment, 900, None)
 print(outlook_of(experiment, declared=900).present.trainable)
 node = {{"site": "a", "data-path": folder, "state-dir": folder, "epsilon-cap": 1.0, "declared-size": 9}}
 print(HospitalPolicy.from_node_config({{**node, "data-name": "toy"}}).task.labels)
-print("openi, table, toy, none" in reference(), "MIMIC-CXR, CT-RATE, Toy have" in reference())
+print("openi, protocol, table, toy, none" in reference(), "MIMIC-CXR, CT-RATE, Toy have" in reference())
 """
     shown = run(tmp_path, code).splitlines()
     assert shown[:2] == ["['One.', 'Two.'] ['a', 'b', 'c']", "(('a', 'b', 'c'), False) no-other-label synthetic"]
