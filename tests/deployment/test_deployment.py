@@ -120,7 +120,10 @@ def test_a_federation_of_real_processes(loopback: Loopback) -> None:
         assert stat.S_IMODE((folder / "state").stat().st_mode) == 0o700
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (folder / "state").iterdir()}
         assert modes.pop("public") == 0o700  # a folder with what the server had sent
-        assert modes == dict.fromkeys(("ledger.sqlite", "ledger.lock", "round.safetensors"), 0o600)
+        certificates = {name for name in modes if name.startswith("certificate-")}
+        assert [modes.pop(name) for name in certificates] == [0o644]  # to be shown
+        private = {"ledger.sqlite", "ledger.lock", "round.safetensors", "certificate.key"}
+        assert modes == dict.fromkeys(private & modes.keys() | private - {"certificate.key"}, 0o600)
     assert {"adapter", "experiment.toml", "metrics.jsonl"} <= {path.name for path in results.iterdir()}
     assert list((results / "ledger").iterdir()) == []  # the ledgers are the hospitals'
     assert Experiment.load(results / "experiment.toml").privacy.epsilon == REQUESTED
