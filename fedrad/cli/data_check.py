@@ -135,18 +135,19 @@ def _experiment(source: Path | None, flat: dict[str, object]) -> Experiment:
         return Experiment.from_flat(flat).resolve_paths(Path.cwd())
     except ConfigError as error:
         if flat.get("data.name") == "table" and not flat.get("data.label-columns"):
-            raise ConfigError([*error.problems, *_columns_there(Path(str(flat.get("data.path"))))]) from None
+            offer = _columns_there(Path(str(flat.get("data.path"))))
+            problems = [f"{p}; {offer}" if p.startswith("data.label-columns:") else p for p in error.problems]
+            raise ConfigError(problems) from None
         raise
 
 
-def _columns_there(path: Path) -> list[str]:
+def _columns_there(path: Path) -> str:
     """Which columns could be named. A file may come without a header, so what may be data is not shown."""
     try:
         names = header_of(path)
     except DataError as error:
-        return [str(error)]
-    shown = [repr(name) for name in names if len(name) <= 40]
-    return [f"data.label-columns: the columns of {path.name} are {', '.join(shown)}"] if shown else []
+        return str(error)
+    return f"{path.name} has {', '.join(repr(name) for name in names if len(name) <= 40) or 'no short column names'}"
 
 
 def _hospital(file: Path, flat: Mapping[str, object]) -> tuple[HospitalPolicy, Experiment]:
