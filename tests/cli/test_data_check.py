@@ -142,7 +142,7 @@ def test_texts_named_as_classes_are_not_shown(tmp_path: Path) -> None:
 def test_columns_that_nobody_named_are_offered(tmp_path: Path) -> None:
     shown = call(good(tmp_path / "t.csv", 10))
     assert shown.exit_code == 2
-    assert "are 'report', 'mrn', 'effusion', 'Edema', 'signed'" in shown.output
+    assert "has 'report', 'mrn', 'effusion', 'Edema', 'signed'" in shown.output
 
 
 def test_a_published_corpus_is_known_by_its_files(tmp_path: Path) -> None:
