@@ -1,91 +1,112 @@
 """Text privatisation: its speed, what it leaves of a classifier's scores, and how often it is undone.
 
-    python -m benchmarks.privatise --out privatise.json                      # some 10 minutes on one core
-    python -m benchmarks.privatise --openi /path/to/openi --reports 1000     # real reports too
+    python -m benchmarks.privatise --movies movieReviewSnippets_GroundTruth.txt --openi indiana_reports.csv --out p.json
+    python -m benchmarks.privatise --table1 --ag-news FOLDER --yelp FOLDER --squad dev-v1.1.json   # or hub ids
 
 Speed: CPU seconds of one thread a token, beside a loop over scipy's sampler with exact search.
 
-Utility: weighted F1 of a classifier that was trained on clean, generated text only (the embedded public base and its
-head), on privatised reports of a bank of phrases that it has not seen, and on Open-i. All tokens get the same budget
-(profile uniform), so that all mechanisms spend alike: a log-ratio of at most epsilon times the chordal distance.
-coordinate-laplace bounds it by epsilon over all pairs; its epsilon is another unit.
+Utility: weighted F1 (reports) or accuracy (movie reviews) of a classifier that was trained on clean texts only:
+logistic regression on tokens and pairs of tokens. All tokens get the same budget (profile uniform),
+so that all mechanisms spend alike: a log-ratio of at most epsilon times the chordal distance. CusText's epsilon is of
+another kind: it bounds the log-ratio within a set of 20 tokens, and nothing beyond. Intervals (95 %) are a bootstrap
+over texts, each with its noise, which is independent of the others'; the scores of all seeds are averaged.
 
-Attacks on the same answers, by whoever knows the mechanism and has public reports, which are generated, of other banks:
-    nearest   the answer itself is the guess
-    prior     the guess is the token w that maximises ln frequency(w) + beta cosine(w, answer), with the frequencies of
-              public reports and the beta that is best there
-Success is the share of tokens guessed, in the first 50 reports. It makes mechanisms comparable: by their scores at the
-same success of an attack.
+Attacks: ``privatise_attacks``; on tokens in the first 50 texts, on texts in the first 200 of all.
 
-Identifiers: success of both attacks on the tokens of the invented identifiers in tests/privatise/identifiers.txt, under
-the profile ``full``, by group. The prior is that of public text, in which these words are rare.
+Identifiers: the attacks on the tokens of the invented identifiers in tests/privatise/identifiers.txt, under the profile
+``full``, by group. The attacker's texts are public reports, in which these words are rare.
+
+Bounds: a log-ratio that some event of the answers exceeds at 99.9 % confidence, beside the claim for the pair of
+tokens; of mechanisms as they are, and of broken ones.
+
+``--table1`` is the grid of STAMP's Table 1, kappa = epsilon / pi as in the authors' code.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import time
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import beta as beta_distribution
 from scipy.stats import vonmises_fisher
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 
 from benchmarks.measure import describe, machine, table, write_json
-from fedrad.corpora import CHEXPERT, UNSEEN
-from fedrad.data.openi import source as openi
-from fedrad.data.synthetic import generate
-from fedrad.model.base import BaseModel, load_base
+from benchmarks.privatise_attacks import Attacker, linked
+from benchmarks.privatise_rivals import CusText, Given, With, customised
+from benchmarks.privatise_sets import TextSet, classified, generated, movies, openi_reports, read_squad
 from fedrad.privacy.randomness import Stream
 from fedrad.privatise.budgets import Choice
-from fedrad.privatise.embeddings import Table, load_table, make_table
-from fedrad.privatise.mechanisms import Polar, unit_rows
-from fedrad.privatise.privatiser import Privatiser, Walk
-from fedrad.tasks.metrics import f1_scores
+from fedrad.privatise.embeddings import Ids, Table, load_table, make_table
+from fedrad.privatise.mechanisms import Mechanism, Polar, unit_rows
+from fedrad.privatise.privatiser import Privatiser
+from fedrad.privatise.rivals import mechanism_named
 
-TASK = "chest x-ray findings"
 BUDGETS: dict[str, tuple[float, ...]] = {
-    "polar": (40, 60, 80, 100, 150),
-    "laplace": (40, 60, 80, 100),
-    "santext": (6, 12, 14, 16, 20),
-    "tem": (16, 18, 20, 24),
-    "coordinate-laplace": (1000, 2000),
+    "polar": (80, 100),
+    "laplace": (80, 100),
+    "santext": (14, 16, 20),
+    "tem": (20, 24),
+    "custext": (6, 12),
 }
-PUBLIC_BANKS = ("chest-xray", "chest-xray-icu", "chest-xray-british", "chest-xray-indian")
-BETAS = (0.0, *(2.0**k for k in range(1, 11)))
-ATTACKED = 50  # reports of each corpus
+IDENTIFIER_BUDGETS: dict[str, tuple[float, ...]] = {
+    "polar": (10, 20, 30, 40, 60, 100),
+    "laplace": (20, 40),
+    "santext": (4, 8),
+}
+GRID = ((150, 50, 450, 350), (200, 100, 500, 400), (250, 150, 550, 450), (300, 200, 600, 500), (350, 250, 650, 550))
+ATTACKED, ASKED = 50, 200  # texts whose tokens are attacked, and texts that are linked
 IDENTIFIERS = Path(__file__).parent.parent / "tests/privatise/identifiers.txt"
+Draw = Callable[[Ids, NDArray[np.float64], Stream], Ids]
 
 
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
-    embeddings, base = load_table(), load_base("chest-minilm")
+    embeddings = load_table()
     print(describe(machine()), flush=True)
+    if arguments.table1:
+        table1(embeddings, arguments)
+        return
     results: dict[str, Any] = {"speed": speed(embeddings)}
     print(speed_table(results["speed"]), flush=True)
-    results["identifiers"] = identifiers(embeddings)
-    print(identifier_table(results["identifiers"]), flush=True)
-    corpora = {"generated": list(generate(arguments.reports, 1, bank=UNSEEN))}
+    results["bounds"] = bounds(embeddings)
+    print(f"\n{bounds_table(results['bounds'])}", flush=True)
+    sets = [movies(arguments.movies, arguments.texts)] if arguments.movies else []
+    sets.append(generated(arguments.reports))
     if arguments.openi:
-        _, found = openi(arguments.openi).read(lambda _: None)
-        corpora["Open-i"] = list(islice(found, arguments.reports))
-    for name, rows in corpora.items():
-        results[name] = utility(embeddings, base, rows, arguments.seed)
-        print(f"\n{name}, {len(rows)} reports\n\n{utility_table(results[name])}", flush=True)
-    write_json(arguments.out, results)
+        sets.append(openi_reports(arguments.openi, arguments.reports))
+    results["identifiers"] = identifiers(embeddings, generated(1).learnt)
+    print(f"\n{identifier_table(results['identifiers'])}", flush=True)
+    own_sets = customised(embeddings)
+    for texts in sets:
+        results[texts.name] = utility(embeddings, own_sets, texts, arguments.seeds)
+        print(f"\n{texts.name}, {len(texts.texts)} texts\n\n{utility_table(results[texts.name])}", flush=True)
+        write_json(arguments.out, results)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reports", type=int, default=1000, help="of each corpus")
+    parser.add_argument("--texts", type=int, default=1000, help="of each set")
+    parser.add_argument("--reports", type=int, default=1000, help="the same for sets of reports")
+    parser.add_argument("--seeds", type=int, default=2, help="privatisations of each set")
     parser.add_argument("--openi", type=Path, help="indiana_reports.csv, or its folder")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--movies", type=Path, help="movieReviewSnippets_GroundTruth.txt")
+    parser.add_argument("--table1", action="store_true", help="STAMP's grid, on the sets that are named")
+    parser.add_argument("--ag-news", default="", help="hub id or folder")
+    parser.add_argument("--yelp", default="", help="hub id or folder")
+    parser.add_argument("--squad", default="", help="hub id or JSON file")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
@@ -108,7 +129,7 @@ class _Numbers:
         return [str(k) for k in ids]
 
 
-def speed(embeddings: Table, tokens: int = 4096, looped: int = 24) -> list[dict[str, Any]]:
+def speed(embeddings: Table, tokens: int = 512, looped: int = 6) -> list[dict[str, Any]]:
     """Of the polar mechanism at the embedded table's size, and at that of SmolLM2-135M (random rows)."""
     made = torch.randn(49152, 576, generator=torch.Generator().manual_seed(0))
     rows = []
@@ -140,142 +161,116 @@ def speed_table(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-# Attacks
-
-
-class Attacker:
-    """Knows the mechanism, the table, and how often public reports use a token."""
-
-    def __init__(self, embeddings: Table) -> None:
-        texts = [row["text"] for bank in PUBLIC_BANKS for row in generate(250, 0, bank=bank)]
-        encoded = embeddings.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        self.texts = texts[::40]
-        self.table = embeddings
-        ids, counts = np.unique(np.concatenate([np.array(ids) for ids in encoded]), return_counts=True)
-        frequency = np.full(len(embeddings.unit), 0.5)  # a token that public reports lack
-        frequency[ids] += counts
-        frequency[np.setdiff1d(np.arange(len(frequency)), embeddings.outputs)] = 1e-9
-        self.prior = np.log(frequency / frequency.sum()).astype(np.float32)
-
-    def guesses(self, answers: NDArray[np.int64], betas: Sequence[float]) -> list[NDArray[np.int64]]:
-        """The likeliest token for each answer, for each beta."""
-        distinct, which = np.unique(answers, return_inverse=True)
-        found = []
-        for part in np.array_split(distinct, max(1, len(distinct) // 256)):
-            cosines = (self.table.unit[part] @ self.table.unit.T).numpy()
-            found.append([(self.prior + np.float32(beta) * cosines).argmax(1) for beta in betas])
-        return [np.concatenate(column)[which.ravel()] for column in zip(*found, strict=True)]
-
-    def beta(self, privatiser: Privatiser) -> float:
-        """The best one on public reports."""
-        tokens, answers, _ = _joined(privatiser.walks(self.texts, 1_000_000))
-        right = [float((guesses == tokens).mean()) for guesses in self.guesses(answers, BETAS)]
-        return BETAS[int(np.argmax(right))]
-
-    def success(
-        self, privatiser: Privatiser, answers: NDArray[np.int64], tokens: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Which tokens are guessed right."""
-        (guesses,) = self.guesses(answers, [self.beta(privatiser)])
-        return guesses == tokens
-
-
-def _joined(walks: Sequence[Walk]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
-    """Tokens, answers and groups of all texts."""
-    return (
-        np.concatenate([walk.tokens for walk in walks]),
-        np.concatenate([walk.answers for walk in walks]),
-        np.concatenate([walk.groups for walk in walks]),
-    )
-
-
 # Utility
 
 
-def utility(embeddings: Table, base: BaseModel, rows: Sequence[Any], seed: int) -> list[dict[str, Any]]:
+def utility(embeddings: Table, own_sets: CusText, texts: TextSet, seeds: int) -> list[dict[str, Any]]:
     """Scores and attacks for each mechanism and budget; the first two rows are clean text and no text."""
-    labels = np.array([[row["labels"][name] for name in CHEXPERT] for row in rows], dtype=np.float32)
-    texts = [row["text"] for row in rows]
-    found = [
-        {"mechanism": "clean", "epsilon": None, "f1": score(base, texts, labels), "nearest": 1.0, "prior": 1.0},
-        {"mechanism": "no text", "epsilon": None, "f1": score(base, ["."] * len(texts), labels)},
+    learner = Learner(embeddings, texts)
+    attacker = Attacker(embeddings, texts.learnt)
+    found: list[dict[str, Any]] = [
+        {"mechanism": "clean", "epsilon": None, "score": learner.score([_tokens_of(embeddings, texts.texts)])},
+        {
+            "mechanism": "no text",
+            "epsilon": None,
+            "score": learner.score([[np.empty(0, dtype=np.int64)] * len(texts.texts)]),
+        },
     ]
-    attacker = Attacker(embeddings)
     for mechanism, budgets in BUDGETS.items():
         for epsilon in budgets:
-            privatiser = Privatiser(embeddings, Choice(epsilon, "uniform", mechanism), TASK, seed=seed)
-            walks = privatiser.walks(texts)
-            tokens, answers, _ = _joined(walks[:ATTACKED])
+            drawn = []
+            for seed in range(seeds):
+                if mechanism == "custext":
+                    choice = Choice(epsilon, "uniform")
+                    privatiser: Privatiser = With(embeddings, choice, texts.task, seed=seed, other=own_sets)
+                else:
+                    privatiser = Privatiser(embeddings, Choice(epsilon, "uniform", mechanism), texts.task, seed=seed)
+                drawn.append(privatiser.walks(texts.texts))
+            attacked = attacker.success(privatiser, drawn[-1][:ATTACKED])
             found.append(
                 {
                     "mechanism": mechanism,
                     "epsilon": epsilon,
-                    "f1": score(base, [privatiser.spelt(walk) for walk in walks], labels),
-                    "nearest": float((answers == tokens).mean()),
-                    "prior": float(attacker.success(privatiser, answers, tokens).mean()),
-                    "tokens": len(tokens),
+                    "score": learner.score([[walk.answers for walk in walks] for walks in drawn]),
+                    **{name: float(right.mean()) for name, right in attacked.items()},
+                    "linked": linked(embeddings, texts.learnt, drawn[-1], ASKED),
                 }
             )
             print(found[-1], flush=True)
     return found
 
 
-def score(base: BaseModel, texts: Sequence[str], labels: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Weighted F1 at 1/2 of the public head on mean-pooled features, and its 95 % interval over reports."""
-    head = base.public_head
-    assert head is not None
-    order = [head.labels["chexpert"].index(name) for name in CHEXPERT]
-    decided = np.empty(labels.shape, dtype=bool)
-    by_length = sorted(range(len(texts)), key=lambda k: len(texts[k]))
-    for start in range(0, len(texts), 32):
-        part = by_length[start : start + 32]
-        encoded = base.tokenizer(
-            [texts[k] for k in part], padding=True, truncation=True, max_length=256, return_tensors="pt"
-        )
-        with torch.inference_mode():
-            states = base.module(**encoded).last_hidden_state
-            mask = encoded["attention_mask"][:, :, None].float()
-            pooled = (states * mask).sum(1) / mask.sum(1)
-            logits = pooled @ head.weight["chexpert"].T + head.bias["chexpert"]
-        decided[part] = logits.numpy()[:, order] > 0
-    rng = np.random.default_rng(0)
-    resampled = [rng.integers(len(labels), size=len(labels)) for _ in range(500)]
-    values = [_weighted(decided[k], labels[k]) for k in resampled]
-    low, high = np.quantile(values, (0.025, 0.975))
-    return _weighted(decided, labels), float(low), float(high)
+class Learner:
+    """A classifier of token ids, from clean texts: logistic regression on tokens and pairs of them."""
+
+    def __init__(self, embeddings: Table, texts: TextSet) -> None:
+        self.texts = texts
+        self.words = TfidfVectorizer(analyzer=_and_pairs, min_df=2, sublinear_tf=True)
+        known = self.words.fit_transform(_tokens_of(embeddings, texts.learnt))
+        self.model = OneVsRestClassifier(LogisticRegression(C=10.0, max_iter=300))
+        self.model.fit(known, texts.learnt_labels.astype(int))
+
+    def score(self, answers: Sequence[Sequence[Ids]]) -> tuple[float, float, float]:
+        """The mean over privatisations, and its 95 % interval over texts."""
+        labels = self.texts.labels
+        decided = []
+        for each in answers:
+            likely = self.model.predict_proba(self.words.transform(each))
+            decided.append(np.eye(labels.shape[1], dtype=bool)[likely.argmax(1)] if self.texts.single else likely > 0.5)
+        rng = np.random.default_rng(0)
+        drawn = [rng.integers(len(labels), size=len(labels)) for _ in range(300)]
+        mean = [float(np.mean([_score(d[k], labels[k], self.texts.single) for d in decided])) for k in drawn]
+        low, high = np.quantile(mean, (0.025, 0.975))
+        return float(np.mean([_score(d, labels, self.texts.single) for d in decided])), float(low), float(high)
 
 
-def _weighted(decided: NDArray[np.bool_], labels: NDArray[np.float32]) -> float:
-    return f1_scores(decided, labels, np.ones_like(labels), CHEXPERT).main
+def _score(decided: NDArray[np.bool_], labels: NDArray[np.bool_], single: bool) -> float:
+    """The accuracy, or F1 of each label, weighted by how often it is positive."""
+    if single:
+        return float((decided & labels).any(1).mean())
+    hits, found, there = (decided & labels).sum(0), decided.sum(0), labels.sum(0)
+    return float((2 * hits / np.maximum(found + there, 1) * there).sum() / max(there.sum(), 1))
 
 
-def utility_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Weighted F1 beside the success of the attacks."""
+def _and_pairs(ids: Ids) -> list[str]:
+    words = [str(k) for k in ids.tolist()]
+    return words + [f"{one} {two}" for one, two in pairwise(words)]
+
+
+def _tokens_of(embeddings: Table, texts: Sequence[str]) -> list[Ids]:
+    encoded = embeddings.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [np.array(ids, dtype=np.int64) for ids in encoded]
+
+
+def utility_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The score beside the success of the attacks."""
+    kinds = ("nearest", "prior", "bigram", "linked")
     cells = []
     for row in rows:
-        value, low, high = row["f1"]
-        attacks = [f"{100 * row[kind]:.1f} %" if kind in row else "-" for kind in ("nearest", "prior")]
+        value, low, high = row["score"]
+        attacks = [f"{100 * row[kind]:.1f} %" if kind in row else "-" for kind in kinds]
         budget = "-" if row["epsilon"] is None else f"{row['epsilon']:g}"
         cells.append([row["mechanism"], budget, f"{value:.3f} ({low:.3f} to {high:.3f})", *attacks])
-    return table(["mechanism", "epsilon a token", "weighted F1", "guessed: nearest", "guessed: prior"], cells)
+    return table(["mechanism", "epsilon a token", "score", *kinds], cells)
 
 
 # Identifiers
 
 
-def identifiers(embeddings: Table, copies: int = 4) -> list[dict[str, Any]]:
-    """Both attacks on invented identifiers, by group, under the profile ``full``."""
+def identifiers(embeddings: Table, public: Sequence[str], copies: int = 2) -> list[dict[str, Any]]:
+    """The attacks on invented identifiers, by group, under the profile ``full``."""
     lines = [line for line in IDENTIFIERS.read_text("utf-8").splitlines() if line and not line.startswith("#")]
     texts = [re.sub(r"\{[A-Z]+:([^{}]*)\}", r"\1", line) for line in lines] * copies
-    attacker = Attacker(embeddings)
+    attacker = Attacker(embeddings, public)
     found = []
-    for mechanism, budgets in (("polar", (10, 20, 30, 40, 60, 100)), ("laplace", (20, 40)), ("santext", (2, 4, 8))):
+    for mechanism, budgets in IDENTIFIER_BUDGETS.items():
         for epsilon in budgets:
-            privatiser = Privatiser(embeddings, Choice(epsilon, "full", mechanism), TASK, seed=0)
-            tokens, answers, groups = _joined(privatiser.walks(texts))
-            guessed = attacker.success(privatiser, answers, tokens)
+            privatiser = Privatiser(embeddings, Choice(epsilon, "full", mechanism), "chest x-ray findings", seed=0)
+            walks = privatiser.walks(texts)
+            groups = np.concatenate([walk.groups for walk in walks])
+            right = attacker.success(privatiser, walks)
             rates = {
-                str(k + 1): [float((answers == tokens)[groups == k].mean()), float(guessed[groups == k].mean())]
+                str(k + 1): [float(guessed[groups == k].mean()) for guessed in right.values()]
                 for k in range(4)
                 if (groups == k).any()
             }
@@ -284,14 +279,14 @@ def identifiers(embeddings: Table, copies: int = 4) -> list[dict[str, Any]]:
     return found
 
 
-def identifier_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Success of nearest and prior, by group."""
+def identifier_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Success of nearest, prior and bigram, by group."""
     cells = [
         [
             row["mechanism"],
             row["epsilon"],
             *(
-                "-" if k not in row["rates"] else "{:.1f} %, {:.1f} %".format(*(100 * x for x in row["rates"][k]))
+                ", ".join(f"{100 * rate:.1f}" for rate in row["rates"][k]) + " %" if k in row["rates"] else "-"
                 for k in "1234"
             ),
         ]
@@ -299,6 +294,122 @@ def identifier_table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     counts = rows[0]["tokens"]
     return table(["mechanism", "epsilon", *(f"group {k + 1} ({counts[k]})" for k in range(4))], cells)
+
+
+# Bounds
+
+
+def bounds(embeddings: Table) -> list[dict[str, Any]]:
+    """What the answers prove, beside the claim: two tokens on the plane, and two of the embedded table."""
+    angles = torch.deg2rad(torch.tensor([0.0, 30.0, 90.0, 180.0, 250.0]))
+    plane = make_table("", _Numbers(5), torch.stack((angles.cos(), angles.sin()), 1), False)
+    words = embeddings.tokenizer.convert_tokens_to_ids(["effusion", "surgery"])
+    found = []
+    for name, space, pair, epsilon, draws in (
+        ("plane", plane, (0, 3), 1.0, 10_000),
+        ("all-MiniLM-L6-v2", embeddings, words, 2.0, 2_000),
+    ):
+        chord = float(np.linalg.norm(np.subtract(*unit_rows(space, np.array(pair)))))
+        for mechanism in ("polar", "laplace", "santext", "tem"):
+            honest = mechanism_named(mechanism, space, "paper")
+            row = {"table": name, "mechanism": mechanism, "claim": epsilon * chord}
+            cases = {"as it is": honest.draw}
+            if mechanism == "polar":
+                cases |= {"kappa x 4": _louder(honest), "leaked": _leaking(honest)}
+            for case, draw in cases.items():
+                row[case] = proven(draw, pair, epsilon, draws)
+            found.append(row)
+    return found
+
+
+def proven(draw: Draw, pair: Sequence[int], epsilon: float, draws: int) -> float:
+    """A log-ratio that an event exceeds at 99.9 % confidence (Clopper-Pearson).
+
+    The event, answers that are likelier under the first token, is chosen on half of the draws and counted on the other
+    half.
+    """
+    sides = [
+        draw(np.full(draws, token), np.full(draws, epsilon), Stream.seeded(k, "bounds")) for k, token in enumerate(pair)
+    ]
+    half = draws // 2
+    best = -math.inf
+    for event in (_likelier(sides[0][:half], sides[1][:half]), np.array([pair[0]])):
+        hits = [int(np.isin(side[half:], event).sum()) for side in sides]
+        low = beta_distribution.ppf(0.00025, hits[0], half - hits[0] + 1) if hits[0] else 0.0
+        high = beta_distribution.ppf(1 - 0.00025, hits[1] + 1, half - hits[1]) if hits[1] < half else 1.0
+        best = max(best, float(np.log(max(low, 1e-300) / high)))
+    return best
+
+
+def _likelier(one: Ids, other: Ids) -> Ids:
+    values, counts = np.unique(one, return_counts=True)
+    against = dict(zip(*np.unique(other, return_counts=True), strict=True))
+    return values[[count > 2 * against.get(value, 0) for value, count in zip(values, counts, strict=True)]]
+
+
+def _louder(mechanism: Mechanism) -> Draw:
+    return lambda tokens, epsilon, stream: mechanism.draw(tokens, 4 * epsilon, stream)
+
+
+def _leaking(mechanism: Mechanism) -> Draw:
+    """One token in ten is answered by itself."""
+
+    def draw(tokens: Ids, epsilon: NDArray[np.float64], stream: Stream) -> Ids:
+        answers = mechanism.draw(tokens, epsilon, stream)
+        return np.where(stream.uniform(len(tokens)) < 0.1, tokens, answers)
+
+    return draw
+
+
+def bounds_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Log-ratios: claimed, proven, and proven of broken mechanisms."""
+    kinds = ("claim", "as it is", "kappa x 4", "leaked")
+    return table(
+        ["log-ratio", "mechanism", *kinds],
+        [
+            [row["table"], row["mechanism"], *(f"{row[kind]:.2f}" if kind in row else "-" for kind in kinds)]
+            for row in rows
+        ],
+    )
+
+
+# Table 1 of STAMP
+
+
+def table1(embeddings: Table, arguments: argparse.Namespace) -> None:
+    """Accuracy on AG News and Yelp, and the share of SQuAD's answers that the privatised context still holds, which no
+    reader that extracts them can exceed. Logistic regression stands in for the paper's classifiers."""
+    sets = []
+    if arguments.ag_news:
+        task = "topic of the news: world, sports, business, science and technology"
+        sets.append(classified("AG News", arguments.ag_news, task, 4, arguments.texts))
+    if arguments.yelp:
+        task = "rating of the restaurant, one to five stars"
+        sets.append(classified("Yelp", arguments.yelp, task, 5, arguments.texts))
+    learners = [Learner(embeddings, texts) for texts in sets]
+    asked = read_squad(arguments.squad, arguments.texts) if arguments.squad else []
+    rows = []
+    for budgets in GRID:
+        for mechanism in ("polar", "coordinate-laplace", "laplace"):
+            kappa = "code" if mechanism == "polar" else "paper"
+            choice = Given(1.0, "full", mechanism, kappa, given=budgets)
+            row = [", ".join(map(str, budgets)), mechanism]
+            for texts, learner in zip(sets, learners, strict=True):
+                walks = Privatiser(embeddings, choice, texts.task, seed=0).walks(texts.texts)
+                row.append("{:.3f} ({:.3f} to {:.3f})".format(*learner.score([[w.answers for w in walks]])))
+            if asked:
+                row.append(f"{np.mean([_kept(embeddings, choice, question) for question in asked]):.3f}")
+            rows.append(row)
+            print(row, flush=True)
+    print(
+        table(["groups 1 to 4", "mechanism", *(t.name for t in sets), *(["SQuAD: answer kept"] if asked else [])], rows)
+    )
+
+
+def _kept(embeddings: Table, choice: Choice, question: Any) -> bool:
+    """Whether an answer still stands in the privatised context; the question is the task."""
+    privatised = Privatiser(embeddings, choice, question.question, seed=0).texts([question.context])[0]
+    return any(answer.lower() in privatised for answer in question.answers)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,8 @@ def _reports(e: Experiment) -> list[Rule]:
     alone = "privacy.unit=patient; without it every report is its own patient"
     nameless = "{e.corpus.title} has no patient ids, so patients can't be the unit; take privacy.unit=report"
     labels = "needed with data.name=none: the labels of the hospitals; `chexpert` stands for MIMIC-CXR's 14"
+    private, unit = data.privatise != "none", data.privatise_epsilon
+    needed = "is needed: the unit of the profile's budgets, for instance 100 (docs/privatise.md has what that leaves)"
     return [
         Rule("data.path", "data.name", corpus is not None and not (corpus.generated or data.path), where),
         Rule("data.path", "data.name", absent and bool(data.path), "data.name=none reads nothing; leave it empty"),
@@ -127,6 +129,10 @@ def _reports(e: Experiment) -> list[Rule]:
             ("data.patient-column", patients and not data.patient_column, alone),
         ),
         Rule("privacy.unit", "data.name", patients and corpus is not None and not corpus.patients, nameless),
+        Rule("data.privatise-epsilon", "data.privatise", private and unit == 0, needed),
+        Rule(
+            "data.privatise-epsilon", "data.privatise", unit > 0 and not private, "privatises nothing; name a profile"
+        ),
     ]
 
 
@@ -276,6 +282,14 @@ def _ways(e: Experiment) -> list[Rule]:
         *(
             Rule("model.task", way, e.causal, "it can't do decoders yet; take classification")
             for way in (DEPLOYED, PLANNED, AUDITED)
+        ),
+        Rule("data.privatise", AUDITED, e.data.privatise != "none", "its canaries are not privatised; take none"),
+        Rule(
+            "data.privatise",
+            DEPLOYED,
+            e.data.privatise != "none",
+            "a real hospital decides for itself, in its node configuration: each draw that a server could ask for"
+            " would add to the last; take none",
         ),
         Rule("privacy.unit", CENTRALIZED, e.privacy.unit == "hospital", whole),
         Rule("privacy.secure-aggregation", CENTRALIZED, secure, "centralized training has no sum; leave it out"),

@@ -86,6 +86,24 @@ class Data:
         "defines it for MIMIC-CXR; `auto`: by `data.name`",
         choices=("auto", "nothing-abnormal", "no-other-label"),
     )
+    privatise: str = setting(
+        "none",
+        "train on privatised texts: their tokens replaced by random ones near them, by this profile of "
+        "`fedrad privatise`; drawn once for each hospital and kept. Tests are on clean reports. A guarantee beside "
+        "epsilon, not part of it (docs/privatise.md). A real hospital sets it in its node configuration",
+        choices=("none", "drop", "full", "private-low", "private-both", "uniform"),
+    )
+    privatise_epsilon: float = setting(0.0, "unit of the profile's budgets a token", limit="at least 0")
+    privatise_mechanism: str = setting(
+        "polar",
+        "of `data.privatise`",
+        choices=("polar", "full-polar", "laplace", "coordinate-laplace", "santext", "tem"),
+    )
+    privatise_task: str = setting(
+        "chest x-ray findings",
+        "of `data.privatise`: what the texts are for, in a few public words; tokens near them get more budget",
+        limit="not empty",
+    )
     label_columns: str = setting(
         "",
         "label columns, separated by commas: several columns of 0 and 1, or one column of class names; `chexpert` and "

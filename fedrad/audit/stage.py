@@ -186,5 +186,5 @@ class _Federation(Simulation):
         self._setups[stage.setup.lora.rank] = stage.setup
         self.declared = [stage.plan.declared_size, *self.declared[1:]]
 
-    def inputs(self, index: int, setup: Setup, received: Received) -> Inputs:
-        return self.stage.inputs if index == 0 else super().inputs(index, setup, received)
+    def inputs(self, index: int, setup: Setup, received: Received, run: str) -> Inputs:
+        return self.stage.inputs if index == 0 else super().inputs(index, setup, received, run)

@@ -36,6 +36,7 @@ def content_of(
     weights: Mapping[str, str] | None,
     sent: tuple[str | None, str | None],
     audits: Sequence[Mapping[str, Any]],
+    texts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of a site's certificate.
 
@@ -46,6 +47,7 @@ def content_of(
         weights: digests of the final adapter's files; None: the site does not know it.
         sent: digest of what it sent last, and how that left (``digests.answer_in``).
         audits: what audits of the run found.
+        texts: of privatised texts (``training.privatised.draws_in``); None: there were none.
 
     Raises:
         CertificateError: nothing was charged, or the charges count different units.
@@ -61,6 +63,8 @@ def content_of(
         "code": dict(code),
         "audits": [dict(audit) for audit in audits],
     }
+    if texts is not None:
+        said["texts"] = dict(texts)
     return said | {"statement": statement(said)}
 
 

@@ -16,6 +16,7 @@ from fedrad.errors import CertificateError
 from fedrad.files import USUAL, write_whole
 from fedrad.ledger.view import read_ledger
 from fedrad.secure.keys import new_identity_key
+from fedrad.training.privatised import draws_in
 
 SERVER = "server"  # whose ledger carries the guarantee where the hospital is the unit
 
@@ -55,6 +56,7 @@ def certify_run(directory: Path, kind: Kind, about: Mapping[str, object] | None 
             weights=weights_of(directory / "adapter"),
             sent=answer_in(folder),
             audits=read_audits(directory),
+            texts=draws_in(folder, view.runs),
         )
         name = "certificate.json" if len(ledgers) == 1 else f"certificate-{view.site}.json"
         written.append(_write(directory / name, content, private))
@@ -100,6 +102,7 @@ def certify_hospital(state_dir: Path, *, configuration: str, private: bytes | No
         weights=None,
         sent=answer_in(state_dir),
         audits=(),
+        texts=draws_in(state_dir, view.runs),
     )
     return _write(
         state_dir / f"certificate-{view.site}.json", content, key_of(state_dir) if private is None else private

@@ -21,8 +21,10 @@ from fedrad.certificate.envelope import Envelope, opened, pinned_key
 from fedrad.certificate.finding import Finding, failed, passed, unchecked
 from fedrad.certificate.recompute import figure_trouble, least_epsilon
 from fedrad.certificate.words import account_in, statement
-from fedrad.errors import CertificateError, PlanError, PrivacyError
+from fedrad.errors import CertificateError, ConfigError, PlanError, PrivacyError
 from fedrad.privacy.filter import FILTER, MECHANISM, PLAN
+from fedrad.privatise.budgets import Choice
+from fedrad.privatise.local import figures
 
 
 def read(file: Path) -> tuple[Envelope, dict[str, Any]]:
@@ -98,7 +100,18 @@ def _consistency(content: Mapping[str, Any]) -> Iterator[Finding]:
     charges = sum(plan["charges"] for plan in content["plans"])
     if charges != content["ledger"]["charges"] or content["ledger"]["trials"] > charges:
         yield failed("charges", f"its plans have {charges} charges, its ledger {content['ledger']['charges']}")
+    if not all(_follows(drawn) for drawn in (content.get("texts") or {"draws": []})["draws"]):
+        yield failed("texts", "the figures of privatised texts are not those of their profile, mechanism and epsilon")
     yield _rule(content)
+
+
+def _follows(drawn: Mapping[str, Any]) -> bool:
+    """Whether the figures of a draw of privatised texts are those of what it says was chosen."""
+    try:
+        choice = Choice(drawn["epsilon"], drawn["profile"], drawn["mechanism"])
+    except ConfigError:
+        return False
+    return drawn == figures(choice, drawn["task"], drawn["noise"])
 
 
 def _rule(content: Mapping[str, Any]) -> Finding:

@@ -9,6 +9,7 @@ from typing import Any
 from fedrad.privacy.accounting import Event
 from fedrad.privacy.filter import Account
 from fedrad.privacy.groups import patients_in_words
+from fedrad.privatise.local import in_words as in_words_of_texts
 from fedrad.training.result import rounded_up
 
 _UNIT = {
@@ -25,12 +26,14 @@ def statement(content: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def promised(content: Mapping[str, Any]) -> list[str]:
     """The guarantee. The first sentence is the one to read if only one is read."""
-    guarantee, plans = content["guarantee"], content["plans"]
+    guarantee, plans, texts = content["guarantee"], content["plans"], content.get("texts")
     unit = guarantee["unit"]
+    beside = [in_words_of_texts(texts["draws"])] if texts is not None and texts["in_all_runs"] else []
     if not guarantee["private"]:
         return [
             "NOT PRIVATE: steps without noise were taken. Nothing is promised, and the adapter may reveal training"
-            " reports."
+            " reports.",
+            *beside,
         ]
     figure = f"(epsilon {rounded_up(guarantee['epsilon'])}, delta {rounded_up(guarantee['delta'])})"
     said = [] if guarantee["noise"]["source"] == "system" else [_SEEDED]
@@ -50,7 +53,7 @@ def promised(content: Mapping[str, Any]) -> list[str]:
         f" {_many(content['ledger']['trials'], 'run')}, {_many(len(plans), 'plan')}) in the ledger of"
         f" {content['site']}, counted by the rule '{guarantee['rule']}'."
     )
-    return said
+    return [*said, *beside]
 
 
 def not_promised(content: Mapping[str, Any]) -> list[str]:
@@ -74,6 +77,10 @@ def not_promised(content: Mapping[str, Any]) -> list[str]:
         found.append("A patient with several reports: their protection is weaker with each report.")
     if unit != "hospital":
         found.append("A patient at two hospitals: each hospital's figure speaks of its own reports only.")
+    if content.get("texts") is not None and not content["texts"]["in_all_runs"]:
+        found.append(
+            "The texts themselves: only some of the runs trained on privatised ones, so those protect nothing."
+        )
     if content["ledger"]["trials"] > 1:
         found.append(
             f"The choice among {content['ledger']['trials']} runs, if results on private reports decided it; their"

@@ -43,9 +43,11 @@ from fedrad.federation.state_delta import PublicStore
 from fedrad.ledger.bindings import bind, check_path
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.passes import most_units
+from fedrad.privatise.budgets import choice_of
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.privatised import trained_on
 from fedrad.training.setup import Terms, pin_arithmetic, plan_for, set_up
 from fedrad.training.site import judge_round
 from fedrad.training.strategy import strategy_of
@@ -140,7 +142,7 @@ class RealHospital(Hospital):
         store.keep(request.state.digest, state)
         plan = plan_for(self._own, policy.declared_size, terms)
         recipe = recipe_of(experiment, setup)
-        asked = round_of(experiment, strategy_of(experiment), request, setup)
+        asked = round_of(experiment, strategy_of(experiment), request, setup, choice_of(self._own.data))
         return Accepted(request, terms, setup, state, plan, recipe, asked)
 
     @contextmanager
@@ -188,7 +190,9 @@ class RealHospital(Hospital):
         )
         # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
         padding = policy.padding(accepted.setup, accepted.plan)
-        inputs = inputs_of(accepted.setup, corpus, np.arange(len(corpus.reports)), padding)
+        rows = np.arange(len(corpus.reports))
+        seen, rows = trained_on(self._own, corpus, rows, directory, site=policy.site, run=request.run)
+        inputs = inputs_of(accepted.setup, seen, rows, padding)
         unit = accepted.plan.unit
         if padding is not None and inputs.units(unit).count > most_units(policy.declared_size):
             print(

@@ -35,6 +35,7 @@ from fedrad.federation.secure_hospital import Memory, masking_of
 from fedrad.ledger.ledger import Ledger
 from fedrad.model.adapter import is_residual
 from fedrad.privacy.plan import PrivacyPlan
+from fedrad.privatise.budgets import Choice
 from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
@@ -225,13 +226,20 @@ def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
     return Recipe.of(experiment, sites=experiment.sites.count, warm=warm)
 
 
-def round_of(experiment: Experiment, strategy: Strategy, request: Request, setup: Setup) -> RoundRequest:
+def round_of(
+    experiment: Experiment, strategy: Strategy, request: Request, setup: Setup, texts: Choice | None = None
+) -> RoundRequest:
     """The round that is asked for, as the site sees it.
 
     Its digest of settings covers every key of the configuration (``run.*`` aside, which only says where results go) and
     every field of the request, except the round's number, the state that is sent and who else is asked.
+
+    Args:
+        texts: how a real hospital privatises its texts, which is its own choice and none of the configuration's.
     """
     bound = [experiment.training_digest(), request.rounds, setup.lora.rank, setup.task.labels]
+    if texts is not None:
+        bound.append(repr(texts))
     return RoundRequest.of(
         strategy,
         setup.classifier.adapter().keys(),

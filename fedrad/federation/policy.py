@@ -74,6 +74,8 @@ class HospitalPolicy:
         label_columns: label columns of a ``table``, as ``data.label-columns``; needed there.
         map, missing, separator, encoding: how a ``table`` is written, as ``data.map`` and so on.
         classes: where ``label_columns`` is one column of class names: which ones there are, commas between.
+        privatise, privatise_epsilon, privatise_mechanism, privatise_task: as ``data.privatise`` and so on: whether it
+            trains on privatised texts, and how. The server has no say in it.
     """
 
     site: str
@@ -116,6 +118,10 @@ class HospitalPolicy:
     separator: str = "auto"
     encoding: str = "utf-8"
     classes: str = ""
+    privatise: str = "none"
+    privatise_epsilon: float = 0.0
+    privatise_mechanism: str = "polar"
+    privatise_task: str = "chest x-ray findings"
 
     @staticmethod
     def from_node_config(config: Mapping[str, object]) -> HospitalPolicy:
@@ -196,6 +202,10 @@ class HospitalPolicy:
             "data.missing": self.missing,
             "data.separator": self.separator,
             "data.encoding": self.encoding,
+            "data.privatise": self.privatise,
+            "data.privatise-epsilon": self.privatise_epsilon,
+            "data.privatise-mechanism": self.privatise_mechanism,
+            "data.privatise-task": self.privatise_task,
             "sites.partition": "iid",  # this is one hospital: nothing is dealt out here, so no column is needed for it
         }
         return Experiment.from_flat(own | ({"train.micro-tokens": 1} if self.isolate_reports else {}))

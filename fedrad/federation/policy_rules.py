@@ -14,6 +14,7 @@ from fedrad.privacy.calibration import SMALLEST_NOISE
 from fedrad.settings import CHEST, EMBEDDED
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
+_PRIVATISE = ("privatise", "privatise-epsilon", "privatise-mechanism", "privatise-task")
 
 
 def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
@@ -88,10 +89,12 @@ def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
         yield f"node-config unit: {corpus.title} has no patient ids; take unit report"
     if values.get("classes") and not (table and len(label_columns(str(columns))) == 1):
         yield "node-config classes: goes with one label column of a table that holds class names"
-    for key in ("map", "missing", "separator", "encoding"):
+    for key in ("map", "missing", "separator", "encoding", *_PRIVATISE):
         setting = KEYS[f"data.{key}"]
-        if trouble := setting.trouble(values.get(key, setting.default)):
+        if trouble := setting.trouble(values.get(key.replace("-", "_"), setting.default)):
             yield f"node-config {key}: {trouble}"
+    if (values.get("privatise", "none") != "none") != bool(values.get("privatise_epsilon", 0.0)):
+        yield "node-config privatise: goes with privatise-epsilon, the unit of its budgets; give both or neither"
     if values.get("device", "cpu") not in ("cpu", "cuda", "auto"):
         yield "node-config device: must be cpu, cuda or auto"
     most = values.get("reports_per_patient", 1)

@@ -14,12 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fedrad.errors import ConfigError
-
-if TYPE_CHECKING:  # torch takes seconds to import, and a wrong choice can be told without it
-    from fedrad.privatise.mechanisms import Guarantee, Kappa, Mechanism
+from fedrad.privatise.guarantees import Guarantee, Kappa, guarantee_of
+from fedrad.settings_data import Data
 
 GROUPS: Final = (
     "sensitive, important",
@@ -86,6 +85,13 @@ class Choice:
         return tuple(unit * self.epsilon for unit in PROFILES[self.profile])
 
 
+def choice_of(data: Data) -> Choice | None:
+    """How the texts are privatised that a hospital trains on; None: they are not."""
+    if data.privatise == "none":
+        return None
+    return Choice(data.privatise_epsilon, data.privatise, data.privatise_mechanism)
+
+
 @dataclass(frozen=True)
 class GroupGuarantee:
     """What the budget of one group comes to.
@@ -106,7 +112,7 @@ class GroupGuarantee:
         return self.budget if self.guarantee is None else self.guarantee.worst
 
 
-def group_guarantees(choice: Choice, mechanism: Mechanism) -> tuple[GroupGuarantee, ...]:
+def group_guarantees(choice: Choice) -> tuple[GroupGuarantee, ...]:
     """Of groups 1 to 4.
 
     Guarantee:
@@ -115,6 +121,8 @@ def group_guarantees(choice: Choice, mechanism: Mechanism) -> tuple[GroupGuarant
         is the sum of ``worst`` over positions, and over all texts of a patient if all of them may differ.
     """
     return tuple(
-        GroupGuarantee(group, budget, mechanism.guarantee(budget) if 0 < budget < math.inf else None)
+        GroupGuarantee(
+            group, budget, guarantee_of(choice.mechanism, budget, choice.kappa) if 0 < budget < math.inf else None
+        )
         for group, budget in zip(GROUPS, choice.budgets, strict=True)
     )

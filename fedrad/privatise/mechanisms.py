@@ -4,49 +4,24 @@ What they guarantee is *metric* local differential privacy: whatever set S of an
 
     Pr[M(w) in S] <= exp(rate * distance(w, w')) * Pr[M(w') in S]        for all tokens w, w'
 
-which says much for tokens that are close and little for those that are far. ``Guarantee`` therefore always carries the
-distance that it is about, and the largest exponent over all pairs of tokens. None of it is differential privacy in the
-usual sense, and nothing here calls it that.
+which says much for tokens that are close and little for those that are far. None of it is differential privacy in the
+usual sense, and nothing here calls it that. ``guarantees`` has the figures.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from fedrad.privacy.randomness import Stream
 from fedrad.privatise.embeddings import Ids, Table
+from fedrad.privatise.guarantees import LENGTH_SHARE, Kappa, per_epsilon
 from fedrad.privatise.sphere import Floats, around, euclidean_laplace, laplace
 
-Kappa = Literal["paper", "code"]
-CHORD = "chordal distance, the Euclidean distance of unit vectors, from 0 to 2"
 _ROWS = 256  # tokens at a time: bounds the matrix of their scores
-
-
-@dataclass(frozen=True)
-class Guarantee:
-    """What an observer of one answer, who knows mechanism and table, learns at most.
-
-    The log-ratio of the answer's probabilities under two tokens is at most ``rate * distance``.
-
-    Attributes:
-        rate: per unit of the distance.
-        metric: the distance, in words.
-        diameter: its largest value over all pairs.
-    """
-
-    rate: float
-    metric: str
-    diameter: float
-
-    @property
-    def worst(self) -> float:
-        """The bound of the log-ratio over all pairs of tokens: the epsilon of pure local differential privacy."""
-        return self.rate * self.diameter
 
 
 class Mechanism(Protocol):
@@ -56,10 +31,6 @@ class Mechanism(Protocol):
 
     def draw(self, tokens: Ids, epsilon: Floats, stream: Stream) -> Ids:
         """An answer for each token [n], at budgets [n] that are positive and finite."""
-        ...
-
-    def guarantee(self, epsilon: float) -> Guarantee:
-        """What one answer at this budget gives away at most."""
         ...
 
 
@@ -92,10 +63,6 @@ class Polar:
             answers[part] = self.table.nearest(around(axes, epsilon[part] * per_epsilon(self.kappa), stream))
         return answers
 
-    def guarantee(self, epsilon: float) -> Guarantee:
-        """As in ``Mechanism``."""
-        return Guarantee(epsilon * per_epsilon(self.kappa), CHORD, 2.0)
-
 
 @dataclass(frozen=True)
 class FullPolar:
@@ -106,15 +73,12 @@ class FullPolar:
 
     Guarantee:
         The log-ratio is at most ``kappa ||u - u'|| + share epsilon |r - r'| / range`` with kappa from
-        ``(1 - share) epsilon`` and range the difference between the table's largest and smallest length, both public.
-
-    Attributes:
-        share: of the budget, for the length.
+        ``(1 - share) epsilon`` and range the difference between the table's largest and smallest length, both public;
+        share is ``LENGTH_SHARE``.
     """
 
     table: Table
     kappa: Kappa = "paper"
-    share: float = 0.1
     name: ClassVar[str] = "full-polar"
 
     def draw(self, tokens: Ids, epsilon: Floats, stream: Stream) -> Ids:
@@ -124,17 +88,11 @@ class FullPolar:
         answers = np.empty_like(tokens)
         for part in blocks(len(tokens)):
             budget = epsilon[part]
-            kappa = (1 - self.share) * budget * per_epsilon(self.kappa)
-            length = norms[tokens[part]] + laplace(spread / (self.share * budget), 1, stream)[:, 0]
+            kappa = (1 - LENGTH_SHARE) * budget * per_epsilon(self.kappa)
+            length = norms[tokens[part]] + laplace(spread / (LENGTH_SHARE * budget), 1, stream)[:, 0]
             noisy = around(unit_rows(self.table, tokens[part]), kappa, stream) * length[:, None]
             answers[part] = self.table.nearest_raw(noisy)
         return answers
-
-    def guarantee(self, epsilon: float) -> Guarantee:
-        """As in ``Mechanism``."""
-        direction = (1 - self.share) * per_epsilon(self.kappa)
-        metric = f"{direction:.3g} x chordal distance + {self.share:.3g} x difference of lengths / their range"
-        return Guarantee(epsilon, metric, 2 * direction + self.share)
 
 
 @dataclass(frozen=True)
@@ -158,10 +116,6 @@ class Laplace:
             noise = euclidean_laplace(self.table.dimension, epsilon[part], stream)
             answers[part] = self.table.nearest(unit_rows(self.table, tokens[part]) + noise)
         return answers
-
-    def guarantee(self, epsilon: float) -> Guarantee:
-        """As in ``Mechanism``."""
-        return Guarantee(epsilon, CHORD, 2.0)
 
 
 @dataclass(frozen=True)
@@ -187,15 +141,6 @@ class CoordinateLaplace:
             noise = laplace(delta / epsilon[part], self.table.dimension, stream)
             answers[part] = self.table.nearest_raw(rows[tokens[part]].numpy() + noise)
         return answers
-
-    def guarantee(self, epsilon: float) -> Guarantee:
-        """As in ``Mechanism``."""
-        return Guarantee(epsilon, "L1 distance of embeddings / the table's total range, from 0 to 1", 1.0)
-
-
-def per_epsilon(kappa: Kappa) -> float:
-    """kappa for an epsilon of 1."""
-    return 1.0 if kappa == "paper" else 1 / math.pi
 
 
 def unit_rows(table: Table, tokens: Ids) -> Floats:

@@ -73,17 +73,17 @@ class Privatiser:
     @property
     def guarantees(self) -> tuple[GroupGuarantee, ...]:
         """Of groups 1 to 4."""
-        return group_guarantees(self.choice, self.mechanism)
+        return group_guarantees(self.choice)
 
-    def texts(self, texts: Sequence[str], part: int = 0) -> list[str]:
+    def texts(self, texts: Sequence[str], part: int | str = 0) -> list[str]:
         """The privatised texts.
 
         Args:
-            part: with a seed, which of several calls this is: calls with the same number repeat their randomness.
+            part: with a seed, which of several calls this is: calls of the same name repeat their randomness.
         """
         return [self.spelt(walk) for walk in self.walks(texts, part)]
 
-    def walks(self, texts: Sequence[str], part: int = 0) -> list[Walk]:
+    def walks(self, texts: Sequence[str], part: int | str = 0) -> list[Walk]:
         """What happens to each text. Arguments as for ``texts``."""
         if not texts:
             return []
@@ -122,7 +122,7 @@ class Privatiser:
             important[inside] = important[inside].all()
         return (2 * ~sensitive + ~important).astype(np.int8)
 
-    def _answers(self, tokens: Ids, groups: npt.NDArray[np.int8], part: int) -> Ids:
+    def _answers(self, tokens: Ids, groups: npt.NDArray[np.int8], part: int | str) -> Ids:
         stream = Stream.system() if self.seed is None else Stream.seeded(self.seed, "privatise", part)
         budgets = np.array(self.choice.budgets)[groups]
         answers = np.where(budgets == 0, DROPPED, tokens)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import fedrad
 from fedrad.privatise.budgets import GroupGuarantee
+from fedrad.privatise.local import figures
 from fedrad.privatise.privatiser import Privatiser
 
 LENGTHS: Final = (1, 20, 100)
@@ -65,7 +66,7 @@ def manifest(privatiser: Privatiser, texts: int, sha256: str) -> dict[str, Any]:
             "answers": len(table.outputs),
             "dimension": table.dimension,
         },
-        "groups": [_as_json(of) for of in privatiser.guarantees],
+        "groups": figures(choice, privatiser.task, "")["groups"],
         "composed": {
             "unit": "log-ratio, natural logarithm",
             "pairs": "texts of as many tokens, with the same groups at the same positions and the same kept tokens",
@@ -87,11 +88,3 @@ def _says(of: GroupGuarantee) -> str:
         f"budget {of.budget:.4g}: log-ratio at most {of.guarantee.rate:.4g} x distance ({of.guarantee.metric});"
         f" over all pairs of tokens at most {of.worst:.4g}"
     )
-
-
-def _as_json(of: GroupGuarantee) -> dict[str, Any]:
-    """JSON has no infinity: a kept token's budget is "keep"."""
-    found: dict[str, Any] = {"group": of.group, "budget": of.budget if math.isfinite(of.budget) else "keep"}
-    if of.guarantee is not None:
-        found |= {"rate": of.guarantee.rate, "metric": of.guarantee.metric, "worst_case_over_all_pairs": of.worst}
-    return found

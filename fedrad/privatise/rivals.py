@@ -12,12 +12,10 @@ import numpy as np
 
 from fedrad.privacy.randomness import Stream
 from fedrad.privatise.embeddings import Ids, Table
+from fedrad.privatise.guarantees import Kappa
 from fedrad.privatise.mechanisms import (
-    CHORD,
     CoordinateLaplace,
     FullPolar,
-    Guarantee,
-    Kappa,
     Laplace,
     Mechanism,
     Polar,
@@ -47,10 +45,6 @@ class SanText:
         """As in ``Mechanism``."""
         return _exponential(self.table, 2.0, tokens, epsilon, stream)
 
-    def guarantee(self, epsilon: float) -> Guarantee:
-        """As in ``Mechanism``."""
-        return Guarantee(epsilon, CHORD, 2.0)
-
 
 @dataclass(frozen=True)
 class TruncatedExponential:
@@ -71,10 +65,6 @@ class TruncatedExponential:
     def draw(self, tokens: Ids, epsilon: Floats, stream: Stream) -> Ids:
         """As in ``Mechanism``."""
         return _exponential(self.table, self.radius, tokens, epsilon, stream)
-
-    def guarantee(self, epsilon: float) -> Guarantee:
-        """As in ``Mechanism``."""
-        return Guarantee(epsilon, CHORD, 2.0)
 
 
 def mechanism_named(name: str, table: Table, kappa: Kappa) -> Mechanism:

@@ -18,7 +18,7 @@ from rich.text import Text
 from fedrad.config import Experiment
 from fedrad.report.scores import label_table, score_table
 from fedrad.tasks.metrics import Scores
-from fedrad.training.result import Result, rounded_up
+from fedrad.training.result import Result, local_guarantee, rounded_up
 
 # If a round has more hospitals, they are summarised in one line.
 _HOSPITALS_SHOWN = 12
@@ -63,6 +63,7 @@ def plan_lines(
         + (", ".join(f"{site} {size}" for site, size in list(declared.items())[:8]) or "-")
         + (" ..." if len(declared) > 8 else "")
         + _secure_line(experiment)
+        + "".join(f"\n      {words}" for words in local_guarantee(experiment))
     )
 
 

@@ -25,6 +25,7 @@ from fedrad.rules import CENTRALIZED, refuse
 from fedrad.training.corpus import Corpus, read_corpus, site_name
 from fedrad.training.local import StepReport
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.privatised import trained_on
 from fedrad.training.recipe import Recipe
 from fedrad.training.result import Result
 from fedrad.training.setup import plan_for, units_in
@@ -73,8 +74,9 @@ def _train(run: Run, corpus: Corpus) -> Result:
         experiment, experiment.data.declared_size or declared_size(units_in(experiment, corpus.reports, corpus.train))
     )
     recipe = Recipe.of(experiment, warm=starts_warm(experiment, setup.task.findings))
-    inputs = inputs_of(setup, corpus, corpus.train)
-    site = Site(name, run.directory / "ledger" / name, setup.classifier, inputs, plan, recipe)
+    directory = run.directory / "ledger" / name
+    inputs = inputs_of(setup, *trained_on(experiment, corpus, corpus.train, directory, site=name, run=RUN))
+    site = Site(name, directory, setup.classifier, inputs, plan, recipe)
     declared = {name: plan.declared_size}
     run.announce(declared, {name: plan.noise_multiplier}, Noise([plan], averaged=1))
     check_before_first_step(setup, recipe, plan)

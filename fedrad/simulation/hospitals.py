@@ -5,11 +5,12 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from datasets import concatenate_datasets
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,9 +21,11 @@ from fedrad.federation.secure_hospital import Memory
 from fedrad.federation.state_delta import PublicStore, StateDelta
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.plan import PrivacyPlan, declared_size
+from fedrad.privatise.budgets import choice_of
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, site_name
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
+from fedrad.training.privatised import trained_on
 from fedrad.training.recipe import Recipe
 from fedrad.training.setup import Setup, Terms, local_plan_for, set_up, terms_of, units_in
 from fedrad.training.site_state import adapter_digest
@@ -109,14 +112,27 @@ class Simulation:
         setup.classifier.load_state(self._received[key].state)
         return setup, self._received[key]
 
-    def inputs(self, index: int, setup: Setup, received: Received) -> Inputs:
+    def inputs(self, index: int, setup: Setup, received: Received, run: str) -> Inputs:
         """The reports of this hospital as the model reads them that ``setup_with`` returned; -1: those of all, one
         hospital behind the other."""
         key = (index, setup.lora.rank)
         if key not in self._inputs or self._inputs[key][0] != received.frozen:
-            rows = np.concatenate(self.shards) if index < 0 else self.shards[index]
-            self._inputs[key] = received.frozen, inputs_of(setup, self.corpus, rows)
+            self._inputs[key] = received.frozen, inputs_of(setup, *self._trained_on(index, run))
         return self._inputs[key][1]
+
+    def _trained_on(self, index: int, run: str) -> tuple[Corpus, NDArray[np.int64]]:
+        """A corpus and its rows that the hospital trains on; -1: of all hospitals, one behind the other."""
+        experiment, all_of_them = self.experiment, range(len(self.shards))
+        if choice_of(experiment.data) is None:
+            return self.corpus, np.concatenate(self.shards) if index < 0 else self.shards[index]
+        parts = [
+            trained_on(experiment, self.corpus, self.shards[k], self.folder / site_name(k), site=site_name(k), run=run)[
+                0
+            ].reports
+            for k in (all_of_them if index < 0 else (index,))
+        ]
+        reports = concatenate_datasets(parts)
+        return replace(self.corpus, reports=reports), np.arange(len(reports))
 
     def preflight(self, accepted: Accepted) -> None:
         """The check, once for what is the same: hospitals share one structure, and most of them one plan. A check that
@@ -186,4 +202,4 @@ class SimulatedHospital(Hospital):
         self.simulation.preflight(accepted)
 
     def read(self, accepted: Accepted, ledger: Ledger) -> Inputs:
-        return self.simulation.inputs(self.index, accepted.setup, self.received)
+        return self.simulation.inputs(self.index, accepted.setup, self.received, accepted.request.run)

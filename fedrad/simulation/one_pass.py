@@ -109,7 +109,7 @@ class _InOnePass(SimulatedHospital):
     """Reads the reports of all hospitals, among which its own are."""
 
     def read(self, accepted: Accepted, ledger: Ledger) -> Inputs:
-        return self.simulation.inputs(-1, accepted.setup, self.received)
+        return self.simulation.inputs(-1, accepted.setup, self.received, accepted.request.run)
 
 
 def _groups(waiting: Mapping[int, LocalSteps]) -> list[list[int]]:

@@ -9,6 +9,7 @@ from decimal import ROUND_CEILING, Context
 from fedrad.config import Experiment
 from fedrad.privacy.filter import FILTER, Account
 from fedrad.privacy.groups import patients_in_words
+from fedrad.privatise.local import figures_of, in_words
 from fedrad.tasks.metrics import Comparison, Scores
 
 
@@ -63,6 +64,17 @@ def privacy_statement(experiment: Experiment, result: Result, backbone: str = "f
     Args:
         backbone: dtype of the frozen base model in this process.
     """
+    return " ".join([_of_steps(experiment, result, backbone), *local_guarantee(experiment)])
+
+
+def local_guarantee(experiment: Experiment) -> list[str]:
+    """What privatised texts add, in words; nothing if the hospitals train on their texts as they are."""
+    drawn = figures_of(experiment)
+    return [] if drawn is None else [in_words([drawn])]
+
+
+def _of_steps(experiment: Experiment, result: Result, backbone: str) -> str:
+    """What the noise of the steps guarantees."""
     privacy = experiment.privacy
     if privacy.epsilon == 0:
         return "Trained WITHOUT differential privacy. The adapter may reveal training reports."

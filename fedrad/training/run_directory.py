@@ -16,6 +16,7 @@ from pathlib import Path
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.files import USUAL, write_whole
+from fedrad.privatise.local import figures_of
 from fedrad.tasks.metrics import Scores, scores_as_dict
 from fedrad.tasks.task import Task
 from fedrad.training.checkpoint import VERSIONS
@@ -106,6 +107,7 @@ def finish(
         "private": experiment.privacy.epsilon > 0,
         "noise": experiment.privacy.noise,
         "statement": statement,
+        "privatised": figures_of(experiment),
         "steps": result.steps,
         "reports": {"declared": dict(result.declared), "test": result.test_reports},
         "seconds": round(result.seconds, 2),

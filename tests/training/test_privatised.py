@@ -1,0 +1,171 @@
+"""Training on privatised texts: drawn once, kept, counted, and nothing else of a text reaches the model."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from fedrad.certificate.envelope import sealed
+from fedrad.certificate.verify import read, verify
+from fedrad.config import Experiment
+from fedrad.errors import ConfigError
+from fedrad.privatise.budgets import MECHANISMS, PROFILES
+from fedrad.privatise.local import figures_of, in_words
+from fedrad.rules import AUDITED, DEPLOYED, refuse
+from fedrad.secure.keys import new_identity_key
+from fedrad.settings_data import Data
+from fedrad.simulation.centralized import train
+from fedrad.simulation.hospitals import Simulation
+from fedrad.training.corpus import Corpus, read_corpus
+from fedrad.training.privatised import draws_in, trained_on
+from tests import small
+from tests.federation.test_policy import NODE, policy, problems
+
+PRIVATE = {"data__privatise": "uniform", "data__privatise_epsilon": 20.0}
+
+
+def experiment(**changes: object) -> Experiment:
+    return small.experiment(**{"data__reports": 24, "sites__count": 1, **PRIVATE, **changes})
+
+
+def texts(found: tuple[Corpus, np.ndarray]) -> list[str]:
+    reports, rows = found
+    column: list[str] = reports.reports.select(rows)["text"][:]
+    return column
+
+
+def drawn(exp: Experiment, corpus: Corpus, folder: Path, run: str = "one") -> list[str]:
+    return texts(trained_on(exp, corpus, corpus.train, folder, site="site-000", run=run))
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return read_corpus(experiment())
+
+
+def test_profiles_and_mechanisms_are_those_of_the_command() -> None:
+    choices = {name: Data.__dataclass_fields__[name].metadata for name in ("privatise", "privatise_mechanism")}
+    assert {"none", *PROFILES} == set(choices["privatise"]["choices"])
+    assert set(MECHANISMS) == set(choices["privatise_mechanism"]["choices"])
+
+
+def test_texts_are_drawn_once_and_kept_for_their_owner_alone(corpus: Corpus, tmp_path: Path) -> None:
+    exp = experiment(privacy__noise="system")  # randomness that can't be had twice
+    first = drawn(exp, corpus, tmp_path)
+
+    assert first != corpus.reports.select(corpus.train)["text"][:]
+    assert drawn(exp, corpus, tmp_path) == first
+    assert drawn(exp, corpus, tmp_path, run="two") == first
+    (file,) = (tmp_path / "privatised").glob("*.arrow")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert len(draws_in(tmp_path, ("one", "two"))["draws"]) == 1  # type: ignore[index]
+    assert drawn(exp, corpus, tmp_path / "another hospital") != first
+
+
+def test_everything_but_the_text_stays(corpus: Corpus, tmp_path: Path) -> None:
+    found, rows = trained_on(experiment(), corpus, corpus.train, tmp_path, site="site-000", run="one")
+    mine = corpus.reports.select(corpus.train)
+    assert rows.tolist() == list(range(len(mine)))
+    for column in ("labels", "patient", "site", "time", "split"):
+        assert found.reports[column][:] == mine[column][:]
+
+
+def test_equal_texts_get_answers_of_their_own(corpus: Corpus, tmp_path: Path) -> None:
+    """One answer for both would tell that they are equal."""
+    text = corpus.reports[0]["text"]
+    same = replace(corpus, reports=corpus.reports.map(lambda row: {"text": text}))
+    found = drawn(experiment(privacy__noise="system"), same, tmp_path)
+    assert len(set(found)) == len(found)
+
+
+def test_another_draw_of_a_text_is_counted(corpus: Corpus, tmp_path: Path) -> None:
+    exp = experiment()
+    drawn(exp, corpus, tmp_path)
+    drawn(experiment(data__privatise_epsilon=30.0), corpus, tmp_path, run="two")
+    fewer = replace(corpus, train=corpus.train[1:])
+    drawn(exp, fewer, tmp_path, run="three")
+
+    told = draws_in(tmp_path, ("one", "two", "three"))
+
+    assert told is not None
+    assert told["in_all_runs"]
+    assert [draw["epsilon"] for draw in told["draws"]] == [20, 30, 20]
+    assert "at most 140 a token" in in_words(told["draws"])  # 2 (20 + 30 + 20)
+
+
+def test_a_run_on_the_texts_themselves_is_noted(corpus: Corpus, tmp_path: Path) -> None:
+    clear = experiment(data__privatise="none", data__privatise_epsilon=0.0)
+    assert drawn(clear, corpus, tmp_path) == corpus.reports.select(corpus.train)["text"][:]
+    assert draws_in(tmp_path, ("one",)) is None
+
+    drawn(experiment(), corpus, tmp_path, run="two")
+    assert draws_in(tmp_path, ("two",))["in_all_runs"]  # type: ignore[index]
+    assert not draws_in(tmp_path, ("one", "two"))["in_all_runs"]  # type: ignore[index]
+    drawn(clear, corpus, tmp_path, run="two")
+    assert not draws_in(tmp_path, ("two",))["in_all_runs"]  # type: ignore[index]
+
+
+def test_all_ways_to_train_draw_the_same_where_it_is_seeded(corpus: Corpus, tmp_path: Path) -> None:
+    exp = experiment(sites__count=2)
+    simulation = Simulation(exp, tmp_path / "simulated")
+    apart = [text for k in range(2) for text in texts(simulation._trained_on(k, "run"))]
+    one = Simulation(exp, tmp_path / "fused")
+    assert texts(one._trained_on(-1, "run")) == apart
+    alone = Simulation(experiment(), tmp_path / "alone")
+    assert texts(alone._trained_on(0, "run")) == drawn(experiment(), corpus, tmp_path / "centralized")
+
+
+def test_a_run_says_what_its_texts_guarantee_beside_epsilon(tmp_path: Path) -> None:
+    exp = experiment(run__out=str(tmp_path / "out"))
+    _, directory = train(exp)
+
+    result = json.loads((directory / "result.json").read_text())
+    file = directory / "certificate.json"
+    content = read(file)[1]
+    (kept,) = (directory / "ledger/site-000/privatised").glob("*.arrow")
+
+    words = in_words([figures_of(exp)])  # type: ignore[list-item]
+    assert "at most 40 a token" in words
+    assert "not part of epsilon" in words
+    assert result["statement"].endswith(words)
+    assert result["privatised"]["groups"][3]["rate"] == 20
+    assert content["texts"] == {"in_all_runs": True, "draws": [result["privatised"]]}
+    assert words in content["statement"]["promised"]
+    assert result["epsilon_max"] == content["guarantee"]["epsilon"] <= exp.privacy.epsilon  # the texts add nothing
+    assert all(finding.verdict != "FAILED" for finding in verify(file, run=directory))
+    assert len(datasets.Dataset.from_file(str(kept))) == len(read_corpus(exp).train)
+
+
+def test_texts_that_a_certificate_claims_too_little_for_are_found(tmp_path: Path) -> None:
+    _, directory = train(experiment(run__out=str(tmp_path / "out"), train__rounds=1))
+    content = read(directory / "certificate.json")[1]
+    content["texts"]["draws"][0]["groups"][0]["worst_case_over_all_pairs"] = 1.0
+    forged = tmp_path / "forged.json"
+    forged.write_bytes(sealed(content, new_identity_key()))
+    assert any(f.what == "texts" and f.verdict == "FAILED" for f in verify(forged, run=directory))
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is needed"):
+        experiment(data__privatise_epsilon=0.0)
+    with pytest.raises(ConfigError, match="privatises nothing"):
+        experiment(data__privatise="none")
+    with pytest.raises(ConfigError, match="canaries"):
+        refuse(experiment(), AUDITED)
+    with pytest.raises(ConfigError, match="decides for itself"):
+        refuse(experiment(), DEPLOYED)
+
+
+def test_a_real_hospital_decides_for_itself() -> None:
+    mine = policy(privatise="drop", privatise_epsilon=100.0).own(Experiment())
+    assert (mine.data.privatise, mine.data.privatise_epsilon) == ("drop", 100)
+    assert policy().own(experiment()).data.privatise == "none"
+    assert "goes with privatise-epsilon" in problems(NODE | {"privatise": "drop"})[0]
+    assert "node-config privatise: " in problems(NODE | {"privatise": "some", "privatise-epsilon": 1.0})[0]
