@@ -307,7 +307,7 @@ def bounds(embeddings: Table) -> list[dict[str, Any]]:
     found = []
     for name, space, pair, epsilon, draws in (
         ("plane", plane, (0, 3), 1.0, 10_000),
-        ("all-MiniLM-L6-v2", embeddings, words, 2.0, 2_000),
+        ("all-MiniLM-L6-v2", embeddings, words, 1.0, 2_000),
     ):
         chord = float(np.linalg.norm(np.subtract(*unit_rows(space, np.array(pair)))))
         for mechanism in ("polar", "laplace", "santext", "tem"):
@@ -352,11 +352,11 @@ def _louder(mechanism: Mechanism) -> Draw:
 
 
 def _leaking(mechanism: Mechanism) -> Draw:
-    """One token in ten is answered by itself."""
+    """Every second token is answered by itself."""
 
     def draw(tokens: Ids, epsilon: NDArray[np.float64], stream: Stream) -> Ids:
         answers = mechanism.draw(tokens, epsilon, stream)
-        return np.where(stream.uniform(len(tokens)) < 0.1, tokens, answers)
+        return np.where(stream.uniform(len(tokens)) < 0.5, tokens, answers)
 
     return draw
 

@@ -73,14 +73,14 @@ class Attacker:
         public = self.public[:: max(1, len(self.public) // _TUNED)][:_TUNED]
         known = _Fits.of(self, privatiser.walks(public, "known to the attacker"))
         right = [np.mean(np.concatenate(self._alone(known, beta)) == _tokens(known.walks)) for beta in BETAS]
-        beta = BETAS[int(np.argmax(right))]
+        beta = _best(right, BETAS)
         tried = (beta / 2, beta, 2 * beta)
         after = [np.mean(np.concatenate(self._in_order(known, b)) == _tokens(known.walks)) for b in tried]
         tokens, fits = _tokens(walks), _Fits.of(self, walks)
         return {
             "nearest": np.concatenate([walk.answers for walk in walks]) == tokens,
             "prior": np.concatenate(self._alone(fits, beta)) == tokens,
-            "bigram": np.concatenate(self._in_order(fits, tried[int(np.argmax(after))])) == tokens,
+            "bigram": np.concatenate(self._in_order(fits, _best(after, tried))) == tokens,
         }
 
     def _alone(self, fits: _Fits, beta: float) -> list[Ids]:
@@ -90,7 +90,8 @@ class Attacker:
 
     def _in_order(self, fits: _Fits, beta: float) -> list[Ids]:
         """The likeliest sequence of tokens for each text."""
-        best = np.argpartition(-self._scores(fits, beta), _CANDIDATES, axis=1)[:, :_CANDIDATES]
+        count = min(_CANDIDATES, fits.tokens.shape[1])
+        best = np.argpartition(-self._scores(fits, beta), count - 1, axis=1)[:, :count]
         likeliest = np.take_along_axis(fits.tokens, best, 1)
         close = np.float32(beta) * np.take_along_axis(fits.cosines, best, 1)
         found = []
@@ -157,6 +158,11 @@ def linked(table: Table, public: Sequence[str], walks: Sequence[Walk], asked: in
     scores = np.asarray((mine @ theirs.T).todense()) / sizes
     best = np.isclose(scores, scores.max(1, keepdims=True), rtol=1e-9)
     return float(np.mean(best[np.arange(len(answers)), np.arange(len(answers))] / best.sum(1)))
+
+
+def _best(right: Sequence[np.floating], betas: Sequence[float]) -> float:
+    """The beta with the best share; of equals the largest, which relies least on public texts being like these."""
+    return max(zip(right, betas, strict=True))[1]
 
 
 def _words(ids: Sequence[int] | Ids) -> str:

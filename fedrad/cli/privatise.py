@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from fedrad.cli.output import reporting_errors
-from fedrad.errors import ConfigError
+from fedrad.errors import ConfigError, DataError
 from fedrad.settings import EMBEDDED
 
 if TYPE_CHECKING:
@@ -53,7 +52,14 @@ def privatise(
     threshold: Annotated[float, typer.Option(help="cosine to the task from which on a token is important")] = 0.5,
     ner: Annotated[str, typer.Option(help="also a spaCy model that finds identifiers, e.g. en_core_web_sm")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="for simulations only: it protects nobody")] = None,
+    presidio: Annotated[
+        str, typer.Option(help="also Microsoft Presidio, with this spaCy model, e.g. en_core_web_sm")
+    ] = "",
     preview: Annotated[int, typer.Option(min=0, help="show so many texts, token by token, on this screen only")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(help="with --preview: a page to write them to instead; it holds PRIVATE TEXT")
+    ] = None,
+    hide: Annotated[bool, typer.Option("--hide", help="with --html: leave the original tokens out")] = False,
 ) -> None:
     """Replace the tokens of texts by random ones near them, before the texts leave this machine.
 
@@ -65,7 +71,7 @@ def privatise(
 
     with reporting_errors():
         from fedrad.privatise.budgets import Choice
-        from fedrad.privatise.sources import Columns, check_paths, count
+        from fedrad.privatise.sources import Columns, check_page, check_paths, count
 
         if not task.strip():
             raise ConfigError("--task is missing: say in a few public words what the texts are for")
@@ -73,10 +79,17 @@ def privatise(
         columns = Columns(column, tuple(keep or ()), patient)
         if (out is None) == (preview == 0):
             raise ConfigError("name OUT, or --preview N to see what would happen to the first texts, one of the two")
+        if (html is not None and not preview) or (hide and html is None):
+            raise ConfigError("--html goes with --preview N, the number of texts, and --hide with --html")
         if out is not None:
             check_paths(source, out, columns)
+        if html is not None:
+            check_page(html)
         total = count(source, columns)  # finds bad rows before anything heavy is loaded
-        privatiser = _privatiser(model, choice, task, ner, seed)
+        privatiser = _privatiser(model, choice, task, (ner, presidio), seed)
+        if html is not None:
+            _write_page(privatiser, source, columns, preview, html, hide)
+            return
         if out is None:
             _preview(privatiser, source, columns, preview)
             return
@@ -90,13 +103,19 @@ def privatise(
         _told(console, tally, patient)
 
 
-def _privatiser(model: str, choice: Choice, task: str, ner: str, seed: int | None) -> Privatiser:
+def _privatiser(model: str, choice: Choice, task: str, also: tuple[str, str], seed: int | None) -> Privatiser:
     from fedrad.privatise.embeddings import load_table
     from fedrad.privatise.identifiers import identifiers
     from fedrad.privatise.ner import Entities
-    from fedrad.privatise.privatiser import Privatiser
+    from fedrad.privatise.presidio import Presidio
+    from fedrad.privatise.privatiser import Detector, Privatiser
 
-    detectors = (identifiers, Entities(ner)) if ner else (identifiers,)
+    ner, presidio = also
+    detectors: tuple[Detector, ...] = (identifiers,)
+    if ner:
+        detectors += (Entities(ner),)
+    if presidio:
+        detectors += (Presidio(presidio),)
     return Privatiser(load_table(model), choice, task, detectors, seed)
 
 
@@ -144,16 +163,30 @@ def _preview(privatiser: Privatiser, source: Path, columns: Columns, texts: int)
 
 def _shown(privatiser: Privatiser, walk: Walk) -> Text:
     """The tokens in the colours of their groups, each with its group and what took its place."""
-    from fedrad.privatise.privatiser import DROPPED
+    from fedrad.privatise.preview import steps
 
-    budgets, tokenizer = privatiser.choice.budgets, privatiser.table.tokenizer
     pieces = []
-    for token, group, answer in zip(walk.tokens.tolist(), walk.groups.tolist(), walk.answers.tolist(), strict=True):
-        name, colour = tokenizer.convert_ids_to_tokens(token), _COLOURS[group]
-        if answer == DROPPED:
-            pieces.append(Text(f"{name}[{group + 1}]→nothing", style=f"{colour} strike"))
-        elif budgets[group] == math.inf:
-            pieces.append(Text(f"{name}[{group + 1}] kept", style=colour))
+    for token, group, answer in steps(privatiser, walk):
+        colour, name = _COLOURS[group - 1], f"{token}[{group}]"
+        if answer is None:
+            pieces.append(Text(f"{name} kept", style=colour))
+        elif answer:
+            pieces.append(Text(f"{name}→{answer}", style=colour))
         else:
-            pieces.append(Text(f"{name}[{group + 1}]→{tokenizer.convert_ids_to_tokens(answer)}", style=colour))
+            pieces.append(Text(f"{name}→nothing", style=f"{colour} strike"))
     return Text(" ").join(pieces)
+
+
+def _write_page(privatiser: Privatiser, source: Path, columns: Columns, texts: int, html: Path, hide: bool) -> None:
+    from fedrad.files import write_whole
+    from fedrad.privatise.preview import page
+    from fedrad.privatise.sources import rows_of
+
+    rows = [row[0] for row in islice(rows_of(source, columns), texts)]
+    content = page(privatiser, privatiser.walks(rows), hide=hide)
+    try:
+        write_whole(html, content.encode(), durable=True, shared=True)
+    except OSError as error:
+        raise DataError(f"can't be written: {error.strerror}.", file=html) from None
+    holds = "no original text" if hide else "PRIVATE TEXT: keep it like the reports"
+    Console(stderr=True).print(f"{html} holds {holds}", markup=False, highlight=False, soft_wrap=True)

@@ -71,6 +71,18 @@ def check_paths(source: Path, out: Path, columns: Columns) -> None:
         _kinds(source, columns)
 
 
+def check_page(html: Path) -> None:
+    """Refuses a place for a preview that is taken or not there.
+
+    Raises:
+        DataError: as ``check_paths``.
+    """
+    if html.exists():
+        raise DataError("exists already; nothing is overwritten.", file=html, remedy="Name another file.")
+    if not html.absolute().parent.is_dir():
+        raise DataError("there is no such folder.", file=html.absolute().parent, remedy="Make it, or name another.")
+
+
 def count(source: Path, columns: Columns) -> int:
     """How many rows it has.
 

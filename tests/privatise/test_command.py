@@ -102,6 +102,24 @@ def test_the_preview_writes_nothing(reports: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["reports.csv"]
 
 
+def test_a_page_says_whether_it_holds_private_text(reports: Path, tmp_path: Path) -> None:
+    open_, hidden = tmp_path / "open.html", tmp_path / "hidden.html"
+    common = (reports, "--task", "chest", "--epsilon", 0.01, "--preview", 2, "--profile", "private-both")
+    assert call(*common, "--html", open_).exit_code == 0
+    shown = call(*common, "--html", hidden, "--hide")
+
+    assert "holds PRIVATE TEXT" in open_.read_text()
+    assert "holloway" in open_.read_text()
+    assert "left kept" in open_.read_text()
+    assert "holds no original text" in hidden.read_text()
+    for word in ("margaret", "holloway", "left", "lungs"):  # kept ones too
+        assert word not in hidden.read_text()
+    assert "no original text" in shown.stderr
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (open_, hidden)} == {0o600}
+    assert "nothing is overwritten" in call(*common, "--html", open_).stderr
+    assert "goes with --preview" in call(reports, tmp_path / "o.csv", *common[1:5], "--html", tmp_path / "x").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -117,6 +135,7 @@ def test_the_preview_writes_nothing(reports: Path, tmp_path: Path) -> None:
         (("reports.csv", "--task", "chest", "--epsilon", 1), 3, "nothing is overwritten"),
         (("no/out.csv", "--task", "chest", "--epsilon", 1), 3, "no such folder"),
         (("out.csv", "--task", "chest", "--epsilon", 1, "--ner", "en_nothing"), 2, "--ner"),
+        (("out.csv", "--task", "chest", "--epsilon", 1, "--presidio", "en_nothing"), 2, "--presidio"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
