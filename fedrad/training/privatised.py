@@ -74,8 +74,11 @@ def trained_on(
         else:
             texts = write_reports(_drawn(experiment, choice, reports, site), _TEXT, file)
         _note(folder, run, key, figures_of(experiment))
-    rest = reports.remove_columns("text").flatten_indices()
-    return replace(corpus, reports=datasets.concatenate_datasets([texts, rest], axis=1)), np.arange(len(rows))
+    # By Arrow: datasets itself would copy the rows with a progress bar.
+    rest, column = reports.remove_columns("text").with_format("arrow")[:], texts.with_format("arrow")[:]["text"]
+    table = datasets.table.InMemoryTable(rest.add_column(0, "text", column))
+    found = datasets.Dataset(table, info=datasets.DatasetInfo(features=corpus.reports.features))
+    return replace(corpus, reports=found), np.arange(len(rows))
 
 
 def draws_in(directory: Path, runs: tuple[str, ...]) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import math
 import pickle
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -101,6 +102,13 @@ def test_randomness_is_fresh_unless_it_is_seeded(table: Table) -> None:
     assert system.texts([TEXT]) != system.texts([TEXT])
     (one, other) = seeded.texts([TEXT, TEXT])
     assert one != other
+
+
+def test_datasets_map_can_call_it(table: Table) -> None:
+    of = privatiser(table, "uniform", epsilon=1e5)
+    rows = datasets.Dataset.from_dict({"text": ["No pneumothorax is seen", "Small effusion."], "label": [0, 1]})
+    found = rows.map(lambda batch: {"text": of.texts(batch["text"])}, batched=True, keep_in_memory=True)
+    assert found.to_dict() == {"text": ["no pneumothorax is seen", "small effusion."], "label": [0, 1]}
 
 
 def test_what_a_text_gives_away_is_the_sum_over_its_tokens(table: Table) -> None:
