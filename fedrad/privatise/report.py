@@ -8,7 +8,9 @@ from typing import Any, Final
 import fedrad
 from fedrad.privatise.budgets import GroupGuarantee
 from fedrad.privatise.local import figures
-from fedrad.privatise.privatiser import Privatiser
+from fedrad.privatise.ner import Entities
+from fedrad.privatise.presidio import Presidio
+from fedrad.privatise.privatiser import Detector, Privatiser
 
 LENGTHS: Final = (1, 20, 100)
 NOT_HIDDEN: Final = (
@@ -57,7 +59,7 @@ def manifest(privatiser: Privatiser, texts: int, sha256: str) -> dict[str, Any]:
         "profile": choice.profile,
         "task": privatiser.task,
         "importance_threshold": choice.threshold,
-        "detectors": [str(vars(detector).get("model", "rules")) for detector in privatiser.detectors],
+        "detectors": [_name(detector) for detector in privatiser.detectors],
         "randomness": seed_source(privatiser),
         "table": {
             "model": table.name,
@@ -77,6 +79,10 @@ def manifest(privatiser: Privatiser, texts: int, sha256: str) -> dict[str, Any]:
         },
         "not_hidden": list(NOT_HIDDEN),
     }
+
+
+def _name(detector: Detector) -> str:
+    return f"{type(detector).__name__} {detector.model}" if isinstance(detector, Entities | Presidio) else "rules"
 
 
 def _says(of: GroupGuarantee) -> str:
