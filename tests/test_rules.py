@@ -48,6 +48,8 @@ BROKEN = (
     "data.name=openi",
     "data.name=none data.path=/x",  # and no labels
     "data.classes=a,b",
+    "data.privatise=drop",
+    "data.privatise-epsilon=5",
     "data.name=table sites.partition=by-site privacy.unit=patient",
     "data.name=table sites.partition=temporal",
     "data.name=openi privacy.unit=patient",
