@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedrad import files
+from fedrad.certificate.verify import read as read_certificate
 from fedrad.config import Experiment
 from fedrad.errors import BudgetExhausted, DataError
 from fedrad.federation import client, hospital
@@ -519,6 +521,27 @@ def test_a_hospital_with_fixed_noise_answers_every_run_with_it(mercy: Mercy) -> 
     del mercy.node["noise-multiplier"]  # the ledger knows better than a policy that was changed
     assert code(mercy.ask(mercy.request(run="9"))) == "ledger"
     assert len(spent(mercy)) == 2
+
+
+def test_a_hospital_trains_on_privatised_texts_by_its_own_choice(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, seen = Path(mercy.node["state-dir"]), []
+    read = client.inputs_of
+    monkeypatch.setattr(
+        client, "inputs_of", lambda *given: (seen.append(given[1].reports.select(given[2])["text"][:]), read(*given))[1]
+    )
+    mercy.node |= {"privatise": "uniform", "privatise-epsilon": 20.0}
+    for number in (1, 2):
+        assert isinstance(read_answer(mercy.ask(mercy.request(round=number)), Reply), Reply)
+        forget()
+    (file,) = (state / "privatised").glob("*.arrow")
+    kept = Dataset.from_file(str(file))["text"][:]
+    assert seen == [kept, kept]
+    assert CANARY not in " ".join(kept)
+    (certificate,) = state.glob("certificate-*.json")
+    assert read_certificate(certificate)[1]["texts"]["in_all_runs"]
+
+    mercy.node["privatise-epsilon"] = 30.0
+    assert code(mercy.ask(mercy.request(round=2))) == "federation"  # not within a run
 
 
 def test_a_new_site_on_the_same_reports_is_no_new_budget(
