@@ -303,7 +303,7 @@ def bounds(embeddings: Table) -> list[dict[str, Any]]:
     """What the answers prove, beside the claim: two tokens on the plane, and two of the embedded table."""
     angles = torch.deg2rad(torch.tensor([0.0, 30.0, 90.0, 180.0, 250.0]))
     plane = make_table("", _Numbers(5), torch.stack((angles.cos(), angles.sin()), 1), False)
-    words = embeddings.tokenizer.convert_tokens_to_ids(["effusion", "surgery"])
+    words = embeddings.tokenizer.convert_tokens_to_ids(["heart", "surgery"])
     found = []
     for name, space, pair, epsilon, draws in (
         ("plane", plane, (0, 3), 1.0, 10_000),
