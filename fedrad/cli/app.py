@@ -149,14 +149,26 @@ def predict(
     encoding: Annotated[
         Literal["utf-8", "cp1252", "latin-1"] | None, typer.Option(help="of a CSV file; default: the run's")
     ] = None,
+    engine: Annotated[
+        Literal["local", "spark"], typer.Option(help="local: this process; spark: the workers of Apache Spark")
+    ] = "local",
+    abstain_below: Annotated[
+        float, typer.Option(min=0, max=1, help="no answer where the most probable class is less probable than this")
+    ] = 0.0,
+    generate: Annotated[
+        int, typer.Option(min=0, help="of a decoder: also what it writes freely, in at most so many tokens")
+    ] = 0,
 ) -> None:
     """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
+
+    Where a report has one class, `answer` comes before them: the most probable class, or nothing below --abstain-below.
 
     RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV, Parquet or Excel file with one
     report a row; OUTPUT is where to write, as --out.
 
-    A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
-    "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole.
+    A row without text keeps its place and gets no probabilities. A column that is called like a new one becomes
+    "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole, and only its owner
+    may read it.
     """
     with reporting_errors():
         from fedrad.model.folder import adapter_folder
@@ -169,7 +181,18 @@ def predict(
         from fedrad.predict import predict as run_predict
 
         try:
-            run_predict(run, reports, column, output or out, device, separator, encoding)
+            run_predict(
+                run,
+                reports,
+                column,
+                output or out,
+                device,
+                separator,
+                encoding,
+                engine=engine,
+                abstain_below=abstain_below,
+                generate=generate,
+            )
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
             sys.exit(128 + signal.SIGPIPE)
