@@ -57,7 +57,7 @@ def predict(
     engine: Engine = "local",
     abstain_below: float = 0.0,
     generate: int = 0,
-) -> None:
+) -> int:
     """Writes the rows of ``reports`` without their text, followed by what is predicted.
 
     The new columns are those of ``text_columns`` and a probability for each label, under the labels' names. A column of
@@ -69,6 +69,8 @@ def predict(
         separator, encoding: of a CSV file, as in ``Form``; None: those that the run was trained with.
         engine: ``local`` or ``spark``, which gives the same up to rounding.
         abstain_below, generate: as in ``Asked``.
+    Returns:
+        the number of rows.
     Raises:
         ConfigError: the run does not answer what is asked for, or Spark is not there.
         ModelError: the run can't be used.
@@ -108,6 +110,7 @@ def predict(
             values = [next(lines) if text else [""] * len(new) for text in texts]
             write([[*cells[:place], *cells[place + 1 :], *row] for cells, row in zip(rows, values, strict=True)])
             tell(len(rows))
+    return count
 
 
 @contextmanager

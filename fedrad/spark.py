@@ -23,11 +23,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from fedrad.data.cells import joined
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model.folder import adapter_folder
 from fedrad.tasks.classifier import Classifier, task_of_run
-from fedrad.tasks.predicted import Asked, Predicted, predicted, text_columns
+from fedrad.tasks.predicted import Asked, Predicted, frame_of, text_columns
 
 try:
     import pandas as pd
@@ -88,7 +87,7 @@ def predict_udf(
     def predict(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         classifier = _classifier(packed)
         for batch in batches:
-            yield _frame(classifier, batch, asked, texts)
+            yield frame_of(classifier, batch, asked)
 
     return predict  # type: ignore[no-any-return]
 
@@ -102,21 +101,6 @@ def _classifier(packed: _Packed) -> Classifier:
         for name, content in packed.files:
             (Path(folder) / name).write_bytes(content)
         return Classifier.load(folder, base=packed.base, device=packed.device)
-
-
-def _frame(classifier: Classifier, batch: pd.Series, asked: Asked, names: Sequence[str]) -> pd.DataFrame:
-    """The predictions of a batch, with nulls where there is no text."""
-    texts = ["" if text is None else joined([text])[0] for text in batch]
-    there = np.array([bool(text) for text in texts], dtype=bool)
-    found = predicted(classifier, [text for text in texts if text], asked)
-    values = np.full((len(texts), len(classifier.labels)), np.nan, dtype=np.float32)
-    values[there] = found.probabilities
-    columns: list[pd.Series] = []
-    for column in found.texts:
-        cells = np.full(len(texts), None, dtype=object)
-        cells[there] = [cell or None for cell in column]
-        columns.append(pd.Series(cells, dtype=object))
-    return pd.concat([*columns, pd.DataFrame(values)], axis=1).set_axis([*names, *classifier.labels], axis=1)
 
 
 @contextmanager

@@ -111,14 +111,17 @@ def test_a_worker_loads_the_model_once(spark: Any, decoder: Path) -> None:
     files = tuple((path.name, path.read_bytes()) for path in sorted(folder.iterdir()))
     packed, cached = module._Packed(files, None, "cpu"), module._classifier
 
-    def count(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+    def loads(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
         for batch in batches:
+            before = cached.cache_info().misses
             cached(packed)
-            yield batch * 0 + cached.cache_info().misses
+            yield pd.Series([cached.cache_info().misses - before, *[0] * (len(batch) - 1)])
 
-    udf = pandas_udf(count, "long")
-    loads = [row[0] for row in spark.range(64).repartition(8).select(udf("id")).collect()]
-    assert (len(loads), max(loads)) == (64, 1)
+    udf = pandas_udf(loads, "long")
+    found = [row[0] for row in spark.range(64).repartition(8).select(udf("id")).collect()]
+    # Two workers, and one more in place of a worker that died. Without the cache: once in each of 8 tasks.
+    assert 1 <= sum(found) <= 3
+    assert len(found) == 64
 
 
 def test_the_command_writes_what_one_process_writes(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrad.data.cells import joined
 from fedrad.errors import ConfigError
 from fedrad.tasks.classifier import Classifier
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -89,3 +93,25 @@ def answers_of(labels: Sequence[str], probabilities: NDArray[Any], abstain_below
     best = probabilities.argmax(axis=1)
     sure = probabilities[np.arange(len(best)), best] >= abstain_below
     return [labels[k] if certain else "" for k, certain in zip(best, sure, strict=True)]
+
+
+def frame_of(classifier: Classifier, cells: Iterable[str | None], asked: Asked) -> pd.DataFrame:
+    """The predictions of a column of texts, a row for each: the columns of ``text_columns``, then the labels' float32.
+
+    A cell without text has nulls, and so has an answer where the model abstains.
+
+    Raises:
+        ConfigError, ModelError: as ``predicted``.
+    """
+    import pandas as pd
+
+    texts = [joined([cell])[0] if isinstance(cell, str) else "" for cell in cells]
+    there = np.array([bool(text) for text in texts], dtype=bool)
+    found = predicted(classifier, [text for text in texts if text], asked)
+    columns: dict[str, Any] = {}
+    for name, said in zip(text_columns(classifier.task, asked), found.texts, strict=True):
+        columns[name] = np.full(len(texts), None, dtype=object)
+        columns[name][there] = [text or None for text in said]
+    values = np.full((len(texts), len(classifier.labels)), np.nan, dtype=np.float32)
+    values[there] = found.probabilities
+    return pd.DataFrame(columns | dict(zip(classifier.labels, values.T, strict=True)))
