@@ -83,7 +83,7 @@ def predict_udf(
     texts, labels = text_columns(task, asked), list(task.columns)
     fields = [StructField(name, StringType()) for name in texts] + [StructField(name, FloatType()) for name in labels]
 
-    @pandas_udf(StructType(fields))  # type: ignore[call-overload]
+    @pandas_udf(StructType(fields))
     def predict(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         classifier = _classifier(packed)
         for batch in batches:

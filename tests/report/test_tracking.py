@@ -165,7 +165,7 @@ def test_a_decoders_registered_model_answers_and_prediction_with_it_is_recorded(
     assert sorted(record.info.status for record in records) == ["FAILED", "FINISHED"]
     (finished,) = (record for record in records if record.info.status == "FINISHED")
     assert finished.data.tags["mlflow.user"] == getpass.getuser()
-    assert finished.data.tags["model_version"] == version.version
+    assert finished.data.tags["model_version"] == str(version.version)
     assert finished.data.metrics == {"rows": 1.0}
     assert finished.data.params["input"] == "notes.csv"
     missing = CliRunner().invoke(cli, ["predict", f"models:/{MODEL}@champion", str(file), "--tracking-uri", uri])
