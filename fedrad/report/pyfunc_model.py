@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
@@ -24,8 +23,7 @@ class ReportModel(PythonModel):
 
     # MLflow takes a hint for the schema of the input, and knows but few.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        texts = model_input["text"] if isinstance(model_input, pd.DataFrame) else model_input
-        return frame_of(self.classifier, texts, Asked(**(params or {})))
+        return frame_of(self.classifier, model_input["text"], Asked(**(params or {})))
 
 
 set_model(ReportModel())
