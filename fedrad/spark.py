@@ -83,13 +83,13 @@ def predict_udf(
     texts, labels = text_columns(task, asked), list(task.columns)
     fields = [StructField(name, StringType()) for name in texts] + [StructField(name, FloatType()) for name in labels]
 
-    @pandas_udf(StructType(fields))
+    @pandas_udf(StructType(fields))  # type: ignore[untyped-decorator]
     def predict(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         classifier = _classifier(packed)
         for batch in batches:
             yield frame_of(classifier, batch, asked)
 
-    return predict  # type: ignore[no-any-return]
+    return predict
 
 
 @lru_cache(maxsize=1)

@@ -49,6 +49,8 @@ def served(name: str, uri: str, facts: Mapping[str, object]) -> Iterator[tuple[P
         try:
             by_alias, by_number = client.get_model_version_by_alias, client.get_model_version
             version = by_alias(registered, alias) if alias else by_number(registered, number)
+            if version.run_id is None:
+                raise ModelError(f"{name}: it was registered by hand, not by a run of fedrad's.")
             for part in ("adapter", "experiment.toml"):
                 client.download_artifacts(version.run_id, part, folder)
             found = client.get_experiment_by_name(PREDICTIONS)
@@ -60,8 +62,12 @@ def served(name: str, uri: str, facts: Mapping[str, object]) -> Iterator[tuple[P
         except (MlflowException, OSError) as error:
             raise ModelError(f"{name}: {str(error).partition(chr(10))[0]}") from None
         status = "FAILED"
+
+        def done(rows: int) -> None:
+            client.log_metric(record, "rows", rows)
+
         try:
-            yield Path(folder), lambda rows: client.log_metric(record, "rows", rows)
+            yield Path(folder), done
             status = "FINISHED"
         finally:
             client.set_terminated(record, status)
