@@ -1,6 +1,6 @@
 # fedrad: `make run` and `make test` are all that a fresh machine needs (Python 3.11 or newer).
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint mutations docs bench clean
+.PHONY: help setup run protocol test lint mutations docs bench clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -11,6 +11,7 @@ STAMP := $(VENV)/.fedrad-is-set-up
 
 help:
 	@echo "make run    set up if needed, then simulate four hospitals (ARGS='--set privacy.epsilon=1' changes a setting)"
+	@echo "make protocol  likewise with order notes and their imaging protocols"
 	@echo "make test   set up if needed, then lint, type-check and test"
 	@echo "make setup  only make $(VENV) with the pinned packages"
 	@echo "make lint   ruff and mypy"
@@ -34,6 +35,10 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)
 	@echo "fedrad: simulating four hospitals on generated reports, through the real flwr run ..."
 	@$(BIN)/fedrad simulate mimic --grid flower $(ARGS)
+
+protocol: $(STAMP)
+	@echo "fedrad: simulating four hospitals that learn to choose imaging protocols ..."
+	@$(BIN)/fedrad simulate protocol $(ARGS)
 
 test: lint
 	@echo "fedrad: running the tests ..."

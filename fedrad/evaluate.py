@@ -7,7 +7,7 @@ the run's epsilon does not cover.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +23,14 @@ from fedrad.data.report import arrow_column, is_single_label, label_matrix, labe
 from fedrad.data.shards import split_by_patient
 from fedrad.errors import ConfigError, DataError
 from fedrad.evidence.bootstrap import Judged
+from fedrad.evidence.classes import ClassScores, class_scores, same_text
 from fedrad.evidence.predictions import Predictions
 from fedrad.evidence.scores import Scores, best_thresholds, scores
 from fedrad.keys import read_flat
 from fedrad.model.folder import MANIFEST, adapter_folder
+from fedrad.model.similarity import embedded
 from fedrad.tasks.classifier import Classifier
+from fedrad.tasks.predicted import Asked, text_columns
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.training.corpus import load_reports
 
@@ -39,6 +42,7 @@ OPTIMISTIC: Final = (
     "The thresholds were chosen on these very reports, each for the best F1 of its label: precision, recall, F1 and"
     " their intervals are optimistic."
 )
+NOTHING_ELSE: Final = Asked()
 _CHUNK = 256
 _FEW = 10
 
@@ -58,6 +62,7 @@ class Evaluated:
         scores: of the labels that run and reports share.
         notes: what the reader must know about the figures.
         predictions: of every report.
+        classes: of reports of one class each; None for other tasks.
     """
 
     run: str
@@ -68,6 +73,7 @@ class Evaluated:
     scores: Scores
     notes: tuple[str, ...]
     predictions: Predictions
+    classes: ClassScores | None = None
 
 
 def trained_with(run: Path) -> dict[str, object]:
@@ -89,6 +95,7 @@ def evaluate(
     resamples: int = 2000,
     seed: int = 0,
     device: str = "cpu",
+    asked: Asked = NOTHING_ELSE,
     progress: Progress = lambda done, all_: None,
 ) -> Evaluated:
     """Evaluates a run.
@@ -99,9 +106,10 @@ def evaluate(
         best: take for each label the threshold with the best F1 on these reports, instead of 1/2.
         everything: also reports that the run was trained on.
         resamples, seed: of the bootstrap.
+        asked: of a task of classes: the threshold of abstention, and whether to judge what a decoder writes freely.
 
     Raises:
-        ConfigError: settings are wrong, or ``best`` for a task of classes.
+        ConfigError: settings are wrong, ``best`` for a task of classes, or ``asked`` for another task.
         ModelError: the run can't be used.
         DataError: the reports can't be read, or have none of the run's labels.
     """
@@ -110,6 +118,7 @@ def evaluate(
     classifier = Classifier.load(run, device=device)
     task = classifier.task
     single = isinstance(task, SingleLabel)
+    text_columns(task, asked)
     if best and single:
         raise ConfigError("--thresholds best: a report of one class has no threshold; the most probable class counts")
     experiment = data_experiment(source, overrides, before, classifier.labels)
@@ -127,8 +136,11 @@ def evaluate(
     if best:
         thresholds = best_thresholds(labels, probabilities)
         notes.append(OPTIMISTIC)
+    judged_classes = None
     if isinstance(task, SingleLabel):
         thresholds, decided = [None] * len(names), task.decide(probabilities.astype(np.float32))
+        judged_classes = _classes(classifier, labels, probabilities, asked, reports.select(rows)["text"][:])
+        notes.append(judged_classes.flattery)
     else:
         decided = probabilities > np.asarray(thresholds, dtype=float)
     patients = np.unique(patient_numbers(reports)[rows], return_inverse=True)[1].astype(np.int64)
@@ -149,7 +161,24 @@ def evaluate(
             labels=labels,
             probabilities=probabilities,
         ),
+        classes=judged_classes,
     )
+
+
+def _classes(
+    classifier: Classifier,
+    labels: NDArray[np.int8],
+    probabilities: NDArray[np.float64],
+    asked: Asked,
+    texts: Sequence[str],
+) -> ClassScores:
+    truth, names = labels.argmax(axis=1).astype(np.int64), embedded(classifier.labels)
+    found = class_scores(truth, probabilities, names, abstain_below=asked.abstain_below)
+    if not asked.generate:
+        return found
+    written, meant = classifier.generate(texts, asked.generate), [classifier.labels[k] for k in truth]
+    alike = (embedded(written) * names[truth]).sum(axis=1)
+    return replace(found, generated_exact_match=same_text(written, meant), generated_similarity=float(alike.mean()))
 
 
 def data_experiment(

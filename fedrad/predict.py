@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,20 +24,25 @@ from fedrad.data.columns import check_columns
 from fedrad.data.table_options import Form
 from fedrad.data.tabular import cells_of, header_of
 from fedrad.errors import DataError
+from fedrad.files import PRIVATE
 from fedrad.keys import read_flat
 from fedrad.model.folder import MANIFEST
 from fedrad.settings_data import Data
 
 if TYPE_CHECKING:
     from fedrad.data.parquet_file import Kind
+    from fedrad.tasks.predicted import Asked, Predicted
 
 # Size of a chunk. Sorting by length within a chunk is nearly as good as over the file. The first chunks are smaller, to
-# show output soon.
+# show output soon; Spark gets larger ones, which it spreads over its workers.
 _FIRST_ROWS, _ROWS, _CHARACTERS = 32, 512, 1 << 23
+_SPARK_ROWS, _SPARK_CHARACTERS = 1 << 14, 1 << 26
+_NAMED = 10  # rows without text that a warning names
 _SECONDS = 30.0  # between lines of progress if standard error is not a terminal
 
 Rows = Iterator[tuple[int, list[str]]]
 Write = Callable[[list[list[str]]], None]
+Engine = Literal["local", "spark"]
 
 
 def predict(
@@ -48,16 +53,26 @@ def predict(
     device: str,
     separator: str | None = None,
     encoding: str | None = None,
-) -> None:
-    """Writes the rows of ``reports`` without their text, followed by a probability for each label.
+    *,
+    engine: Engine = "local",
+    abstain_below: float = 0.0,
+    generate: int = 0,
+) -> int:
+    """Writes the rows of ``reports`` without their text, followed by what is predicted.
 
-    The new columns have the names of the labels. A column of the file with such a name is renamed to ``NAME (input)``.
+    The new columns are those of ``text_columns`` and a probability for each label, under the labels' names. A column of
+    the file with such a name is renamed to ``NAME (input)``.
 
     Args:
         column: of the texts; default: the one that the run was trained on.
-        out: a new file; None means standard output.
+        out: a new file, readable by its owner only; None means standard output.
         separator, encoding: of a CSV file, as in ``Form``; None: those that the run was trained with.
+        engine: ``local`` or ``spark``, which gives the same up to rounding.
+        abstain_below, generate: as in ``Asked``.
+    Returns:
+        the number of rows.
     Raises:
+        ConfigError: the run does not answer what is asked for, or Spark is not there.
         ModelError: the run can't be used.
         DataError: the file can't be read, or ``out`` can't be written.
         BrokenPipeError: the reader of standard output is gone.
@@ -74,19 +89,44 @@ def predict(
     (place,) = check_columns(reports, header, [column], remedy="Name the column with the text with --column.")
     kinds: list[tuple[int, Kind]] = [(k, "text" if k == place else "any") for k in range(len(header))]
     count = _look_through(reports, kinds, place, form)
-    from fedrad.tasks.classifier import Classifier  # torch takes seconds to import, and the checks above don't need it
+    # torch takes seconds to import, and the checks above don't need it
+    from fedrad.tasks.classifier import task_of_run
+    from fedrad.tasks.predicted import Asked, text_columns
 
-    classifier = Classifier.load(run, device=device)
-    names = output_names([*header[:place], *header[place + 1 :]], classifier.labels)
-    with _output(out) as write, _progress(count, to_terminal=out is None and sys.stdout.isatty()) as tell:
+    task, asked = task_of_run(run), Asked(abstain_below, generate)
+    new = [*text_columns(task, asked), *task.columns]
+    names = output_names([*header[:place], *header[place + 1 :]], new)
+    with (
+        _engine(engine, run, asked, device) as ask,
+        _output(out) as write,
+        _progress(count, to_terminal=out is None and sys.stdout.isatty()) as tell,
+    ):
         write([names])
-        for rows in _chunks(cells_of(reports, kinds, form)):
+        for rows in _chunks(cells_of(reports, kinds, form), engine):
             texts = [joined([cells[place]])[0] for cells in rows]
-            found = iter(classifier.predict([text for text in texts if text]))
-            nothing = [""] * len(classifier.labels)
-            values = [[classifier.task.cell(value) for value in next(found)] if text else nothing for text in texts]
+            found = ask([text for text in texts if text])
+            numbers = ([task.cell(value) for value in line] for line in found.probabilities)
+            lines = ([*said, *line] for *said, line in zip(*found.texts, numbers, strict=True))
+            values = [next(lines) if text else [""] * len(new) for text in texts]
             write([[*cells[:place], *cells[place + 1 :], *row] for cells, row in zip(rows, values, strict=True)])
             tell(len(rows))
+    return count
+
+
+@contextmanager
+def _engine(name: Engine, run: Path, asked: Asked, device: str) -> Iterator[Callable[[Sequence[str]], Predicted]]:
+    """What predicts texts: this process, or Spark."""
+    if name == "spark":
+        from fedrad.spark import spark_engine
+
+        with spark_engine(run, asked, device) as ask:
+            yield ask
+        return
+    from fedrad.tasks.classifier import Classifier
+    from fedrad.tasks.predicted import predicted
+
+    classifier = Classifier.load(run, device=device)
+    yield lambda texts: predicted(classifier, texts, asked)
 
 
 def output_names(columns: Sequence[str], labels: Sequence[str]) -> list[str]:
@@ -103,30 +143,36 @@ def output_names(columns: Sequence[str], labels: Sequence[str]) -> list[str]:
 
 def _look_through(reports: Path, kinds: list[tuple[int, Kind]], place: int, form: Form) -> int:
     """Counts the rows, and warns of those without text. Raises DataError if a row can't be read."""
-    count, blank, first = 0, 0, 0
+    count, blank, named = 0, 0, list[int]()
     for row, cells in cells_of(reports, kinds, form):
         count += 1
         if not joined([cells[place]])[0]:
-            blank, first = blank + 1, first or row
+            blank += 1
+            if len(named) < _NAMED:
+                named.append(row)
     if blank:
+        more = ", ..." if blank > len(named) else ""
         print(
-            f"warning: {reports}: {blank:,} of {count:,} rows have no text (first: row {first}):"
-            " no probabilities for them.",
+            f"warning: {reports}: {blank:,} of {count:,} rows have no text (rows {', '.join(map(str, named))}{more}):"
+            " nothing is predicted for them.",
             file=sys.stderr,
             flush=True,
         )
     return count
 
 
-def _chunks(rows: Rows) -> Iterator[list[list[str]]]:
+def _chunks(rows: Rows, engine: Engine) -> Iterator[list[list[str]]]:
     chunk: list[list[str]] = []
-    size, most = 0, min(_FIRST_ROWS, _ROWS)
+    first, last, characters = _FIRST_ROWS, _ROWS, _CHARACTERS
+    if engine == "spark":
+        first, last, characters = _SPARK_ROWS, _SPARK_ROWS, _SPARK_CHARACTERS
+    size, most = 0, min(first, last)
     for _, cells in rows:
         chunk.append(cells)
         size += sum(map(len, cells))
-        if len(chunk) == most or size > _CHARACTERS:
+        if len(chunk) == most or size > characters:
             yield chunk
-            chunk, size, most = [], 0, min(2 * most, _ROWS)
+            chunk, size, most = [], 0, min(2 * most, last)
     if chunk:
         yield chunk
 
@@ -138,7 +184,8 @@ def _output(out: Path | None) -> Iterator[Write]:
         if out is None:
             yield _writer(sys.stdout)
             return
-        with _partial(out).open("x", newline="", encoding="utf-8") as file:
+        descriptor = os.open(_partial(out), os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
+        with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as file:
             try:
                 yield _writer(file)
                 os.fsync(file.fileno())

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from fedrad.config import Experiment
 
 CENTRALIZED, DEPLOYED, FUSED = "fedrad centralized", "real hospitals", "--grid fused"
-PLANNED, AUDITED = "fedrad plan", "fedrad audit"
+AUDITED = "fedrad audit"
 FEDERATED = "a federation"
-WAYS = (CENTRALIZED, FEDERATED, DEPLOYED, FUSED, PLANNED, AUDITED)
+WAYS = (CENTRALIZED, FEDERATED, DEPLOYED, FUSED, AUDITED)
 """Ways to run that exclude some experiments."""
 
 
@@ -281,7 +281,7 @@ def _ways(e: Experiment) -> list[Rule]:
         Rule("run.out", "run.resume", e.run.resume and not e.run.out, somewhere),
         *(
             Rule("model.task", way, e.causal, "it can't do decoders yet; take classification")
-            for way in (DEPLOYED, PLANNED, AUDITED)
+            for way in (DEPLOYED, AUDITED)
         ),
         Rule("data.privatise", AUDITED, e.data.privatise != "none", "its canaries are not privatised; take none"),
         Rule(

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.keys", "fedrad.rules", "fedrad.evidence"),
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
     ("fedrad.ledger", "fedrad.tasks", "fedrad.privatise"),
-    ("fedrad.public_base",),
+    ("fedrad.public_base", "fedrad.spark"),
     ("fedrad.training", "fedrad.predict"),
     ("fedrad.planning", "fedrad.evaluate", "fedrad.certificate"),
     ("fedrad.report",),

@@ -23,7 +23,7 @@ from fedrad import predict
 from fedrad.cli.app import app as cli
 from fedrad.errors import DataError
 from fedrad.tasks.classifier import Classifier
-from tests import small
+from tests import protocol_run, small
 
 SECRET = "zyzzyva"
 TEXTS = [f"{'No ' if k % 3 else ''}{'large ' * (k % 7)}effusion in segment {k}." for k in range(40)]
@@ -123,7 +123,7 @@ def test_a_parquet_column_that_is_no_text_is_refused(run: Path, tmp_path: Path, 
 def test_a_placeholder_is_no_text(run: Path, tmp_path: Path, cell: str) -> None:
     shown = call(run, table(tmp_path / "r.csv", [["id", "text"], ["r0", TEXTS[0]], ["r1", cell]]))
     assert written(shown.stdout)[1][1] == ["r1", *BLANK]
-    assert "1 of 2 rows have no text (first: row 2)" in shown.stderr
+    assert "1 of 2 rows have no text (rows 2)" in shown.stderr
 
 
 def test_an_empty_table_has_a_header(run: Path, tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_rows_keep_their_order_over_chunks(
 def test_the_first_chunks_are_small() -> None:
     """So the first rows come at once."""
     rows = [(k, ["x"]) for k in range(2000)]
-    assert [len(chunk) for chunk in predict._chunks(iter(rows))] == [32, 64, 128, 256, 512, 512, 496]
-    assert [cells for chunk in predict._chunks(iter(rows)) for cells in chunk] == [cells for _, cells in rows]
+    assert [len(chunk) for chunk in predict._chunks(iter(rows), "local")] == [32, 64, 128, 256, 512, 512, 496]
+    assert [cells for chunk in predict._chunks(iter(rows), "local") for cells in chunk] == [cells for _, cells in rows]
 
 
 def test_long_texts_make_smaller_chunks(
@@ -306,3 +306,73 @@ def test_no_report_is_written_or_shown(run: Path, tmp_path: Path) -> None:
     file = table(tmp_path / "r.csv", [["id", "text"], ["r0", SECRET]])
     shown = call(run, file, tmp_path / "out.csv")
     assert SECRET not in shown.output + (tmp_path / "out.csv").read_text()
+
+
+def test_rows_without_text_are_named_up_to_a_limit(run: Path, tmp_path: Path) -> None:
+    rows = [["id", "text"], *([k, "" if k % 2 else TEXTS[0]] for k in range(24))]
+    said = call(run, table(tmp_path / "r.csv", rows), tmp_path / "out.csv").stderr
+    assert "12 of 24 rows have no text (rows 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, ...)" in said
+
+
+def test_only_its_owner_may_read_the_output(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+    plain = Classifier.predict
+
+    def looked(self: Classifier, texts: Sequence[str]) -> Any:
+        seen.append((tmp_path / "out.csv.partial").stat().st_mode & 0o777)
+        return plain(self, texts)
+
+    monkeypatch.setattr(Classifier, "predict", looked)
+    before = os.umask(0)
+    try:
+        assert call(run, reports(tmp_path / "r.csv"), tmp_path / "out.csv").exit_code == 0
+    finally:
+        os.umask(before)
+    assert set(seen) == {0o600}
+    assert (tmp_path / "out.csv").stat().st_mode & 0o777 == 0o600
+
+
+# answers
+
+
+@pytest.fixture(scope="module")
+def protocols(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return protocol_run.untrained(tmp_path_factory.mktemp("protocols"), decoder=True)
+
+
+def test_a_decoder_answers_abstains_and_writes_freely(protocols: Path, tmp_path: Path) -> None:
+    classifier = Classifier.load(protocols)
+    expected, free = classifier.predict(protocol_run.NOTES), classifier.generate(protocol_run.NOTES, 6)
+    best = expected.max(axis=1)
+    between = float(np.sort(best)[1:3].mean())  # two notes are surer than this, and two are less sure
+    rows = [["answer", "text", "id"], ["a", "", 0], *(["b", note, 1] for note in protocol_run.NOTES)]
+    file = table(tmp_path / "r.csv", rows)
+    header, lines = written(call(protocols, file, "--abstain-below", between, "--generate", 6).stdout)
+    assert header == ["answer (input)", "id", "answer", "generated", *protocol_run.LABELS]
+    assert lines[0] == ["a", "0", *[""] * 7]
+    answers = [label if sure else "" for label, sure in zip(_best(expected), best >= between, strict=True)]
+    assert [line[2] for line in lines[1:]] == answers
+    assert sorted(map(bool, answers)) == [False, False, True, True]
+    assert [line[3] for line in lines[1:]] == free
+    assert np.allclose(np.array([line[4:] for line in lines[1:]], dtype=float), expected, atol=1e-3)
+    always = written(call(protocols, file).stdout)
+    assert always[0] == ["answer (input)", "id", "answer", *protocol_run.LABELS]
+    assert [line[2] for line in always[1][1:]] == _best(expected)
+
+
+def _best(probabilities: Any) -> list[str]:
+    return [protocol_run.LABELS[k] for k in probabilities.argmax(axis=1)]
+
+
+def test_what_does_not_go_with_the_task_is_refused(run: Path, protocols: Path, tmp_path: Path) -> None:
+    file, out = reports(tmp_path / "r.csv"), tmp_path / "out.csv"
+    for options, says in (
+        (("--abstain-below", 0.5), "the labels of this run are independent"),
+        (("--generate", 5), "has a head and writes no text"),
+    ):
+        shown = call(run, file, out, *options)
+        assert (shown.exit_code, says in shown.stderr) == (2, True), shown.output
+        assert not out.exists()
+    assert call(run, file, "--abstain-below", 1.5).exit_code == 2
+    shown = call(protocols, file, out, "--generate", 500)  # so many tokens leave no room for a note
+    assert (shown.exit_code, "leaves no room for a note" in shown.stderr) == (4, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -149,27 +150,61 @@ def predict(
     encoding: Annotated[
         Literal["utf-8", "cp1252", "latin-1"] | None, typer.Option(help="of a CSV file; default: the run's")
     ] = None,
+    engine: Annotated[
+        Literal["local", "spark"], typer.Option(help="local: this process; spark: the workers of Apache Spark")
+    ] = "local",
+    abstain_below: Annotated[
+        float, typer.Option(min=0, max=1, help="no answer where the most probable class is less probable than this")
+    ] = 0.0,
+    generate: Annotated[
+        int, typer.Option(min=0, help="of a decoder: also what it writes freely, in at most so many tokens")
+    ] = 0,
+    tracking_uri: Annotated[
+        str, typer.Option(help="of a registered model; default: MLFLOW_TRACKING_URI, or MLflow's own default")
+    ] = "",
 ) -> None:
     """Probabilities of a trained adapter for new reports: the table's other columns, then one column a label, as CSV.
 
-    RUN is a run directory, e.g. runs/mine, or its adapter folder; REPORTS is a CSV, Parquet or Excel file with one
-    report a row; OUTPUT is where to write, as --out.
+    Where a report has one class, `answer` comes before them: the most probable class, or nothing below --abstain-below.
 
-    A row without text keeps its place and gets no probabilities. A column that is called like a label becomes
-    "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole.
+    RUN is a run directory, e.g. runs/mine, its adapter folder, or a registered MLflow model, models:/fedrad@champion,
+    and then the tracking server notes who predicted with which version. REPORTS is a CSV, Parquet or Excel file with
+    one report a row; OUTPUT is where to write, as --out.
+
+    A row without text keeps its place and gets no probabilities. A column that is called like a new one becomes
+    "NAME (input)". Rows are written as they are ready; a file is OUTPUT.partial until it is whole, and only its owner
+    may read it.
     """
     with reporting_errors():
         from fedrad.model.folder import adapter_folder
+        from fedrad.report.served import SCHEME, served
 
         if output is not None and out is not None:
             raise ConfigError("OUTPUT and --out name two files; name one")
-        adapter_folder(run)
+        registered = str(run).startswith(SCHEME)
+        if not registered:
+            adapter_folder(run)
         if not reports.exists():
             raise DataError("there is no such file.", file=reports)
         from fedrad.predict import predict as run_predict
 
+        facts = {"input": reports.name, "engine": engine, "abstain_below": abstain_below, "generate": generate}
+        record = served(str(run), tracking_uri, facts) if registered else nullcontext((run, lambda rows: None))
         try:
-            run_predict(run, reports, column, output or out, device, separator, encoding)
+            with record as (directory, done):
+                rows = run_predict(
+                    directory,
+                    reports,
+                    column,
+                    output or out,
+                    device,
+                    separator,
+                    encoding,
+                    engine=engine,
+                    abstain_below=abstain_below,
+                    generate=generate,
+                )
+                done(rows)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
             sys.exit(128 + signal.SIGPIPE)

@@ -40,6 +40,13 @@ def evaluate(
         typer.Option(help="also write each report's labels and probabilities to this new .csv or .parquet file"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "cpu",
+    abstain_below: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="of classes: also how many answers are left, and right, at this threshold"),
+    ] = 0.0,
+    generate: Annotated[
+        int, typer.Option(min=0, help="of a decoder: also judge what it writes freely, in at most so many tokens")
+    ] = 0,
 ) -> None:
     """Scores of a trained run on labelled reports, with 95% intervals by patient.
 
@@ -60,6 +67,7 @@ def evaluate(
         from fedrad.evaluate import evaluate as run_evaluate
         from fedrad.evidence.predictions import write_predictions
         from fedrad.report.evaluation import evaluation_html, evaluation_json, evaluation_tables
+        from fedrad.tasks.predicted import Asked
 
         with Progress(console=Console(stderr=True), transient=True) as bar, warnings_as_lines():
             task = bar.add_task("predicting", total=None)
@@ -72,6 +80,7 @@ def evaluate(
                 resamples=resamples,
                 seed=seed,
                 device=device,
+                asked=Asked(abstain_below, generate),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         page = evaluation_html(found).encode() if html is not None else b""
@@ -82,7 +91,7 @@ def evaluate(
             f"reports: {found.source}: {found.which}, {scores.reports:,} of {scores.patients:,} patients",
         )
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-        for table in evaluation_tables(scores):
+        for table in evaluation_tables(found):
             console.print()
             console.print(table)
         console.print()

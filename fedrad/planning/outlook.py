@@ -21,7 +21,6 @@ from fedrad.privacy import accounting
 from fedrad.privacy.hospital_unit import hospital_plan
 from fedrad.privacy.plan import PrivacyPlan, declared_size
 from fedrad.public_base.build import AXES
-from fedrad.rules import PLANNED, refuse
 from fedrad.training.setup import plan_for, terms_of
 from fedrad.training.strategy import Strategy, strategy_of
 
@@ -41,7 +40,8 @@ class Outlook:
         formula_shared: the same if the hospitals shared one hospital's noise under secure aggregation.
         offered: what could be trained instead.
         advised: `noise_to_signal.richest` of ``offered``.
-        enough: the declared size x sqrt(hospitals) at which the head alone gets below ``BORDERLINE``, by the formula.
+        enough: the declared size x sqrt(hospitals) at which the head alone gets below ``BORDERLINE``, by the formula; 0
+            for a decoder, which has no head.
         notes: what the reader should know about these figures.
         expected: the expected gain of a run that starts from a public base, where it was measured.
     """
@@ -86,7 +86,6 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
         ModelError: the base model's configuration is not on this machine, or has no such layers.
         PlanError: no noise multiplier meets the budget, or the plan contradicts itself.
     """
-    refuse(experiment, PLANNED)
     if experiment.privacy.unit == "hospital" and experiment.privacy.epsilon:
         raise _at_the_server(experiment)
     notes: list[str] = []
@@ -97,12 +96,13 @@ def outlook_of(experiment: Experiment, *, declared: int | None = None, labels: i
     lora, strategy = experiment.adapted, strategy_of(experiment)
     spec = LoRASpec(lora.rank, lora.alpha, lora.targets, lora.layers, lora.freeze_a)
     shapes = shapes_of(experiment.base_name, experiment.model.revision, spec)
-    head = outputs * (features_of(experiment, shapes.hidden, outputs) + 1)
+    head = 0 if experiment.causal else outputs * (features_of(experiment, shapes.hidden, outputs) + 1)
     trainable = planning.trainable_numbers(strategy, spec, shapes.adapted, head)
     around = replace(spec, rank=1, targets=spec.targets or ("query", "value"), freeze_a=False)
     layers = shapes_of(experiment.base_name, experiment.model.revision, around).adapted
     rho = Noise((plan,), experiment.asked).to_signal
-    offered = planning.choices(layers, head, rho, _offered(experiment), around)
+    able = [each for each in _offered(experiment) if head or each.shape(around).targets]
+    offered = planning.choices(layers, head, rho, able, around)
     notes += _notes(experiment, plan)
 
     def formula(numbers: int, hospitals: int, shared: bool = False) -> float:

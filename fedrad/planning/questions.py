@@ -25,7 +25,7 @@ def check_told(experiment: Experiment, declared: int | None, labels: int | None)
         problems.append(f"--reports: say how many {privacy.unit}s a hospital declares; planning reads no data")
     if labels is not None and labels < 1:
         problems.append(f"--labels: a head has 1 or more, not {labels}")
-    if labels is None and not experiment.stated_labels[0]:
+    if labels is None and not experiment.causal and not experiment.stated_labels[0]:
         problems.append("--labels: say how many classes the label column has; planning reads no data")
     if problems:
         raise ConfigError(problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import asdict
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from rich.text import Text
 
 import fedrad
 from fedrad.errors import ConfigError
-from fedrad.evidence.scores import OVERALL, Figure, LabelScores, Scores
+from fedrad.evidence.scores import OVERALL, Figure, LabelScores
 
 if TYPE_CHECKING:  # it brings torch
     from fedrad.evaluate import Evaluated
@@ -23,16 +24,16 @@ _FIGURES = (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), ("AU
 _INK = "#123456"  # what is drawn in it takes the colour of the page's text
 
 
-def evaluation_tables(scores: Scores) -> tuple[Table, Table]:
+def evaluation_tables(found: Evaluated) -> tuple[Table, Table]:
     """Overall, and a line for each label."""
     overall = Table(box=None, header_style="bold", show_header=False)
-    for name in OVERALL:
-        overall.add_row(_title(name), _shown(getattr(scores, name), 4))
+    for line in _overall(found):
+        overall.add_row(*line)
     table = Table(box=None, header_style="bold")
     table.add_column("label", max_width=36, overflow="ellipsis")
     for name in ("positive", "threshold", "tp", "fp", "fn", "tn", *(title for title, _ in _FIGURES)):
         table.add_column(name, justify="right")
-    for label in scores.labels:
+    for label in found.scores.labels:
         counts = (label.support, _threshold(label), label.tp, label.fp, label.fn, label.tn)
         figures = (_shown(getattr(label, key), 2) for _, key in _FIGURES)
         table.add_row(Text(label.name), *map(str, counts), *figures)
@@ -42,7 +43,8 @@ def evaluation_tables(scores: Scores) -> tuple[Table, Table]:
 def evaluation_json(found: Evaluated) -> dict[str, Any]:
     """What ``--json`` writes. It holds no report and no patient."""
     facts = {key: getattr(found, key) for key in ("run", "source", "which", "task", "privacy")}
-    return {"fedrad": fedrad.__version__, **facts, "notes": list(found.notes), **found.scores.as_dict()}
+    classes = {} if found.classes is None else {"classes": asdict(found.classes)}
+    return {"fedrad": fedrad.__version__, **facts, "notes": list(found.notes), **found.scores.as_dict(), **classes}
 
 
 def evaluation_html(found: Evaluated) -> str:
@@ -63,7 +65,7 @@ def evaluation_html(found: Evaluated) -> str:
     return template.render(
         found=found,
         scores=found.scores,
-        overall=[(_title(name), _shown(getattr(found.scores, name), 4)) for name in OVERALL],
+        overall=_overall(found),
         columns=[title for title, _ in _FIGURES],
         rows=[(label, _threshold(label), [_shown(getattr(label, key), 3) for _, key in _FIGURES]) for label in labels],
         f1_plot=_f1_plot(Canvas(figsize=(6.4, 1 + 0.32 * len(labels))), labels),
@@ -72,8 +74,24 @@ def evaluation_html(found: Evaluated) -> str:
     )
 
 
-def _title(name: str) -> str:
-    return name.replace("_f1", " F1")
+def _overall(found: Evaluated) -> list[tuple[str, str]]:
+    lines = [(name.replace("_f1", " F1"), _shown(getattr(found.scores, name), 4)) for name in OVERALL]
+    if found.classes is None:
+        return lines
+    of = found.classes
+    lines += [("exact match", _plain(of.exact_match)), ("top 3", _plain(of.top_3))]
+    lines += [("similarity", _plain(of.similarity)), ("similarity of wrong answers", _plain(of.similarity_of_wrong))]
+    if of.abstain_below:
+        lines.append((f"answered at {of.abstain_below:g} or more", _plain(of.answered)))
+        lines.append(("exact match of these", _plain(of.exact_match_of_answered)))
+    if of.generated_exact_match is not None:
+        lines.append(("exact match, written freely", _plain(of.generated_exact_match)))
+        lines.append(("similarity, written freely", _plain(of.generated_similarity)))
+    return lines
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _threshold(label: LabelScores) -> str:

@@ -1,17 +1,18 @@
 """The adapter as an MLflow model, as code: MLflow runs this file where the model is loaded, so nothing is pickled.
 
-It takes texts (a list, or a table with the column "text") and gives a table of probabilities with a column a label.
+It takes a table with the column "text" and gives a table of as many rows: the answer, where a report has one class, and
+a probability for each label. The parameters ``abstain_below`` and ``generate`` are those of ``fedrad predict``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from fedrad.tasks.classifier import Classifier
+from fedrad.tasks.predicted import Asked, frame_of
 
 
 class ReportModel(PythonModel):
@@ -22,8 +23,7 @@ class ReportModel(PythonModel):
 
     # MLflow takes a hint for the schema of the input, and knows but few.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        texts = model_input["text"] if isinstance(model_input, pd.DataFrame) else model_input
-        return pd.DataFrame(self.classifier.predict([str(text) for text in texts]), columns=self.classifier.labels)
+        return frame_of(self.classifier, model_input["text"], Asked(**(params or {})))
 
 
 set_model(ReportModel())

@@ -9,17 +9,16 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import fedrad
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
+from fedrad.report.registered import register
 
-EXPERIMENT = MODEL = "fedrad"
-"""What MLflow calls the runs together, and the registered model."""
+EXPERIMENT = "fedrad"
+"""What MLflow calls the runs together."""
 _FILES = ("experiment.toml", "metrics.jsonl", "result.json", "adapter")
 
 
@@ -81,10 +80,11 @@ class Mlflow:
     def __init__(self, uri: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
         self.mlflow = importlib.import_module("mlflow")
-        self.pyfunc = importlib.import_module("mlflow.pyfunc")
+        importlib.import_module("mlflow.pyfunc")  # the model needs pandas, which is not of mlflow-skinny
         self.client = self.mlflow.MlflowClient(tracking_uri=uri or None, registry_uri=uri or None)
 
     def start(self, experiment: Experiment, directory: Path) -> None:
+        self.experiment = experiment
         found = self.client.get_experiment_by_name(EXPERIMENT)
         number = self.client.create_experiment(EXPERIMENT) if found is None else found.experiment_id
         self.run = self.client.create_run(number, run_name=directory.name).info.run_id
@@ -98,19 +98,7 @@ class Mlflow:
     def finish(self, directory: Path) -> None:
         for name in _FILES:
             self.client.log_artifact(self.run, str(directory / name))
-        with tempfile.TemporaryDirectory(prefix="fedrad-") as folder:
-            model = Path(folder) / "model"
-            self.pyfunc.save_model(
-                str(model),
-                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"adapter": str(directory / "adapter")},
-                pip_requirements=[f"fedrad=={fedrad.__version__}"],
-            )
-            self.client.log_artifacts(self.run, str(model), "model")
-        if not self.client.search_registered_models(f"name = '{MODEL}'"):
-            self.client.create_registered_model(MODEL)
-        source = f"{self.client.get_run(self.run).info.artifact_uri}/model"
-        self.client.create_model_version(MODEL, source, self.run)
+        register(self.client, self.run, self.experiment, directory)
         self.client.set_terminated(self.run)
 
 

@@ -80,10 +80,8 @@ class CausalLM(SingleLabel):
         self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
     ) -> NDArray[np.float32]:
         """The probability of each answer among all, [B, L]. The answers in ``ids`` are not read."""
-        prompts = attention.sum(1) - mask.sum(1).to(attention.dtype)
-        width = int(prompts.max())
-        prompt = (torch.arange(width, device=ids.device) < prompts[:, None]).to(attention.dtype)
-        found: NDArray[np.float32] = model.answer_scores(ids[:, :width], prompt).softmax(-1).cpu().numpy()
+        scores = model.answer_scores(*prompts_of(ids, attention, mask))
+        found: NDArray[np.float32] = scores.softmax(-1).cpu().numpy()
         return found
 
     def export(
@@ -123,6 +121,13 @@ class CausalLM(SingleLabel):
             pieces.append([*before, *note[:room], *after, *answer])
             labels[row, 0], labels[row, -len(answer) :], mask[row, -len(answer) :] = number, answer, 1.0
         return Tokenized.of(pieces, labels, mask, patients)
+
+
+def prompts_of(ids: Tensor, attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and attention [B, T'] of the prompts alone: the answers, where ``mask`` is 1, stand at their ends."""
+    prompts = attention.sum(1) - mask.sum(1).to(attention.dtype)
+    width = int(prompts.max())
+    return ids[:, :width], (torch.arange(width, device=ids.device) < prompts[:, None]).to(attention.dtype)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

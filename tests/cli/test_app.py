@@ -141,7 +141,7 @@ def test_predict_leaves_a_row_without_text_blank(run: Path, tmp_path: Path) -> N
     rows = [["id", "text"], ["r0", TEXTS[0]], ["r1", "  "], ["r2", TEXTS[2]], ["r3", ""]]
     shown = call("predict", run, table(tmp_path / "reports.csv", rows))
     assert shown.exit_code == 0
-    says = "reports.csv: 2 of 4 rows have no text (first: row 2): no probabilities for them.\n"
+    says = "reports.csv: 2 of 4 rows have no text (rows 2, 4): nothing is predicted for them.\n"
     assert shown.stderr.endswith(says)
     assert len(shown.stderr.splitlines()) == 1
     whole = call("predict", run, table(tmp_path / "whole.csv", [rows[0], rows[1], rows[3]])).stdout.splitlines()

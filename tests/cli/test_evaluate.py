@@ -175,6 +175,19 @@ def test_classes(tmp_path: Path) -> None:
     assert [label["support"] for label in figures["labels"]] == [20, 10, 0]
     assert [label["threshold"] for label in figures["labels"]] == [None] * 3
     assert call("evaluate", tmp_path / "run", source, *columns, "--thresholds", "best").exit_code == 2
+    classes = figures["classes"]
+    assert classes["exact_match"] == pytest.approx((truth == said).mean())
+    assert classes["top_3"] == 1.0  # of three
+    assert classes["exact_match"] < classes["similarity"] < 1
+    assert "Similarity of names flatters" in shown.output
+    middle = float(np.median(written.probabilities.max(axis=1)))
+    options = ("--map", "magnet=mr", "--abstain-below", middle, "--json", tmp_path / "g.json")
+    assert call("evaluate", tmp_path / "run", source, *columns, *options).exit_code == 0
+    sure = written.probabilities.max(axis=1) >= middle
+    classes = json.loads((tmp_path / "g.json").read_text())["classes"]
+    assert classes["answered"] == pytest.approx(sure.mean())
+    assert classes["exact_match_of_answered"] == pytest.approx((truth == said)[sure].mean())
+    assert call("evaluate", tmp_path / "run", source, *columns, "--map", "magnet=mr", "--generate", 4).exit_code == 2
 
 
 def test_labels_that_run_and_reports_do_not_share(run: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -15,9 +17,10 @@ from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, ReportClassifier, build
 from fedrad.model.families import FAMILIES
+from fedrad.model.generation import greedy
 from fedrad.model.shapes import shapes_of
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
-from fedrad.tasks.causal_lm import CausalLM
+from fedrad.tasks.causal_lm import CausalLM, prompts_of
 from fedrad.tasks.multi_label import MultiLabel
 from tests.model import tiny
 from tests.model.test_export import STATEMENT, run_readme
@@ -111,3 +114,24 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_sliding_window_bounds_the_length(tmp_path: Path) -> None:
     assert load_base(tiny.save_decoder(tmp_path / "base", "mistral", sliding_window=20)).max_length == 20
+
+
+def test_it_writes_what_stock_transformers_writes(tmp_path: Path) -> None:
+    """Prompts of several lengths in one batch, some ended early: token for token as one at a time with PEFT."""
+    base = load_base(tiny.save_decoder(tmp_path / "base", "llama"))
+    model, tokens = decoder(base, ALL_LINEAR), notes(base)
+    TASK.export(model, base, tmp_path / "adapter", max_length=LENGTH, privacy_statement=STATEMENT)
+    peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.name), tmp_path / "adapter")
+    batch = collate(tokens, np.arange(len(tokens)), 0)
+    prompts, attention = prompts_of(batch.ids, batch.attention, batch.mask)
+    expected = []
+    for ids, seen in zip(prompts, attention, strict=True):
+        ids = ids[None, : int(seen.sum())]
+        asked = {"do_sample": False, "max_new_tokens": 7, "eos_token_id": len(base.tokenizer), "pad_token_id": 0}
+        made = peft.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **asked)
+        expected.append(made[0, ids.shape[1] :].tolist())
+    assert greedy(model, prompts, attention, len(base.tokenizer), 7) == expected
+    end = expected[0][2]  # a text ends before the token that ends texts
+    ended = [line[: line.index(end)] if end in line else line for line in expected]
+    assert greedy(model, prompts, attention, end, 7) == ended
+    assert len(ended[0]) <= 2 < len(max(ended, key=len))

@@ -20,6 +20,7 @@ from fedrad.planning.outlook import Outlook, outlook_of
 from fedrad.settings import Strategy
 from fedrad.training.setup import plan_for
 from tests import small
+from tests.model import tiny
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STRATEGIES = PROJECT["entry-points"]["fedrad.strategies"]
@@ -51,6 +52,17 @@ def test_the_planner_counts_what_the_strategy_really_trains(name: str) -> None:
     shapes = shapes_of(small.model_folder(), "", lora)
     head = len(small.LABELS) * (shapes.hidden + 1)
     assert planning.trainable_numbers(strategy, lora, shapes.adapted, head) == trained
+
+
+def test_a_decoder_has_no_head_to_train_alone(tmp_path: Path) -> None:
+    base = tiny.save_decoder(tmp_path / "base", "llama")
+    told = {"model__task": "causal-lm", "model__instruction": "x", "model__name": base, "data__name": "protocol"}
+    seen = outlook(labels=None, lora__targets="query,value", **told)
+    shapes = shapes_of(base, "", LoRASpec(2, 8.0, ("query", "value"), 2))
+    assert seen.present.trainable == sum(2 * (rows + columns) for rows, columns in shapes.adapted)
+    assert "head" not in {choice.strategy for choice in seen.offered}
+    assert min(choice.trainable for choice in seen.offered) > 0
+    assert "head" in {choice.strategy for choice in outlook().offered}  # control: of an encoder
 
 
 def test_the_plan_is_the_one_that_the_run_would_make() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from pathlib import Path
@@ -9,14 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fedrad
+from fedrad.cli.app import app as cli
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.report import tracking
-from fedrad.report.tracking import MODEL, scalars
+from fedrad.report.registered import MODEL
+from fedrad.report.served import PREDICTIONS
+from fedrad.report.tracking import scalars
 from fedrad.simulation import centralized
 from tests import small
+from tests.model import tiny
+
+pd = pytest.importorskip("pandas")
 
 TEXTS = ["No acute effusion.", "Large left pleural effusion, with edema."]
 
@@ -95,14 +103,73 @@ def test_mlflow_has_settings_scores_files_and_a_model_that_predicts(
         "adapter",
         "model",
     }
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    model = mlflow.pyfunc.load_model(f"models:/{MODEL}/1")
-    answers = model.predict(TEXTS)
+    model = loaded(mlflow, uri, f"models:/{MODEL}/1")
+    answers = model.predict(pd.DataFrame({"id": [1, 2], "text": TEXTS}))
     classifier = fedrad.Classifier.load(directory)
     assert list(answers.columns) == list(classifier.labels)
     assert np.array_equal(answers.to_numpy(), classifier.predict(TEXTS))
     assert list(tmp_path.rglob("*.pkl")) == []
+
+
+def loaded(mlflow: Any, uri: str, name: str) -> Any:
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.pyfunc.load_model(name)
+
+
+@pytest.mark.slow
+def test_a_decoders_registered_model_answers_and_prediction_with_it_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    base = tiny.save_decoder(tmp_path / "base", "llama", max_position_embeddings=320, initializer_range=0.05)
+    settings = {"data__name": "protocol", "data__max_length": 256, "model__name": base, "model__task": "causal-lm"}
+    few = {"train__rounds": 1, "train__local_steps": 1, "train__batch": 4, "lora__targets": "auto"}
+    directory = run(tmp_path / "run", run__track="mlflow", run__tracking_uri=uri, **settings, **few)
+
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    version = client.get_model_version_by_alias(MODEL, "newest-protocol")
+    result = json.loads((directory / "result.json").read_text())
+    assert version.tags["epsilon"] == str(result["epsilon_max"])
+    assert "differential privacy" in version.description
+    model = loaded(mlflow, uri, f"models:/{MODEL}@newest-protocol")
+    assert model.metadata.metadata["privacy"]["delta"] == result["delta"]
+    (tokenizer,) = tmp_path.glob("mlruns/*/*/artifacts/model/artifacts/tokenizer/tokenizer.json")
+    assert json.loads(tokenizer.read_text()) == json.loads((tmp_path / "base" / "tokenizer.json").read_text())
+
+    classifier = fedrad.Classifier.load(directory)
+    expected = classifier.predict(TEXTS)
+    found = model.predict(pd.DataFrame({"text": [TEXTS[0], None, TEXTS[1]]}), params={"abstain_below": 0.0})
+    assert list(found.columns) == ["answer", *classifier.labels]
+    assert [output["name"] for output in model.metadata.signature.outputs.to_dict()] == list(found.columns)
+    assert found["answer"].tolist()[::2] == [classifier.labels[k] for k in expected.argmax(axis=1)]
+    assert np.allclose(found.iloc[[0, 2], 1:].to_numpy(dtype=float), expected, atol=1e-5)
+    assert found.iloc[1].isna().all()
+    assert model.predict(pd.DataFrame({"text": TEXTS}), params={"abstain_below": 1.0})["answer"].isna().all()
+    with pytest.raises(mlflow.exceptions.MlflowException, match="text"):
+        model.predict(pd.DataFrame({"note": TEXTS}))
+
+    file = tmp_path / "notes.csv"
+    file.write_text(f"id,text\n7,{TEXTS[0]}\n")
+    arguments = ["predict", f"models:/{MODEL}@newest-protocol", str(file), "--tracking-uri", uri]
+    shown = CliRunner().invoke(cli, arguments)
+    plain = CliRunner().invoke(cli, ["predict", str(directory), str(file)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout == plain.stdout
+    file.write_text("id,note\n7,x\n")
+    assert CliRunner().invoke(cli, arguments).exit_code == 3
+    records = client.search_runs([client.get_experiment_by_name(PREDICTIONS).experiment_id])
+    assert sorted(record.info.status for record in records) == ["FAILED", "FINISHED"]
+    (finished,) = (record for record in records if record.info.status == "FINISHED")
+    assert finished.data.tags["mlflow.user"] == getpass.getuser()
+    assert finished.data.tags["model_version"] == str(version.version)
+    assert finished.data.metrics == {"rows": 1.0}
+    assert finished.data.params["input"] == "notes.csv"
+    missing = CliRunner().invoke(cli, ["predict", f"models:/{MODEL}@champion", str(file), "--tracking-uri", uri])
+    assert (missing.exit_code, "champion" in missing.stderr) == (4, True)
 
 
 @pytest.mark.slow
