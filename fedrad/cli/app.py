@@ -19,7 +19,7 @@ from fedrad.cli.certificate import certificate_app
 from fedrad.cli.compare import compare
 from fedrad.cli.data import data_app
 from fedrad.cli.evaluate import evaluate
-from fedrad.cli.output import Settings, reporting_errors
+from fedrad.cli.output import Settings, let_threads_sleep, reporting_errors
 from fedrad.cli.privatise import privatise
 from fedrad.cli.report import export, report
 from fedrad.cli.sweep import sweep
@@ -61,7 +61,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
     ] = False,
 ) -> None:
-    pass
+    let_threads_sleep()
 
 
 @app.command()
@@ -85,6 +85,7 @@ def centralized(
 
 def centralized_alone() -> None:
     """``python -m fedrad.centralized``: that command by itself."""
+    let_threads_sleep()
     alone = typer.Typer(**_COMMON)
     alone.command()(centralized)
     alone(prog_name="python -m fedrad.centralized")

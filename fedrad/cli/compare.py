@@ -49,7 +49,7 @@ def compare(
         _show(console, title, result.differences.drop(columns=["margin", "p rank min"], errors="ignore"))
         if len(result.mcnemar):
             few = result.mcnemar.sort_values("exact Holm", kind="stable")
-            _show(console, "McNemar, label by label, of the first common seed, smallest p first", few)
+            _show(console, "McNemar, label by label, over all seeds, clustered by patient; smallest p first", few)
         for warning in result.warnings:
             console.print(f"note: {warning}", style="yellow", highlight=False, soft_wrap=True)
         if json_ is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,16 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.config` lists the keys"),
 ]
+
+
+def let_threads_sleep() -> None:
+    """Threads of torch that wait for each other sleep, which changes no bit of a result.
+
+    OpenMP's own default is that they spin. Where more threads than cores want to run, they then spin for most of the
+    time: small products took 12 times the processor's time. To be called before torch is loaded; who has set the
+    variable is obeyed.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def wide() -> Console:

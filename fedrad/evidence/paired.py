@@ -187,30 +187,57 @@ def randomisation_p(seeds: Sequence[Seed], draws: int, generator: np.random.Gene
 
 @dataclass(frozen=True)
 class McNemar:
-    """Reports that one model gets right and the other wrong.
+    """Decisions that one model gets right and the other wrong, over all seeds.
 
     Attributes:
         only_first, only_second: how many.
-        exact: min(1, 2 P(X <= min)), X binomial of both together and 1/2.
-        mid: the same with half the probability of the observed value (Fagerland et al. 2013): less conservative.
+        first_ahead, second_ahead: in how many seeds one is right more often than the other.
+        exact: the chance that random swaps of the two models bring them as far apart, or further.
+        mid: the same with half the probability of the observed distance (Fagerland et al. 2013): less conservative.
     """
 
     only_first: int
     only_second: int
+    first_ahead: int
+    second_ahead: int
     exact: float
     mid: float
 
 
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
-    """McNemar's test of two models' correctness [n] on the same reports, which it takes for independent. It says
-    nothing about F1."""
-    b, c = int((first & ~second).sum()), int((second & ~first).sum())
-    if b + c == 0:
-        return McNemar(0, 0, 1.0, 1.0)
-    few = min(b, c)
-    exact = float(stats.binomtest(few, b + c, 0.5).pvalue)
-    mid = 2 * float(stats.binom.cdf(few, b + c, 0.5)) - float(stats.binom.pmf(few, b + c, 0.5))
-    return McNemar(b, c, exact, min(1.0, mid))
+def mcnemar(seeds: Sequence[NDArray[np.integer[Any]]], clusters: Sequence[NDArray[Any]]) -> McNemar:
+    """McNemar's test of two models' correctness, exact, for decisions that come in clusters.
+
+    Under the null hypothesis the two models are exchangeable within a cluster: with probability 1/2 they change sides,
+    in all of its reports and seeds at once. A cluster's sum of differences then keeps its size and takes a random sign,
+    so the distribution of the total is a convolution of binomials. With one seed, and clusters of one report, this is
+    the exact test of McNemar (1947). It says nothing about F1, and nothing about seeds that were not run: it is about
+    these models and other patients.
+
+    Args:
+        seeds: of each seed, for each report [n]: 1 if the second model alone is right, -1 if the first alone, else 0.
+        clusters: of each seed, to which cluster each report belongs [n]; equal names are one cluster in all seeds.
+    """
+    differences, names = np.concatenate(seeds).astype(np.int64), np.concatenate(clusters)
+    _, numbers = np.unique(names, return_inverse=True)
+    sums = np.zeros(numbers.max(initial=-1) + 1, dtype=np.int64)
+    np.add.at(sums, numbers, differences)
+    chances = np.ones(1)  # of the total, from -(n - 1) / 2 to (n - 1) / 2 in steps of 1
+    for size, count in zip(*np.unique(np.abs(sums[sums != 0]), return_counts=True), strict=True):
+        spread = np.zeros(2 * size * count + 1)
+        spread[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, spread)
+    distance = np.abs(np.arange(len(chances)) - len(chances) // 2)
+    observed = abs(int(differences.sum()))
+    further, as_far = float(chances[distance > observed].sum()), float(chances[distance == observed].sum())
+    ahead = [int(np.sign(seed.sum())) for seed in seeds]
+    return McNemar(
+        only_first=int((differences < 0).sum()),
+        only_second=int((differences > 0).sum()),
+        first_ahead=ahead.count(-1),
+        second_ahead=ahead.count(1),
+        exact=min(1.0, further + as_far),
+        mid=min(1.0, further + as_far / 2) if sums.any() else 1.0,
+    )
 
 
 def holm(p: ArrayLike) -> Values:

@@ -20,6 +20,7 @@ from fedrad.errors import ConfigError, FedradError, place_of
 from fedrad.files import PRIVATE, write_whole
 
 CENTRALIZED, SIMULATE = "centralized", "simulate"
+DIED = "ProcessDied"  # the kind of a failure of the process, not of the run
 TRANSPORTS = ("inprocess", "fused", "flower")
 
 
@@ -81,7 +82,10 @@ def failure_of(cell: Cell, folder: Path) -> Failure | None:
 
 
 def run_cell(cell: Cell, folder: Path) -> Failure | None:
-    """Runs the cell, unless it has finished; what a try that was cut short has left is removed first.
+    """Runs the cell, unless it has finished. One that was cut short goes on from its last finished round.
+
+    It is begun anew, and what the try before has left is removed, if that try failed, or can't be gone on with: it was
+    written by another version, say.
 
     Returns:
         Why it failed, which is also written down; None: it has finished.
@@ -93,19 +97,29 @@ def run_cell(cell: Cell, folder: Path) -> Failure | None:
     with locked(folder / f"{cell.name}.lock", f"cell {cell.name} is being run by another process"):
         if finished(cell, folder) is not None:
             return None
-        directory = folder / cell.name
-        shutil.rmtree(directory, ignore_errors=True)
+        directory, before = folder / cell.name, failure_of(cell, folder)
+        cut_short = (directory / "experiment.toml").is_file() and (before is None or before.kind == DIED)
         _failure_file(cell, folder).unlink(missing_ok=True)
-        try:
-            _run(cell, _placed(cell, str(directory)))
-        except FedradError as error:
-            failure = Failure(type(error).__name__, str(error))
-        except (Exception, SystemExit) as error:  # its text may quote a report
-            failure = Failure(type(error).__name__, f"at {place_of(error)}")
-        else:
-            return None
-        note_failure(cell, folder, failure)
+        failure = None
+        if cut_short:
+            failure = _tried(cell, _placed(cell, str(directory), resume=True))
+        if not cut_short or (failure is not None and failure.kind == ConfigError.__name__):
+            shutil.rmtree(directory, ignore_errors=True)
+            failure = _tried(cell, _placed(cell, str(directory)))
+        if failure is not None:
+            note_failure(cell, folder, failure)
         return failure
+
+
+def _tried(cell: Cell, experiment: Experiment) -> Failure | None:
+    """Runs the cell; why it failed, if it did."""
+    try:
+        _run(cell, experiment)
+    except FedradError as error:
+        return Failure(type(error).__name__, str(error))
+    except (Exception, SystemExit) as error:  # its text may quote a report
+        return Failure(type(error).__name__, f"at {place_of(error)}")
+    return None
 
 
 def note_failure(cell: Cell, folder: Path, failure: Failure) -> None:
@@ -118,8 +132,8 @@ def _failure_file(cell: Cell, folder: Path) -> Path:
     return folder / f"{cell.name}.failed.json"
 
 
-def _placed(cell: Cell, directory: str) -> Experiment:
-    return Experiment.from_flat({**cell.experiment.flat(), "run.out": directory})
+def _placed(cell: Cell, directory: str, *, resume: bool = False) -> Experiment:
+    return Experiment.from_flat({**cell.experiment.flat(), "run.out": directory, "run.resume": resume})
 
 
 def _run(cell: Cell, experiment: Experiment) -> None:

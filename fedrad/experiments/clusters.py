@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrad.errors import ConfigError
-from fedrad.experiments.cells import Cell, Failure, note_failure
+from fedrad.experiments.cells import DIED, Cell, Failure, note_failure
 from fedrad.experiments.pool import OnDone, OnStart, run_quietly
 from fedrad.files import USUAL, write_whole
 
@@ -47,7 +47,7 @@ def run_ray(cells: Sequence[Cell], folder: Path, *, jobs: int, memory: int, on_s
                 try:
                     failure = ray.get(reference)
                 except ray.exceptions.RayError as error:  # the task's process died
-                    failure = Failure(type(error).__name__, "the Ray task did not end; see Ray's logs")
+                    failure = Failure(DIED, f"the Ray task did not end ({type(error).__name__}); see Ray's logs")
                     note_failure(cell, folder, failure)
                 on_done(cell, failure)
     finally:

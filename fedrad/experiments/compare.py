@@ -7,7 +7,7 @@ seed by seed on the same test reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from fedrad.evidence.paired import (
     signed_rank_p,
     smallest_signed_rank_p,
 )
+from fedrad.experiments.predicted import Predicted
 from fedrad.experiments.runs import Condition, FinishedRun, shown
 
 MARGIN, DRAWS = 0.01, 10_000
@@ -47,7 +48,7 @@ class Comparison:
         scores: a row for each condition: mean over seeds, intervals, collapses.
         labels: the same for each label.
         differences: a row for each condition against its baseline.
-        mcnemar: a row for each of those and each label, of the first common seed.
+        mcnemar: a row for each of those and each label, over all common seeds.
         warnings: what the figures can't carry, a sentence each.
     """
 
@@ -101,8 +102,7 @@ def compare(
             warnings.append(f"{second.name}: has no seed in common with {first.name}; not compared")
             continue
         differences.append(_difference(first, second, runs, margin, draws, generator))
-        tests += _mcnemar(first, second, *runs[0])
-        warnings += _about_patients(*runs[0][:1])
+        tests += _mcnemar(first, second, runs)
     table = pd.DataFrame(tests)
     for kind in ("exact", "mid"):
         if len(table):
@@ -238,17 +238,25 @@ def _difference(
     }
 
 
-def _mcnemar(first: Condition, second: Condition, one: FinishedRun, other: FinishedRun) -> list[dict[str, Any]]:
-    a, b = one.predictions, other.predictions
-    columns: dict[str, tuple[Any, Any, Any]] = {
-        name: (a.correct[:, k], b.correct[:, k], a.known[:, k]) for k, name in enumerate(a.names)
-    }
-    everything = np.ones(len(a), dtype=np.bool_)
-    columns[ALL_LABELS] = (a.correct.all(axis=1), b.correct.all(axis=1), everything)
-    names = {"baseline": first.name, "compared": second.name, "seed": str(one.seed)}
-    return [
-        {**names, "label": label, **asdict(mcnemar(x[known], y[known]))} for label, (x, y, known) in columns.items()
-    ]
+def _mcnemar(
+    first: Condition, second: Condition, runs: Sequence[tuple[FinishedRun, FinishedRun]]
+) -> list[dict[str, Any]]:
+    """Of each label, and of all of them at once, over all seeds; a patient of a test set is a cluster."""
+    pairs = [(one.predictions, other.predictions) for one, other in runs]
+    starts: dict[str, int] = {}
+    clusters = []
+    for one, _ in pairs:
+        start = starts.setdefault(one.test_set, len(starts) * max(len(a) for a, _ in pairs))
+        clusters.append(start + np.unique(one.patients, return_inverse=True)[1])
+
+    def tested(label: str, correct: Callable[[Predicted], NDArray[np.bool_]]) -> dict[str, Any]:
+        gains = [correct(other).astype(np.int64) - correct(one) for one, other in pairs]
+        return {**named, "label": label, **asdict(mcnemar(gains, clusters))}
+
+    named = {"baseline": first.name, "compared": second.name, "seeds": len(pairs)}
+    labels = pairs[0][0].names
+    by_label = [tested(name, lambda found, k=k: found.correct[:, k]) for k, name in enumerate(labels)]  # type: ignore[misc]
+    return [*by_label, tested(ALL_LABELS, lambda found: found.correct.all(axis=1))]
 
 
 def _about_seeds(conditions: Sequence[Condition]) -> list[str]:
@@ -260,16 +268,6 @@ def _about_seeds(conditions: Sequence[Condition]) -> list[str]:
         f"{len(few)} conditions have fewer than {LEAST_SEEDS} seeds (the fewest: {least}). With {least}, a signed-rank"
         f" test over seeds can't go below p = {smallest_signed_rank_p(least):.3g}, and intervals understate how much"
         " runs differ; take 6 at least, better 10"
-    ]
-
-
-def _about_patients(run: FinishedRun) -> list[str]:
-    patients = len(np.unique(run.predictions.patients))
-    if patients == len(run.predictions):
-        return []
-    return [
-        f"{len(run.predictions)} test reports are of {patients} patients: bootstrap and randomisation resample"
-        " patients, but McNemar's test takes reports for independent"
     ]
 
 

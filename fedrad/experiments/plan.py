@@ -30,7 +30,7 @@ _ENTRIES = {
     "grid": dict,
 }
 _WORDS = {"command": (CENTRALIZED, SIMULATE), "transport": TRANSPORTS}
-_OURS = ("run.out", "run.name", "run.predictions")
+_OURS = ("run.out", "run.name", "run.predictions", "run.resume")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from fedrad.errors import FedradError
-from fedrad.experiments.cells import Cell, Failure, note_failure, output_in, run_cell
+from fedrad.experiments.cells import DIED, Cell, Failure, note_failure, output_in, run_cell
 
 OnDone = Callable[[Cell, Failure | None], None]
 OnStart = Callable[[Cell], None]
@@ -141,7 +141,7 @@ class _Pool:
 def _died(code: int | None) -> Failure:
     why = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
     hint = "; out of memory? State memory-gb, or take fewer --jobs" if code == -9 else ""
-    return Failure("ProcessDied", f"the process {why}{hint}")
+    return Failure(DIED, f"the process {why}{hint}")
 
 
 def _serve(connection: Connection, threads: int) -> None:

@@ -77,7 +77,10 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            killed = not issubclass(kind, Exception)  # by Ctrl-C, say
+            self._track(lambda tracker: tracker.stopped(killed=killed))
         if self._lock >= 0:
             os.close(self._lock)
 
@@ -233,6 +236,7 @@ class Run:
             warm = starts_warm(experiment, task.findings)
             late += after_training(experiment, scores, comparison, epsilon=result.epsilon_max, warm=warm)
         result = replace(result, notes=self._early + late)
-        finish(self.directory, experiment, exported(self.setup, self.strategy, state), result, certify)
+        begun = Experiment.load(self.directory / "experiment.toml")  # a resumed run has the digest that it began with
+        finish(self.directory, begun, exported(self.setup, self.strategy, state), result, certify)
         self._track(lambda tracker: tracker.finish(self.directory))
         return result

@@ -15,10 +15,12 @@ from typing import Any, Protocol
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
+from fedrad.files import USUAL, write_whole
 from fedrad.report.registered import register
 
 EXPERIMENT = "fedrad"
 """What MLflow calls the runs together."""
+_MLFLOW_RUN = "mlflow-run"  # in the run directory: MLflow's id of it, for whoever goes on with the run
 _FILES = ("experiment.toml", "metrics.jsonl", "result.json", "adapter")
 
 
@@ -26,13 +28,16 @@ class Tracker(Protocol):
     """Somewhere that runs are logged."""
 
     def start(self, experiment: Experiment, directory: Path) -> None:
-        """The run directory is made; no step is taken yet."""
+        """The run directory is made, and no step is taken yet; or an earlier process was cut off in it."""
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
         """A line was added to ``metrics.jsonl``."""
 
     def finish(self, directory: Path) -> None:
         """``result.json`` is written."""
+
+    def stopped(self, *, killed: bool) -> None:
+        """The run ends without a result: it was interrupted, or it failed. It may never have started."""
 
 
 def tracker_of(experiment: Experiment) -> Tracker | None:
@@ -78,6 +83,7 @@ class Mlflow:
     """
 
     def __init__(self, uri: str) -> None:
+        self.run = ""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
         self.mlflow = importlib.import_module("mlflow")
         importlib.import_module("mlflow.pyfunc")  # the model needs pandas, which is not of mlflow-skinny
@@ -85,9 +91,15 @@ class Mlflow:
 
     def start(self, experiment: Experiment, directory: Path) -> None:
         self.experiment = experiment
+        note = directory / _MLFLOW_RUN
+        if experiment.run.resume and note.exists():
+            self.run = note.read_text()
+            self.client.update_run(self.run, status="RUNNING")
+            return
         found = self.client.get_experiment_by_name(EXPERIMENT)
         number = self.client.create_experiment(EXPERIMENT) if found is None else found.experiment_id
         self.run = self.client.create_run(number, run_name=directory.name).info.run_id
+        write_whole(note, self.run.encode(), durable=False, mode=USUAL)
         for key, value in experiment.flat().items():
             self.client.log_param(self.run, key, value)
 
@@ -96,10 +108,22 @@ class Mlflow:
             self.client.log_metric(self.run, name, value, step=record["step"])
 
     def finish(self, directory: Path) -> None:
+        status = "FAILED"  # whatever is missing of the run, it does not go on
+        try:
+            self._log_result(directory)
+            status = "FINISHED"
+        finally:
+            self.client.set_terminated(self.run, status)
+
+    def stopped(self, *, killed: bool) -> None:
+        if self.run:
+            self.client.set_terminated(self.run, "KILLED" if killed else "FAILED")
+
+    def _log_result(self, directory: Path) -> None:
+        """The files of the run, and its adapter as a version of the registered model."""
         for name in _FILES:
             self.client.log_artifact(self.run, str(directory / name))
         register(self.client, self.run, self.experiment, directory)
-        self.client.set_terminated(self.run)
 
 
 class TensorBoard:
@@ -127,3 +151,6 @@ class TensorBoard:
 
     def finish(self, directory: Path) -> None:
         self.writer.close()
+
+    def stopped(self, *, killed: bool) -> None:
+        """Nothing says how a run ended there, and each line was flushed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -52,6 +53,17 @@ def table(path: Path, rows: list[list[str]]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return path
+
+
+@pytest.mark.parametrize(("given", "then"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    given: str | None, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # restored afterwards
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert call("app", "mimic").exit_code == 0
+    assert os.environ["OMP_WAIT_POLICY"] == then
 
 
 def test_help_lists_the_commands() -> None:

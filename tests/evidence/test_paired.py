@@ -76,17 +76,53 @@ def test_counts_are_of_patients_and_leave_out_what_is_masked() -> None:
 def test_mcnemar_by_hand() -> None:
     # 1 report right with the first only, 5 with the second only: 2 (C(6,0) + C(6,1)) / 2^6 = 14/64; mid-p takes off
     # C(6,1) / 2^6.
-    first = np.array([True, False, False, False, False, False, True, False])
-    second = np.array([False, True, True, True, True, True, True, False])
+    gains = np.array([-1, 1, 1, 1, 1, 1, 0, 0])
 
-    found = mcnemar(first, second)
+    found = mcnemar([gains], [np.arange(8)])
 
-    assert (found.only_first, found.only_second) == (1, 5)
+    assert (found.only_first, found.only_second, found.first_ahead, found.second_ahead) == (1, 5, 0, 1)
     assert found.exact == pytest.approx(14 / 64)
     assert found.mid == pytest.approx(14 / 64 - 6 / 64)
-    assert mcnemar(first, first).exact == mcnemar(first, first).mid == 1.0
-    even = mcnemar(np.array([True, False]), np.array([False, True]))
-    assert (even.exact, even.mid) == pytest.approx((1.0, 1.0))
+    nothing = mcnemar([np.zeros(3, dtype=np.int64)], [np.arange(3)])
+    assert (nothing.exact, nothing.mid) == (1.0, 1.0)
+    even = mcnemar([np.array([-1, 1])], [np.arange(2)])
+    assert (even.exact, even.mid) == pytest.approx((1.0, 1 - (1 / 2) / 2))  # Fagerland: half of the chance of a tie
+
+
+def test_mcnemar_takes_the_reports_and_seeds_of_a_patient_for_one_piece_of_evidence() -> None:
+    # Patients a and b, each gained in three seeds: as two pieces of evidence P(|+-3 +-3| >= 6) = 1/2, not 2 / 2^6.
+    gains = [np.array([1, 1])] * 3
+    clustered = mcnemar(gains, [np.array(["a", "b"])] * 3)
+    assert (clustered.only_second, clustered.second_ahead) == (6, 3)
+    assert clustered.exact == pytest.approx(1 / 2)
+    assert mcnemar(gains, [np.array([2 * seed, 2 * seed + 1]) for seed in range(3)]).exact == pytest.approx(2 / 2**6)
+    # A seed that went the other way takes back what another has shown.
+    assert mcnemar([np.array([1, 1]), np.array([-1, -1])], [np.arange(2)] * 2).exact == 1.0
+
+
+def test_mcnemar_is_exact_for_clusters_of_any_size() -> None:
+    draw = generator(7)
+    owners, gains = draw.integers(0, 7, 30), [draw.integers(-1, 2, 30) for _ in range(3)]
+    sums = np.bincount(owners, weights=sum(gains), minlength=7)
+    totals = np.array([np.dot(sums, signs) for signs in product([-1, 1], repeat=7)])
+    found = mcnemar(gains, [owners] * 3)
+    assert 0 < abs(sums.sum()) < np.abs(sums).sum()
+    assert found.exact == pytest.approx((np.abs(totals) >= abs(sums.sum())).mean())
+    assert found.mid == pytest.approx(
+        (np.abs(totals) > abs(sums.sum())).mean() + (np.abs(totals) == abs(sums.sum())).mean() / 2
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mcnemar_is_rarely_sure_where_two_models_differ_by_chance(seed: int) -> None:
+    """Five seeds that agree about each report: to pool them as if they were five test sets would be far too sure."""
+    draw, clustered, pooled = generator(seed), 0, 0
+    for _ in range(300):
+        gains = [draw.choice([-1, 0, 1], 60, p=[0.2, 0.6, 0.2])] * 5
+        clustered += mcnemar(gains, [np.arange(60)] * 5).exact <= 0.05
+        pooled += mcnemar(gains, [np.arange(60) + 60 * k for k in range(5)]).exact <= 0.05
+    assert clustered <= 300 * 0.05 + 3 * (300 * 0.05 * 0.95) ** 0.5
+    assert pooled > 60
 
 
 def test_holm_by_hand() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,14 +17,16 @@ import psutil
 import pytest
 from rich.console import Console
 
+from fedrad.config import Experiment
 from fedrad.errors import ConfigError
 from fedrad.experiments import cells as cells_module
-from fedrad.experiments.cells import Cell, finished, locked, run_cell
+from fedrad.experiments.cells import Cell, Failure, finished, locked, note_failure, run_cell
 from fedrad.experiments.clusters import sbatch
 from fedrad.experiments.plan import read_sweep
 from fedrad.experiments.pool import free_memory, run_pool
 from fedrad.experiments.sweep import run_one, sweep
 from fedrad.experiments.table import table_of
+from fedrad.simulation import centralized
 from tests import small
 
 SECRET = "zyzzyva"
@@ -190,28 +194,91 @@ def test_a_process_that_is_killed_is_its_cells_failure(tmp_path: Path) -> None:
     ]
 
 
+def rounds_in(directory: Path) -> int:
+    """The last round that was evaluated."""
+    path = directory / "metrics.jsonl"
+    return max((json.loads(line)["round"] for line in path.read_text().splitlines()), default=0) if path.exists() else 0
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Its finished cells are not repeated, and the one that was at work goes on after its last finished round."""
     out = tmp_path / "out"
-    file = write(tmp_path, grid="privacy.epsilon = [1.0, 2.0, 4.0, 8.0]")
+    file = write(tmp_path, grid="privacy.epsilon = [1.0, 8.0]", **{"train.rounds": "40"})
+    first, second = (out / "cells" / cell.name for cell in read_sweep(file).cells)
     command = [sys.executable, "-m", "fedrad", "sweep", str(file), "--out", str(out), "--jobs", "1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
-        while not times(out) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        while rounds_in(second) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
         workers = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     before = times(out)
-    assert 1 <= len(before) < 4
+    assert list(before) == [first.name]
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []  # nobody goes on in the folder
 
     assert subprocess.run(command, capture_output=True, check=False, timeout=400).returncode == 0
-    after = times(out)
-    assert {name: after[name] for name in before} == before
-    assert len(after) == 4
-    assert len(pd.read_csv(out / "results.csv")) == 4
+    assert times(out)[first.name] == before[first.name]
+    assert re.search(r"going on after round [1-9]", second.with_suffix(".log").read_text())
+    assert len(pd.read_csv(out / "results.csv")) == 2
+    # Seeded noise: the cell is what it would have been.
+    experiment = Experiment.load(second / "experiment.toml")
+    _, whole = centralized.train(replace(experiment, run=replace(experiment.run, out=str(tmp_path / "whole"))))
+    assert (whole / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
+    names = ["predictions.parquet", "predictions-before.parquet"]
+    assert [(whole / name).read_bytes() for name in names] == [(second / name).read_bytes() for name in names]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (None, [True]),  # it was cut short
+        (Failure("ProcessDied", "out of memory"), [True]),
+        (Failure("LedgerError", "damaged"), [False]),  # the same would happen again
+    ],
+)
+def test_only_a_cell_that_was_cut_short_goes_on(
+    last: Failure | None, expected: list[bool], tries: list[bool], tmp_path: Path
+) -> None:
+    (cell, _) = read_sweep(write(tmp_path)).cells
+    left_behind(cell, tmp_path)
+    if last is not None:
+        note_failure(cell, tmp_path, last)
+    assert run_cell(cell, tmp_path) is None
+    assert tries == expected
+    assert (tmp_path / cell.name / "ledger").exists() == expected[0]
+
+
+def test_a_cell_that_cannot_go_on_is_begun_anew(
+    tries: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_version(cell: Cell, experiment: Experiment) -> None:
+        tries.append(experiment.run.resume)
+        if experiment.run.resume:
+            raise ConfigError("run.resume: was begun with torch 1.0")
+        assert not (tmp_path / cell.name).exists()
+
+    monkeypatch.setattr(cells_module, "_run", other_version)
+    (cell, _) = read_sweep(write(tmp_path)).cells
+    left_behind(cell, tmp_path)
+    assert run_cell(cell, tmp_path) is None
+    assert tries == [True, False]
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each run of a cell was to go on; none is really run."""
+    found: list[bool] = []
+    monkeypatch.setattr(cells_module, "_run", lambda cell, experiment: found.append(experiment.run.resume))
+    return found
+
+
+def left_behind(cell: Cell, folder: Path) -> None:
+    """What a run that was cut short leaves, in part."""
+    (folder / cell.name / "ledger").mkdir(parents=True)
+    (folder / cell.name / "experiment.toml").write_text(cell.experiment.to_toml())
 
 
 def test_slurm_gets_an_array_of_what_is_left(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fedrad.report.registered import MODEL
 from fedrad.report.served import PREDICTIONS
 from fedrad.report.tracking import scalars
 from fedrad.simulation import centralized
+from fedrad.training.unfinished import experiment_of
 from tests import small
 from tests.model import tiny
 
@@ -75,6 +76,9 @@ def test_a_tracking_server_that_goes_down_does_not_end_the_run(tmp_path: Path, m
 
         def finish(self, directory: Path) -> None:
             raise ConnectionError("gone")
+
+        def stopped(self, *, killed: bool) -> None:
+            raise AssertionError("the run is fine")
 
     monkeypatch.setattr("fedrad.federation.run.tracker_of", lambda experiment: Down())
     assert (run(tmp_path / "run") / "result.json").exists()
@@ -170,6 +174,34 @@ def test_a_decoders_registered_model_answers_and_prediction_with_it_is_recorded(
     assert finished.data.params["input"] == "notes.csv"
     missing = CliRunner().invoke(cli, ["predict", f"models:/{MODEL}@champion", str(file), "--tracking-uri", uri])
     assert (missing.exit_code, "champion" in missing.stderr) == (4, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED")])
+def test_mlflow_says_how_a_run_ended_and_goes_on_with_one_that_is_resumed(
+    error: type[BaseException], status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def statuses() -> list[str]:
+        number = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+        return [found.info.status for found in client.search_runs([number])]
+
+    def cut_off(*_: object) -> None:
+        assert statuses() == ["RUNNING"]
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises(error):
+        patched.setattr(centralized, "train_round", cut_off)
+        run(tmp_path / "run", run__track="mlflow", run__tracking_uri=uri)
+    assert statuses() == [status]
+
+    centralized.train(experiment_of(tmp_path / "run"))
+    assert statuses() == ["FINISHED"]
 
 
 @pytest.mark.slow
