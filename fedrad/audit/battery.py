@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedrad.audit import controls
-from fedrad.audit.bounds import epsilon_bound, gaussian_bound, guess
+from fedrad.audit.bounds import epsilon_bound, gaussian_bound, guess, pair_bound
 from fedrad.audit.outcome import Outcome
 from fedrad.audit.stage import Seen, Stage, centralized_view, gradient_stage, server_view
 from fedrad.audit.texts import REPORTS, SAMPLED, text_view
 from fedrad.config import Experiment
 
 CONFIDENCE = 0.95
+PAIR_CONFIDENCE = 0.99  # that bound is so near the claim that at 95% some of a battery's audits would be above it
 # Fixed before any score is seen.
 GUESSED = 5  # one canary in so many
 DIRAC = "gradient"
@@ -56,14 +57,15 @@ _ALL_CONTROLS = {
     "no subsampling": controls.no_subsampling,
     "clip ignored": controls.clip_ignored,
 }
+_HALF = {"noise / 2": controls.noise_halved}  # needs 2,500 canaries
 _PATIENT_CONTROL = {"clipped by report": controls.patients_clipped_by_report}
 _QUICK = (
-    _Group(1500, HEAD, centralized_view, {}, _ALL_CONTROLS),
+    _Group(2500, HEAD, centralized_view, {}, _ALL_CONTROLS | _HALF),
     _Group(400, HEAD, centralized_view, _PATIENTS, _PATIENT_CONTROL),
     _Group(1500, SERVER, server_view, {"sites.count": 2}, {}),
 )
 _FULL = (
-    _Group(3000, HEAD, centralized_view, {}, _ALL_CONTROLS),
+    _Group(3000, HEAD, centralized_view, {}, _ALL_CONTROLS | _HALF),
     _Group(3000, HEAD, centralized_view, {"privacy.epsilon": 8.0}, {}),
     _Group(1000, HEAD, centralized_view, _PATIENTS, _PATIENT_CONTROL),
     _Group(1500, LORA, centralized_view, _LORA, _ALL_CONTROLS),
@@ -131,4 +133,6 @@ def outcome_of(
         confidence=CONFIDENCE,
         guesses=guesses,
         seconds=time.monotonic() - started,
+        pair_bound=pair_bound(seen.scores, inside, delta, PAIR_CONFIDENCE) if kind == DIRAC else None,
+        pair_confidence=PAIR_CONFIDENCE,
     )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from scipy.special import ndtr, ndtri
+from scipy.special import betaincinv, ndtr, ndtri
 
 _LARGEST = 50.0  # epsilon and mu that no audit of fewer than 1e9 canaries reaches
 
@@ -98,6 +98,29 @@ def gaussian_bound(guesses: Guesses, delta: float, confidence: float = 0.95) -> 
     """
     mu = _largest_refuted(lambda mu: refutes(guesses, lambda x: float(ndtr(ndtri(x) - mu)), confidence))
     return gaussian_epsilon(mu, delta)
+
+
+def pair_bound(scores: NDArray[np.float64], inside: NDArray[np.bool_], delta: float, confidence: float) -> float:
+    """The epsilon at ``delta`` of the largest mu for which too many pairs have the larger score inside.
+
+    Of a mu-GDP mechanism, a canary that is in scores above one that is out with a probability of at most
+    Phi(mu / sqrt 2), the area below the ROC curve of the best test. The k-th canary that is in is paired with the k-th
+    that is out; the number of pairs in order is binomial, and its lower limit (Clopper and Pearson 1934) is solved for
+    mu. So every canary counts, not only those with the most extreme scores, and half of the noise is seen.
+
+    Guarantee: as ``gaussian_bound``, if what is seen of one canary is independent of what is seen of the others. That
+    holds on the path as it should be for gradient canaries, each of which has a coordinate, and so noise, of its own,
+    and is sampled by itself. It does not hold for text canaries, which share the model's numbers.
+
+    Args:
+        scores, inside: as for ``guess``.
+    """
+    pairs = min(int(inside.sum()), int((~inside).sum()))
+    right = int((scores[inside][:pairs] > scores[~inside][:pairs]).sum())
+    if right == 0:
+        return 0.0
+    least = float(betaincinv(right, pairs - right + 1, 1 - confidence))
+    return gaussian_epsilon(max(0.0, math.sqrt(2) * float(ndtri(least))), delta)
 
 
 def refutes(guesses: Guesses, curve: Callable[[float], float], confidence: float = 0.95) -> bool:

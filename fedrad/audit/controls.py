@@ -38,6 +38,11 @@ def noise_quartered() -> AbstractContextManager[Any]:
     return patch.object(optimizer, "add_noise", _quieter(0.25))
 
 
+def noise_halved() -> AbstractContextManager[Any]:
+    """Half of the noise multiplier that the plan is charged for."""
+    return patch.object(optimizer, "add_noise", _quieter(0.5))
+
+
 def no_subsampling() -> AbstractContextManager[Any]:
     """Every unit is in every step, while the plan is charged for Poisson sampling."""
 

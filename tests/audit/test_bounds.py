@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import binom, norm
 
-from fedrad.audit.bounds import Guesses, epsilon_bound, gaussian_bound, gaussian_epsilon, guess, p_value
+from fedrad.audit.bounds import (
+    Guesses,
+    epsilon_bound,
+    gaussian_bound,
+    gaussian_epsilon,
+    guess,
+    p_value,
+    pair_bound,
+)
 from fedrad.privacy.accounting import epsilon
 
 DELTA = 1e-5
@@ -67,6 +77,32 @@ def test_of_gaussian_noise_both_bounds_are_below_and_f_dp_is_nearer(truth: float
     assert sum(sharper > truth for _, sharper in nearer) <= 3
     medians = np.median(nearer, axis=0)
     assert at_least * truth < medians[0] < medians[1]
+
+
+def test_a_known_bound_by_pairs() -> None:
+    """Six hundred of a thousand pairs in order; the limit is that of Clopper and Pearson by their own equation."""
+    scores, inside = np.r_[np.ones(600), np.zeros(400), np.full(1000, 0.5)], np.repeat([True, False], 1000)
+    limit = brentq(lambda p: binom.sf(599, 1000, p) - 0.01, 0.4, 0.6)
+    bound = pair_bound(scores, inside, DELTA, 0.99)
+    assert bound == pytest.approx(gaussian_epsilon(math.sqrt(2) * norm.ppf(limit), DELTA), abs=1e-6)
+    assert bound > 0.5
+    assert pair_bound(-scores, inside, DELTA, 0.99) == 0.0
+    assert pair_bound(scores, np.zeros(2000, dtype=bool), DELTA, 0.99) == 0.0  # all are out: nothing can be said
+
+
+@pytest.mark.parametrize("truth", [1.0, 3.0])
+def test_of_gaussian_noise_the_bound_by_pairs_is_near_and_rarely_above(truth: float) -> None:
+    generator, canaries = np.random.default_rng(2), 2000
+    mu = next(m / 1000 for m in range(1, 10_000) if gaussian_epsilon(m / 1000, DELTA) >= truth)
+    found = []
+    for _ in range(200):
+        inside = generator.random(canaries) < 0.5
+        scores = mu * inside + generator.normal(size=canaries)
+        found.append([pair_bound(scores, inside, DELTA, sure) for sure in (0.99, 0.5)])
+    above, control = (np.array(found) > truth).sum(axis=0)
+    assert above <= 7  # 1% of 200 is 2; more than 7 has a probability of 0.1%, and the seed is fixed
+    assert np.median(found, axis=0)[0] > 0.4 * truth
+    assert control > 70  # control: a bound that is sure at 50%
 
 
 @given(st.floats(0.01, 6.0))

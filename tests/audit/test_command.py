@@ -17,8 +17,10 @@ from fedrad.audit.bounds import Guesses
 from fedrad.audit.outcome import Outcome
 from fedrad.cli import app as cli
 
-FINE = Outcome("gradient", "final head", "report", "", 1.5, 1e-5, 0.4, 0.6, 0.95, Guesses(1000, 200, 130), 1.0)
-CAUGHT = replace(FINE, broken="noise off", bound=4.1, gaussian_bound=7.0)
+FINE = Outcome(
+    "gradient", "final head", "report", "", 1.5, 1e-5, 0.4, 0.6, 0.95, Guesses(1000, 200, 130), 1.0, 0.7, 0.99
+)
+CAUGHT = replace(FINE, broken="noise off", bound=4.1, gaussian_bound=7.0, pair_bound=8.0)
 
 
 def call(*arguments: object) -> Result:
@@ -52,7 +54,8 @@ def test_where_all_is_well_it_ends_with_zero_and_says_so(monkeypatch: pytest.Mon
     [
         (replace(FINE, bound=1.6), "0 of 1 bounds"),
         (replace(FINE, gaussian_bound=1.6), "0 of 1 bounds"),
-        (replace(CAUGHT, bound=1.4), "0 of 1 negative controls"),
+        (replace(FINE, pair_bound=1.6), "0 of 1 bounds"),
+        (replace(CAUGHT, bound=1.4, pair_bound=1.4), "0 of 1 negative controls"),
     ],
 )
 def test_a_refuted_claim_or_a_missed_control_ends_with_one(

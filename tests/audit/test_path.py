@@ -57,6 +57,15 @@ def test_a_broken_path_is_caught(unit: str, opened: Broken) -> None:
 
 
 @pytest.mark.slow
+def test_half_of_the_noise_is_caught_and_all_of_it_is_not() -> None:
+    many = gradient_stage(experiment(train__batch=200), 3000)
+    right, halved = audited(many), audited(many, controls.noise_halved)
+    assert right.passed
+    assert halved.refuted
+    assert halved.bound < halved.epsilon  # control: it is the pairs that show it
+
+
+@pytest.mark.slow
 def test_a_server_refutes_no_claim_and_sees_a_hospital_that_is_broken() -> None:
     federated = gradient_stage(experiment(sites__count=2, train__rounds=3, train__local_steps=20), 800)
     assert audited(federated, view=server_view).passed

@@ -298,8 +298,13 @@ def test_slurm_gets_an_array_of_what_is_left(tmp_path: Path) -> None:
 def test_cells_of_an_array_are_the_sweeps(tmp_path: Path) -> None:
     out = tmp_path / "out"
     sweep(write(tmp_path), out, Console(quiet=True), executor="slurm")
-    for number in range(2):
-        run_one(out / "sweep.toml", out, number)
+    task = ["bash", str(out / "sweep.sbatch")]  # as SLURM runs it
+    for number, code in ((0, 0), (7, 2)):  # there is no cell 7
+        environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(number)}
+        ended = subprocess.run(task, env=environment, capture_output=True, text=True, check=False, timeout=400)
+        assert ended.returncode == code, ended.stderr
+    assert len(times(out)) == 1
+    run_one(out / "sweep.toml", out, 1)
     before = times(out)
     assert len(before) == 2
     assert run(write(tmp_path), out) == 0  # nothing is left: the table alone is written

@@ -51,7 +51,9 @@ class Left:
         self.charges = {view.site: [(row.round, row.steps) for row in view.rows] for view in views}
         self.done = all(row.done for view in views for row in view.rows)
         result = json.loads((out / "result.json").read_text())
-        assert result["experiment"] == Experiment.load(out / "experiment.toml").digest()  # as a sweep and a certificate say
+        assert (
+            result["experiment"] == Experiment.load(out / "experiment.toml").digest()
+        )  # as a sweep and a certificate say
         self.figures = {key: result[key] for key in result if key not in ("seconds", "bytes", "experiment")}
 
     def check(self, undisturbed: Left, *, bits: bool = True) -> None:
