@@ -195,9 +195,10 @@ def test_mlflow_says_how_a_run_ended_and_goes_on_with_one_that_is_resumed(
         assert statuses() == ["RUNNING"]
         raise error
 
-    with monkeypatch.context() as patched, pytest.raises(error):
+    with monkeypatch.context() as patched:
         patched.setattr(centralized, "train_round", cut_off)
-        run(tmp_path / "run", run__track="mlflow", run__tracking_uri=uri)
+        with pytest.raises(error):
+            run(tmp_path / "run", run__track="mlflow", run__tracking_uri=uri)
     assert statuses() == [status]
 
     centralized.train(experiment_of(tmp_path / "run"))
