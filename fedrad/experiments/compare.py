@@ -7,7 +7,7 @@ seed by seed on the same test reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -249,14 +249,17 @@ def _mcnemar(
         start = starts.setdefault(one.test_set, len(starts) * max(len(a) for a, _ in pairs))
         clusters.append(start + np.unique(one.patients, return_inverse=True)[1])
 
-    def tested(label: str, correct: Callable[[Predicted], NDArray[np.bool_]]) -> dict[str, Any]:
-        gains = [correct(other).astype(np.int64) - correct(one) for one, other in pairs]
-        return {**named, "label": label, **asdict(mcnemar(gains, clusters))}
-
+    gains = [_right(other) - _right(one) for one, other in pairs]
     named = {"baseline": first.name, "compared": second.name, "seeds": len(pairs)}
-    labels = pairs[0][0].names
-    by_label = [tested(name, lambda found, k=k: found.correct[:, k]) for k, name in enumerate(labels)]  # type: ignore[misc]
-    return [*by_label, tested(ALL_LABELS, lambda found: found.correct.all(axis=1))]
+    return [
+        {**named, "label": label, **asdict(mcnemar([gain[:, k] for gain in gains], clusters))}
+        for k, label in enumerate([*pairs[0][0].names, ALL_LABELS])
+    ]
+
+
+def _right(found: Predicted) -> NDArray[np.int64]:
+    """1 where a decision is right, [n, L + 1]; the last column is of all labels of the report."""
+    return np.column_stack([found.correct, found.correct.all(axis=1)]).astype(np.int64)
 
 
 def _about_seeds(conditions: Sequence[Condition]) -> list[str]:
