@@ -55,7 +55,7 @@ mutations: $(STAMP)
 	@$(BIN)/python -m tests.mutations --jobs $(JOBS) $(ARGS)
 
 docs: $(STAMP)
-	@$(BIN)/python -m fedrad.config > docs/configuration.md
+	@$(BIN)/python -m fedrad.reference > docs/configuration.md
 	@echo "fedrad: wrote docs/configuration.md"
 
 bench: $(STAMP)

@@ -126,7 +126,7 @@ def unknown(name: str) -> str:
         or [names[close] for close in difflib.get_close_matches(last, names, n=1, cutoff=0.8)]
     )
     return f"{name}: unknown key; " + (
-        f"did you mean {guesses[0]}?" if guesses else "`python -m fedrad.config` lists them"
+        f"did you mean {guesses[0]}?" if guesses else "`python -m fedrad.reference` lists them"
     )
 
 

@@ -168,7 +168,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(key: str, guess: str) -> None
 
 
 def test_an_unknown_key_without_a_likeness_gets_no_guess() -> None:
-    assert problems("zzz.qqq=1") == ["zzz.qqq: unknown key; `python -m fedrad.config` lists them"]
+    assert problems("zzz.qqq=1") == ["zzz.qqq: unknown key; `python -m fedrad.reference` lists them"]
 
 
 def test_an_unknown_word_gets_the_nearest_known_one() -> None:

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fedrad.settings", "fedrad.settings_data", "fedrad.cache", "fedrad.secure"),
     ("fedrad.keys", "fedrad.rules", "fedrad.evidence"),
     ("fedrad.config", "fedrad.privacy", "fedrad.data", "fedrad.model"),
-    ("fedrad.ledger", "fedrad.tasks", "fedrad.privatise"),
+    ("fedrad.ledger", "fedrad.tasks", "fedrad.privatise", "fedrad.reference"),
     ("fedrad.public_base", "fedrad.spark"),
     ("fedrad.training", "fedrad.predict"),
     ("fedrad.planning", "fedrad.evaluate", "fedrad.certificate"),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fedrad.config import Experiment, reference
+from fedrad.config import Experiment
 from fedrad.keys import KEYS, SECTIONS
 from fedrad.limits import LIMITS
+from fedrad.reference import reference
 
 RULES_HEAD = "## Settings that exclude each other"
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -28,7 +29,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_the_module_prints_the_reference() -> None:
-    printed = subprocess.run([sys.executable, "-m", "fedrad.config"], capture_output=True, text=True, check=True)
+    printed = subprocess.run([sys.executable, "-m", "fedrad.reference"], capture_output=True, text=True, check=True)
 
     assert printed.stdout == reference()
     assert printed.stderr == ""

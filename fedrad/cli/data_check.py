@@ -18,6 +18,7 @@ from fedrad.data.report import label_matrix
 from fedrad.data.survey import Problem, Survey, survey
 from fedrad.data.tabular import header_of
 from fedrad.errors import ConfigError, DataError, FedradError
+from fedrad.federation.node_config import read_policy
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.keys import read_flat
 from fedrad.model.base import load_base
@@ -156,7 +157,7 @@ def _hospital(file: Path, flat: Mapping[str, object]) -> tuple[HospitalPolicy, E
     node = read_flat(file)
     if any("." in key for key in node):
         raise ConfigError(f"{file}: has sections, as a run's settings have; give it with --config")
-    policy = HospitalPolicy.from_node_config(node)
+    policy = read_policy(node)
     run: dict[str, object] = {
         "sites.count": 1,
         "privacy.unit": policy.unit,

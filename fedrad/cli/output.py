@@ -17,7 +17,7 @@ from fedrad.errors import DataError, FedradError
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.config` lists the keys"),
+    typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.reference` lists the keys"),
 ]
 
 

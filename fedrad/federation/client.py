@@ -37,6 +37,7 @@ from fedrad.federation.hospital import (
 from fedrad.federation.identity import read_identity
 from fedrad.federation.lockout import held_back, locked_out_unless_foreseen, refuse_if_locked_out
 from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest, labels_digest
+from fedrad.federation.node_config import read_policy
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.federation.secure_hospital import Memory, answer_stage
 from fedrad.federation.state_delta import PublicStore
@@ -66,7 +67,7 @@ def _policy(context: Context) -> HospitalPolicy:
             " policy. A hospital states one in its node configuration (docs/deployment.md); to simulate, run an app of"
             " simulations/"
         )
-    return HospitalPolicy.from_node_config(context.node_config)
+    return read_policy(context.node_config)
 
 
 def _hello(context: Context) -> Hello:

@@ -1,17 +1,13 @@
-"""A hospital's own policy, from its node configuration: it clamps or refuses what a server proposes (P40)."""
+"""A hospital's own policy: it clamps or refuses what a server proposes (P40). ``node_config.py`` reads it."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedrad.config import Experiment
 from fedrad.corpora import CORPORA, label_columns, names_in
-from fedrad.errors import ConfigError, PolicyRefusal
-from fedrad.federation.policy_rules import DEFAULT_WITNESS, out_of_range
-from fedrad.limits import spelt
+from fedrad.errors import PolicyRefusal
 from fedrad.model.base import load_base
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import CHEST, EMBEDDED
@@ -20,6 +16,8 @@ from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task
 from fedrad.training.padding import Padding, padding_for
 from fedrad.training.setup import Setup, Terms
+
+DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 
 
 @dataclass(frozen=True)
@@ -122,37 +120,6 @@ class HospitalPolicy:
     privatise_epsilon: float = 0.0
     privatise_mechanism: str = "polar"
     privatise_task: str = "chest x-ray findings"
-
-    @staticmethod
-    def from_node_config(config: Mapping[str, object]) -> HospitalPolicy:
-        """The policy that ``--node-config`` gives; keys as the attributes, with dashes.
-
-        Raises:
-            ConfigError: all problems at once.
-        """
-        kinds = {field.name.replace("_", "-"): field for field in fields(HospitalPolicy)}
-        problems = []
-        for key in config:
-            if key not in kinds:
-                near = difflib.get_close_matches(key, kinds, n=1)
-                problems.append(f"node-config {key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
-        values: dict[str, object] = {}
-        for key, field in kinds.items():
-            if key not in config:
-                if key in ("site", "data-path", "state-dir", "epsilon-cap", "declared-size"):
-                    problems.append(f"node-config {key}: needed; a hospital states it itself")
-                continue
-            value = config[key]
-            if field.type == "float" and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-            if type(value).__name__ != field.type:
-                problems.append(f"node-config {key}: must be {field.type}, not {type(value).__name__}")
-                continue
-            values[field.name] = spelt(str(value), tuple(CORPORA)) if field.name == "data_name" else value
-        problems += out_of_range(values)
-        if problems:
-            raise ConfigError(problems)
-        return HospitalPolicy(**values)  # type: ignore[arg-type]
 
     @property
     def witness(self) -> Path:

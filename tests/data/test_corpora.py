@@ -50,9 +50,9 @@ def run(tmp_path: Path, code: str) -> str:
 def test_a_corpus_is_an_entry_and_a_reader(registered: str, tmp_path: Path) -> None:
     code = f"""{registered}
 from fedrad import Experiment, load_corpus
-from fedrad.config import reference
+from fedrad.reference import reference
 from fedrad.errors import ConfigError
-from fedrad.federation.policy import HospitalPolicy
+from fedrad.federation.node_config import read_policy
 from fedrad.planning.outlook import outlook_of
 from fedrad.planning.questions import check_told
 
@@ -69,7 +69,7 @@ for wrong in (["data.name=toy"], [*toy, "privacy.unit=patient"], ["data.name=toi
 check_told(experiment, 900, None)
 print(outlook_of(experiment, declared=900).present.trainable)
 node = {{"site": "a", "data-path": folder, "state-dir": folder, "epsilon-cap": 1.0, "declared-size": 9}}
-print(HospitalPolicy.from_node_config({{**node, "data-name": "toy"}}).task.labels)
+print(read_policy({{**node, "data-name": "toy"}}).task.labels)
 print("openi, protocol, table, toy, none" in reference(), "MIMIC-CXR, CT-RATE, Toy have" in reference())
 """
     shown = run(tmp_path, code).splitlines()

@@ -138,7 +138,7 @@ def test_an_introduction_fails_as_quietly(
     def fails(*args: object) -> None:
         raise ValueError(mercy.texts[0])
 
-    monkeypatch.setattr(client.HospitalPolicy, "from_node_config", fails)
+    monkeypatch.setattr(client, "read_policy", fails)
     assert read_answer(introduced(mercy.node), Reply) == Failure("", 0, "internal")
     assert CANARY not in capfd.readouterr().err
 

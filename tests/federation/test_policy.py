@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fedrad.config import Experiment
 from fedrad.corpora import CHEXPERT, CT_RATE
 from fedrad.errors import ConfigError, PlanError, PolicyRefusal
+from fedrad.federation.node_config import read_policy
 from fedrad.federation.policy import HospitalPolicy
 from fedrad.model.base import load_base
 from fedrad.settings import CHEST, EMBEDDED
@@ -30,7 +31,7 @@ NODE: dict[str, object] = {
 
 
 def policy(**changes: object) -> HospitalPolicy:
-    return HospitalPolicy.from_node_config(NODE | {key.replace("_", "-"): value for key, value in changes.items()})
+    return read_policy(NODE | {key.replace("_", "-"): value for key, value in changes.items()})
 
 
 def proposal(**privacy: object) -> Experiment:
@@ -39,7 +40,7 @@ def proposal(**privacy: object) -> Experiment:
 
 def problems(node: dict[str, object]) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        HospitalPolicy.from_node_config(node)
+        read_policy(node)
     return caught.value.problems
 
 
@@ -254,7 +255,7 @@ def test_a_hospital_names_its_unit_and_knows_its_patients() -> None:
     assert by_patient.unit == "patient"
     for wrong, key in (({"unit": "patient"}, "patient-column"), ({"unit": "hospital"}, "unit")):
         with pytest.raises(ConfigError, match=f"node-config {key}"):
-            HospitalPolicy.from_node_config({**NODE, **wrong})
+            read_policy({**NODE, **wrong})
 
 
 def test_no_unit_of_patients_where_the_corpus_has_none() -> None:

@@ -1,23 +1,58 @@
-"""Which values of a hospital's node configuration are in range, and which contradict each other."""
+"""Reads a hospital's policy from its node configuration: keys, types, ranges, and values that contradict each other."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from fedrad.corpora import CORPORA, label_columns
+from fedrad.errors import ConfigError
+from fedrad.federation.policy import DEFAULT_WITNESS, HospitalPolicy
 from fedrad.keys import KEYS
+from fedrad.limits import spelt
 from fedrad.privacy.accounting import SMALLEST_DELTA
 from fedrad.privacy.calibration import SMALLEST_NOISE
 from fedrad.settings import CHEST, EMBEDDED
 
-DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 _PRIVATISE = ("privatise", "privatise-epsilon", "privatise-mechanism", "privatise-task")
 
 
-def out_of_range(values: Mapping[str, object]) -> Iterator[str]:
+def read_policy(config: Mapping[str, object]) -> HospitalPolicy:
+    """The policy that ``--node-config`` gives; keys as the attributes, with dashes.
+
+    Raises:
+        ConfigError: all problems at once.
+    """
+    kinds = {field.name.replace("_", "-"): field for field in fields(HospitalPolicy)}
+    problems = []
+    for key in config:
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, n=1)
+            problems.append(f"node-config {key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+    values: dict[str, object] = {}
+    for key, field in kinds.items():
+        if key not in config:
+            if key in ("site", "data-path", "state-dir", "epsilon-cap", "declared-size"):
+                problems.append(f"node-config {key}: needed; a hospital states it itself")
+            continue
+        value = config[key]
+        if field.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value).__name__ != field.type:
+            problems.append(f"node-config {key}: must be {field.type}, not {type(value).__name__}")
+            continue
+        values[field.name] = spelt(str(value), tuple(CORPORA)) if field.name == "data_name" else value
+    problems += _out_of_range(values)
+    if problems:
+        raise ConfigError(problems)
+    return HospitalPolicy(**values)  # type: ignore[arg-type]
+
+
+def _out_of_range(values: Mapping[str, object]) -> Iterator[str]:
     """Every problem of these values, given by the attributes of ``HospitalPolicy``; each starts with its key.
 
     A value of a wrong type is skipped: the caller reports it.
