@@ -2,13 +2,18 @@
 
 Between two changes the disk stays the same, so dying before each of them is dying anywhere. An audit hook sees every
 renaming, removal and opening; a ledger's transaction is counted where it begins.
+
+What a resumed run finds differs by the last change before the end and by the one that was still to come. ``points``
+takes each such pair once, and a sample of its repetitions at other hospitals and in other rounds.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +43,22 @@ class Faults:
             self.passed.append(f"{what} {str(path).removeprefix(self.folder)}")
             if len(self.passed) == self.at:
                 raise Killed(self.passed[-1])
+
+
+def points(passed: Sequence[str], first: int, *, at: str = "", more: int = 3, seed: int = 0) -> list[int]:
+    """Where to die in a run with these changes, as ``Faults.at``: once for each kind, late in the run, when there is
+    most that could be lost or charged twice; and at some other points.
+
+    Args:
+        first: the first point that counts.
+        at: a regular expression; only points before changes that it finds count.
+        more: how many other points, drawn with ``seed``.
+    """
+    kinds = [re.sub(r"site-\d+|[0-9a-f]{32,}", "*", change) for change in passed]
+    which = [k for k in range(first, len(passed) + 1) if re.search(at, passed[k - 1])]
+    last = {(kinds[k - 2], kinds[k - 1]): k for k in which}
+    rest = sorted(set(which) - set(last.values()))
+    return sorted([*last.values(), *random.Random(seed).sample(rest, min(more, len(rest)))])
 
 
 _now: list[Faults] = []

@@ -131,8 +131,8 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Bare:
     return Bare(tmp_path_factory.mktemp("bare"), wheel)
 
 
-def tiny(**changes: object) -> list[str]:
-    flat = settings(sites__count=2, train__rounds=1, train__local_steps=1, train__warm_start="none", **changes)
+def tiny() -> list[str]:
+    flat = settings(sites__count=2, train__rounds=1, train__local_steps=1, train__warm_start="none")
     flat["model.centre"] = False
     return [part for pair in overrides(flat) for part in ("--set", pair)]
 

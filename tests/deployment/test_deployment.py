@@ -137,7 +137,8 @@ def test_a_federation_of_real_processes(loopback: Loopback) -> None:
     assert loopback.online() == 3
     plain.terminate()
 
-    # Seeded noise: one allows it, one refuses, one has no budget left. Two are needed, so the run fails.
+    # Seeded noise: one allows it, one refuses, one has no budget left. Two are needed, so the run fails. (That two of
+    # three are enough, and how a federation goes on without the third, is tested without processes.)
     results = loopback.folder / "server" / "second"
     status, details, said = loopback.run(proposal(results, privacy__noise="seeded"), LIMIT)
 
@@ -151,15 +152,7 @@ def test_a_federation_of_real_processes(loopback: Loopback) -> None:
     assert not (results / "result.json").exists()
     assert epsilon(folders["hospital-b"], "hospital-b") == spent["hospital-b"]  # a refusal costs nothing
     assert epsilon(folders["hospital-c"], "hospital-c") == spent["hospital-c"]
-
-    # Two of three are enough by default: the federation goes on without the one whose budget is spent.
-    results = loopback.folder / "server" / "third"
-    status, details, said = loopback.run(proposal(results), LIMIT)
-
-    assert status == "finished:completed", f"{details}\n{said}"
-    assert sorted(json.loads((results / "result.json").read_text())["epsilon"]) == ["hospital-a", "hospital-b"]
-    assert epsilon(folders["hospital-b"], "hospital-b") > spent["hospital-b"]  # runs add up
-    assert epsilon(folders["hospital-c"], "hospital-c") == spent["hospital-c"]
+    assert epsilon(folders["hospital-a"], "hospital-a") > spent["hospital-a"]  # runs add up
 
     # No report left a hospital.
     texts = [row["text"].split(".")[0].encode() for row in generate(60, 1)]

@@ -17,7 +17,7 @@ from fedrad.federation.flower_internals import PROCESS_DIED
 from fedrad.ledger.view import read_ledger
 from fedrad.training import warm_start
 from tests import small
-from tests.faults import Killed, faults
+from tests.faults import Killed, faults, points
 from tests.grid import InProcessGrid, Mercy
 from tests.secure_run import SITES, five, run, stage_of
 
@@ -71,22 +71,25 @@ def resumed(mercy: Mercy) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", [InProcessGrid, DiesAlone])
+@pytest.mark.parametrize(("grid", "at"), [(InProcessGrid, ""), (DiesAlone, "/state/|/witness/")])
 def test_a_hospital_or_the_whole_machine_dies_anywhere(
-    base: str, tmp_path: Path, grid: type[InProcessGrid], capfd: pytest.CaptureFixture[str]
+    base: str, tmp_path: Path, grid: type[InProcessGrid], at: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """``DiesAlone``: the server asks again, and ends for want of a quorum where the hospital has locked itself out."""
+    """``DiesAlone``: the server asks again, and ends for want of a quorum where the hospital has locked itself out. The
+    two differ only where it is the hospital that dies."""
     whole = Mercy(tmp_path / "whole", base=base)
     with faults(whole.folder) as counted:
         one_run(whole)
     tensors, rows, epsilon = result(whole)
     assert rows == [(1, True), (2, True)]
     first = next(i for i, change in enumerate(counted.passed) if "/run/start" in change)
-    for at in range(first + 2, len(counted.passed) + 1):
-        mercy = Mercy(tmp_path / f"cut-{at}", base=base)
+    cuts = points(counted.passed, first + 2, at=at)
+    assert len(cuts) > 8
+    for cut_at in cuts:
+        mercy = Mercy(tmp_path / f"cut-{cut_at}", base=base)
         mercy.experiment = Experiment.from_flat(mercy.experiment.flat() | {"model.name": base})
         try:
-            with faults(mercy.folder, at) as cut:
+            with faults(mercy.folder, cut_at) as cut:
                 one_run(mercy, grid)
         except (Killed, QuorumLost):
             pass

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
+from fedrad import Classifier
 from fedrad.config import Experiment
 from fedrad.corpora import CT_RATE
 from fedrad.errors import ConfigError, DataError, FederationError, QuorumLost
@@ -107,14 +109,20 @@ def test_a_long_round_gives_signs_of_life(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_one_hospital_is_centralized_to_the_last_bit(tmp_path: Path) -> None:
-    one = run(tmp_path / "one", sites__count=1)
-    central, directory = centralized.train(
-        Experiment.from_flat(settings(sites__count=1, run__out=str(tmp_path / "central")))
-    )
+    """However the steps are cut into rounds; ``flwr run`` comes to the same bits as this (``test_run.py``)."""
+    warm = {"train__warm_start": "synthetic", "train__warm_reports": 64, "train__warm_epochs": 1}
+    one = run(tmp_path / "one", sites__count=1, **warm)
+    texts = ["Large left pleural effusion, edema.", "No acute effusion.", "Heart size is normal."]
+    predicted = Classifier.load(one).predict(texts)
 
-    for file in FILES:
-        assert small.same(load_file(one / "adapter" / file), load_file(directory / "adapter" / file))
-    assert read(one, "result.json")["epsilon"] == central.epsilon
+    for name, cut in (("same", {}), ("together", {"train__rounds": 1, "train__local_steps": 4})):
+        changes = {"sites__count": 1, "run__out": str(tmp_path / name), **warm, **cut}
+        central, directory = centralized.train(Experiment.from_flat(settings(**changes)))
+
+        for file in FILES:
+            assert small.same(load_file(one / "adapter" / file), load_file(directory / "adapter" / file))
+        assert read(one, "result.json")["epsilon"] == central.epsilon
+        assert np.array_equal(Classifier.load(directory).predict(texts), predicted)
 
 
 def test_two_runs_in_one_process_know_nothing_of_each_other(tmp_path: Path) -> None:
@@ -165,6 +173,13 @@ def test_a_lost_quorum_ends_the_run_with_its_reason(tmp_path: Path, monkeypatch:
         run(tmp_path / "run", sites__quorum=3)
 
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_run_that_could_not_begin_leaves_nothing(tmp_path: Path) -> None:
+    missing = {"data__name": "table", "data__path": str(tmp_path / "no.csv"), "data__label_columns": "edema"}
+    with pytest.raises(DataError, match=r"no\.csv: is not there"):
+        run(tmp_path / "run", **missing)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_exit_code_of_a_run_that_fails(tmp_path: Path) -> None:

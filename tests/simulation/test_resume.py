@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fedrad.simulation import centralized, simulate
 from fedrad.training import warm_start
 from fedrad.training.unfinished import alone_in, experiment_of
 from tests import small
-from tests.faults import Killed, faults
+from tests.faults import Killed, faults, points
 from tests.simulation.test_in_process import settings
 
 
@@ -78,48 +79,68 @@ def central(out: Path, **changes: object) -> None:
 
 
 def cut_off_anywhere(
-    tmp_path: Path, begin: Callable[[Path], None], go_on: Callable[[Path], Any], *, bits: Callable[[str], bool]
+    tmp_path: Path,
+    begin: Callable[[Path], None],
+    go_on: Callable[[Path], Any],
+    *,
+    at: str = "",
+    bits: Callable[[str], bool] = lambda _: True,
 ) -> None:
-    """Begins the run again and again, each time cut off at another point, and goes on with it.
+    """Begins the run again and again, each time cut off at another of ``points``, and goes on with it.
 
     Args:
+        at: before which changes.
         bits: whether a run that was cut off before this change has the same bits.
     """
     with faults(tmp_path / "whole") as counted:
         begin(tmp_path / "whole")
     undisturbed = Left(tmp_path / "whole")
-    points = len(counted.passed)
-    assert points > 15
     started = counted.passed.index("rename /experiment.toml") + 1  # before, there is no run to go on with
-    for at in range(started + 1, points + 1):
-        out = tmp_path / f"cut-{at}"
-        with faults(out, at) as cut, pytest.raises(Killed):
+    cuts = points(counted.passed, started + 1, at=at)
+    assert len(cuts) > 8
+    for cut_at in cuts:
+        out = tmp_path / f"cut-{cut_at}"
+        with faults(out, cut_at) as cut, pytest.raises(Killed):
             begin(out)
-        assert cut.passed == counted.passed[:at]
+        assert cut.passed == counted.passed[:cut_at]
         go_on(out)
         Left(out).check(undisturbed, bits=bits(cut.passed[-1]))
 
 
 @pytest.mark.slow
 def test_centralized_training_goes_on(tmp_path: Path) -> None:
-    cut_off_anywhere(tmp_path, central, lambda out: centralized.train(experiment_of(out)), bits=lambda _: True)
+    cut_off_anywhere(tmp_path, central, lambda out: centralized.train(experiment_of(out)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes", [{"strategy__name": "fedavgm"}, {"privacy__unit": "hospital", "privacy__delta": 1e-3}]
-)
-def test_a_simulation_goes_on(tmp_path: Path, changes: dict[str, object]) -> None:
-    cut_off_anywhere(tmp_path, lambda out: simulated(out, "inprocess", **changes), simulate.resume, bits=lambda _: True)
+def test_a_simulation_goes_on(tmp_path: Path) -> None:
+    """With a strategy that keeps a state of its own at the server."""
+    cut_off_anywhere(tmp_path, lambda out: simulated(out, "inprocess", strategy__name="fedavgm"), simulate.resume)
+
+
+@pytest.mark.slow
+def test_a_server_that_adds_the_noise_goes_on(tmp_path: Path) -> None:
+    """What the server's own ledger adds to the simulation above: the changes to it and to what follows it."""
+
+    def begin(out: Path) -> None:
+        simulated(out, "inprocess", privacy__unit="hospital", privacy__delta=1e-3)
+
+    cut_off_anywhere(tmp_path, begin, simulate.resume, at=r"/ledger/server|checkpoint|metrics|certificate")
 
 
 @pytest.mark.slow
 def test_all_hospitals_in_one_pass_go_on(tmp_path: Path) -> None:
-    """The pass of a round that is repeated is smaller where some hospitals had kept their answers: then sums of other
+    """All are charged before one trains: the changes inside a round come in another order than above.
+
+    The pass of a round that is repeated is smaller where some hospitals had kept their answers: then sums of other
     shapes are rounded otherwise."""
     kept = ("round.safetensors", "ledger.sqlite")
     cut_off_anywhere(
-        tmp_path, lambda out: simulated(out, "fused"), simulate.resume, bits=lambda last: not last.endswith(kept)
+        tmp_path,
+        lambda out: simulated(out, "fused"),
+        simulate.resume,
+        at=r"/ledger/|checkpoint",
+        bits=lambda last: not last.endswith(kept),
     )
 
 
@@ -135,6 +156,7 @@ def set_all(changes: dict[str, object]) -> list[str]:
 @pytest.mark.parametrize("way", [["centralized"], ["simulate", "mimic"]])
 def test_kill_9_and_resume_by_the_command_line(tmp_path: Path, way: list[str]) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
+    undisturbed = {"centralized": central, "simulate": partial(simulated, grid="inprocess")}  # in this process
     given = set_all(small_settings(train__rounds=6))
     process = subprocess.Popen(command(*way, *given, "--out", str(out)), stdout=subprocess.DEVNULL)
     while rounds_in(out) < 1:
@@ -144,7 +166,7 @@ def test_kill_9_and_resume_by_the_command_line(tmp_path: Path, way: list[str]) -
     process.wait()
     assert not (out / "result.json").exists()
     subprocess.run(command(way[0], "--resume", str(out)), check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(command(*way, *given, "--out", str(whole)), check=True, stdout=subprocess.DEVNULL)
+    undisturbed[way[0]](whole, train__rounds=6)
 
     Left(out).check(Left(whole))
 

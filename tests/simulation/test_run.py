@@ -1,7 +1,7 @@
-"""``fedrad simulate``: an honest exit status, the caller's paths, nothing left running; one hospital is centralized.
+"""``fedrad simulate``: an honest exit status, the caller's paths, nothing left running.
 
 The real ``flwr run`` and the run in one process are held to each other, bit by bit. What only the latter does is in
-``test_in_process.py``.
+``test_in_process.py``, and that one hospital is centralized.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from safetensors.torch import load_file
 
-from fedrad import Classifier
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, FederationError
-from fedrad.simulation import centralized, flower_run, in_process, simulate, superlink
+from fedrad.simulation import flower_run, in_process, simulate, superlink
 from fedrad.simulation.apps import app_folder
 from tests import small
 
@@ -465,52 +463,6 @@ def test_three_hospitals_are_the_same_through_flwr_run_and_in_one_process(caller
         assert small.same(left, right)
     # The comparison would see a difference: another seed gives another adapter.
     assert not any(small.same(load_file(other / file), load_file(results / file)) for file in files)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3 * LIMIT)
-def test_one_hospital_is_centralized_to_the_last_bit(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the real ``flwr run``: other processes, other cache, another way to cut the steps into rounds."""
-    code, said = ended(caller.simulate(settings(sites__count=1), "--out", "one"))
-    assert code == 0, said
-    assert caller.left() == []
-    one = caller.folder / "one"
-    federated = json.loads((one / "result.json").read_text())
-    texts = ["Large left pleural effusion, edema.", "No acute effusion.", "Heart size is normal."]
-    predicted = Classifier.load(one).predict(texts)
-
-    for name, cut in (("same", {}), ("together", {"train__rounds": 1, "train__local_steps": 6})):
-        exp = Experiment.from_flat(settings(run__out=str(caller.folder / name), **cut))
-        result, directory = centralized.train(exp)
-
-        for file in ("adapter_model.safetensors", "head.safetensors"):
-            left, right = load_file(one / "adapter" / file), load_file(directory / "adapter" / file)
-            largest = max(float((left[key] - right[key]).abs().max()) for key in left)
-            print(f"{name} {file}: largest absolute difference {largest}")
-            assert small.same(left, right)
-        print(f"{name}: epsilon {federated['epsilon']} and {dict(result.epsilon)}")
-        assert federated["epsilon"] == result.epsilon
-        assert np.array_equal(Classifier.load(directory).predict(texts), predicted)
-
-    # The comparison would see a difference: another seed gives another adapter.
-    _, directory = centralized.train(
-        Experiment.from_flat(settings(run__out=str(caller.folder / "other"), train__seed=1))
-    )
-    assert not small.same(
-        load_file(one / "adapter" / "head.safetensors"), load_file(directory / "adapter" / "head.safetensors")
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2 * LIMIT)
-def test_a_run_that_fails_in_the_server_ends_with_its_reason(caller: Caller) -> None:
-    missing = settings(data__name="table", data__path=str(caller.folder / "no.csv"), data__label_columns="edema")
-    code, said = ended(caller.simulate(missing, "--out", "results"))
-
-    assert code == FederationError.exit_code, said
-    assert "no.csv: is not there." in " ".join(said.split()[-40:])
-    assert caller.left() == []
-    assert not (caller.folder / "results").exists()  # a run that could not begin leaves nothing
 
 
 @pytest.mark.slow

@@ -91,14 +91,22 @@ def test_the_others_keep_the_function_of_a_round(base: str, tmp_path: Path, name
     )
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("hospitals", [1, 3])
-def test_bytes_up_and_down_are_those_of_the_formula(base: str, tmp_path: Path, name: str, hospitals: int) -> None:
-    exp = experiment(base, tmp_path / "run", strategy__name=name, sites__count=hospitals, train__rounds=4)
-    federate(exp)
-    corpus = read_corpus(exp)
-    setup = set_up(exp, corpus.task)
-    state = setup.classifier.state()
+@pytest.fixture(scope="module", params=ALL)
+def ran(request: pytest.FixtureRequest, base: str, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A finished run of three hospitals by each strategy, long enough that some report has a finding."""
+    exp = experiment(
+        base, tmp_path_factory.mktemp("ran"), strategy__name=request.param, train__rounds=6, data__reports=300
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDRAD_CACHE", str(tmp_path_factory.getbasetemp() / "fedrad-cache"))
+        federate(exp)
+    return exp
+
+
+def check_bytes(exp: Experiment) -> None:
+    """Those of a finished run are those of the formula."""
+    setup = set_up(exp, read_corpus(exp).task)
+    state, hospitals, rounds = setup.classifier.state(), exp.sites.count, exp.train.rounds
     layers = {
         key.removesuffix(".lora_A"): (state[f"{key.removesuffix('.lora_A')}.lora_B"].shape[0], state[key].shape[1])
         for key in state
@@ -106,28 +114,36 @@ def test_bytes_up_and_down_are_those_of_the_formula(base: str, tmp_path: Path, n
     }
     shapes = Shapes(layers=tuple(layers.values()), head=state["head.weight"].numel() + state["head.bias"].numel())
     ranks = (setup.lora.rank,) * hospitals
-    found = result(tmp_path / "run")["bytes"]
+    found = result(Path(exp.run.out))["bytes"]
     assert isinstance(found, dict)
-    expected = [traffic(strategy_of(exp), setup.lora, shapes, ranks, 0, number) for number in (1, 2, 3, 4)]
+    expected = [traffic(strategy_of(exp), setup.lora, shapes, ranks, 0, number) for number in range(1, rounds + 1)]
     assert found["up"] == [4 * hospitals * each.up for each in expected]
-    # The first round brings everything once, frozen factors and constants too.
+    # The first round brings everything once, frozen factors and constants too; each other, what the one before changed.
     whole = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    assert found["down"] == [hospitals * whole, *(4 * hospitals * each.down for each in expected[1:])]
+    assert found["down"] == [hospitals * whole, *(4 * hospitals * each.down for each in expected[:-1])]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_what_is_written_is_plain_lora_and_says_what_the_server_scored(base: str, tmp_path: Path, name: str) -> None:
-    """Folded or not, the exported adapter is the function that was evaluated."""
-    # Enough rounds and reports that some report has a finding by each strategy.
-    exp = experiment(base, tmp_path / "run", strategy__name=name, train__rounds=6, data__reports=300)
+def test_bytes_up_and_down_are_those_of_the_formula(ran: Experiment) -> None:
+    check_bytes(ran)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedex", "flora"])  # the last two send residuals of all hospitals
+def test_so_are_those_of_one_hospital(base: str, tmp_path: Path, name: str) -> None:
+    exp = experiment(base, tmp_path / "run", strategy__name=name, sites__count=1, train__rounds=4)
     federate(exp)
-    assert not any(".base_A" in key or ".base_B" in key or "lora_R" in key for key in files(tmp_path / "run"))
-    classifier = Classifier.load(tmp_path / "run")
-    corpus = read_corpus(exp)
+    check_bytes(exp)
+
+
+def test_what_is_written_is_plain_lora_and_says_what_the_server_scored(ran: Experiment) -> None:
+    """Folded or not, the exported adapter is the function that was evaluated."""
+    run = Path(ran.run.out)
+    assert not any(".base_A" in key or ".base_B" in key or "lora_R" in key for key in files(run))
+    classifier = Classifier.load(run)
+    corpus = read_corpus(ran)
     found = classifier.predict(list(corpus.reports.select(corpus.test)["text"]))
     truth = tokenize(corpus.reports, corpus.test, classifier.tokenizer, 40)
     scores = corpus.task.evaluate(found, truth).scores
-    last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][-1]
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["per_label"] == pytest.approx(scores.per_label)
     assert scores.figures["micro F1"] > 0
 
