@@ -42,7 +42,7 @@ protocol: $(STAMP)
 
 test: lint
 	@echo "fedrad: running the tests ..."
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	@echo "fedrad: checking style (ruff) ..."

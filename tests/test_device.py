@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_model_on_another_device() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/device"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"FEDRAD_STAND_IN": "1"}
