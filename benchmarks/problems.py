@@ -27,7 +27,8 @@ from fedrad.data.batches import Tokenized, tokenize
 from fedrad.data.load import load_corpus
 from fedrad.model.adapter import ALL_LINEAR, LoRASpec
 from fedrad.model.base import BaseModel, load_base
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels
 from fedrad.privacy.randomness import Stream

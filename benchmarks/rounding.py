@@ -21,7 +21,8 @@ from fedrad.data.batches import Tokenized, collate, tokenize
 from fedrad.data.load import load_corpus
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import load_base
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import clip_factors, finite_rows
 from fedrad.settings import EMBEDDED

@@ -16,7 +16,8 @@ from fedrad.data.batches import Indices, collate
 from fedrad.errors import ModelError
 from fedrad.model.base import load_base
 from fedrad.model.buckets import micro_batches
-from fedrad.model.encoder import ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ReportClassifier
 from fedrad.model.export import import_peft
 from fedrad.model.folder import Manifest, adapter_folder
 from fedrad.model.generation import greedy

@@ -19,7 +19,8 @@ from fedrad.data.batches import patient_numbers
 from fedrad.errors import ConfigError, PlanError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.kernels import device_for
 from fedrad.model.probe import kernels_for
 from fedrad.privacy.noise_share import SharedNoiseTerms

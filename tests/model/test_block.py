@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.layers import Layers
 from tests.model import tiny
 

@@ -15,7 +15,8 @@ from fedrad.data.batches import Tokenized, collate
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, load_base
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.families import FAMILIES
 from fedrad.model.generation import greedy
 from fedrad.model.shapes import shapes_of

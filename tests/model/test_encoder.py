@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from tests.model import tiny
 
 LABELS = ("a", "b", "c", "d")

@@ -19,7 +19,8 @@ from fedrad.errors import ModelError
 from fedrad.model import export
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, embedded_folder, load_base
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.export import import_peft
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel

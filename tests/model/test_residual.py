@@ -11,7 +11,8 @@ from torch import Tensor
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from tests.model import tiny
 
 LABELS = ("a", "b")

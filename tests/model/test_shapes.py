@@ -10,7 +10,8 @@ import torch
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import load_base
-from fedrad.model.encoder import ModelSpec, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec
 from fedrad.model.shapes import shapes_of
 from fedrad.settings import EMBEDDED
 from tests.model import tiny

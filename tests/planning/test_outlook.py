@@ -13,7 +13,8 @@ from fedrad.errors import ConfigError, PlanError
 from fedrad.federation.hospital_unit import central_plan
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import load_base
-from fedrad.model.encoder import ModelSpec, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec
 from fedrad.model.shapes import shapes_of
 from fedrad.planning import noise_to_signal as planning
 from fedrad.planning.outlook import Outlook, outlook_of

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from fedrad.errors import PreflightError
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.base import BaseModel, load_base
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.layers import Suffix
 from fedrad.privacy.gradients import leaf_gradients, opacus_gradients
 from tests.model import tiny

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from fedrad.errors import ModelError
 from fedrad.model.adapter import LoRASpec
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.kernels import Kernels
 from fedrad.tasks import classifier as module
 from fedrad.tasks.classifier import Classifier

@@ -14,7 +14,7 @@ from fedrad.data.batches import collate
 from fedrad.errors import ConfigError
 from fedrad.model.base import BaseModel
 from fedrad.model.buckets import micro_batches
-from fedrad.model.encoder import build
+from fedrad.model.build import build
 from fedrad.model.kernels import Kernels
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import PrivateOptimizer
