@@ -25,6 +25,7 @@ from fedrad.simulation import grid
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.training.setup import set_up
 from tests.model import tiny
+from tests.small import model_folder
 
 speak_as_server(1)  # some tests make messages without a grid
 
@@ -152,7 +153,7 @@ class Mercy:
             rows = [[text, f"quux-{i}", i % 2, i % 3 // 2] for i, text in enumerate(self.texts)]
             csv.writer(file).writerows([["text", "patient", *LABELS], *rows])
         self.experiment = small(
-            base or tiny.save(folder / "base", "bert"),
+            base or model_folder(),
             data__name="table",
             data__path="/elsewhere.csv",
             data__label_columns=",".join(LABELS),

@@ -30,7 +30,6 @@ from fedrad.secure.setup import RoundSetup
 from fedrad.secure.states import State
 from fedrad.simulation import client as simulated_client
 from tests.grid import InProcessGrid, Mercy, posted, simulated_nodes, small
-from tests.model import tiny
 
 SITES = [f"site-{i:03}" for i in range(5)]
 
@@ -135,8 +134,7 @@ class Sisters:
 
     def __init__(self, folder: Path, **node: object) -> None:
         self.folder = folder
-        base = tiny.save(folder / "base", "bert")
-        self.hospitals = [Mercy(folder / name, epsilon_cap=20.0, base=base) for name in ("ava", "bea", "cleo")]
+        self.hospitals = [Mercy(folder / name, epsilon_cap=20.0) for name in ("ava", "bea", "cleo")]
         for name, hospital in zip(("ava", "bea", "cleo"), self.hospitals, strict=True):
             hospital.node |= {"site": name, **node}
         self.config = self.hospitals[0].experiment.flat() | {
