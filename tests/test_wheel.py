@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from fedrad.corpora import BANKS
-from tests.simulation.test_run import overrides, settings
+from tests.simulation.test_real_runs import overrides, settings
 
 ROOT = Path(__file__).parent.parent
 APPS = ("ct_rate", "mimic", "openi", "protocol")

@@ -109,7 +109,7 @@ def test_a_long_round_gives_signs_of_life(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_one_hospital_is_centralized_to_the_last_bit(tmp_path: Path) -> None:
-    """However the steps are cut into rounds; ``flwr run`` comes to the same bits as this (``test_run.py``)."""
+    """However the steps are cut into rounds; ``flwr run`` comes to the same bits as this (``test_real_runs.py``)."""
     warm = {"train__warm_start": "synthetic", "train__warm_reports": 64, "train__warm_epochs": 1}
     one = run(tmp_path / "one", sites__count=1, **warm)
     texts = ["Large left pleural effusion, edema.", "No acute effusion.", "Heart size is normal."]
