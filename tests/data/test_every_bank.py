@@ -20,7 +20,7 @@ from tests.data.phrases import said, templates
 @pytest.mark.parametrize("name", BANKS)
 def test_labels_are_what_the_sentences_assert(name: str) -> None:
     normal = {load_bank(name).normal_label} - {""}
-    for row, draft in drafts(4000, seed=3, sites=6, bank=name):
+    for row, draft in drafts(1000, seed=3, sites=6, bank=name):
         assert tuple(row["labels"]) == BANKS[name]
         positive = {label for label, value in row["labels"].items() if value}
         asserted = set().union(*(sentence.asserts for sentence in draft.sentences))

@@ -96,22 +96,32 @@ def bank(name: str) -> Bank:
 
 
 @pytest.fixture(scope="module")
-def corpus(name: str) -> Corpus:
-    return list(drafts(3000, seed=3, sites=6, bank=name))
+def turkish() -> Corpus:
+    return list(drafts(3000, seed=3, bank="chest-ct"))
+
+
+@pytest.fixture(scope="module")
+def western() -> Corpus:
+    return list(drafts(3000, seed=3, sites=6, bank="chest-ct-western"))
+
+
+@pytest.fixture
+def corpus(name: str, turkish: Corpus, western: Corpus) -> Corpus:
+    return {"chest-ct": turkish, "chest-ct-western": western}[name]
 
 
 def named_in(text: str) -> set[str]:
     return {label for label, names in NAMES.items() if re.search(names, text, re.IGNORECASE)}
 
 
-def test_labels_are_about_as_frequent_as_in_ct_rate() -> None:
-    found = label_matrix(list(drafts(3000, seed=3, bank="chest-ct"))).mean(axis=0)
+def test_labels_are_about_as_frequent_as_in_ct_rate(turkish: Corpus) -> None:
+    found = label_matrix(turkish).mean(axis=0)
     for label, value, wanted in zip(CT_RATE, found, PREVALENCE, strict=True):
         assert 0.75 * wanted < value < 1.25 * wanted, (label, value, wanted)
 
 
-def test_western_reports_have_every_label_and_none() -> None:
-    labels = label_matrix(list(drafts(3000, seed=3, sites=6, bank="chest-ct-western")))
+def test_western_reports_have_every_label_and_none(western: Corpus) -> None:
+    labels = label_matrix(western)
     for label, value in zip(CT_RATE, labels.mean(axis=0), strict=True):
         assert 0.06 < value < 0.35, (label, value)
     assert 0.08 < (labels.sum(axis=1) == 0).mean() < 0.18
@@ -190,18 +200,17 @@ def test_findings_come_together(corpus: Corpus) -> None:
     assert (labels.sum(axis=1) == 0).mean() > 0.02  # normal reports
 
 
-def test_reports_are_long_and_of_one_kind_a_site() -> None:
-    corpus = list(drafts(3000, seed=3, bank="chest-ct"))
-    words = [len(str(row["text"]).split()) for row, _ in corpus]
+def test_reports_are_long_and_of_one_kind_a_site(turkish: Corpus) -> None:
+    words = [len(str(row["text"]).split()) for row, _ in turkish]
     assert 80 < np.mean(words) < 180
     assert min(words) > 3
-    by_site = {site: [str(r["text"]) for r, _ in corpus if r["site"] == site] for site in ("site-0", "site-1")}
+    by_site = {site: [str(r["text"]) for r, _ in turkish if r["site"] == site] for site in ("site-0", "site-1")}
     assert np.mean(["IMPRESSION:" in text for text in by_site["site-1"]]) > 0.6
     assert not any("IMPRESSION:" in text for text in by_site["site-0"])
 
 
-def test_western_reports_have_sections_bullets_or_prose() -> None:
-    rows = [row for row, _ in drafts(600, seed=3, sites=6, bank="chest-ct-western")]
+def test_western_reports_have_sections_bullets_or_prose(western: Corpus) -> None:
+    rows = [row for row, _ in western[:600]]
     texts = {site: [str(row["text"]) for row in rows if row["site"] == f"site-{site}"] for site in range(6)}
     assert np.mean(["\nHEART: " in text and "\nPLEURA: " in text for text in texts[0]]) > 0.5
     for text in texts[0]:
