@@ -1,6 +1,6 @@
-"""The real ``flwr run``: it and the run in one process are held to each other, bit by bit, and nothing is left running.
+"""The real ``flwr run``, held bit by bit to the run in one process and, with one hospital, to centralized training.
 
-That one hospital is centralized is in ``test_in_process.py``.
+Nothing is left running.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from safetensors.torch import load_file
 
 from fedrad.config import Experiment
-from fedrad.simulation import flower_run, simulate, superlink
+from fedrad.simulation import centralized, flower_run, simulate, superlink
 from tests import small
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +157,22 @@ def test_three_hospitals_are_the_same_through_flwr_run_and_in_one_process(caller
         assert small.same(left, right)
     # The comparison would see a difference: another seed gives another adapter.
     assert not any(small.same(load_file(other / file), load_file(results / file)) for file in files)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT)
+def test_one_hospital_is_centralized_to_the_last_bit(caller: Caller) -> None:
+    """Through other processes, another cache, and another way to cut the steps into rounds."""
+    code, said = ended(caller.simulate(settings(sites__count=1), "--out", "one"))
+    assert code == 0, said
+    one = caller.folder / "one"
+
+    changes = {"run__out": str(caller.folder / "central"), "train__rounds": 1, "train__local_steps": 6}
+    result, directory = centralized.train(Experiment.from_flat(settings(**changes)))
+
+    for file in ("adapter_model.safetensors", "head.safetensors"):
+        assert small.same(load_file(one / "adapter" / file), load_file(directory / "adapter" / file))
+    assert json.loads((one / "result.json").read_text())["epsilon"] == result.epsilon
 
 
 @pytest.mark.slow
