@@ -192,7 +192,7 @@ def _declared(found: DataCheck, experiment: Experiment, policy: HospitalPolicy |
     if policy is None:
         shares = hospital_shares(experiment, corpus)
         return experiment.data.declared_size or declared_size(units_in(experiment, corpus.reports, shares[0]))
-    if corpus.task != policy.task:
+    if corpus.task != policy.task_for(experiment):
         raise DataError(
             "the labels in the reports are not those that the node configuration states.",
             file=policy.data_path,

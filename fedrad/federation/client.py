@@ -133,11 +133,12 @@ class RealHospital(Hospital):
         terms = policy.authorize(experiment)
         refuse_if_locked_out(self.memory.directory)
         policy.accept_labels(request.labels)
+        task = policy.task_for(experiment)
         policy.accept_model(experiment)
         self._own = policy.own(experiment)
         store = PublicStore(self.memory.directory / "public")
         state = store.receive(request.state)
-        setup = set_up(self._own, policy.task, terms.rank)
+        setup = set_up(self._own, task, terms.rank)
         check_state(setup, state)
         setup.classifier.load_state(state)
         store.keep(request.state.digest, state)
@@ -175,7 +176,7 @@ class RealHospital(Hospital):
         what = f"run {request.run}, round {request.round}"
         self._until_answered.enter_context(locked_out_unless_foreseen(directory, what))
         corpus = read_corpus(self._own)
-        if corpus.task != policy.task:
+        if corpus.task != policy.task_for(self._own):
             raise DataError(
                 "the labels in the reports are not those that the node configuration states.",
                 file=policy.data_path,

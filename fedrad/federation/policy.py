@@ -11,6 +11,7 @@ from fedrad.errors import PolicyRefusal
 from fedrad.model.base import load_base
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.settings import CHEST, EMBEDDED
+from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task
@@ -135,6 +136,23 @@ class HospitalPolicy:
         if self.classes:
             return SingleLabel(tuple(sorted(names_in(self.classes))))
         return MultiLabel(CORPORA[self.data_name].labels_of("", label_columns(self.label_columns)))
+
+    def task_for(self, experiment: Experiment) -> Task:
+        """The same labels, learnt as the experiment proposes: by a head, or as the text that a decoder writes.
+
+        Whether the base model is a decoder is not the server's to decide: ``model`` names it.
+
+        Raises:
+            PolicyRefusal: a decoder is to write several labels for a report.
+        """
+        if not experiment.causal:
+            return self.task
+        if not self.classes:
+            raise PolicyRefusal(
+                "the server proposes model.task=causal-lm, and a decoder writes one class for each report; this"
+                " hospital states several labels (node-config classes states the classes of one column)"
+            )
+        return CausalLM(self.task.labels, experiment.model.instruction)
 
     @property
     def mechanism(self) -> tuple[float, float] | None:

@@ -17,10 +17,13 @@ from fedrad.corpora import CHEXPERT
 from fedrad.errors import ConfigError
 from fedrad.federation import client, server
 from fedrad.federation import run as run_module
+from fedrad.model.base import load_base
+from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.training.corpus import read_corpus, stated_task
 from tests.grid import LABELS, InProcessGrid, Mercy, federate, forget, small
+from tests.model import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +101,39 @@ def test_one_column_of_classes(base: str, tmp_path: Path) -> None:
     own = {"label-columns": "kind", "classes": "f,m", "data-path": str(table)}
     run(tmp_path, base, "out", own, data__name="none", data__label_columns="kind", data__classes="m, f")
     assert Classifier.load(tmp_path / "out").labels == ("f", "m")
+
+
+def test_a_decoder_writes_the_class(base: str, tmp_path: Path) -> None:
+    decoder = tiny.save_decoder(tmp_path / "decoder", "llama", max_position_embeddings=128)
+    for name in ("grace", "mercy"):
+        (tmp_path / name).mkdir()
+    table = tmp_path / "kinds.csv"
+    table.write_text("text,patient,kind\n" + "".join(f"no effusion {i},p{i},{'fm'[i % 2]}\n" for i in range(30)))
+    own = {"data-path": str(table), "model": decoder, "model-sha256": load_base(decoder).fingerprint}
+    proposed = {
+        "model__name": decoder,
+        "model__task": "causal-lm",
+        "model__instruction": "No acute effusion.",
+        "data__name": "none",
+        "data__max_length": 100,
+    }
+    stated = {"label-columns": "kind", "classes": "f,m"}
+    grid, _ = run(tmp_path, base, "out", own | stated, **proposed, data__label_columns="kind", data__classes="m, f")
+    assert len(grid.trained) == 4
+    classifier = Classifier.load(tmp_path / "out")
+    assert classifier.task == CausalLM(("f", "m"), "No acute effusion.")
+    assert classifier.predict(["no effusion"]).shape == (1, 2)
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["epsilon"]["mercy"] > 0
+
+
+def test_several_labels_are_not_written_by_a_decoder(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mercy = Mercy(tmp_path, base=base)
+    answer = mercy.ask(mercy.request(), **{"model.task": "causal-lm"})
+    assert answer["failure"]["code"] == "policy"
+    assert "one class for each report" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_public_table_with_the_same_labels_is_a_test_set(base: str, tmp_path: Path) -> None:

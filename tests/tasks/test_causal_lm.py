@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from fedrad.config import Experiment
 from fedrad.data.load import load_corpus
 from fedrad.errors import ConfigError, ModelError
-from fedrad.rules import DEPLOYED, refusals
+from fedrad.rules import AUDITED, refusals
 from fedrad.simulation import centralized, simulate
 from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.classifier import Classifier
@@ -84,6 +84,6 @@ def test_a_run_predicts_and_says_how_sure_it_is(base: str, tmp_path: Path) -> No
 def test_settings_that_do_not_go_with_a_decoder_are_refused(base: str) -> None:
     with pytest.raises(ConfigError, match=r"train\.warm-start: a warm start teaches a head"):
         Experiment.from_flat({**SETTINGS, "train.warm-start": "synthetic"})
-    assert any("model.task" in reason for reason in refusals(Experiment.from_flat(SETTINGS), DEPLOYED))
+    assert any("model.task" in reason for reason in refusals(Experiment.from_flat(SETTINGS), AUDITED))
     with pytest.raises(ModelError, match="one class each"):
         task_of(load_corpus("synthetic", reports=5).features, causal=True)
