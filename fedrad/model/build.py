@@ -80,7 +80,7 @@ def build(
     head_only = cut == len(steps)
     if head_only and answers:
         raise ModelError("a decoder has no head of its own, so nothing would be trained: name lora.targets.")
-    prefix = Prefix(stack.embed, lower, readout if head_only else None)
+    prefix = Prefix(stack.embed, lower, readout if head_only and isinstance(readout, Readout) else None)
     suffix = Suffix(upper, None if head_only else readout, head)
     classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, kernels, answers)
     # Only adapter, head and centring move: the frozen tensors are on the device already.

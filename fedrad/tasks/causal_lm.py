@@ -76,6 +76,9 @@ class CausalLM(SingleLabel):
         each = cross_entropy(outputs.float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
         return (each.view(labels[:, 1:].shape) * mask[:, 1:]).sum(dim=-1)
 
+    def wanted(self, mask: Tensor) -> Tensor | None:
+        return mask[:, 1:]
+
     def predict(
         self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
     ) -> NDArray[np.float32]:
