@@ -170,11 +170,9 @@ def _training(e: Experiment) -> list[Rule]:
     rate = "is chosen automatically for momentum only; give one for adam, for instance 0.001"
     float32 = "Opacus's hooks need float32; take privacy.gradients=leaf for bfloat16"
     no_a = "there is no A to freeze, because lora.targets is empty"
-    no_head = "a warm start teaches a head, and a decoder has none; take none"
     cls = model.pooling == "cls" and train.warm_start == "synthetic"
     return [
         Rule("model.pooling", "train.warm-start", cls, reads_mean),
-        Rule("train.warm-start", "model.task", e.causal and train.warm_start == "synthetic", no_head),
         Rule("model.pooling", "model.task", e.causal and model.pooling != "mean", "a decoder pools nothing; leave it"),
         Rule("lora.targets", "model.task", e.causal and not lora.targets, "a decoder has no head to train; name some"),
         Rule("model.revision", "model.name", revised, "this model has no revisions; leave it empty"),

@@ -161,12 +161,15 @@ class Train:
         "auto",
         "`synthetic`: start from a public base, an encoder and a head trained on generated reports (no privacy cost); "
         "`auto`: `synthetic` for real reports and for `data.bank=chest-xray-hospitals`; `none` for other generated "
-        "reports, which the base was trained on, and for `model.pooling=cls`",
-        choices=("auto", "none", "synthetic"),
+        "reports, which the base was trained on, for `model.pooling=cls`, and for protocols. `notes`: the adapter is "
+        "first trained on generated order notes, if the classes are imaging protocols; `synthetic` means that too for "
+        "`data.name=protocol` and for a decoder",
+        choices=("auto", "none", "synthetic", "notes"),
     )
     warm_reports: int = setting(
         8000,
-        "number of generated reports to build a public base from, if `model.name` is not one and none is embedded",
+        "number of generated reports to build a public base from, if `model.name` is not one and none is embedded; or "
+        "of generated notes",
         limit="at least 1",
     )
     warm_epochs: int = setting(1, "epochs over them", limit="at least 1")

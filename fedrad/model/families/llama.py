@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import rotate_half
 from fedrad.model.block import Block, eager_attention, tokens_at
 from fedrad.model.family import Family, Stack
 
+Angles = tuple[Tensor, Tensor]
 Norms = Callable[[Any], tuple[Any, Any]]
 
 # Those whose angles are a function of the position alone. The others depend on the longest text so far.
@@ -49,22 +50,29 @@ class RotaryAttention:
 
     def all_tokens(self, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
         """See ``Attention``."""
-        cosines, sines = self._angles(x, mask)
-        return self._attended(x, (cosines, sines), x, (cosines, sines), mask, eager=eager)
+        angles = self._angles(x, mask)
+        return self._attended(x, angles, x, angles, mask, eager=eager)
 
     def some_tokens(self, some: Tensor, places: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         """See ``Attention``."""
         angles = self._angles(x, mask)
-        own = tuple(tokens_at(part, places) for part in angles)
+        own = (tokens_at(angles[0], places), tokens_at(angles[1], places))
         return self._attended(some, own, x, angles, tokens_at(mask[:, 0], places).unsqueeze(1), eager=False)
 
-    def _angles(self, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def _angles(self, x: Tensor, mask: Tensor) -> Angles:
         """Cosines and sines [B, T, e] of every token's position."""
         positions = ((mask == 0).sum(-1) - 1).flatten(1).clamp(min=0)
-        return cast(tuple[Tensor, ...], self.rotary(x, positions))
+        return cast(Angles, self.rotary(x, positions))
 
     def _attended(
-        self, asking: Tensor, own: tuple[Tensor, ...], x: Tensor, angles: tuple[Tensor, ...], mask: Tensor, *, eager: bool
+        self,
+        asking: Tensor,
+        own: Angles,
+        x: Tensor,
+        angles: Angles,
+        mask: Tensor,
+        *,
+        eager: bool,
     ) -> Tensor:
         """``asking`` [B, S, d] with its angles attends to x [B, T, d] with theirs, under a mask [B, 1, S, T]."""
         part, (norm_q, norm_k) = self.part, self.norms(self.part)
@@ -122,9 +130,9 @@ def problem(config: Any, tokenizer: Any) -> str:
     return ""
 
 
-def _turned(x: Tensor, angles: tuple[Tensor, ...]) -> Tensor:
+def _turned(x: Tensor, angles: Angles) -> Tensor:
     """x [B, T, H, e] turned by its positions' angles, as [B, H, T, e]."""
-    cosines, sines = (part.unsqueeze(1) for part in angles)
+    cosines, sines = angles[0].unsqueeze(1), angles[1].unsqueeze(1)
     x = x.transpose(1, 2)
     return cast(Tensor, x * cosines + rotate_half(x) * sines)
 
