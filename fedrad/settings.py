@@ -33,6 +33,12 @@ class Model:
         limit="not empty",
     )
     revision: str = setting("", "commit of a hub id; empty: the newest")
+    quantize: str = setting(
+        "none",
+        "`nf4`: the frozen layers of a decoder take 4 bits a number (QLoRA), with the extra `qlora`; "
+        "`train.precision` is what they are multiplied in",
+        choices=("none", "nf4"),
+    )
     task: str = setting(
         "classification",
         "`classification`: a head with an output for each label; `causal-lm`: a decoder, such as `smollm2`, writes the "

@@ -31,12 +31,14 @@ class ModelSpec:
         name, revision: as for ``load_base``.
         pooling: ``mean`` over tokens, or ``cls``: the input of the last layer of the family's stock classifier.
         backbone: dtype of the frozen weights, ``float32`` or ``bfloat16``.
+        quantize: ``none`` or ``nf4``: how the matrices of the frozen layers are stored.
     """
 
     name: str
     revision: str = ""
     pooling: str = "mean"
     backbone: str = "float32"
+    quantize: str = "none"
 
 
 class ReportClassifier(nn.Module):

@@ -35,7 +35,7 @@ def base_of(experiment: Experiment) -> BaseModel:
     Raises:
         ModelError: as `load_base`.
     """
-    base = load_base(experiment.base_name, experiment.model.revision)
+    base = load_base(experiment.base_name, experiment.model.revision, experiment.model.quantize)
     if experiment.warm_start != "synthetic" or base.public_head is not None:
         return base
     train = experiment.train
