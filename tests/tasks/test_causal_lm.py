@@ -82,8 +82,8 @@ def test_a_run_predicts_and_says_how_sure_it_is(base: str, tmp_path: Path) -> No
 
 
 def test_settings_that_do_not_go_with_a_decoder_are_refused(base: str) -> None:
-    with pytest.raises(ConfigError, match=r"train\.warm-start: a warm start teaches a head"):
-        Experiment.from_flat({**SETTINGS, "train.warm-start": "synthetic"})
+    with pytest.raises(ConfigError, match=r"lora\.targets: .*a decoder has no head"):
+        Experiment.from_flat({**SETTINGS, "lora.targets": []})
     assert any("model.task" in reason for reason in refusals(Experiment.from_flat(SETTINGS), DEPLOYED))
     with pytest.raises(ModelError, match="one class each"):
         task_of(load_corpus("synthetic", reports=5).features, causal=True)
