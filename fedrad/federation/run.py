@@ -112,10 +112,9 @@ class Run:
             write_start(self.directory, self.state)
         if not resume:
             self._lock = alone_in(self.directory)
+        self.test: Inputs | Questions | None = None
         if corpus := self.corpus:
             self.test = asked(self.setup, tokens_of(self.setup, corpus, corpus.test))
-        else:
-            self.test = None
         self.trainable = {name: self.state[name] for name in self.setup.classifier.adapter()}
         if resume:
             self._clear_what_comes_again()

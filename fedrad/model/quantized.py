@@ -96,7 +96,7 @@ def quantized(base: BaseModel) -> BaseModel:
     stack = take_apart(base.module)
     if stack.vocabulary is None:
         raise ModelError(f"model.quantize=nf4 is for decoders, and base model {base.name!r} is an encoder.")
-    identity = {"source_sha256": base.sha256, "source_fingerprint": base.fingerprint}
+    sha256, fingerprint = base.sha256, base.fingerprint
     embed, vocabulary = cast(nn.Embedding, stack.embed), stack.vocabulary
     tied = vocabulary.weight is embed.weight
     embed.weight = _rounded(embed.weight)
@@ -106,7 +106,7 @@ def quantized(base: BaseModel) -> BaseModel:
             weight = embed.weight if tied else _rounded(part.weight)
             stored = StoredLinear(part, weight) if part is vocabulary else NF4Linear(part)
             setattr(base.module.get_submodule(parent), child, stored)
-    return replace(base, quantize=NF4, **identity)
+    return replace(base, quantize=NF4, source_sha256=sha256, source_fingerprint=fingerprint)
 
 
 def scales_of(module: nn.Module) -> list[Any]:

@@ -28,12 +28,15 @@ SETTINGS: dict[str, object] = {
     "model.task": "causal-lm",
     "model.instruction": "No acute effusion.",
     "lora.rank": 2,
+    "lora.targets": ["query", "value"],
     "lora.layers": 2,
     "privacy.noise": "seeded",
     "train.rounds": 2,
     "train.local-steps": 2,
     "train.batch": 8,
     "train.threads": 1,
+    "train.warm-start": "notes",
+    "train.warm-reports": 40,
     "run.predictions": True,
 }
 

@@ -30,13 +30,13 @@ def test_asking_all_at_once_is_asking_one_by_one(tmp_path: Path) -> None:
     assert isinstance(questions, Questions)
     assert questions.kept is not None
     found = predictions(questions)
-    np.testing.assert_allclose(predictions(replace(questions, kept=None)), found, rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(predictions(replace(questions, kept=None)), found, rtol=1e-2, atol=1e-35)
     model, inputs = setup.classifier, Inputs(tokens, setup.classifier, task, None, setup.pad_id)
     for row in range(7):
         batch = inputs.batch(np.array([row]))
         alone = task.predict(model, batch.hidden, batch.attention, batch.ids, batch.mask)
-        np.testing.assert_allclose(alone[0], found[row], rtol=1e-3, atol=1e-12)
-    assert np.ptp(found, axis=0).max() > 1e-3  # the control: notes differ
+        np.testing.assert_allclose(alone[0], found[row], rtol=1e-2, atol=1e-35)
+    assert np.ptp(np.log(found + 1e-35), axis=0).max() > 0.1  # the control: notes differ
     # The answers are not read: another one in their place changes nothing.
     other = replace(tokens, ids=tokens.ids.copy())
     for row, count in enumerate(tokens.mask.sum(axis=1).astype(int)):
