@@ -63,7 +63,7 @@ class NF4Linear(StoredLinear):
         return found.to(dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if self.quantized.absmax.device != self.weight.device:
             self.quantized = copy.deepcopy(self.quantized)  # that of another copy of the model stays where it is
             self.quantized.to(self.weight.device)
