@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fedrad.config import Experiment
 from fedrad.data.batches import collate
 from fedrad.errors import ConfigError, ModelError
 from fedrad.model import quantized
@@ -16,11 +18,14 @@ from fedrad.model.adapter import LoRALinear
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ModelSpec, build
 from fedrad.privacy.gradients import leaf_gradients
+from fedrad.simulation import centralized, simulate
+from fedrad.tasks.classifier import Classifier
 from tests import small
 from tests.model import tiny
 from tests.model.test_decoders import ALL_LINEAR, LENGTH, TASK, notes, one_at_a_time
 from tests.model.test_export import STATEMENT, run_readme
 from tests.privacy.test_gradients import relative_error
+from tests.tasks.test_causal_lm import SETTINGS
 
 pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
 
@@ -88,6 +93,19 @@ def test_the_adapter_works_in_peft_on_the_quantised_stock_model(
     prompts = collate(asked, torch.arange(2).numpy(), base.tokenizer.pad_token_id)
     mine = TASK.predict(model, prompts.ids, prompts.attention, prompts.ids, prompts.mask)
     assert float((torch.from_numpy(mine) - names["probabilities"]).abs().max()) < 1e-4
+
+
+def test_one_hospital_is_centralized_to_the_last_bit(folder: str, tmp_path: Path) -> None:
+    flat = {**SETTINGS, "model.name": folder, "model.quantize": "nf4", "train.warm-start": "none"}
+    given = [
+        f"{key}={json.dumps(value)}" for key, value in {**flat, "sites.count": 1, "sites.partition": "iid"}.items()
+    ]
+    simulate.simulate("protocol", given, tmp_path / "alone")
+    _, central = centralized.train(Experiment.from_flat({**flat, "run.out": str(tmp_path / "central")}))
+    alone, together = (load_file(run / "adapter/adapter_model.safetensors") for run in (tmp_path / "alone", central))
+    assert small.same(alone, together)
+    assert any(bool(tensor.any()) for name, tensor in alone.items() if "lora_B" in name)
+    assert Classifier.load(central).model.spec.quantize == "nf4"
 
 
 def test_what_can_not_be_quantised_is_refused(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
