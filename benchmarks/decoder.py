@@ -35,7 +35,8 @@ from fedrad.data.batches import Batch, Tokenized, collate
 from fedrad.model.adapter import LoRASpec
 from fedrad.model.answers import Answers
 from fedrad.model.base import BaseModel, load_base
-from fedrad.model.encoder import ModelSpec, ReportClassifier, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec, ReportClassifier
 from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels
 from fedrad.model.quantized import NF4Linear, StoredLinear, stored_bytes

@@ -16,7 +16,8 @@ from fedrad.errors import ConfigError, ModelError
 from fedrad.model import quantized
 from fedrad.model.adapter import LoRALinear
 from fedrad.model.base import BaseModel, load_base
-from fedrad.model.encoder import ModelSpec, build
+from fedrad.model.build import build
+from fedrad.model.encoder import ModelSpec
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.simulation import centralized, simulate
 from fedrad.tasks.classifier import Classifier
