@@ -101,11 +101,12 @@ class Experiment:
 
         ``none`` for generated reports of a bank that the public base was trained on, and with pooling ``cls``, because
         the head of a public base reads the mean over the tokens, for a decoder, which has no head, and for generated
-        notes with classes; otherwise ``synthetic``.
+        notes with classes; otherwise ``synthetic``. For the last two ``synthetic`` means ``notes``.
         """
+        protocols = self.causal or (self.corpus is not None and self.corpus.single)
         if self.train.warm_start != "auto":
-            return self.train.warm_start
-        if self.causal or (self.corpus is not None and self.corpus.single):
+            return "notes" if protocols and self.train.warm_start == "synthetic" else self.train.warm_start
+        if protocols:
             return "none"
         learnt = self.corpus is not None and self.corpus.generated and self.data.bank != UNSEEN
         return "none" if learnt or self.model.pooling == "cls" else "synthetic"

@@ -169,14 +169,15 @@ def _training(e: Experiment) -> list[Rule]:
     unstated = train.optimizer == "adam" and train.learning_rate == 0
     rate = "is chosen automatically for momentum only; give one for adam, for instance 0.001"
     float32 = "Opacus's hooks need float32; take privacy.gradients=leaf for bfloat16"
+    leaf = "Opacus's hooks need layers that are not quantised; take privacy.gradients=leaf"
     no_a = "there is no A to freeze, because lora.targets is empty"
-    no_head = "a warm start teaches a head, and a decoder has none; take none"
     cls = model.pooling == "cls" and train.warm_start == "synthetic"
     return [
         Rule("model.pooling", "train.warm-start", cls, reads_mean),
-        Rule("train.warm-start", "model.task", e.causal and train.warm_start == "synthetic", no_head),
         Rule("model.pooling", "model.task", e.causal and model.pooling != "mean", "a decoder pools nothing; leave it"),
         Rule("lora.targets", "model.task", e.causal and not lora.targets, "a decoder has no head to train; name some"),
+        Rule("model.quantize", "model.task", not e.causal and model.quantize != "none", "is for decoders; take none"),
+        Rule("model.quantize", "privacy.gradients", model.quantize != "none" and e.privacy.gradients == "opacus", leaf),
         Rule("model.revision", "model.name", revised, "this model has no revisions; leave it empty"),
         Rule("lora.freeze-a", "lora.targets", lora.freeze_a and not lora.targets, no_a),
         Rule("train.precision", "privacy.gradients", hooks, float32),

@@ -33,6 +33,12 @@ class Model:
         limit="not empty",
     )
     revision: str = setting("", "commit of a hub id; empty: the newest")
+    quantize: str = setting(
+        "none",
+        "`nf4`: the frozen layers of a decoder take 4 bits a number (QLoRA), with the extra `qlora`; "
+        "`train.precision` is what they are multiplied in",
+        choices=("none", "nf4"),
+    )
     task: str = setting(
         "classification",
         "`classification`: a head with an output for each label; `causal-lm`: a decoder, such as `smollm2`, writes the "
@@ -161,12 +167,15 @@ class Train:
         "auto",
         "`synthetic`: start from a public base, an encoder and a head trained on generated reports (no privacy cost); "
         "`auto`: `synthetic` for real reports and for `data.bank=chest-xray-hospitals`; `none` for other generated "
-        "reports, which the base was trained on, and for `model.pooling=cls`",
-        choices=("auto", "none", "synthetic"),
+        "reports, which the base was trained on, for `model.pooling=cls`, and for protocols. `notes`: the adapter is "
+        "first trained on generated order notes, if the classes are imaging protocols; `synthetic` means that too for "
+        "`data.name=protocol` and for a decoder",
+        choices=("auto", "none", "synthetic", "notes"),
     )
     warm_reports: int = setting(
         8000,
-        "number of generated reports to build a public base from, if `model.name` is not one and none is embedded",
+        "number of generated reports to build a public base from, if `model.name` is not one and none is embedded; or "
+        "of generated notes",
         limit="at least 1",
     )
     warm_epochs: int = setting(1, "epochs over them", limit="at least 1")

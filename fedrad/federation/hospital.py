@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrad.config import Experiment
+from fedrad.data.batches import Tokenized
 from fedrad.errors import FedradError, PrivacyError, place_of
 from fedrad.federation.messages import (
     Answer,
@@ -216,8 +217,12 @@ def check_state(setup: Setup, state: Mapping[str, Tensor]) -> None:
 
 def inputs_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64], padding: Padding | None = None) -> Inputs:
     """These reports as the trainable part of the model reads them; ``padding`` is a real hospital's."""
-    tokens = setup.task.tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
-    return prepare(setup, tokens, padding=padding)
+    return prepare(setup, tokens_of(setup, corpus, rows), padding=padding)
+
+
+def tokens_of(setup: Setup, corpus: Corpus, rows: NDArray[np.int64]) -> Tokenized:
+    """These reports as token ids with their labels."""
+    return setup.task.tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
 
 
 def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, place_of
 from fedrad.evidence.predictions import Predictions, write_predictions
-from fedrad.federation.hospital import inputs_of
+from fedrad.federation.hospital import tokens_of
 from fedrad.planning.noise_to_signal import Noise
 from fedrad.planning.notes import after_training, notes_on_plan
 from fedrad.public_base.choice import starts_warm
@@ -37,6 +37,7 @@ from fedrad.training.checkpoint import (
 from fedrad.training.corpus import Corpus, stated_task
 from fedrad.training.evaluation import predictions
 from fedrad.training.inputs import Inputs
+from fedrad.training.questions import Questions, asked
 from fedrad.training.result import Result
 from fedrad.training.run_directory import append_metrics, create_run_directory, finish, refuse_used
 from fedrad.training.setup import exported, pin_arithmetic, set_up
@@ -111,7 +112,9 @@ class Run:
             write_start(self.directory, self.state)
         if not resume:
             self._lock = alone_in(self.directory)
-        self.test = None if self.corpus is None else inputs_of(self.setup, self.corpus, self.corpus.test)
+        self.test: Inputs | Questions | None = None
+        if corpus := self.corpus:
+            self.test = asked(self.setup, tokens_of(self.setup, corpus, corpus.test))
         self.trainable = {name: self.state[name] for name in self.setup.classifier.adapter()}
         if resume:
             self._clear_what_comes_again()
@@ -174,7 +177,7 @@ class Run:
         self._track(lambda tracker: tracker.evaluated(record))
         return scores
 
-    def _evaluation(self, test: Inputs, state: Mapping[str, Tensor], round: int) -> Evaluation:
+    def _evaluation(self, test: Inputs | Questions, state: Mapping[str, Tensor], round: int) -> Evaluation:
         """Of this state, which is that of this round; with ``run.predictions`` the first and the last are kept."""
         classifier = exported(self.setup, self.strategy, state).classifier
         found = predictions(replace(test, classifier=classifier))

@@ -58,6 +58,8 @@ class BaseModel:
         layers: encoder layers that a report runs through.
         max_length: number of positions of the encoder.
         public_head: the head of a public base; None for any other model.
+        quantize: how its layers' matrices are stored, if not as numbers (``quantized.py``).
+        source_sha256, source_fingerprint: of what was quantised.
     """
 
     name: str
@@ -69,10 +71,15 @@ class BaseModel:
     layers: int
     max_length: int
     public_head: PublicHead | None = None
+    quantize: str = ""
+    source_sha256: str = ""
+    source_fingerprint: str = ""
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 (hex) over names, shapes and values of all weights. It does not depend on the files."""
+        if self.source_sha256:
+            return self.source_sha256
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name}|{tuple(tensor.shape)}|".encode())
@@ -82,6 +89,8 @@ class BaseModel:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides how a text is processed: weights, tokenizer and configuration."""
+        if self.source_fingerprint:
+            return self.source_fingerprint
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for state in ("truncation", "padding"):  # left by the last call
             tokenizer.pop(state, None)
@@ -103,23 +112,35 @@ def _placed(base: BaseModel, dtype: torch.dtype, device: str) -> BaseModel:
     return replace(base, module=copy.deepcopy(base.module).to(device=device, dtype=dtype))
 
 
-def load_base(name: str, revision: str = "") -> BaseModel:
+def load_base(name: str, revision: str = "", quantize: str = "none") -> BaseModel:
     """The base model of that name, loaded once per process.
 
     Args:
         name: ``all-MiniLM-L6-v2`` or ``chest-minilm`` (embedded, SHA-256 checked), a hub id, or a local folder.
         revision: commit of a hub id.
+        quantize: ``none`` or ``nf4``, as ``model.quantize``.
 
     Raises:
         ModelError: the model is not found, was altered, has no safetensors, needs code of its own, or is of none of
             ``FAMILIES``; weights are missing, superfluous or not finite; or its tokenizer can't read a usual report.
     """
     with _LOCK:  # lru_cache alone would let two threads load the same model
-        return _load(name, revision)
+        return _load(name, revision) if quantize == "none" else _quantized(name, revision)
+
+
+@lru_cache(maxsize=4)
+def _quantized(name: str, revision: str) -> BaseModel:
+    from fedrad.model.quantized import quantized
+
+    return quantized(_read(name, revision))
 
 
 @lru_cache(maxsize=4)
 def _load(name: str, revision: str) -> BaseModel:
+    return _read(name, revision)
+
+
+def _read(name: str, revision: str) -> BaseModel:
     if name == CHEST:
         return _chest()
     source = locate(name)

@@ -1,7 +1,7 @@
 """One block of a model: attention and a feed-forward part, each with its residual and its norms.
 
 Weights and modules come from transformers. The forward pass is ours, to choose the attention kernel, and to compute
-only the first token in the last block before a [CLS] head.
+in the last block only the tokens that are read: the first before a [CLS] head, those of the answer of a decoder.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Attention(Protocol):
     def all_tokens(self, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
         """[B, T, d]. ``eager`` uses plain matrix products instead of torch's fused kernel."""
 
-    def first_token(self, first: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, 1, d], for the first token [B, 1, d] of x only; a [CLS] head reads nothing else."""
+    def some_tokens(self, some: Tensor, places: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """[B, S, d], for ``some`` [B, S, d] only, which are the tokens of x at ``places`` [B, S]."""
 
 
 def unchanged(x: Tensor) -> Tensor:
@@ -55,14 +55,15 @@ class Block:
     before_mlp: Function = unchanged
     after_mlp: Function = unchanged
 
-    def run(self, x: Tensor, mask: Tensor, *, eager: bool, first_token_only: bool = False) -> Tensor:
-        """x [B, T, d], additive mask [B, 1, 1 or T, T] -> y [B, T, d], or [B, 1, d] of the first token: exact."""
+    def run(self, x: Tensor, mask: Tensor, *, eager: bool, places: Tensor | None = None) -> Tensor:
+        """x [B, T, d], additive mask [B, 1, 1 or T, T] -> y [B, T, d], or [B, S, d] of the tokens at ``places`` [B, S]:
+        exact."""
         normed = self.before_attention(x)
-        if first_token_only:
-            x = x[:, :1]
-            attended = self.attention.first_token(self.before_attention(x), normed, mask)
-        else:
+        if places is None:
             attended = self.attention.all_tokens(normed, mask, eager=eager)
+        else:
+            x = tokens_at(x, places)
+            attended = self.attention.some_tokens(self.before_attention(x), places, normed, mask)
         a = self.after_attention(x + attended)
         return self.after_mlp(a + self.mlp(self.before_mlp(a)))
 
@@ -86,14 +87,14 @@ class SelfAttention:
         attended = eager_attention(q, k, v, mask) if eager else scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return cast(Tensor, self.out(attended.transpose(1, 2).flatten(2)))
 
-    def first_token(self, first: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        """See ``Attention``.
+    def some_tokens(self, some: Tensor, places: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """See ``Attention``; S = 1, and the place makes no difference.
 
         A single query needs no keys: q_h . (K_h x_t) = (K_h^T q_h) . x_t. And the attention-weighted mean of the values
         is the value of the weighted mean, since the weights sum to 1. So K and V are multiplied once per report instead
         of once per token. (The key's bias adds the same number to every score, which does not change the softmax.)
         """
-        q = self.query(first).unflatten(-1, (self.heads, -1)).squeeze(1)  # [B, H, e]
+        q = self.query(some).unflatten(-1, (self.heads, -1)).squeeze(1)  # [B, H, e]
         if _factorised(self.key) and _factorised(self.value):
             scores = torch.bmm(_back_through(self.key, q), x.transpose(1, 2))  # [B, H, T]
             weights = torch.softmax(torch.add(mask[:, 0], scores, alpha=q.shape[-1] ** -0.5), dim=-1)
@@ -102,6 +103,11 @@ class SelfAttention:
             k, v = (_heads(part(x), self.heads) for part in (self.key, self.value))
             attended = eager_attention(q.unsqueeze(2), k, v, mask).squeeze(2)
         return cast(Tensor, self.out(attended.flatten(1).unsqueeze(1)))
+
+
+def tokens_at(x: Tensor, places: Tensor) -> Tensor:
+    """The tokens [B, S, ...] of x [B, T, ...] at ``places`` [B, S]."""
+    return x[torch.arange(len(x), device=x.device).unsqueeze(1), places]
 
 
 def mlp(up: nn.Module, activation: Any, down: nn.Module) -> Function:

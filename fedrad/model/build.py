@@ -16,6 +16,7 @@ from fedrad.model.families import take_apart
 from fedrad.model.family import adapt
 from fedrad.model.kernels import Kernels, dtype_of
 from fedrad.model.layers import AnswerReadout, Layers, Prefix, Readout, Suffix
+from fedrad.model.quantized import scales_of
 
 
 def build(
@@ -44,7 +45,7 @@ def build(
     # The memo makes deepcopy copy the modules but share the tensors.
     kernels = Kernels(backbone=spec.backbone) if kernels is None else kernels
     frozen = base.placed(dtype_of(spec.backbone), kernels.device).module
-    kept = [*frozen.parameters(), *frozen.buffers()]
+    kept = [*frozen.parameters(), *frozen.buffers(), *scales_of(frozen)]
     encoder = copy.deepcopy(frozen, {id(tensor): tensor for tensor in kept})
     stack = take_apart(encoder)
     if answers is None and stack.vocabulary is not None:
@@ -80,7 +81,7 @@ def build(
     head_only = cut == len(steps)
     if head_only and answers:
         raise ModelError("a decoder has no head of its own, so nothing would be trained: name lora.targets.")
-    prefix = Prefix(stack.embed, lower, readout if head_only else None)
+    prefix = Prefix(stack.embed, lower, readout if head_only and isinstance(readout, Readout) else None)
     suffix = Suffix(upper, None if head_only else readout, head)
     classifier = ReportClassifier(prefix, suffix, adapted, spec, lora, kernels, answers)
     # Only adapter, head and centring move: the frozen tensors are on the device already.

@@ -58,7 +58,7 @@ probabilities = {probabilities}
 _CAUSAL = """\
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer{quantized_import}
 
 adapter = "."  # this folder
 base = {base}
@@ -66,7 +66,7 @@ labels = {labels}
 before, after = {prompt}
 
 tokenizer = AutoTokenizer.from_pretrained(base{revision})
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), adapter).eval()
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}{quantized}), adapter).eval()
 
 
 def ids_of(text):
@@ -89,6 +89,10 @@ texts = ["Flank pain and hematuria, stone suspected.", "Sudden chest pain and hy
 scores = torch.stack([torch.stack([score(text, answer) for answer in answers]) for text in texts])
 probabilities = {probabilities}
 """
+
+_QUANTIZED = """, dtype=torch.float32, quantization_config=BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+)"""
 
 _CARD = """\
 ---
@@ -161,6 +165,8 @@ def card(
         count=len(outputs.labels),
         max_length=manifest.max_length,
         probabilities=outputs.expression,
+        quantized=_QUANTIZED if manifest.spec.quantize == "nf4" else "",
+        quantized_import=", BitsAndBytesConfig" if manifest.spec.quantize == "nf4" else "",
         prompt=repr(prompt_around(outputs.instruction)),
     )
     return _CARD.format(

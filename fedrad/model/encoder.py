@@ -31,12 +31,14 @@ class ModelSpec:
         name, revision: as for ``load_base``.
         pooling: ``mean`` over tokens, or ``cls``: the input of the last layer of the family's stock classifier.
         backbone: dtype of the frozen weights, ``float32`` or ``bfloat16``.
+        quantize: ``none`` or ``nf4``: how the matrices of the frozen layers are stored.
     """
 
     name: str
     revision: str = ""
     pooling: str = "mean"
     backbone: str = "float32"
+    quantize: str = "none"
 
 
 class ReportClassifier(nn.Module):
@@ -128,11 +130,26 @@ class ReportClassifier(nn.Module):
         tree, found = self.answers.tree, []
         rows = max(1, self.kernels.micro_tokens // (ids.shape[1] + len(tree.tokens)))
         for part, seen in zip(ids.split(rows), attention.split(rows), strict=True):
-            states = self._states(*tree.behind(part, seen))
-            ends = states[torch.arange(len(part), device=part.device), seen.sum(1) - 1]
-            states = torch.cat([ends.unsqueeze(1), states[:, ids.shape[1] :]], dim=1)
-            found.append(tree.scores(torch.log_softmax(self.suffix.head(states).float(), dim=-1)))
+            laid, attends = tree.behind(part, seen)
+            found.append(self.tree_scores(self.prefix(laid, attends), attends))
         return torch.cat(found)
+
+    @torch.no_grad()
+    def tree_scores(self, hidden: Tensor, attends: Tensor) -> Tensor:
+        """Log-probabilities [B, L], float32, of all answers, from what ``prefix`` made of prompts and trees: hidden
+        [B, T + N, d], attends [B, T + N, T + N] as of ``AnswerTree.behind``.
+
+        Raises:
+            ModelError: it is no decoder.
+        """
+        if self.answers is None:
+            raise ModelError("an encoder writes no answers.")
+        tree = self.answers.tree
+        behind = torch.arange(hidden.shape[1] - len(tree.tokens), hidden.shape[1], device=hidden.device)
+        ends = attends[:, behind[0], : behind[0]].sum(1, keepdim=True) - 1  # the last token of a prompt
+        places = torch.cat([ends, behind.expand(len(ends), -1)], dim=1)
+        states = self.suffix.layers(hidden, attends, places)
+        return tree.scores(torch.log_softmax(self.suffix.head(states).float(), dim=-1))
 
     def _states(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Hidden states [B, T, d] of the last layer."""

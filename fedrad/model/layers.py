@@ -6,6 +6,8 @@ that runs once per report, and an upper part that runs in every step.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -16,7 +18,8 @@ from fedrad.model.family import Stack
 class Layers(nn.Module):
     """Some consecutive layers of a model: hidden [B, T, d], attention [B, T] -> hidden [B, T, d].
 
-    The layers of a decoder also take attention [B, T, T]: which token (row) attends to which.
+    The layers of a decoder also take attention [B, T, T]: which token (row) attends to which; and ``places`` [B, S],
+    if they go to the end: the only tokens that the last layer computes, [B, S, d].
 
     Args:
         steps: the places of ``stack.order`` to run.
@@ -37,7 +40,7 @@ class Layers(nn.Module):
         self.first_token_only = first_token_only and to_the_end
         self.eager_up_to = eager_up_to
 
-    def forward(self, hidden: Tensor, attention: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, attention: Tensor, places: Tensor | None = None) -> Tensor:
         blocks = [block for index in self.order for block in self.blocks_of(self.layers[index])]
         if not blocks:
             return hidden
@@ -51,7 +54,9 @@ class Layers(nn.Module):
         eager = hidden.shape[1] <= self.eager_up_to
         for block in blocks[:-1]:
             hidden = block.run(hidden, mask, eager=eager)
-        hidden = blocks[-1].run(hidden, mask, eager=eager, first_token_only=self.first_token_only)
+        if self.first_token_only:
+            places = torch.zeros(len(hidden), 1, dtype=torch.int64, device=hidden.device)
+        hidden = blocks[-1].run(hidden, mask, eager=eager, places=places)
         return hidden if self.final is None else self.final(hidden)
 
 
@@ -96,7 +101,7 @@ class Readout(nn.Module):
 
 
 class AnswerReadout(nn.Module):
-    """Hidden states [B, T, d] of texts that end in an answer -> those [B, M, d] from which its tokens are predicted.
+    """Attention [B, T] of texts that end in an answer -> the places [B, M] from which its tokens are predicted.
 
     They are those before each of the last M tokens. A shorter answer stands at the end of the M.
     """
@@ -112,10 +117,9 @@ class AnswerReadout(nn.Module):
         """None."""
         return {}
 
-    def forward(self, hidden: Tensor, attention: Tensor) -> Tensor:
-        back = torch.arange(self.longest, device=hidden.device) - self.longest - 1
-        places = (attention.sum(1, keepdim=True) + back).clamp(min=0)
-        return hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+    def forward(self, attention: Tensor) -> Tensor:
+        back = torch.arange(self.longest, device=attention.device) - self.longest - 1
+        return (attention.sum(1, keepdim=True) + back).clamp(min=0)
 
 
 class Prefix(nn.Module):
@@ -124,7 +128,7 @@ class Prefix(nn.Module):
     ids [B, T], attention [B, T] -> hidden states [B, T, d]; with ``readout`` (head-only training): features [B, k].
     """
 
-    def __init__(self, embed: nn.Module, layers: Layers, readout: Readout | AnswerReadout | None) -> None:
+    def __init__(self, embed: nn.Module, layers: Layers, readout: Readout | None) -> None:
         super().__init__()
         self.embed = embed
         self.layers = layers
@@ -139,7 +143,9 @@ class Prefix(nn.Module):
 class Suffix(nn.Module):
     """Everything from the lowest adapted layer up: output of ``Prefix``, attention [B, T] -> logits [B, L].
 
-    Of a decoder: logits [B, M, V] of the tokens of the answers, and ``head`` is its frozen vocabulary.
+    Of a decoder: logits [B, M, V] of the tokens of the answers, and ``head`` is its frozen vocabulary. Only answers'
+    tokens are multiplied with it, and in the last layer only the states that they are predicted from are computed:
+    ``wanted`` [B, M] is 0 where an answer has no token. There the logits are 0.
     """
 
     def __init__(self, layers: Layers, readout: Readout | AnswerReadout | None, head: nn.Linear) -> None:
@@ -148,7 +154,17 @@ class Suffix(nn.Module):
         self.readout = readout
         self.head = head
 
-    def forward(self, hidden: Tensor, attention: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, attention: Tensor, wanted: Tensor | None = None) -> Tensor:
+        if isinstance(self.readout, AnswerReadout):
+            return self._answers(self.layers(hidden, attention, self.readout(attention)), wanted)
         features = hidden if self.readout is None else self.readout(self.layers(hidden, attention), attention)
         logits: Tensor = self.head(features)
         return logits.to(self.head.weight.dtype)
+
+    def _answers(self, states: Tensor, wanted: Tensor | None) -> Tensor:
+        if wanted is None:
+            return cast(Tensor, self.head(states))
+        rows = wanted.flatten().nonzero().squeeze(1)
+        few: Tensor = self.head(states.flatten(0, 1)[rows])
+        whole = few.new_zeros(wanted.numel(), few.shape[1])
+        return whole.index_copy(0, rows, few).view(*wanted.shape, -1)

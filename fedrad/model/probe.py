@@ -32,6 +32,7 @@ from fedrad.model.base import BaseModel
 from fedrad.model.block import eager_attention
 from fedrad.model.families import take_apart
 from fedrad.model.kernels import Kernels, dtype_of, matmul_precision
+from fedrad.model.quantized import StoredLinear
 
 FLOAT32_ERROR = 1e-6  # largest relative error of a product that counts as float32
 FASTER = 0.9  # another kernel must take less than this share of the default's time
@@ -170,8 +171,10 @@ def _free_bytes(device: str) -> int:
 def _widest(base: BaseModel) -> Tensor:
     """The largest weight [out, in] of a layer, that of its first feed-forward product."""
     layer = next(iter(take_apart(base.module).layers.values()))
-    weights = [module.weight for module in layer.modules() if isinstance(module, nn.Linear)]
-    return max(weights, key=Tensor.numel).detach()
+    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    widest = max(linears, key=lambda module: module.in_features * module.out_features)
+    weight = widest.dense(torch.float32) if isinstance(widest, StoredLinear) else widest.weight
+    return weight.detach()
 
 
 def _and_back(run: Callable[..., Tensor], parts: Sequence[Tensor], mask: Tensor) -> None:

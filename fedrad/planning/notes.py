@@ -17,6 +17,7 @@ from fedrad.planning.noise_to_signal import DOMINATED, Noise, most_at_once, nois
 from fedrad.public_base.choice import collection_of, starts_warm, unknown_labels
 from fedrad.tasks.metrics import Comparison, Scores
 from fedrad.training.inputs import Inputs
+from fedrad.training.questions import Questions
 from fedrad.training.result import rounded_up
 from fedrad.training.setup import Setup
 from fedrad.training.strategy import Strategy
@@ -29,7 +30,7 @@ _LISTED = 6
 
 
 def notes_on_plan(
-    experiment: Experiment, setup: Setup, strategy: Strategy, noise: Noise, test: Inputs | None
+    experiment: Experiment, setup: Setup, strategy: Strategy, noise: Noise, test: Inputs | Questions | None
 ) -> tuple[str, ...]:
     """`before_training` for a run that is set up; ``test`` is None where nothing is evaluated."""
     sizes = {name: tensor.numel() for name, tensor in setup.classifier.adapter().items()}

@@ -35,7 +35,7 @@ def base_of(experiment: Experiment) -> BaseModel:
     Raises:
         ModelError: as `load_base`.
     """
-    base = load_base(experiment.base_name, experiment.model.revision)
+    base = load_base(experiment.base_name, experiment.model.revision, experiment.model.quantize)
     if experiment.warm_start != "synthetic" or base.public_head is not None:
         return base
     train = experiment.train
@@ -70,7 +70,11 @@ def _source_digest() -> str:
 
 
 def starts_warm(experiment: Experiment, findings: Sequence[str]) -> bool:
-    """Whether a run with these ``Task.findings`` starts from a head trained on generated reports."""
+    """Whether a run with these ``Task.findings`` starts from what generated text taught: a head, or an adapter."""
+    return experiment.warm_start == "notes" or _knows(experiment, findings)
+
+
+def _knows(experiment: Experiment, findings: Sequence[str]) -> bool:
     return experiment.warm_start == "synthetic" and len(unknown_labels(findings)) < len(findings)
 
 
@@ -92,7 +96,7 @@ def directions_of(experiment: Experiment, base: BaseModel, findings: Sequence[st
     needs.
     """
     head = base.public_head
-    if head is None or not experiment.model.directions or not starts_warm(experiment, findings):
+    if head is None or not experiment.model.directions or not _knows(experiment, findings):
         return 0
     wanted = min(experiment.model.directions, len(head.directions)) + len(findings) - len(unknown_labels(findings))
     return min(wanted, base.hidden)

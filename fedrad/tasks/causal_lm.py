@@ -76,11 +76,21 @@ class CausalLM(SingleLabel):
         each = cross_entropy(outputs.float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
         return (each.view(labels[:, 1:].shape) * mask[:, 1:]).sum(dim=-1)
 
+    def wanted(self, mask: Tensor) -> Tensor | None:
+        return mask[:, 1:]
+
     def predict(
         self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
     ) -> NDArray[np.float32]:
-        """The probability of each answer among all, [B, L]. The answers in ``ids`` are not read."""
-        scores = model.answer_scores(*prompts_of(ids, attention, mask))
+        """The probability of each answer among all, [B, L]. The answers in ``ids`` are not read.
+
+        With ``attention`` [B, T + N, T + N] what is asked is the tree of answers behind each prompt, as
+        ``AnswerTree.behind`` lays it out.
+        """
+        if attention.dim() == 3:
+            scores = model.tree_scores(hidden, attention)
+        else:
+            scores = model.answer_scores(*prompts_of(ids, attention, mask))
         found: NDArray[np.float32] = scores.softmax(-1).cpu().numpy()
         return found
 

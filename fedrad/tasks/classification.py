@@ -93,6 +93,9 @@ class Classification(ABC):
         labels[rows, rows % len(self.labels)] = 1.0
         return Tokenized.of(ids, labels, np.ones_like(labels))
 
+    def wanted(self, mask: Tensor) -> Tensor | None:
+        return None
+
     def predict(
         self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
     ) -> NDArray[np.float32]:

@@ -73,7 +73,7 @@ class Classifier:
         folder = adapter_folder(run_dir)
         manifest, tensors = import_peft(folder)
         task = _task(manifest)
-        loaded = load_base(base or manifest.spec.name, "" if base else manifest.spec.revision)
+        loaded = load_base(base or manifest.spec.name, "" if base else manifest.spec.revision, manifest.spec.quantize)
         if loaded.sha256 != manifest.base_sha256:
             raise ModelError(
                 f"{loaded.name!r} is not the base model that {folder} was trained on (SHA-256 {loaded.sha256[:12]}...,"

@@ -87,6 +87,9 @@ class Task(Protocol):
         Guarantee: a report's loss is a function of its own row alone (P16).
         """
 
+    def wanted(self, mask: Tensor) -> Tensor | None:
+        """Of a decoder's outputs [B, M, V], those that the losses read: [B, M], else 0. None: all outputs."""
+
     def predict(
         self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
     ) -> NDArray[Any]:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from fedrad.model.buckets import micro_batches
 from fedrad.tasks.metrics import Evaluation
 from fedrad.training.inputs import Inputs
+from fedrad.training.questions import Questions
 
 
 @torch.no_grad()
-def predictions(inputs: Inputs) -> NDArray[Any]:
+def predictions(inputs: Inputs | Questions) -> NDArray[Any]:
     """The current model's predictions for n reports: [n, K], as ``Task.predict`` returns them."""
     model, task = inputs.classifier, inputs.task
     out = np.empty((len(inputs), len(task.columns)), dtype=task.dtype)
@@ -25,6 +26,6 @@ def predictions(inputs: Inputs) -> NDArray[Any]:
     return out
 
 
-def evaluate(inputs: Inputs) -> Evaluation:
+def evaluate(inputs: Inputs | Questions) -> Evaluation:
     """Evaluates the current model on these reports."""
     return inputs.task.evaluate(predictions(inputs), inputs.tokens)

@@ -76,7 +76,7 @@ class Batch:
     """A micro-batch of B reports, ready for ``classifier.suffix``: hidden [B, T, d] or [B, d], attention [B, T].
 
     All of it is on the classifier's device. What labels and mask [B, ...] mean is the task's to say. ids [B, T] are
-    the tokens.
+    the tokens. ``all_outputs``: the work must not depend on how many of its outputs the task reads.
     """
 
     hidden: Tensor
@@ -85,6 +85,13 @@ class Batch:
     labels: Tensor
     mask: Tensor
     task: Task
+    all_outputs: bool = False
+
+    @property
+    def read(self) -> tuple[Tensor, ...]:
+        """The arguments of ``classifier.suffix`` for ``losses``."""
+        wanted = None if self.all_outputs else self.task.wanted(self.mask)
+        return (self.hidden, self.attention) if wanted is None else (self.hidden, self.attention, wanted)
 
     def losses(self, outputs: Tensor) -> Tensor:
         """The loss of each report, [B], of what ``classifier.suffix`` made of the batch."""
@@ -169,7 +176,9 @@ class Inputs:
             for row, index in enumerate(indices):
                 start, stop = self.tokens.offsets[index], self.tokens.offsets[index + 1]
                 filled[row, : stop - start] = self.kept[start:stop]
-        return Batch(hidden.to(device), attention, ids, tokens.labels.to(device), tokens.mask.to(device), self.task)
+        labels, mask = tokens.labels.to(device), tokens.mask.to(device)
+        fixed = self.padding is not None and self.padding.full
+        return Batch(hidden.to(device), attention, ids, labels, mask, self.task, fixed)
 
 
 def prepare(

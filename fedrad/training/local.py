@@ -239,14 +239,13 @@ def _sum_gradients(
     cuts = micro_batches(inputs.lengths, np.concatenate(samples), classifier.kernels.micro_tokens, units=shards.unit_of)
     for rows, batch in inputs.passes(cuts):
         hospital = shards.hospital(rows)
-        read = (batch.hidden, batch.attention)
         with classifier.arithmetic():
             if recipe.gradients == "opacus":
-                _, gradients = opacus_gradients(classifier.suffix, active, read, batch.losses)
+                _, gradients = opacus_gradients(classifier.suffix, active, batch.read, batch.losses)
             else:
                 whose = None if hospital is None else hospital.to(classifier.device)
                 own = {} if whose is None else {shards.adapter[name]: p.detach()[whose] for name, p in trained.items()}
-                _, gradients = leaf_gradients(classifier.suffix, active, read, batch.losses, own)
+                _, gradients = leaf_gradients(classifier.suffix, active, batch.read, batch.losses, own)
         if len(rows):
             optimizer.accumulate(
                 {name: g[: len(rows)] for name, g in gradients.items()}, shards.unit_of[rows], hospital

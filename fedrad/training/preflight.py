@@ -80,7 +80,7 @@ def _one_step(setup: Setup, recipe: Recipe, optimizer: PrivateOptimizer) -> None
         _, gradients = engine(
             setup.classifier.suffix,
             setup.classifier.adapter(),
-            (batch.hidden, batch.attention),
+            batch.read,
             batch.losses,
         )
     optimizer.accumulate(gradients, np.arange(len(texts)))

@@ -2,7 +2,8 @@
 
 All of it comes from generated text (``fedrad.data.synthetic`` reads no private data, so none of this costs privacy).
 Warm, from a public base: its head, and the directions of the pooled vector in which that head and generated reports
-differ most. Cold: the mean of the pooled vectors, which centres the features, and the log-odds of each label.
+differ most. Warm, from notes: an adapter trained on them (``public_notes.py``). Cold: the mean of the pooled vectors,
+which centres the features, and the log-odds of each label.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from fedrad.files import write_whole
 from fedrad.model.buckets import micro_batches
 from fedrad.model.public_head import PublicHead
 from fedrad.public_base.choice import collection_of, starts_warm
+from fedrad.training.public_notes import public_notes, taught
 from fedrad.training.setup import Setup
 
 # The generated reports of the centring are others than those of a synthetic corpus, whatever its seed.
@@ -55,6 +58,8 @@ def initial_state(
         ConfigError: a warm start is asked for, and generated reports teach none of the labels or not this task.
     """
     task = setup.task
+    if experiment.warm_start == "notes":
+        return _kept(experiment, setup, partial(_from_notes, experiment, setup, progress))
     warm = starts_warm(experiment, task.findings)
     if experiment.train.warm_start == "synthetic" and not task.findings:
         raise ConfigError(
@@ -73,7 +78,7 @@ def initial_state(
         return setup.classifier.state()
     if setup.classifier.answers is not None:
         return setup.classifier.state()  # nothing to centre, and no head
-    return _cold(experiment, setup, progress)
+    return _kept(experiment, setup, partial(_cold, experiment, setup, progress))
 
 
 def _start_from(head: PublicHead, setup: Setup, *, no_other_label: bool) -> None:
@@ -106,14 +111,35 @@ def _start_from(head: PublicHead, setup: Setup, *, no_other_label: bool) -> None
     setup.classifier.set_head(weight @ spanned / scale, bias)
 
 
-def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str, Tensor]:
-    """Centring and bias from generated text; kept in the cache folder, named by all that it depends on."""
+def _kept(experiment: Experiment, setup: Setup, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What ``make`` returns, loaded; kept in the cache folder, named by all that it depends on."""
     path = fedrad_cache_dir() / "start" / f"{_key(experiment, setup)}.safetensors"
     if path.exists():
         with suppress(SafetensorError, OSError, ModelError):  # a damaged file is made anew
             state = load_file(path)
             setup.classifier.load_state(state)
             return state
+    state = {name: tensor.contiguous() for name, tensor in make().items()}
+    setup.classifier.load_state(state)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_whole(path, save(state), durable=False, shared=True)  # two runs may start at once
+    return state
+
+
+def _from_notes(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str, Tensor]:
+    """Centring, head and LoRA from generated order notes."""
+    seed = _SEED_OFFSET + experiment.train.seed
+    notes = public_notes(setup.task.labels, experiment.train.warm_reports, seed)
+    if setup.classifier.answers is None and experiment.model.centre:
+        rows = np.arange(min(_CENTRING_REPORTS, len(notes)))
+        with setup.classifier.arithmetic():
+            _centre(setup, setup.task.tokenize(notes, rows, setup.base.tokenizer, setup.max_length), progress)
+    with setup.classifier.arithmetic():
+        return taught(experiment, setup, setup.classifier.state(), notes)
+
+
+def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str, Tensor]:
+    """Centring and bias from generated text."""
     text = load_corpus(
         "synthetic",
         reports=_CENTRING_REPORTS,
@@ -131,16 +157,15 @@ def _cold(experiment: Experiment, setup: Setup, progress: Progress) -> dict[str,
         share = np.where(columns >= 0, share, 0.05)
         log_odds = torch.from_numpy(np.log(share / (1 - share)).astype(np.float32))
         setup.classifier.set_head(setup.classifier.suffix.head.weight, log_odds)
-    state = {name: tensor.contiguous() for name, tensor in setup.classifier.state().items()}
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_whole(path, save(state), durable=False, shared=True)  # two runs may start at once
-    return state
+    return setup.classifier.state()
 
 
 def _key(experiment: Experiment, setup: Setup) -> str:
     flat = experiment.flat()
+    notes = ("train.warm-reports", "train.warm-epochs", "privacy.gradients") if experiment.warm_start == "notes" else ()
     facts = {
-        **{key: flat[key] for key in flat if key.startswith(("model.", "lora.")) or key in _DECIDE},
+        "start": experiment.warm_start,
+        **{key: flat[key] for key in flat if key.startswith(("model.", "lora.")) or key in (*_DECIDE, *notes)},
         "task": [setup.task.name, setup.task.labels],
         "lora": asdict(setup.lora),  # as the strategy shapes it
         "base": setup.base.sha256,
@@ -154,7 +179,7 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide the result: a change of them is never answered from the cache."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("corpora.py", "data", "model", "public_base", "training/warm_start.py", "training/setup.py"):
+    for part in ("corpora.py", "data", "model", "public_base", "privacy/gradients.py", "training"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()

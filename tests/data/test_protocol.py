@@ -23,6 +23,25 @@ def test_phrases_and_registry_have_the_same_protocols() -> None:
     assert all(set(each.protocols) <= set(names) for each in phrases.ambiguous)
 
 
+def test_public_phrases_have_the_same_protocols_and_share_no_reason_history_or_style() -> None:
+    own, public = load_phrases(), load_phrases("public")
+    assert tuple(protocol.name for protocol in public.protocols) == PROTOCOLS
+    assert [each.fallback for each in public.protocols] == [each.fallback for each in own.protocols]
+    reasons = [
+        {reason.lower() for each in phrases.protocols for reason in each.reasons}
+        | {each.reason.lower() for each in phrases.ambiguous}
+        for phrases in (own, public)
+    ]
+    assert not reasons[0] & reasons[1]
+    assert min(map(len, reasons)) > 100
+    histories = [{one.lower() for each in phrases.protocols for one in each.history} for phrases in (own, public)]
+    assert not histories[0] & histories[1]
+    assert not {style.lines for style in own.styles} & {style.lines for style in public.styles}
+    rows = list(generate(300, seed=0, bank="public"))
+    assert not any(mark in row["text"] for row in rows for mark in "{}")
+    assert not {row["text"] for row in rows} & {row["text"] for row in generate(300, seed=0)}
+
+
 def test_notes_are_a_function_of_the_seed_and_hold_no_unmade_choice() -> None:
     rows = list(generate(1500, seed=0))
     assert rows[:700] == list(generate(700, seed=0))

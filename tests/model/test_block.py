@@ -17,6 +17,7 @@ from tests.model import tiny
 
 TARGETS = {"query": ("query",), "key": ("key",), "value": ("value",), "all": ("all-linear",), "qv": ("query", "value")}
 LENGTHS = (9, 4, 1, 7)
+FIRST = torch.zeros(len(LENGTHS), 1, dtype=torch.int64)
 
 
 @pytest.fixture(scope="module", params=["bert", "albert"])
@@ -43,9 +44,9 @@ def test_the_first_token_alone_is_the_first_token(tmp_path: Path, family: str, t
     hidden, _, mask = inputs()
     (block,) = layers.blocks_of(layers.layers[-1])
     whole = block.run(hidden, mask, eager=False)[:, :1]
-    torch.testing.assert_close(block.run(hidden, mask, eager=False, first_token_only=True), whole)
+    torch.testing.assert_close(block.run(hidden, mask, eager=False, places=FIRST), whole)
     with torch.no_grad():  # now with the products taken once per report
-        torch.testing.assert_close(block.run(hidden, mask, eager=False, first_token_only=True), whole)
+        torch.testing.assert_close(block.run(hidden, mask, eager=False, places=FIRST), whole)
 
 
 def gradients(layers: Layers, hidden: Tensor, attention: Tensor, *, first_token_only: bool) -> dict[str, Tensor]:

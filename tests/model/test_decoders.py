@@ -65,11 +65,12 @@ def test_a_decoder_is_exact(family: str, lora: LoRASpec, tmp_path: Path, monkeyp
     )
     batch = collate(tokens, torch.arange(len(tokens)).numpy(), base.tokenizer.pad_token_id)
     prefix = model.prefix(batch.ids, batch.attention)
-    for engine in (leaf_gradients, opacus_gradients):
+    wanted = TASK.wanted(batch.mask)
+    for engine, also in ((leaf_gradients, ()), (leaf_gradients, (wanted,)), (opacus_gradients, (wanted,))):
         losses, found = engine(
             model.suffix,
             model.adapter(),
-            (prefix, batch.attention),
+            (prefix, batch.attention, *also),
             lambda outputs: TASK.losses(outputs, batch.labels, batch.mask),
         )
         assert relative_error(found, one_at_a_time(model, tokens)) < 1e-5

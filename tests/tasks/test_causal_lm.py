@@ -28,12 +28,15 @@ SETTINGS: dict[str, object] = {
     "model.task": "causal-lm",
     "model.instruction": "No acute effusion.",
     "lora.rank": 2,
+    "lora.targets": ["query", "value"],
     "lora.layers": 2,
     "privacy.noise": "seeded",
     "train.rounds": 2,
     "train.local-steps": 2,
     "train.batch": 8,
     "train.threads": 1,
+    "train.warm-start": "notes",
+    "train.warm-reports": 40,
     "run.predictions": True,
 }
 
@@ -82,8 +85,8 @@ def test_a_run_predicts_and_says_how_sure_it_is(base: str, tmp_path: Path) -> No
 
 
 def test_settings_that_do_not_go_with_a_decoder_are_refused(base: str) -> None:
-    with pytest.raises(ConfigError, match=r"train\.warm-start: a warm start teaches a head"):
-        Experiment.from_flat({**SETTINGS, "train.warm-start": "synthetic"})
+    with pytest.raises(ConfigError, match=r"lora\.targets: .*a decoder has no head"):
+        Experiment.from_flat({**SETTINGS, "lora.targets": []})
     assert any("model.task" in reason for reason in refusals(Experiment.from_flat(SETTINGS), AUDITED))
     with pytest.raises(ModelError, match="one class each"):
         task_of(load_corpus("synthetic", reports=5).features, causal=True)

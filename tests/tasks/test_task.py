@@ -68,6 +68,9 @@ class Answer:
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(outputs.float(), labels[:, 0], reduction="none") * mask[:, 0]
 
+    def wanted(self, mask: Tensor) -> Tensor | None:
+        return None
+
     def predict(
         self, model: ReportClassifier, hidden: Tensor, attention: Tensor, ids: Tensor, mask: Tensor
     ) -> NDArray[Any]:

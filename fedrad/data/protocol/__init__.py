@@ -31,17 +31,20 @@ def source(path: str | Path | None, reports: int, seed: int) -> Source:
     return Source([], lambda warn: (features, generate(reports, seed)))
 
 
-def generate(notes: int, seed: int, sites: int = 4) -> Iterator[Row]:
+def generate(notes: int, seed: int, sites: int = 4, bank: str = "phrases") -> Iterator[Row]:
     """Yields ``notes`` rows {text, labels: number of the protocol, patient, site, time "", split ""}.
 
     A pure function of its arguments; a smaller count gives a prefix of a larger one.
+
+    Args:
+        bank: ``phrases``, or ``public``, which shares no reason, history or style with it.
 
     Raises:
         ValueError: ``notes`` or ``sites`` is out of range.
     """
     if notes < 0 or sites < 1:
         raise ValueError("notes need a count of at least 0 and at least one site")
-    phrases = load_phrases()
+    phrases = load_phrases(bank)
     mixes = [_mix(phrases, seed, site) for site in range(sites)]
     made = patient = 0
     while made < notes:

@@ -1,4 +1,4 @@
-"""What order notes say, read from ``phrases.toml``."""
+"""What order notes say, read from ``phrases.toml``, or from ``public.toml`` for the notes of a warm start."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Phrases:
-    """All of ``phrases.toml``, which explains the parts."""
+    """All of a file; ``phrases.toml`` explains the parts."""
 
     protocols: tuple[Protocol, ...]
     ambiguous: tuple[Ambiguous, ...]
@@ -49,9 +49,9 @@ class Phrases:
 
 
 @cache
-def load_phrases() -> Phrases:
-    """The phrases that come with fedrad."""
-    read = tomllib.loads(Path(__file__).with_name("phrases.toml").read_text(encoding="utf-8"))
+def load_phrases(name: str = "phrases") -> Phrases:
+    """The phrases that come with fedrad: those of the corpus, or ``public`` ones, which share no reason with them."""
+    read = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))
     return Phrases(
         protocols=tuple(Protocol(**_tuples(each)) for each in read["protocols"]),
         ambiguous=tuple(Ambiguous(**_tuples(each)) for each in read["ambiguous"]),

@@ -13,11 +13,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import rotate_half
 
-from fedrad.model.block import Block, eager_attention
+from fedrad.model.block import Block, eager_attention, tokens_at
 from fedrad.model.family import Family, Stack
 
+Angles = tuple[Tensor, Tensor]
 Norms = Callable[[Any], tuple[Any, Any]]
 
 # Those whose angles are a function of the position alone. The others depend on the longest text so far.
@@ -49,18 +50,38 @@ class RotaryAttention:
 
     def all_tokens(self, x: Tensor, mask: Tensor, *, eager: bool) -> Tensor:
         """See ``Attention``."""
-        part = self.part
-        q, k, v = (layer(x).unflatten(-1, (-1, part.head_dim)) for layer in (part.q_proj, part.k_proj, part.v_proj))
-        norm_q, norm_k = self.norms(part)
-        q, k, v = norm_q(q).transpose(1, 2), norm_k(k).transpose(1, 2), v.transpose(1, 2)
+        angles = self._angles(x, mask)
+        return self._attended(x, angles, x, angles, mask, eager=eager)
+
+    def some_tokens(self, some: Tensor, places: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """See ``Attention``."""
+        angles = self._angles(x, mask)
+        own = (tokens_at(angles[0], places), tokens_at(angles[1], places))
+        return self._attended(some, own, x, angles, tokens_at(mask[:, 0], places).unsqueeze(1), eager=False)
+
+    def _angles(self, x: Tensor, mask: Tensor) -> Angles:
+        """Cosines and sines [B, T, e] of every token's position."""
         positions = ((mask == 0).sum(-1) - 1).flatten(1).clamp(min=0)
-        q, k = apply_rotary_pos_emb(q, k, *self.rotary(x, positions))
+        return cast(Angles, self.rotary(x, positions))
+
+    def _attended(
+        self,
+        asking: Tensor,
+        own: Angles,
+        x: Tensor,
+        angles: Angles,
+        mask: Tensor,
+        *,
+        eager: bool,
+    ) -> Tensor:
+        """``asking`` [B, S, d] with its angles attends to x [B, T, d] with theirs, under a mask [B, 1, S, T]."""
+        part, (norm_q, norm_k) = self.part, self.norms(self.part)
+        q = _turned(norm_q(part.q_proj(asking).unflatten(-1, (-1, part.head_dim))), own)
+        k = _turned(norm_k(part.k_proj(x).unflatten(-1, (-1, part.head_dim))), angles)
+        v = part.v_proj(x).unflatten(-1, (-1, part.head_dim)).transpose(1, 2)
         k, v = (each.repeat_interleave(part.num_key_value_groups, 1) for each in (k, v))
         attended = eager_attention(q, k, v, mask) if eager else scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return cast(Tensor, part.o_proj(attended.transpose(1, 2).flatten(2)))
-
-    def first_token(self, first: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        raise NotImplementedError("the first token of a causal model knows nothing of the others")
 
 
 def blocks(rotary: nn.Module, norms: Norms, layer: Any) -> list[Block]:
@@ -107,6 +128,13 @@ def problem(config: Any, tokenizer: Any) -> str:
     if tokenizer.eos_token_id is None:
         return "its tokenizer has no token that ends a text (eos_token in tokenizer_config.json)."
     return ""
+
+
+def _turned(x: Tensor, angles: Angles) -> Tensor:
+    """x [B, T, H, e] turned by its positions' angles, as [B, H, T, e]."""
+    cosines, sines = angles[0].unsqueeze(1), angles[1].unsqueeze(1)
+    x = x.transpose(1, 2)
+    return cast(Tensor, x * cosines + rotate_half(x) * sines)
 
 
 def _unchanged(x: Tensor) -> Tensor:
