@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,9 @@ class RealHospital(Hospital):
         # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
         padding = policy.padding(accepted.setup, accepted.plan)
         rows = np.arange(len(corpus.reports))
-        seen, rows = trained_on(self._own, corpus, rows, directory, site=policy.site, run=request.run)
+        # Texts are never drawn by a seed that the server knows, also where its seeded noise is allowed.
+        unseeded = replace(self._own, privacy=replace(self._own.privacy, noise="system"))
+        seen, rows = trained_on(unseeded, corpus, rows, directory, site=policy.site, run=request.run)
         inputs = inputs_of(accepted.setup, seen, rows, padding)
         unit = accepted.plan.unit
         if padding is not None and inputs.units(unit).count > most_units(policy.declared_size):

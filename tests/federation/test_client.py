@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -540,6 +541,9 @@ def test_a_hospital_trains_on_privatised_texts_by_its_own_choice(mercy: Mercy, m
     (certificate,) = state.glob("certificate-*.json")
     assert read_certificate(certificate)[1]["texts"]["in_all_runs"]
 
+    # The server proposes seeded noise here, and must not know the randomness of the texts.
+    (draw,) = json.loads((state / "privatised" / "draws.json").read_text())["draws"].values()
+    assert draw["noise"] == "system"
     mercy.node["privatise-epsilon"] = 30.0
     assert code(mercy.ask(mercy.request(round=2))) == "federation"  # not within a run
 
