@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -203,13 +204,7 @@ def prepare(
         filler = None if padding is None else Inputs(padding.filler, classifier, task, None, pad_id, padding)
         return Inputs(tokens, classifier, task, None, pad_id, padding, filler)
     if padding is None:
-        shared = _SHARED.get()
-        key = "" if shared is None else _facts(setup, tokens)
-        kept = None if shared is None else shared.found(key)
-        if kept is None:
-            kept = _lower_part(classifier, tokens, pad_id, 1, on_part)
-            if shared is not None:
-                shared.keep(key, kept)
+        kept = shared_or_made(setup, tokens, partial(_lower_part, classifier, tokens, pad_id, 1, on_part))
         return Inputs(tokens, classifier, task, kept, pad_id)
     width = padding.shape[1]
     kept = _lower_part(classifier, tokens, pad_id, width, on_part)
@@ -220,10 +215,29 @@ def prepare(
     return Inputs(tokens, classifier, task, kept, pad_id, padding, filler)
 
 
-def _facts(setup: Setup, tokens: Tokenized) -> str:
-    """A digest of all that decides what the lower part makes of these reports."""
+def shared_or_made(
+    setup: Setup, tokens: Tokenized, make: Callable[[], NDArray[np.float32]], behind: object = None
+) -> NDArray[np.float32]:
+    """What the lower part makes of these texts: from the run before within ``sharing``, else from ``make``.
+
+    Args:
+        behind: what it reads behind each text, if anything; named by its repr.
+    """
+    shared = _SHARED.get()
+    if shared is None:
+        return make()
+    key = _facts(setup, tokens, behind)
+    kept = shared.found(key)
+    if kept is None:
+        kept = make()
+        shared.keep(key, kept)
+    return kept
+
+
+def _facts(setup: Setup, tokens: Tokenized, behind: object) -> str:
+    """A digest of all that decides what the lower part makes of these texts."""
     classifier = setup.classifier
-    digest = hashlib.sha256(repr([setup.base.fingerprint, setup.spec, classifier.prefix_layers]).encode())
+    digest = hashlib.sha256(repr([setup.base.fingerprint, setup.spec, classifier.prefix_layers, behind]).encode())
     arithmetic = [replace(classifier.kernels, measured={}), torch.get_num_threads()]
     digest.update(repr([classifier.head_only, *arithmetic]).encode())
     for part in (tokens.ids, tokens.offsets):

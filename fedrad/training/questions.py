@@ -6,6 +6,7 @@ The frozen layers below the adapter make the same of both in every evaluation, s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from fedrad.model.answers import AnswerTree
 from fedrad.model.buckets import micro_batches
 from fedrad.model.encoder import ReportClassifier
 from fedrad.tasks.task import Task
-from fedrad.training.inputs import KEEP_AT_MOST, Batch, Inputs, prepare
+from fedrad.training.inputs import KEEP_AT_MOST, Batch, Inputs, prepare, shared_or_made
 from fedrad.training.setup import Setup
 
 
@@ -79,13 +80,19 @@ def asked(setup: Setup, tokens: Tokenized) -> Inputs | Questions:
     questions = Questions(tokens, prompts, classifier.answers.tree, classifier, setup.task, setup.pad_id)
     if classifier.prefix_layers == 0 or questions.lengths.sum() * classifier.hidden_size * 4 > KEEP_AT_MOST:
         return questions
+    made = partial(_lower_part, questions)
+    return replace(questions, kept=shared_or_made(setup, prompts, made, classifier.answers.ids))
+
+
+def _lower_part(questions: Questions) -> NDArray[np.float32]:
+    """What the frozen layers make of every prompt with the tree behind it: ragged [sum of lengths, d]."""
+    classifier, tree = questions.classifier, len(questions.tree.tokens)
     kept = np.empty((int(questions.lengths.sum()), classifier.hidden_size), dtype=np.float32)
     ends = np.cumsum(questions.lengths)
-    tree = len(questions.tree.tokens)
     for indices in micro_batches(questions.lengths, np.arange(len(questions)), classifier.kernels.micro_tokens):
         with torch.no_grad(), classifier.arithmetic():
             hidden = questions.batch(indices).hidden.float().cpu().numpy()
         for row, index in enumerate(indices):
-            prompt, end = int(prompts.lengths[index]), ends[index]
+            prompt, end = int(questions.prompts.lengths[index]), ends[index]
             kept[end - tree - prompt : end - tree], kept[end - tree : end] = hidden[row, :prompt], hidden[row, -tree:]
-    return replace(questions, kept=kept)
+    return kept

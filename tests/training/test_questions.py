@@ -11,7 +11,7 @@ from fedrad.corpora import PROTOCOLS
 from fedrad.data.batches import collate
 from fedrad.tasks.causal_lm import CausalLM
 from fedrad.training.evaluation import predictions
-from fedrad.training.inputs import Inputs
+from fedrad.training.inputs import Inputs, SharedLowerParts, sharing
 from fedrad.training.public_notes import public_notes
 from fedrad.training.questions import Questions, asked
 from fedrad.training.setup import set_up
@@ -43,3 +43,24 @@ def test_asking_all_at_once_is_asking_one_by_one(tmp_path: Path) -> None:
         other.ids[tokens.offsets[row + 1] - count : tokens.offsets[row + 1]] = 5
     np.testing.assert_array_equal(predictions(asked(setup, other)), found)
     assert collate(other, np.arange(7), 0).ids.ne(collate(tokens, np.arange(7), 0).ids).any()
+
+
+def test_runs_of_a_sweep_share_what_frozen_layers_made_of_the_questions(tmp_path: Path) -> None:
+    notes = public_notes(PROTOCOLS, 3, seed=0)
+
+    def questions(instruction: str, labels: tuple[str, ...] = PROTOCOLS) -> Questions:
+        task = CausalLM(labels, instruction)
+        setup = set_up(small.experiment(**decoder_settings(tmp_path), lora__layers=1, train__micro_tokens=2048), task)
+        found = asked(setup, task.tokenize(notes, np.arange(3), setup.base.tokenizer, setup.max_length))
+        assert isinstance(found, Questions)
+        return found
+
+    alone = questions("Effusion.")
+    with sharing(SharedLowerParts()):
+        first, again = questions("Effusion."), questions("Effusion.")
+        assert first.kept is again.kept
+        assert first.kept is not None
+        assert alone.kept is not None
+        assert first.kept.tobytes() == alone.kept.tobytes()
+        others = (questions("Mass."), questions("Effusion.", (*PROTOCOLS[:-1], "Pelvis twice")))
+        assert all(other.kept is not first.kept for other in others)
