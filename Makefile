@@ -3,7 +3,7 @@
 .PHONY: help setup run protocol test lint mutations docs bench clean
 
 PYTHON ?= python3
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin

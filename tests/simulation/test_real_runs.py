@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from fedrad.config import Experiment
 from fedrad.simulation import centralized, flower_run, simulate, superlink
 from tests import small
+from tests.simulation.left import Left
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 900  # seconds that one real run may take on a machine that does other things as well
@@ -177,13 +178,14 @@ def test_one_hospital_is_centralized_to_the_last_bit(caller: Caller) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
-def test_sigterm_in_the_middle_ends_everything(caller: Caller) -> None:
-    process = caller.simulate(settings(train__rounds=1000), "--out", "results")
+def test_sigterm_in_the_middle_ends_everything_and_the_run_can_be_gone_on_with(caller: Caller) -> None:
+    changes = settings(train__rounds=8)
+    process = caller.simulate(changes, "--out", "results")
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
         seen.append(line)
-        if line.startswith("round 0/"):
+        if line.startswith("round 1/"):
             break
     else:
         pytest.fail("the run ended too early:\n" + "".join(seen))
@@ -195,7 +197,13 @@ def test_sigterm_in_the_middle_ends_everything(caller: Caller) -> None:
     code, said = ended(process)
     assert code == 128 + signal.SIGTERM, said
     assert caller.left() == []
-    assert not (caller.folder / "results" / "result.json").exists()
+    results, whole = caller.folder / "results", caller.folder / "whole"
+    assert not (results / "result.json").exists()
+
+    simulate.resume(results)  # through flwr run, as it began
+
+    simulate.simulate("mimic", overrides(changes), whole)
+    Left(results).check(Left(whole))
 
 
 @pytest.mark.slow

@@ -15,17 +15,14 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
-from fedrad.ledger.view import read_ledger
 from fedrad.simulation import centralized, simulate
 from fedrad.training import warm_start
 from fedrad.training.unfinished import alone_in, experiment_of
-from tests import small
 from tests.faults import Killed, faults, points
+from tests.simulation.left import Left
 from tests.simulation.test_in_process import settings
 
 
@@ -38,35 +35,6 @@ def small_settings(**changes: object) -> dict[str, object]:
     return settings(
         **{"sites__count": 2, "data__reports": 60, "train__average": 0.75, "model__centre": False} | changes
     )
-
-
-class Left:
-    """What a finished run leaves that must not depend on whether it was cut off."""
-
-    def __init__(self, out: Path) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        for file in ("adapter/adapter_model.safetensors", "adapter/head.safetensors", "checkpoint.safetensors"):
-            self.tensors |= {f"{file}:{name}": tensor for name, tensor in load_file(out / file).items()}
-        self.metrics = (out / "metrics.jsonl").read_text()
-        views = [read_ledger(folder) for folder in sorted((out / "ledger").iterdir())]
-        self.charges = {view.site: [(row.round, row.steps) for row in view.rows] for view in views}
-        self.done = all(row.done for view in views for row in view.rows)
-        result = json.loads((out / "result.json").read_text())
-        assert (
-            result["experiment"] == Experiment.load(out / "experiment.toml").digest()
-        )  # as a sweep and a certificate say
-        self.figures = {key: result[key] for key in result if key not in ("seconds", "bytes", "experiment")}
-
-    def check(self, undisturbed: Left, *, bits: bool = True) -> None:
-        assert self.charges == undisturbed.charges
-        assert self.figures["epsilon"] == undisturbed.figures["epsilon"]
-        assert self.done
-        if bits:
-            assert small.same(self.tensors, undisturbed.tensors)
-            assert self.metrics == undisturbed.metrics
-            assert self.figures == undisturbed.figures
-        else:
-            assert small.distance(self.tensors, undisturbed.tensors) < 1e-4
 
 
 def simulated(out: Path, grid: simulate.GridName, **changes: object) -> None:
@@ -188,15 +156,6 @@ def unfinished(tmp_path: Path) -> Path:
     with faults(tmp_path / "out", rounds[1]), pytest.raises(Killed):
         simulated(tmp_path / "out", "inprocess")
     return tmp_path / "out"
-
-
-@pytest.mark.slow
-def test_flwr_run_goes_on_as_well(unfinished: Path) -> None:
-    settings = unfinished / "experiment.toml"
-    settings.write_text(settings.read_text().replace('grid = "inprocess"', 'grid = "flower"'))
-    simulate.resume(unfinished)
-
-    Left(unfinished).check(Left(unfinished.with_name("whole")))
 
 
 def test_what_can_not_be_resumed_says_why(unfinished: Path, tmp_path: Path) -> None:
