@@ -45,7 +45,7 @@ from fedrad.federation.state_delta import PublicStore
 from fedrad.ledger.bindings import bind, check_path
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.passes import most_units
-from fedrad.privatise.budgets import choice_of
+from fedrad.privatise.local import figures_of
 from fedrad.training.corpus import read_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
@@ -145,7 +145,7 @@ class RealHospital(Hospital):
         store.keep(request.state.digest, state)
         plan = plan_for(self._own, policy.declared_size, terms)
         recipe = recipe_of(experiment, setup)
-        asked = round_of(experiment, strategy_of(experiment), request, setup, choice_of(self._own.data))
+        asked = round_of(experiment, strategy_of(experiment), request, setup, figures_of(self._own))
         return Accepted(request, terms, setup, state, plan, recipe, asked)
 
     @contextmanager

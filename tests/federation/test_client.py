@@ -543,9 +543,14 @@ def test_a_hospital_trains_on_privatised_texts_by_its_own_choice(mercy: Mercy, m
 
     # The server proposes seeded noise here, and must not know the randomness of the texts.
     (draw,) = json.loads((state / "privatised" / "draws.json").read_text())["draws"].values()
-    assert draw["noise"] == "system"
-    mercy.node["privatise-epsilon"] = 30.0
-    assert code(mercy.ask(mercy.request(round=2))) == "federation"  # not within a run
+    assert draw["figures"]["noise"] == "system"
+    for changed in ({"privatise-epsilon": 30.0}, {"privatise-task": "heart"}):  # not within a run
+        mercy.node, before = mercy.node | changed, mercy.node
+        assert code(mercy.ask(mercy.request(round=2))) == "federation"
+        mercy.node = before
+
+    file.write_bytes(file.read_bytes()[:-8])
+    assert code(mercy.ask(mercy.request(round=2))) == "data"
 
 
 def test_a_new_site_on_the_same_reports_is_no_new_budget(

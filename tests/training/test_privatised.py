@@ -10,11 +10,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from datasets import concatenate_datasets
 
 from fedrad.certificate.envelope import sealed
 from fedrad.certificate.verify import read, verify
 from fedrad.config import Experiment
-from fedrad.errors import ConfigError
+from fedrad.errors import ConfigError, DataError
 from fedrad.privatise.budgets import MECHANISMS, PROFILES
 from fedrad.privatise.local import figures_of, in_words
 from fedrad.rules import AUDITED, DEPLOYED, refuse
@@ -85,19 +86,87 @@ def test_equal_texts_get_answers_of_their_own(corpus: Corpus, tmp_path: Path) ->
     assert len(set(found)) == len(found)
 
 
-def test_another_draw_of_a_text_is_counted(corpus: Corpus, tmp_path: Path) -> None:
-    exp = experiment()
-    drawn(exp, corpus, tmp_path)
+def test_a_draw_by_other_settings_is_counted(corpus: Corpus, tmp_path: Path) -> None:
+    drawn(experiment(), corpus, tmp_path)
     drawn(experiment(data__privatise_epsilon=30.0), corpus, tmp_path, run="two")
-    fewer = replace(corpus, train=corpus.train[1:])
-    drawn(exp, fewer, tmp_path, run="three")
+    assert epsilons(tmp_path, "one", "two") == [20, 30]
+    assert "at most 100 a token" in in_words(draws_in(tmp_path, ("one", "two"))["draws"])  # type: ignore[index]
 
-    told = draws_in(tmp_path, ("one", "two", "three"))
 
+def test_whether_a_report_is_there_changes_no_other_text(corpus: Corpus, tmp_path: Path) -> None:
+    """Otherwise two runs, one before and one after it came, would tell by all the other texts."""
+    exp = experiment(privacy__noise="system")
+    before = drawn(exp, replace(corpus, train=corpus.train[3:]), tmp_path)
+    after = drawn(exp, corpus, tmp_path, run="two")
+    assert after[3:] == before
+    back = replace(corpus, train=corpus.train[::-1][:-2])
+    assert drawn(exp, back, tmp_path, run="three") == after[::-1][:-2]
+    assert epsilons(tmp_path, "one", "two", "three") == [20]  # of no text is there a second draw
+    assert len(list((tmp_path / "privatised").glob("*.arrow"))) == 1
+
+
+def test_a_patients_new_name_is_another_draw_and_another_patient_is_none(corpus: Corpus, tmp_path: Path) -> None:
+    exp = experiment(privacy__noise="system")
+    before = drawn(exp, corpus, tmp_path)
+    first = corpus.reports.select(corpus.train[:1]).map(lambda row: {"patient": "another"})
+    more = replace(corpus, reports=concatenate_datasets([corpus.reports, first]))
+    with_copy = drawn(exp, replace(more, train=np.append(corpus.train, len(corpus.reports))), tmp_path)
+    assert with_copy[:-1] == before
+    assert epsilons(tmp_path, "one") == [20]
+    renamed = drawn(
+        exp, replace(corpus, reports=corpus.reports.map(lambda r: {"patient": "x" + r["patient"]})), tmp_path
+    )
+    assert not set(renamed) & set(before)
+    assert epsilons(tmp_path, "one") == [20, 20]
+
+
+def test_copies_of_one_text_that_nobody_is_named_in_are_drawn_anew_if_their_number_changes(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """Which of them is which is not known: one would show what another was in an earlier run."""
+    exp = experiment(privacy__noise="system", data__name="openi", data__path="/elsewhere")
+    same = replace(corpus, reports=corpus.reports.map(lambda row: {"text": "Heart size is normal, lungs are clear."}))
+    two = drawn(exp, replace(same, train=corpus.train[:2]), tmp_path)
+    three = drawn(exp, replace(same, train=corpus.train[:3]), tmp_path)
+    assert not set(two) & set(three)
+    assert epsilons(tmp_path, "one") == [20, 20]
+
+
+def test_a_loss_of_what_was_kept_is_counted_and_a_change_refused(corpus: Corpus, tmp_path: Path) -> None:
+    exp, folder = experiment(privacy__noise="system"), tmp_path / "privatised"
+    before = drawn(exp, corpus, tmp_path)
+    (file,) = folder.glob("*.arrow")
+    whole = file.read_bytes()
+    for damaged in (whole[:-8], whole.replace(before[0].encode(), before[0][::-1].encode()), b""):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match="does not hold the privatised texts"):
+            drawn(exp, corpus, tmp_path)
+    file.unlink()
+    assert not set(drawn(exp, corpus, tmp_path)) & set(before)
+    assert epsilons(tmp_path, "one") == [20, 20]
+    (folder / "draws.json").write_text("{")
+    for reading in (lambda: drawn(exp, corpus, tmp_path), lambda: draws_in(tmp_path, ("one",))):
+        with pytest.raises(DataError, match="is damaged"):
+            reading()
+
+
+def test_steps_on_texts_of_which_nothing_is_known_any_more_are_promised_nothing(tmp_path: Path) -> None:
+    here = small.ready(small.experiment())
+    with small.ledger(tmp_path) as ledger:
+        ledger.record_intent(run="one", round=1, plan=here.plan, steps=1)
+    exp = experiment()
+    corpus = read_corpus(exp)
+    drawn(exp, corpus, tmp_path)  # its first step was charged before: the folder was removed in between
+    drawn(exp, corpus, tmp_path, run="two")
+    assert not draws_in(tmp_path, ("one", "two"))["in_all_runs"]  # type: ignore[index]
+    assert draws_in(tmp_path, ("two",))["in_all_runs"]  # type: ignore[index]
+
+
+def epsilons(folder: Path, *runs: str) -> list[float]:
+    told = draws_in(folder, runs)
     assert told is not None
     assert told["in_all_runs"]
-    assert [draw["epsilon"] for draw in told["draws"]] == [20, 30, 20]
-    assert "at most 140 a token" in in_words(told["draws"])  # 2 (20 + 30 + 20)
+    return [draw["epsilon"] for draw in told["draws"]]
 
 
 def test_a_run_on_the_texts_themselves_is_noted(corpus: Corpus, tmp_path: Path) -> None:
