@@ -181,7 +181,7 @@ class RealHospital(Hospital):
             raise DataError(
                 "the labels in the reports are not those that the node configuration states.",
                 file=policy.data_path,
-                remedy="Correct label-columns; a column of class names needs all of them in classes.",
+                remedy="Correct label-columns; a column of class names needs classes.",
             )
         bind(
             policy.witness,

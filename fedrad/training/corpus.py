@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrad.config import Experiment
-from fedrad.corpora import label_columns
+from fedrad.corpora import label_columns, names_in
 from fedrad.data.load import load_corpus
 from fedrad.data.shards import partition, split_by_patient
 from fedrad.data.table import TableColumns
@@ -36,6 +36,7 @@ def table_columns(experiment: Experiment) -> TableColumns:
     return TableColumns(
         text=data.text_column,
         labels=label_columns(data.label_columns),
+        classes=tuple(sorted(names_in(data.classes))),
         patient=data.patient_column,
         site=data.site_column,
         time=data.time_column,

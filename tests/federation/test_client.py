@@ -305,11 +305,13 @@ def test_classes_that_were_not_stated(mercy: Mercy) -> None:
     for labels in (("f", "m"), ("f", "m", "x")):
         answer = code(mercy.ask(mercy.request(labels=labels, state=delta_of(single))))
         assert answer == ("data" if labels == ("f", "m") else "policy")
-    mercy.node["classes"] = "f,m,x"
-    state = set_up(mercy.experiment, SingleLabel(("f", "m", "x"))).classifier.state()
-    assert isinstance(
-        read_answer(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delta_of(state))), Reply), Reply
-    )
+    # Nor must it decide by being the only one of its class: "o" does not occur, and 0 and 1 are names like others.
+    for classes in (("f", "m", "o", "x"), ("0", "1")):
+        mercy.table.write_text("text,patient,kind\nno effusion,a,0\nedema,b,0\n") if "0" in classes else None
+        mercy.node["classes"] = ",".join(classes)
+        state = set_up(mercy.experiment, SingleLabel(classes)).classifier.state()
+        run = mercy.request(run=str(len(classes)), labels=classes, state=delta_of(state))
+        assert isinstance(read_answer(mercy.ask(run), Reply), Reply)
 
 
 def spoiled(state: dict[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
