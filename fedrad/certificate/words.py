@@ -82,6 +82,10 @@ def not_promised(content: Mapping[str, Any]) -> list[str]:
             "The texts themselves: not all of the runs are known to have trained on privatised ones, so those protect"
             " nothing."
         )
+    found.append(
+        "What other ledgers hold for the same reports, as those of another site name or of another run in one place:"
+        " their figures add up with these."
+    )
     if content["ledger"]["trials"] > 1:
         found.append(
             f"The choice among {content['ledger']['trials']} runs, if results on private reports decided it; their"

@@ -6,6 +6,7 @@ import json
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ from datasets import concatenate_datasets
 
 from fedrad.certificate.envelope import sealed
 from fedrad.certificate.verify import read, verify
+from fedrad.certificate.words import statement
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
 from fedrad.privatise.budgets import MECHANISMS, PROFILES
@@ -24,8 +26,10 @@ from fedrad.settings_data import Data
 from fedrad.simulation.centralized import train
 from fedrad.simulation.hospitals import Simulation
 from fedrad.training.corpus import Corpus, read_corpus
-from fedrad.training.privatised import draws_in, trained_on
+from fedrad.training.privatised import draws_in, draws_of_run, trained_on
+from fedrad.training.result import local_guarantee
 from tests import small
+from tests.faults import Killed, faults
 from tests.federation.test_policy import NODE, policy, problems
 
 PRIVATE = {"data__privatise": "uniform", "data__privatise_epsilon": 20.0}
@@ -105,6 +109,21 @@ def test_whether_a_report_is_there_changes_no_other_text(corpus: Corpus, tmp_pat
     assert len(list((tmp_path / "privatised").glob("*.arrow"))) == 1
 
 
+def test_wherever_the_process_ends_a_text_that_was_used_is_kept(corpus: Corpus, tmp_path: Path) -> None:
+    exp = experiment(privacy__noise="system")
+    for change in (1, 2, 3):  # the texts, their name, the notes
+        folder = tmp_path / str(change)
+        before = drawn(exp, replace(corpus, train=corpus.train[2:6]), folder)
+        with faults(folder, change) as ended, pytest.raises(Killed):
+            drawn(exp, replace(corpus, train=corpus.train[:6]), folder, run="two")
+        after = drawn(exp, replace(corpus, train=corpus.train[:6]), folder, run="two")
+        assert after[2:] == before
+        assert epsilons(folder, "one", "two") == [20]
+        kept = {file.suffix for file in (folder / "privatised").iterdir()}, len(list((folder / "privatised").iterdir()))
+        assert kept == ({"", ".arrow", ".json"}, 3)
+    assert ended.passed[-1].endswith("draws.json")  # control: nothing is written after it
+
+
 def test_a_patients_new_name_is_another_draw_and_another_patient_is_none(corpus: Corpus, tmp_path: Path) -> None:
     exp = experiment(privacy__noise="system")
     before = drawn(exp, corpus, tmp_path)
@@ -169,6 +188,25 @@ def epsilons(folder: Path, *runs: str) -> list[float]:
     return [draw["epsilon"] for draw in told["draws"]]
 
 
+def test_a_runs_statement_adds_up_the_draws_of_the_hospital_with_most(corpus: Corpus, tmp_path: Path) -> None:
+    exp, few = experiment(), replace(corpus, train=corpus.train[:3])
+    plan = small.ready(small.experiment()).plan
+
+    def trains(site: str, *epsilons: float) -> None:
+        folder = tmp_path / "ledger" / site
+        for epsilon in epsilons:
+            drawn(experiment(data__privatise_epsilon=epsilon), few, folder)
+        with small.ledger(folder, site) as ledger:
+            ledger.record_intent(run="one", round=1, plan=plan, steps=1)
+
+    trains("site-000", 20.0)
+    trains("site-001", 20.0, 30.0)
+    trains("server")
+    assert "at most 100 a token" in local_guarantee(exp, draws_of_run(tmp_path))[0]
+    trains("site-002")
+    assert "nothing is promised" in local_guarantee(exp, draws_of_run(tmp_path))[0]
+
+
 def test_a_run_on_the_texts_themselves_is_noted(corpus: Corpus, tmp_path: Path) -> None:
     clear = experiment(data__privatise="none", data__privatise_epsilon=0.0)
     assert drawn(clear, corpus, tmp_path) == corpus.reports.select(corpus.train)["text"][:]
@@ -214,11 +252,26 @@ def test_a_run_says_what_its_texts_guarantee_beside_epsilon(tmp_path: Path) -> N
 
 def test_texts_that_a_certificate_claims_too_little_for_are_found(tmp_path: Path) -> None:
     _, directory = train(experiment(run__out=str(tmp_path / "out"), train__rounds=1))
+
+    def verdicts(content: dict[str, Any]) -> set[str]:
+        content["statement"] = statement(content)
+        forged = tmp_path / "forged.json"
+        forged.write_bytes(sealed(content, new_identity_key()))
+        return {found.verdict for found in verify(forged, run=directory) if found.what == "texts"}
+
     content = read(directory / "certificate.json")[1]
+    assert verdicts(content) == {"ok"}
+    notes = directory / "ledger/site-000/privatised/draws.json"
+    told = json.loads(notes.read_text())
+    (drawn,) = told["draws"].values()
+    drawn["times"] = 2
+    notes.write_text(json.dumps(told))  # as if the texts had been lost once
+    assert verdicts(content) == {"FAILED"}
+    assert verdicts({key: value for key, value in content.items() if key != "texts"}) == {"FAILED"}
+    notes.unlink()
+    assert verdicts(content) == {"not checked"}
     content["texts"]["draws"][0]["groups"][0]["worst_case_over_all_pairs"] = 1.0
-    forged = tmp_path / "forged.json"
-    forged.write_bytes(sealed(content, new_identity_key()))
-    assert any(f.what == "texts" and f.verdict == "FAILED" for f in verify(forged, run=directory))
+    assert verdicts(content) == {"FAILED", "not checked"}
 
 
 def test_what_makes_no_sense_is_refused() -> None:
