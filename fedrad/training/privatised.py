@@ -10,9 +10,10 @@ Guarantee:
     text of one patient, or of nobody in particular, are one report in this.)
     Every draw of the same text adds up. So a draw is kept, under a digest of the report's patient and text and of all
     that decides it: a resumed run, a retried round and any later run with the same settings train on the same draw.
-    Other settings or another version of fedrad draw anew. So does the loss of what was kept, and a patient's new name
-    (patients are expected to keep theirs). The certificate counts these draws and adds them up. A run on the texts
-    themselves, or of which nothing is known any more, is noted as well: then nothing holds.
+    Other settings or another version of fedrad draw anew. So does the loss of what was kept, and a patient's new name.
+    The certificate counts these draws and adds them up, from above: texts that are drawn after others have left the
+    table, or where no patients are named, count as drawn again. A run on the texts themselves, or of which nothing is
+    known any more, is noted as well: then nothing holds.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +48,7 @@ from fedrad.training.corpus import Corpus
 FOLDER: Final = "privatised"
 _NOTES, _LOCK = "draws.json", "lock"
 _TEXTS_AT_ONCE = 256
-_KEPT: Final = datasets.Features({name: datasets.Value("string") for name in ("report", "same", "text")})
+_KEPT: Final = datasets.Features({name: datasets.Value("string") for name in ("report", "text")})
 _AGAIN: Final = "Restore it from a backup; or remove it, and texts are drawn anew, which the certificate then counts."
 
 
@@ -120,19 +121,6 @@ def draws_of_run(directory: Path) -> list[dict[str, Any]]:
     return max(whole, key=len) if len(whole) == len(ledgers) and whole else []
 
 
-@dataclass(frozen=True)
-class _Report:
-    """Digests (SHA-256, hex) by which a report finds its draw.
-
-    Attributes:
-        report: of patient and text, of how many such reports there are, and which of them it is.
-        same: of the text alone.
-    """
-
-    report: str
-    same: str
-
-
 def _drawn_once(
     experiment: Experiment,
     choice: Choice,
@@ -152,15 +140,16 @@ def _drawn_once(
         experiment.train.seed if experiment.privacy.noise == "seeded" else None,
     )
     noted = notes["draws"].setdefault(draw, {"figures": figures_of(experiment), "times": 0, "texts": ""})
-    kept = _texts(folder, noted["texts"])
-    asked = _identified(reports, by_patient=_names_patients(experiment))
-    there = set(kept["report"][:])
-    new = [row for row, one in enumerate(asked) if one.report not in there]
+    kept, named = _texts(folder, noted["texts"]), _names_patients(experiment)
+    asked = _identified(reports, by_patient=named)
+    here, there = set(asked), set(kept["report"][:])
+    new = [row for row, report in enumerate(asked) if report not in there]
     if new:
-        if not len(kept) or _again(kept, asked, {asked[row].same for row in new}):
+        # Whether one of these was drawn before, under another name, is not known. Nor may the count tell of any text.
+        if not (there and named and there <= here):
             noted["times"] += 1
         texts = _drawn(experiment, choice, reports.select(new), site, len(kept))
-        fresh = ({**asdict(asked[row]), "text": text} for row, text in zip(new, texts, strict=True))
+        fresh = ({"report": asked[row], "text": text} for row, text in zip(new, texts, strict=True))
         noted["texts"] = _write(folder, chain(kept, fresh))
         kept = _texts(folder, noted["texts"])
     _note(folder, notes, run, draw)
@@ -169,14 +158,7 @@ def _drawn_once(
             file.unlink()
     place = {key: row for row, key in enumerate(kept["report"][:])}
     column: pa.ChunkedArray = kept.with_format("arrow")[:]["text"]
-    return column.take(pa.array([place[one.report] for one in asked], pa.int64()))
-
-
-def _again(kept: datasets.Dataset, asked: Sequence[_Report], drawn: set[str]) -> bool:
-    """Whether a text that is to be drawn may be one of those that were drawn before: an equal one has left the table,
-    maybe to come back under another name."""
-    here = {one.report for one in asked}
-    return any(same in drawn and key not in here for key, same in zip(kept["report"][:], kept["same"][:], strict=True))
+    return column.take(pa.array([place[report] for report in asked], pa.int64()))
 
 
 def _names_patients(experiment: Experiment) -> bool:
@@ -185,15 +167,18 @@ def _names_patients(experiment: Experiment) -> bool:
     return corpus is not None and (bool(experiment.data.patient_column) if corpus.columns else corpus.patients)
 
 
-def _identified(reports: datasets.Dataset, *, by_patient: bool) -> list[_Report]:
-    found = []
-    for rows in reports.select_columns(["text", "patient"]).iter(batch_size=_TEXTS_AT_ONCE):
-        for text, patient in zip(rows["text"], rows["patient"], strict=True):
-            found.append(_Report(_digest(patient if by_patient else "", text), _digest(text)))
-    copies, before = Counter(one.report for one in found), Counter[str]()
-    for row, one in enumerate(found):
-        found[row] = replace(one, report=_digest(one.report, copies[one.report], before[one.report]))
-        before[one.report] += 1
+def _identified(reports: datasets.Dataset, *, by_patient: bool) -> list[str]:
+    """For each report a digest of patient and text, and of which of several such reports it is. Where no patient is
+    named, of how many there are as well: otherwise one would show what another was in an earlier run."""
+    found = [
+        _digest(patient if by_patient else "", text)
+        for rows in reports.select_columns(["text", "patient"]).iter(batch_size=_TEXTS_AT_ONCE)
+        for text, patient in zip(rows["text"], rows["patient"], strict=True)
+    ]
+    copies, before = Counter(found), Counter[str]()
+    for row, report in enumerate(found):
+        found[row] = _digest(report, before[report], 0 if by_patient else copies[report])
+        before[report] += 1
     return found
 
 

@@ -139,16 +139,31 @@ def test_a_patients_new_name_is_another_draw_and_another_patient_is_none(corpus:
     assert epsilons(tmp_path, "one") == [20, 20]
 
 
-def test_copies_of_one_text_that_nobody_is_named_in_are_drawn_anew_if_their_number_changes(
+def test_the_number_of_draws_does_not_tell_what_a_text_is(corpus: Corpus, tmp_path: Path) -> None:
+    """One report leaves and another comes: the count is the same whether it has the text of the one that left."""
+    exp, rows = experiment(privacy__noise="system"), corpus.train[:4]
+    gone = corpus.reports[int(rows[0])]["text"]
+    for name, text in (("same", gone), ("other", "Large effusion.")):
+        came = corpus.reports.select([int(rows[0])]).map(lambda row, text=text: {"text": text, "patient": "another"})
+        reports = concatenate_datasets([corpus.reports, came])
+        drawn(exp, replace(corpus, train=rows), tmp_path / name)
+        after = replace(corpus, reports=reports, train=np.append(rows[1:], len(corpus.reports)))
+        drawn(exp, after, tmp_path / name)
+        assert epsilons(tmp_path / name, "one") == [20, 20]
+
+
+def test_where_nobody_is_named_copies_are_drawn_anew_if_their_number_changes_and_all_that_comes_counts(
     corpus: Corpus, tmp_path: Path
 ) -> None:
-    """Which of them is which is not known: one would show what another was in an earlier run."""
+    """Which copy is which is not known: one would show what another was in an earlier run."""
     exp = experiment(privacy__noise="system", data__name="openi", data__path="/elsewhere")
     same = replace(corpus, reports=corpus.reports.map(lambda row: {"text": "Heart size is normal, lungs are clear."}))
     two = drawn(exp, replace(same, train=corpus.train[:2]), tmp_path)
     three = drawn(exp, replace(same, train=corpus.train[:3]), tmp_path)
     assert not set(two) & set(three)
     assert epsilons(tmp_path, "one") == [20, 20]
+    drawn(exp, replace(corpus, train=corpus.train[:3]), tmp_path)
+    assert epsilons(tmp_path, "one") == [20, 20, 20]
 
 
 def test_a_loss_of_what_was_kept_is_counted_and_a_change_refused(corpus: Corpus, tmp_path: Path) -> None:
