@@ -193,7 +193,9 @@ class HospitalPolicy:
             "data.privatise-epsilon": self.privatise_epsilon,
             "data.privatise-mechanism": self.privatise_mechanism,
             "data.privatise-task": self.privatise_task,
-            "sites.partition": "iid",  # this is one hospital: nothing is dealt out here, so no column is needed for it
+            # This is one hospital: nothing is dealt out here, so no column is needed for it.
+            "sites.partition": "iid",
+            "sites.alone": 0,
         }
         return Experiment.from_flat(own | ({"train.micro-tokens": 1} if self.isolate_reports else {}))
 
