@@ -173,9 +173,8 @@ class Experiment:
     def stated_labels(self) -> tuple[tuple[str, ...], bool]:
         """The labels (or classes) of the reports according to the settings, and whether a report has exactly one.
         Empty if only the data can tell: a table's single column may hold 0 and 1, or class names."""
-        columns = label_columns(self.data.label_columns)
-        if self.corpus is None:
-            classes = tuple(sorted(names_in(self.data.classes)))
+        columns, classes = label_columns(self.data.label_columns), tuple(sorted(names_in(self.data.classes)))
+        if classes or self.corpus is None:
             return classes or columns, bool(classes)
         if self.corpus.columns and len(columns) == 1:
             return (), False

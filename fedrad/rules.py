@@ -101,7 +101,8 @@ def _reports(e: Experiment) -> list[Rule]:
     data, partition, corpus = e.data, e.sites.partition, e.corpus
     absent, patients = data.name == "none", e.privacy.unit == "patient"
     where = "say where the {e.data.name} reports are, e.g. data.path=/data/{e.data.name}"
-    one_column = absent and len(label_columns(data.label_columns)) == 1
+    columns = absent or (corpus is not None and corpus.columns)
+    one_column = columns and len(label_columns(data.label_columns)) == 1
     unlabelled = absent and not data.label_columns and not data.classes
     split = "a table that is split with sites.partition="
     alone = "privacy.unit=patient; without it every report is its own patient"
@@ -116,7 +117,7 @@ def _reports(e: Experiment) -> list[Rule]:
             "data.classes",
             "data.name",
             bool(data.classes) and not one_column,
-            "goes with data.name=none and one column in data.label-columns",
+            "goes with a table or none, and one column in data.label-columns",
         ),
         Rule("data.label-columns", "data.name", unlabelled, labels),
         *_under(

@@ -111,7 +111,9 @@ class Data:
         "the labels of the hospitals",
     )
     classes: str = setting(
-        "", "the class names, separated by commas, if `data.label-columns` is one column of them (`none` only)"
+        "",
+        "the class names that there may be, separated by commas, if `data.label-columns` is one column of them. Needed "
+        "with `none`; of a `table`, empty: those that are found",
     )
 
 

@@ -17,7 +17,8 @@ class Passes:
 
     Attributes:
         prefix: what the frozen lower part was given, outside or inside steps: shapes [B, T].
-        steps: for each noisy step, the shapes of the inputs of the trainable part since the step before.
+        steps: for each noisy step, the shapes of the inputs of the trainable part since the step before; for a decoder
+            that computes some of its outputs only, with their number.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,9 +31,9 @@ class Passes:
             self.prefix.append(tuple(ids.shape))
             return below(module, ids, attention)
 
-        def suffix(module: Any, hidden: Any, attention: Any) -> Any:
-            self._open.append(tuple(hidden.shape))
-            return above(module, hidden, attention)
+        def suffix(module: Any, hidden: Any, attention: Any, *wanted: Any) -> Any:
+            self._open.append((*hidden.shape, *(int(part.sum()) for part in wanted)))
+            return above(module, hidden, attention, *wanted)
 
         def step_noisy(optimizer: Any, stream: Any) -> None:
             self.steps.append(self._open)

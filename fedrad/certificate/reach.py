@@ -11,9 +11,10 @@ from fedrad.certificate.content import charged
 from fedrad.certificate.digests import answer_in, weights_of
 from fedrad.certificate.finding import Finding, failed, passed, unchecked
 from fedrad.config import Experiment
-from fedrad.errors import CertificateError, ConfigError, LedgerError
+from fedrad.errors import CertificateError, ConfigError, DataError, LedgerError
 from fedrad.ledger.chain import LedgerView
 from fedrad.ledger.view import read_ledger
+from fedrad.training.privatised import draws_in
 
 
 def findings(content: Mapping[str, Any], folder: Path, *, named: bool) -> Iterator[Finding]:
@@ -47,6 +48,7 @@ def _ledger(content: Mapping[str, Any], folder: Path, missing: str) -> Iterator[
     yield failed("ledger", trouble) if trouble else passed("ledger", f"{len(view.rows)} charges, the same head")
     if not trouble:
         yield _answer(content, found)
+        yield from _texts(content, found, view)
 
 
 def _ledger_trouble(content: Mapping[str, Any], view: LedgerView) -> str:
@@ -83,6 +85,26 @@ def _answer(content: Mapping[str, Any], ledger: Path) -> Finding:
     if digest != stated["sent"]:
         return failed("answer", "what is kept as the last answer is not what was certified")
     return passed("answer", "the last answer is the one that was certified")
+
+
+def _texts(content: Mapping[str, Any], ledger: Path, view: LedgerView) -> Iterator[Finding]:
+    """Privatised texts, against the notes of what runs trained on; none if neither says anything of any."""
+    stated = content.get("texts")
+    try:
+        here = draws_in(ledger, view.runs)
+    except DataError as error:
+        yield failed("texts", str(error))
+        return
+    if here is None and stated is not None:
+        yield unchecked("texts", f"{ledger} has no notes of privatised texts")
+    elif here != stated:
+        yield failed("texts", f"what it says of privatised texts is not what the notes in {ledger} say")
+    elif here is not None:
+        yield passed("texts", f"of {_draws(len(here['draws']))}, as the notes of the runs say")
+
+
+def _draws(count: int) -> str:
+    return "1 draw" if count == 1 else f"{count} draws"
 
 
 def _adapter(content: Mapping[str, Any], folder: Path, missing: str) -> Finding:

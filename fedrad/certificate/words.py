@@ -79,8 +79,13 @@ def not_promised(content: Mapping[str, Any]) -> list[str]:
         found.append("A patient at two hospitals: each hospital's figure speaks of its own reports only.")
     if content.get("texts") is not None and not content["texts"]["in_all_runs"]:
         found.append(
-            "The texts themselves: only some of the runs trained on privatised ones, so those protect nothing."
+            "The texts themselves: not all of the runs are known to have trained on privatised ones, so those protect"
+            " nothing."
         )
+    found.append(
+        "What other ledgers hold for the same reports, as those of another site name or of another run in one place:"
+        " their figures add up with these."
+    )
     if content["ledger"]["trials"] > 1:
         found.append(
             f"The choice among {content['ledger']['trials']} runs, if results on private reports decided it; their"

@@ -58,6 +58,7 @@ class TableColumns:
         missing: how a label counts that is blank or a placeholder: "negative", "ignore" (masked) or "error"; "auto":
             a blank is negative, and a placeholder an error.
         separator, encoding: as in ``Form``.
+        classes: which ones there may be in one column of class names; empty: those that are found in it.
     """
 
     text: str = "text"
@@ -69,6 +70,7 @@ class TableColumns:
     missing: str = "auto"
     separator: str = "auto"
     encoding: str = "utf-8"
+    classes: tuple[str, ...] = ()
 
     @property
     def form(self) -> Form:
@@ -134,7 +136,9 @@ def source(
 
 
 def _features(file: Path, columns: TableColumns, cells: LabelCells, refuse: Refuse) -> datasets.Features:
-    """The columns of the corpus. A single label column is read once to learn its classes."""
+    """The columns of the corpus. A single label column is read once to learn its classes, if none are stated."""
+    if columns.classes:
+        return FEATURES(class_names=columns.classes)
     if len(columns.labels) > 1:
         return FEATURES(columns.labels)
     (column,) = columns.labels
@@ -180,6 +184,10 @@ def _rows(
         if classes is not None and not label:
             odd.add(f"left out: no class in {columns.labels[0]!r}", row)
             continue
+        if classes is not None and label not in classes:
+            remedy = "Name it there, or say with data.map which of them it is."
+            refuse(DataError("the class is none of those that are stated.", file=path, row=row, remedy=remedy))
+            continue
         yield (
             row,
             row_of(
@@ -192,7 +200,7 @@ def _rows(
         )
         blank.difference_update([name for name in blank if cell[name].strip()])
     odd.tell(warn)
-    if classes is not None and len(names) == 1:
+    if classes is not None and len(names) == 1 and not columns.classes:
         warn(f"{path}: all reports have the same class, so there is nothing to learn. Check data.label-columns.")
     for name in (name for name in names if name in blank and columns.missing != "error"):
         counts = "ignored" if columns.missing == "ignore" else "0"

@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Context
 
 from fedrad.certificate.issue import certify_hospital
@@ -45,8 +44,8 @@ from fedrad.federation.state_delta import PublicStore
 from fedrad.ledger.bindings import bind, check_path
 from fedrad.ledger.ledger import Ledger
 from fedrad.privacy.passes import most_units
-from fedrad.privatise.budgets import choice_of
-from fedrad.training.corpus import read_corpus
+from fedrad.privatise.local import figures_of
+from fedrad.training.corpus import read_whole_corpus
 from fedrad.training.inputs import Inputs
 from fedrad.training.preflight import check_before_first_step
 from fedrad.training.privatised import trained_on
@@ -145,7 +144,7 @@ class RealHospital(Hospital):
         store.keep(request.state.digest, state)
         plan = plan_for(self._own, policy.declared_size, terms)
         recipe = recipe_of(experiment, setup)
-        asked = round_of(experiment, strategy_of(experiment), request, setup, choice_of(self._own.data))
+        asked = round_of(experiment, strategy_of(experiment), request, setup, figures_of(self._own))
         return Accepted(request, terms, setup, state, plan, recipe, asked)
 
     @contextmanager
@@ -176,12 +175,12 @@ class RealHospital(Hospital):
         # Nothing was read of any report until here, so that no refusal tells of one.
         what = f"run {request.run}, round {request.round}"
         self._until_answered.enter_context(locked_out_unless_foreseen(directory, what))
-        corpus = read_corpus(self._own)
+        corpus = read_whole_corpus(self._own)
         if corpus.task != policy.task_for(self._own):
             raise DataError(
                 "the labels in the reports are not those that the node configuration states.",
                 file=policy.data_path,
-                remedy="Correct label-columns; a column of class names needs all of them in classes.",
+                remedy="Correct label-columns; a column of class names needs classes.",
             )
         bind(
             policy.witness,
@@ -191,12 +190,10 @@ class RealHospital(Hospital):
             directory=directory,
             texts=corpus.reports["text"],
         )
-        # A hospital's shard is all of its reports, its test part included: nothing is evaluated on them.
         padding = policy.padding(accepted.setup, accepted.plan)
-        rows = np.arange(len(corpus.reports))
         # Texts are never drawn by a seed that the server knows, also where its seeded noise is allowed.
         unseeded = replace(self._own, privacy=replace(self._own.privacy, noise="system"))
-        seen, rows = trained_on(unseeded, corpus, rows, directory, site=policy.site, run=request.run)
+        seen, rows = trained_on(unseeded, corpus, corpus.train, directory, site=policy.site, run=request.run)
         inputs = inputs_of(accepted.setup, seen, rows, padding)
         unit = accepted.plan.unit
         if padding is not None and inputs.units(unit).count > most_units(policy.declared_size):

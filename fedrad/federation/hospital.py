@@ -36,7 +36,6 @@ from fedrad.federation.secure_hospital import Memory, masking_of
 from fedrad.ledger.ledger import Ledger
 from fedrad.model.adapter import is_residual
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.privatise.budgets import Choice
 from fedrad.public_base.choice import starts_warm
 from fedrad.training.corpus import Corpus
 from fedrad.training.inputs import Inputs, prepare
@@ -232,7 +231,11 @@ def recipe_of(experiment: Experiment, setup: Setup) -> Recipe:
 
 
 def round_of(
-    experiment: Experiment, strategy: Strategy, request: Request, setup: Setup, texts: Choice | None = None
+    experiment: Experiment,
+    strategy: Strategy,
+    request: Request,
+    setup: Setup,
+    texts: Mapping[str, object] | None = None,
 ) -> RoundRequest:
     """The round that is asked for, as the site sees it.
 
@@ -240,11 +243,11 @@ def round_of(
     every field of the request, except the round's number, the state that is sent and who else is asked.
 
     Args:
-        texts: how a real hospital privatises its texts, which is its own choice and none of the configuration's.
+        texts: how a real hospital privatises its texts (``figures_of``): its own choice, not the configuration's.
     """
-    bound = [experiment.training_digest(), request.rounds, setup.lora.rank, setup.task.labels]
+    bound: list[object] = [experiment.training_digest(), request.rounds, setup.lora.rank, setup.task.labels]
     if texts is not None:
-        bound.append(repr(texts))
+        bound.append(dict(texts))
     return RoundRequest.of(
         strategy,
         setup.classifier.adapter().keys(),

@@ -72,7 +72,8 @@ class HospitalPolicy:
         text_column, patient_column, site_column, time_column: columns of a ``table``.
         label_columns: label columns of a ``table``, as ``data.label-columns``; needed there.
         map, missing, separator, encoding: how a ``table`` is written, as ``data.map`` and so on.
-        classes: where ``label_columns`` is one column of class names: which ones there are, commas between.
+        classes: where ``label_columns`` is one column of class names: which ones there may be, commas between. Whether
+            all of them occur changes nothing.
         privatise, privatise_epsilon, privatise_mechanism, privatise_task: as ``data.privatise`` and so on: whether it
             trains on privatised texts, and how. The server has no say in it.
     """
@@ -183,6 +184,7 @@ class HospitalPolicy:
             "data.site-column": self.site_column,
             "data.time-column": self.time_column,
             "data.label-columns": self.label_columns,
+            "data.classes": self.classes,
             "data.map": self.map,
             "data.missing": self.missing,
             "data.separator": self.separator,
@@ -191,7 +193,9 @@ class HospitalPolicy:
             "data.privatise-epsilon": self.privatise_epsilon,
             "data.privatise-mechanism": self.privatise_mechanism,
             "data.privatise-task": self.privatise_task,
-            "sites.partition": "iid",  # this is one hospital: nothing is dealt out here, so no column is needed for it
+            # This is one hospital: nothing is dealt out here, so no column is needed for it.
+            "sites.partition": "iid",
+            "sites.alone": 0,
         }
         return Experiment.from_flat(own | ({"train.micro-tokens": 1} if self.isolate_reports else {}))
 

@@ -59,7 +59,7 @@ def in_words(draws: Sequence[Mapping[str, Any]]) -> str:
         " the tokens of a report and the reports of a patient add up; above 10 or so that promises nothing in the usual"
         " sense, and less only for tokens that are close in meaning."
         + (" Tokens that the profile keeps are not covered." if kept else "")
-        + " Labels, lengths and which words are identifiers are not covered."
+        + " Labels, lengths, and which words are identifiers or close to the task, are not covered."
         + (_SEEDED if any(draw["noise"] == "seeded" for draw in draws) else "")
     )
 

@@ -122,7 +122,8 @@ class CausalLM(SingleLabel):
                 f"data.max-length = {max_length} leaves no room for a note beside instruction and answer, which take"
                 f" {max_length - room} tokens: raise it."
             )
-        notes = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+        # Not verbose: it would log how long the longest note is.
+        notes = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
         labels = np.zeros((len(texts), 1 + answers.longest), dtype=np.int64)
         mask = np.zeros(labels.shape, dtype=np.float32)
         pieces = []

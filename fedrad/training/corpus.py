@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrad.config import Experiment
-from fedrad.corpora import label_columns
+from fedrad.corpora import label_columns, names_in
 from fedrad.data.load import load_corpus
 from fedrad.data.shards import partition, split_by_patient
 from fedrad.data.table import TableColumns
@@ -36,6 +36,7 @@ def table_columns(experiment: Experiment) -> TableColumns:
     return TableColumns(
         text=data.text_column,
         labels=label_columns(data.label_columns),
+        classes=tuple(sorted(names_in(data.classes))),
         patient=data.patient_column,
         site=data.site_column,
         time=data.time_column,
@@ -74,17 +75,27 @@ def read_corpus(experiment: Experiment) -> Corpus:
         DataError: it can't be read, or nothing is left to train or to test on.
         ConfigError: there is none.
     """
-    data, reports = experiment.data, load_reports(experiment)
-    train, test = split_by_patient(reports, data.test_fraction, data.seed)
-    corpus = Corpus(
-        reports=reports,
-        task=task_of(reports.features, causal=experiment.causal, instruction=experiment.model.instruction),
-        train=np.sort(train),
-        test=np.sort(test),
-    )
+    whole = read_whole_corpus(experiment)
+    train, test = split_by_patient(whole.reports, experiment.data.test_fraction, experiment.data.seed)
+    corpus = replace(whole, train=np.sort(train), test=np.sort(test))
     if experiment.sites.alone:
         return replace(corpus, train=hospital_shares(experiment, corpus)[experiment.sites.alone - 1])
     return corpus
+
+
+def read_whole_corpus(experiment: Experiment) -> Corpus:
+    """Reads the corpus that ``data.*`` names, all of it to train on, as a real hospital does.
+
+    Guarantee: nothing is counted or divided, so no setting of a server's makes this fail for some reports and not for
+    others.
+
+    Raises:
+        DataError: it can't be read.
+        ConfigError: there is none.
+    """
+    reports = load_reports(experiment)
+    task = task_of(reports.features, causal=experiment.causal, instruction=experiment.model.instruction)
+    return Corpus(reports, task, train=np.arange(len(reports)), test=np.arange(0))
 
 
 def stated_task(experiment: Experiment) -> Task:

@@ -10,7 +10,8 @@ from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.setup import Setup
 
 FILLER = "the heart is normal in size . the lungs are clear . there is no effusion or pneumothorax . "
-# Word-pieces of the filler where reports keep their own length: about those of a chest report.
+# Word-pieces of the filler where reports keep their own length: about those of a chest report. For a decoder, of the
+# note in it.
 FILLER_LENGTH = 64
 
 
@@ -53,7 +54,7 @@ def padding_for(setup: Setup, plan: PrivacyPlan, *, reports_per_patient: int, fu
         full: pad every pass to the longest report, too.
     """
     each = reports_per_patient if plan.unit == "patient" else 1
-    length = setup.max_length if full else min(FILLER_LENGTH, setup.max_length)
+    length = setup.max_length if full else min(FILLER_LENGTH + _around(setup), setup.max_length)
     return Padding(
         step=passes_of_step(plan.declared_size, plan.sampling_rate, plan.delta),
         reading=most_units(plan.declared_size) * each,
@@ -65,5 +66,13 @@ def padding_for(setup: Setup, plan: PrivacyPlan, *, reports_per_patient: int, fu
 
 
 def _filler(setup: Setup, length: int) -> Tokenized:
-    """A text of exactly ``length`` tokens."""
+    """A text of ``length`` tokens; for a decoder, if its answer were the longest."""
     return setup.task.made_up([FILLER * length], setup.base.tokenizer, length)
+
+
+def _around(setup: Setup) -> int:
+    """Tokens that a decoder reads beside a note: instruction and answer may be longer than the filler is to be."""
+    if setup.classifier.answers is None:
+        return 0
+    empty = setup.task.made_up([""] * len(setup.task.labels), setup.base.tokenizer, setup.max_length)
+    return int(empty.lengths.max())

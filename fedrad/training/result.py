@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
+from typing import Any
 
 from fedrad.config import Experiment
 from fedrad.privacy.filter import FILTER, Account
@@ -58,19 +59,33 @@ class Result:
         return max(self.epsilon.values())  # none at all is an error: it must not read as epsilon 0
 
 
-def privacy_statement(experiment: Experiment, result: Result, backbone: str = "float32") -> str:
+def privacy_statement(
+    experiment: Experiment,
+    result: Result,
+    backbone: str = "float32",
+    draws: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     """What the run guarantees.
 
     Args:
         backbone: dtype of the frozen base model in this process.
+        draws: as of ``local_guarantee``.
     """
-    return " ".join([_of_steps(experiment, result, backbone), *local_guarantee(experiment)])
+    return " ".join([_of_steps(experiment, result, backbone), *local_guarantee(experiment, draws)])
 
 
-def local_guarantee(experiment: Experiment) -> list[str]:
-    """What privatised texts add, in words; nothing if the hospitals train on their texts as they are."""
-    drawn = figures_of(experiment)
-    return [] if drawn is None else [in_words([drawn])]
+def local_guarantee(experiment: Experiment, draws: Sequence[Mapping[str, Any]] | None = None) -> list[str]:
+    """What privatised texts add, in words; nothing if the hospitals train on their texts as they are.
+
+    Args:
+        draws: that were made (``training.privatised.draws_of_run``); None: the one that is planned.
+    """
+    planned = figures_of(experiment)
+    if planned is None:
+        return []
+    if draws is not None and not draws:
+        return ["Of privatised texts nothing is promised: of some steps it is not known that they were on such texts."]
+    return [in_words([planned] if draws is None else draws)]
 
 
 def _of_steps(experiment: Experiment, result: Result, backbone: str) -> str:

@@ -20,6 +20,7 @@ from fedrad.privatise.local import figures_of
 from fedrad.tasks.metrics import Scores, scores_as_dict
 from fedrad.tasks.task import Task
 from fedrad.training.checkpoint import VERSIONS
+from fedrad.training.privatised import draws_of_run
 from fedrad.training.result import Result, privacy_statement
 from fedrad.training.setup import Setup
 
@@ -79,7 +80,9 @@ def finish(
     Args:
         certify: writes what certifies the adapter; called when that is there.
     """
-    statement = privacy_statement(experiment, result, setup.spec.backbone)
+    texts = figures_of(experiment)
+    draws = None if texts is None else draws_of_run(directory)
+    statement = privacy_statement(experiment, result, setup.spec.backbone, draws)
     setup.task.export(
         setup.classifier,
         setup.base,
@@ -107,7 +110,7 @@ def finish(
         "private": experiment.privacy.epsilon > 0,
         "noise": experiment.privacy.noise,
         "statement": statement,
-        "privatised": figures_of(experiment),
+        "privatised": texts,
         "steps": result.steps,
         "reports": {"declared": dict(result.declared), "test": result.test_reports},
         "seconds": round(result.seconds, 2),

@@ -179,7 +179,7 @@ def _source_digest() -> str:
     """Of the code and the phrases that decide the result: a change of them is never answered from the cache."""
     digest = hashlib.sha256()
     package = Path(fedrad.__file__).parent
-    for part in ("corpora.py", "data", "model", "public_base", "privacy/gradients.py", "training"):
+    for part in ("corpora.py", "data", "model", "privacy", "public_base", "tasks", "training"):
         for file in sources(package / part):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ Only the noised numbers differ. Two shards are neighbours if one has one report 
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,11 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord
 
 import fedrad
+from fedrad.model.base import load_base
+from fedrad.tasks.causal_lm import CausalLM
+from fedrad.training.setup import set_up
 from tests.counted import Passes
-from tests.grid import Mercy, forget, wire_bytes
+from tests.grid import Mercy, forget, small, wire_bytes
 from tests.model import tiny
 
 PACKAGE = str(Path(fedrad.__file__).parent)
@@ -32,6 +36,7 @@ class Record:
     tensors: dict[str, list[tuple[str, str, tuple[int, ...]]]]
     length: int
     kept: dict[str, int]
+    shapes: list[list[tuple[int, ...]]]
     passes: tuple[int, list[int]]
     lines: Lines
     numbers: bytes
@@ -59,15 +64,45 @@ def lines_of_ours(into: Lines) -> Iterator[None]:
 
 def record(folder: Path, base: str, units: int, counted: Passes, unit: str, **node: Any) -> Record:
     """The first round of a hospital with so many units; 40 are declared."""
-    forget()
     # By this seed the 38th unit is in every step.
     proposed = {"privacy__unit": unit, "data__patient_column": "patient", "train__seed": 2}
     mercy = Mercy(folder, reports=units, base=base, train__batch=20, train__local_steps=4, **proposed)
     mercy.node |= {"unit": unit, "max-sampling-rate": 1.0} | node
+    return recorded(mercy, counted)
+
+
+TASK = CausalLM(("edema", "no acute effusion"), "No acute effusion.")
+
+
+def record_of_decoder(folder: Path, decoder: str, units: int, counted: Passes, unit: str, **node: Any) -> Record:
+    """Likewise of a hospital that trains a decoder. The last report is the only one with the long answer."""
+    mercy = Mercy(folder, reports=units)
+    with mercy.table.open("w", newline="") as file:
+        rows = [[text, f"quux-{i}", TASK.labels[i == 37]] for i, text in enumerate(mercy.texts)]
+        csv.writer(file).writerows([["text", "patient", "kind"], *rows])
+    proposed = {"model.task": "causal-lm", "model.instruction": TASK.instruction, "data.max-length": 100}
+    mercy.experiment = small(
+        decoder,
+        data__name="none",
+        data__label_columns="kind",
+        data__classes=",".join(TASK.labels),
+        privacy__unit=unit,
+        train__batch=20,
+        train__seed=2,
+        **{key.replace(".", "__").replace("-", "_"): value for key, value in proposed.items()},
+    )
+    mercy.node |= {"unit": unit, "max-sampling-rate": 1.0, "label-columns": "kind", "classes": ",".join(TASK.labels)}
+    mercy.node |= {"model": decoder, "model-sha256": load_base(decoder).fingerprint} | node
+    mercy.state = set_up(mercy.experiment, TASK).classifier.state()
+    return recorded(mercy, counted, labels=TASK.labels)
+
+
+def recorded(mercy: Mercy, counted: Passes, **request: Any) -> Record:
+    forget()
     counted.counts()
     lines: Lines = set()
     with lines_of_ours(lines):
-        content = mercy.ask(mercy.request())
+        content = mercy.ask(mercy.request(**request))
     state = Path(mercy.node["state-dir"])
     return Record(
         fields={name: dict(part) for name, part in content.items() if isinstance(part, ConfigRecord)},
@@ -78,6 +113,7 @@ def record(folder: Path, base: str, units: int, counted: Passes, unit: str, **no
         },
         length=len(wire_bytes(content)),
         kept={str(file.relative_to(state)): file.stat().st_size for file in sorted(state.rglob("*")) if file.is_file()},
+        shapes=counted.steps,
         passes=counted.counts(),
         lines=lines,
         numbers=wire_bytes(content),
@@ -96,6 +132,34 @@ def test_neighbouring_shards_make_the_same_round(
     counted = Passes(monkeypatch)
     record(tmp_path / "warm", base, 30, counted, unit)  # what a process does once, such as finding a noise multiplier
     left, right = (record(tmp_path / str(units), base, units, counted, unit) for units in (37, 38))
+    same_round(left, right)
+    # Controls: the additional report was in it; and where passes are not padded, each of these measures tells.
+    assert left.numbers != right.numbers
+    bare = [record(tmp_path / f"bare-{n}", base, n, counted, unit, **{"pad-passes": False}) for n in (37, 38)]
+    assert bare[0].passes != bare[1].passes
+    assert bare[0].lines ^ left.lines != set()
+
+
+def test_neighbouring_shards_make_the_same_round_of_a_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One hospital has a report more, whose answer is another and longer one. With lengths padded as well, not even the
+    shapes of the passes or the number of outputs that are computed tell."""
+    counted = Passes(monkeypatch)
+    decoder = tiny.save_decoder(tmp_path / "decoder", "llama", max_position_embeddings=128)
+
+    def of(units: int, name: str, **node: Any) -> Record:
+        return record_of_decoder(tmp_path / f"{name}-{units}", decoder, units, counted, "report", **node)
+
+    of(30, "warm")
+    left, right = (of(units, "padded", **{"pad-lengths": True}) for units in (37, 38))
+    same_round(left, right)
+    assert left.shapes == right.shapes
+    assert left.numbers != right.numbers
+    bare = [of(units, "bare") for units in (37, 38)]
+    assert bare[0].passes == bare[1].passes
+    assert bare[0].shapes != bare[1].shapes  # where lengths are not padded they tell, as is documented
+
+
+def same_round(left: Record, right: Record) -> None:
     assert set(left.fields) == {"reply"}  # it answered
     assert left.fields == right.fields
     assert left.tensors == right.tensors
@@ -105,8 +169,3 @@ def test_neighbouring_shards_make_the_same_round(
     assert left.kept
     assert left.passes == right.passes
     assert left.lines ^ right.lines == set()
-    # Controls: the additional report was in it; and where passes are not padded, each of these measures tells.
-    assert left.numbers != right.numbers
-    bare = [record(tmp_path / f"bare-{n}", base, n, counted, unit, **{"pad-passes": False}) for n in (37, 38)]
-    assert bare[0].passes != bare[1].passes
-    assert bare[0].lines ^ left.lines != set()

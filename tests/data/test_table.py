@@ -12,6 +12,7 @@ from fedrad.data import table
 from fedrad.data.load import load_corpus
 from fedrad.data.report import Row, is_single_label, label_matrix, label_names
 from fedrad.data.table import TableColumns
+from fedrad.errors import DataError
 
 from .conftest import CANARY, raises_quietly, read_all, write_csv
 
@@ -53,6 +54,17 @@ def test_single_label_and_no_patients(tmp_path: Path) -> None:
     assert label_names(ds.features) == ("chest", "head")
     assert label_matrix(ds).tolist() == [[1, 0], [0, 1], [1, 0]]
     assert ds["patient"][:] == ["row-1", "row-2", "row-3"]
+
+
+def test_stated_classes_are_the_classes_whether_they_occur_or_not(tmp_path: Path) -> None:
+    columns = TableColumns("body", ("kind",), "who", classes=("abdomen", "chest", "head"))
+    ds = load_corpus("table", csv_file(tmp_path), columns=columns, cache_dir=tmp_path)
+    assert label_names(ds.features) == columns.classes
+    assert label_matrix(ds).tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0]]
+    fewer = replace(columns, classes=("chest", "neck"))
+    with pytest.raises(DataError, match=r"row 2: the class is none of those that are stated") as refused:
+        load_corpus("table", csv_file(tmp_path), columns=fewer, cache_dir=tmp_path)
+    assert "head" not in str(refused.value)
 
 
 def test_one_column_of_zeros_and_ones_is_one_label(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from fedrad.settings import EMBEDDED
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation import hospitals as simulated
 from fedrad.tasks.single_label import SingleLabel
+from fedrad.training import corpus as corpus_module
 from fedrad.training import local
 from fedrad.training.corpus import read_corpus
 from fedrad.training.setup import plan_for, set_up, terms_of
@@ -90,7 +91,7 @@ def ledger(mercy: Mercy) -> Ledger:
     )
 
 
-@pytest.mark.parametrize("inside", ["inputs_of", "read_corpus", "set_up", "plan_for", "run_steps", "reply_of"])
+@pytest.mark.parametrize("inside", ["inputs_of", "read_whole_corpus", "set_up", "plan_for", "run_steps", "reply_of"])
 def test_the_text_of_an_exception_stays_in_the_hospital(
     inside: str, mercy: Mercy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +186,7 @@ def test_what_the_server_proposes_is_judged_before_a_report_is_read(
     mercy: Mercy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its choice of columns or of a tokenizer was a free question about the reports; so was every later refusal."""
-    monkeypatch.setattr(client, "read_corpus", never)
+    monkeypatch.setattr(client, "read_whole_corpus", never)
     ask, request = mercy.ask, mercy.request
     for labels in (("patient",), ("text",), ("effusion", "edema", "nodule"), ("edema",)):
         assert code(ask(request(labels=labels))) == "policy"
@@ -219,7 +220,7 @@ def test_an_unforeseen_error_is_answered_once(
     assert "'run 7, round 1': ZeroDivisionError at" in note.read_text()
     assert note.stat().st_mode & 0o777 == 0o600
     with monkeypatch.context() as watched:
-        watched.setattr(client, "read_corpus", never)
+        watched.setattr(client, "read_whole_corpus", never)
         assert code(mercy.ask(mercy.request())) == "stopped"  # and not "internal": nothing was read
     assert "remove the file" in capfd.readouterr().err
     assert spent(mercy) == []
@@ -267,17 +268,27 @@ def test_a_question_that_waited_for_the_lock_finds_the_latch_closed(
         return real(*args)
 
     monkeypatch.setattr(client, "plan_for", meanwhile)
-    monkeypatch.setattr(client, "read_corpus", never)
+    monkeypatch.setattr(client, "read_whole_corpus", never)
     assert code(mercy.ask(mercy.request())) == "stopped"
 
 
 def test_the_budget_is_judged_before_a_report_is_read(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
         assert isinstance(read_answer(mercy.ask(mercy.request(round=number)), Reply), Reply)
-    monkeypatch.setattr(client, "read_corpus", never)
+    monkeypatch.setattr(client, "read_whole_corpus", never)
     assert code(mercy.ask(mercy.request(run="8"))) == "budget-exhausted"
     assert code(mercy.ask(mercy.request(round=1))) == "federation"  # an older round
     assert not (Path(mercy.node["state-dir"]) / "stopped").exists()
+
+
+def test_a_hospital_divides_and_counts_nothing_whatever_the_server_proposes(
+    mercy: Mercy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To deal 30 patients out to 31 hospitals failed before a charge: a server could count patients for nothing."""
+    monkeypatch.setattr(corpus_module, "partition", never)
+    monkeypatch.setattr(corpus_module, "split_by_patient", never)
+    proposed = {"sites.count": 1000, "sites.alone": 1, "sites.partition": "dirichlet"}
+    assert isinstance(read_answer(mercy.ask(mercy.request(), **proposed), Reply), Reply)
 
 
 def test_a_hospitals_reports_are_never_in_one_pass(mercy: Mercy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,11 +316,13 @@ def test_classes_that_were_not_stated(mercy: Mercy) -> None:
     for labels in (("f", "m"), ("f", "m", "x")):
         answer = code(mercy.ask(mercy.request(labels=labels, state=delta_of(single))))
         assert answer == ("data" if labels == ("f", "m") else "policy")
-    mercy.node["classes"] = "f,m,x"
-    state = set_up(mercy.experiment, SingleLabel(("f", "m", "x"))).classifier.state()
-    assert isinstance(
-        read_answer(mercy.ask(mercy.request(labels=("f", "m", "x"), state=delta_of(state))), Reply), Reply
-    )
+    # Nor must it decide by being the only one of its class: "o" does not occur, and 0 and 1 are names like others.
+    for classes in (("f", "m", "o", "x"), ("0", "1")):
+        mercy.table.write_text("text,patient,kind\nno effusion,a,0\nedema,b,0\n") if "0" in classes else None
+        mercy.node["classes"] = ",".join(classes)
+        state = set_up(mercy.experiment, SingleLabel(classes)).classifier.state()
+        run = mercy.request(run=str(len(classes)), labels=classes, state=delta_of(state))
+        assert isinstance(read_answer(mercy.ask(run), Reply), Reply)
 
 
 def spoiled(state: dict[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
@@ -543,9 +556,14 @@ def test_a_hospital_trains_on_privatised_texts_by_its_own_choice(mercy: Mercy, m
 
     # The server proposes seeded noise here, and must not know the randomness of the texts.
     (draw,) = json.loads((state / "privatised" / "draws.json").read_text())["draws"].values()
-    assert draw["noise"] == "system"
-    mercy.node["privatise-epsilon"] = 30.0
-    assert code(mercy.ask(mercy.request(round=2))) == "federation"  # not within a run
+    assert draw["figures"]["noise"] == "system"
+    for changed in ({"privatise-epsilon": 30.0}, {"privatise-task": "heart"}):  # not within a run
+        mercy.node, before = mercy.node | changed, mercy.node
+        assert code(mercy.ask(mercy.request(round=2))) == "federation"
+        mercy.node = before
+
+    file.write_bytes(file.read_bytes()[:-8])
+    assert code(mercy.ask(mercy.request(round=2))) == "data"
 
 
 def test_a_new_site_on_the_same_reports_is_no_new_budget(
@@ -556,7 +574,7 @@ def test_a_new_site_on_the_same_reports_is_no_new_budget(
     renamed = {**mercy.node, "site": "grace", "state-dir": str(mercy.folder / "grace")}
     mercy.node = renamed
     with monkeypatch.context() as watched:
-        watched.setattr(client, "read_corpus", never)
+        watched.setattr(client, "read_whole_corpus", never)
         assert code(mercy.ask(mercy.request(site="grace"))) == "ledger"
     assert not Path(renamed["state-dir"], "ledger.sqlite").exists()
 

@@ -196,7 +196,7 @@ def test_the_labels_that_a_run_states(base: str) -> None:
         ({"data.name": "none", "data.label-columns": "a", "data.path": "/reports.csv"}, "data.path"),
         ({"data.name": "none", "data.classes": "a,b"}, "data.classes"),
         ({"data.name": "none", "data.label-columns": "a,b", "data.classes": "c,d"}, "data.classes"),
-        ({"data.name": "table", "data.path": "/t.csv", "data.label-columns": "k", "data.classes": "c"}, "data.classes"),
+        ({"data.name": "table", "data.path": "/t", "data.label-columns": "a,b", "data.classes": "c"}, "data.classes"),
     ],
 )
 def test_what_contradicts_it_is_named(settings: dict[str, object], key: str) -> None:

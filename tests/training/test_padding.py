@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,16 @@ from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import PrivateOptimizer
 from fedrad.privacy.passes import passes_of_step
 from fedrad.privacy.randomness import Stream
+from fedrad.tasks.causal_lm import CausalLM
 from fedrad.training import inputs as inputs_module
 from fedrad.training import local
 from fedrad.training.inputs import prepare
 from fedrad.training.local import TrainingState, run_steps
-from fedrad.training.padding import padding_for
+from fedrad.training.padding import FILLER_LENGTH, padding_for
+from fedrad.training.setup import plan_for, set_up
 from tests import small
 from tests.counted import Passes
+from tests.model import tiny
 
 DECLARED, STEPS, PER_PATIENT = 40, 2, 3
 UNITS = pytest.mark.parametrize("unit", ["report", "patient"])
@@ -213,3 +217,16 @@ def test_what_is_not_kept_is_padded_alike(unit: str, monkeypatch: pytest.MonkeyP
     rows = PER_PATIENT if unit == "patient" else 1
     assert set(counted.prefix) == {(rows, 40)}
     assert counted.counts() == (STEPS * (passes := passes_of_step(DECLARED, 0.5, small.DELTA)), [passes] * STEPS)
+
+
+def test_a_decoders_instruction_comes_on_top_of_the_filler(tmp_path: Path) -> None:
+    """One longer than the filler made every round fail, as if data.max-length were the filler's length."""
+    base = tiny.save_decoder(tmp_path / "decoder", "llama", max_position_embeddings=400)
+    exp = small.experiment(model__name=base, model__task="causal-lm", data__max_length=400, train__warm_start="none")
+    lengths = []
+    for times in (1, 40):
+        setup = set_up(exp, CausalLM(("edema", "effusion"), "No acute effusion. " * times))
+        padding = padding_for(setup, plan_for(exp, DECLARED), reports_per_patient=1, full=False)
+        lengths += padding.filler.lengths.tolist()
+    assert lengths[0] > FILLER_LENGTH
+    assert lengths[1] > lengths[0] + FILLER_LENGTH

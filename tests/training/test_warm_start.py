@@ -54,7 +54,7 @@ def state(task: Task = small.TASK, **changes: object) -> dict[str, Tensor]:
 # Always the same
 
 
-@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py", "build.py"])
+@pytest.mark.parametrize("changed", ["normal.toml", "corpora.py", "build.py", "causal_lm.py", "optimizer.py"])
 def test_a_change_of_phrases_labels_or_code_is_noticed(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = warm_start._source_digest()
     read = Path.read_bytes
