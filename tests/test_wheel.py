@@ -62,6 +62,7 @@ def test_the_wheel_holds_the_packages_the_apps_and_nothing_else(wheel: Path) -> 
     wanted = modules("fedrad") | modules("strategies") | {"fedrad/py.typed"}
     wanted |= {f"fedrad/{name}" for name in modules("simulations")}
     wanted |= {f"fedrad/simulations/{app}/pyproject.toml" for app in APPS} | data()
+    wanted |= {"fedrad/simulations/protocol/decoder.toml"}
     about = {name for name in names if ".dist-info/" in name}
     assert names - about == wanted
     assert sorted(name.partition(".dist-info/")[2] for name in about) == [

@@ -166,3 +166,10 @@ def test_a_public_base_is_a_floor_of_a_cold_start_too(tmp_path: Path) -> None:
     found = [row.cell for row in floors(tmp_path, "public-base", "probe", text=cold).rows if row.floor]
     assert {cell.experiment.warm_start for cell in found} == {"none", "synthetic"}
     assert len({cell.name for cell in found}) == 6
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "experiments").glob("*.toml")), ids=lambda f: f.stem
+)
+def test_every_grid_of_the_repository_can_be_planned(file: Path) -> None:
+    assert len(read_sweep(file).cells) > 10

@@ -18,6 +18,8 @@ from fedrad.corpora import CORPORA
 from fedrad.errors import ConfigError, SitesMissing
 from fedrad.federation import client, server
 from fedrad.federation.participants import connect
+from fedrad.keys import flatten
+from fedrad.rules import FUSED, refusals
 from fedrad.simulation import client as simulated_client
 from fedrad.simulation.apps import app_defaults
 from tests.grid import InProcessGrid, simulated_nodes
@@ -52,6 +54,16 @@ def differences(config: dict[str, object]) -> dict[str, str]:
 @each_app
 def test_every_key_can_be_overridden(app: Path) -> None:
     assert differences(app_defaults(app)) == {}
+
+
+def test_the_decoder_of_the_protocol_app_is_its_app_with_other_keys() -> None:
+    app = ROOT / "simulations" / "protocol"
+    changes = flatten(tomllib.loads((app / "decoder.toml").read_text()))
+
+    experiment = Experiment.from_flat({**app_defaults(app), **changes})
+
+    assert (experiment.model.task, experiment.model.name, experiment.lora.layers) == ("causal-lm", "smollm2", 1)
+    assert refusals(experiment, FUSED) == []
 
 
 @each_app
