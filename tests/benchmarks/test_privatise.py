@@ -115,11 +115,16 @@ def test_a_known_phrase_is_completed_by_the_bigram_attack(table: Table) -> None:
     assert right["bigram"].mean() > right["nearest"].mean() + 0.2
 
 
+def different(*phrases: str) -> list[str]:
+    """Sixty of each phrase, no two alike, since a text that is held out is left out wherever it comes."""
+    return [f"{phrase} {k}" for k in range(60) for phrase in phrases]
+
+
 def test_the_posterior_by_pairs_beats_the_bigram_attack_on_a_known_phrase(table: Table) -> None:
     """Both ways round: the words after a token tell as much as those before it."""
-    public = ["no evidence of pneumothorax is seen", "the heart is normal in size"] * 60
+    public = different("no evidence of pneumothorax is seen", "the heart is normal in size")
     pairs, privatiser = Pairs(table, public), Privatiser(table, Choice(65.0, "uniform"), "chest", seed=1)
-    walks = privatiser.walks(public[:20])
+    walks = privatiser.walks(public[-20:])
     likely = pairs.likelihood(privatiser)
     assert likely.own > likely.steps.max()  # a token is likelier than all others to be its own answer
     assert likely.steps[38] > likely.steps[25] > likely.steps[20]  # and near ones are than far ones
@@ -132,7 +137,7 @@ def test_the_posterior_by_pairs_beats_the_bigram_attack_on_a_known_phrase(table:
 
 
 def test_the_sum_over_all_texts_is_what_it_says(table: Table) -> None:
-    pairs = Pairs(table, ["no edema is seen", "no edema", "effusion is seen"] * 20)
+    pairs = Pairs(table, different("no edema is seen", "no edema", "effusion is seen"))
     words = [["no", "effusion"], ["edema", "is"], ["is", "seen"]]
     tokens = np.array([table.tokenizer.convert_tokens_to_ids(two) for two in words])
     fit = np.log(np.array([[0.2, 0.9], [0.3, 0.5], [0.6, 0.1]]))
@@ -153,7 +158,7 @@ def test_the_sum_over_all_texts_is_what_it_says(table: Table) -> None:
 def test_a_language_model_decides_where_the_posterior_does_not(table: Table, tmp_path: Path) -> None:
     """It is used only if it helps on texts that are held out, and then as far as its power says."""
     base = load_base(tiny.save_decoder(tmp_path / "decoder", "llama", max_position_embeddings=400))
-    linguist = Linguist(Pairs(table, ["no edema is seen", "the lungs are clear"] * 60), base)
+    linguist = Linguist(Pairs(table, different("no edema is seen", "the lungs are clear")), base)
     ids = np.array(table.tokenizer.convert_tokens_to_ids(["edema", "clear", "lungs", "seen"]))
     flat = Posterior(ids[None, :], np.zeros((1, 4)))
     likely = [linguist.reader.log_probability(ids[k : k + 1]) for k in range(4)]
