@@ -139,7 +139,7 @@ def speed(embeddings: Table, tokens: int = 512, looped: int = 6) -> list[dict[st
     ):
         ids = np.random.default_rng(0).choice(exact.outputs, tokens)
         found = {"table": name, "answers": len(exact.outputs), "d": exact.dimension}
-        for kind, one in (("bfloat16, then exact", rough), ("exact", exact)):
+        for kind, one in (("8 bits, then exact", rough), ("exact", exact)):
             Polar(one).draw(ids[:256], np.full(256, 100.0), Stream.system())
             start = time.process_time()
             Polar(one).draw(ids, np.full(tokens, 100.0), Stream.system())
@@ -154,7 +154,7 @@ def speed(embeddings: Table, tokens: int = 512, looped: int = 6) -> list[dict[st
 
 def speed_table(rows: Sequence[dict[str, Any]]) -> str:
     """Milliseconds a token."""
-    kinds = ("bfloat16, then exact", "exact", "loop over scipy")
+    kinds = ("8 bits, then exact", "exact", "loop over scipy")
     return table(
         ["ms a token", "answers", "d", *kinds],
         [[row["table"], row["answers"], row["d"], *(f"{row[kind]:.3f}" for kind in kinds)] for row in rows],

@@ -5,8 +5,8 @@ On tokens, as the share that is guessed right:
     prior     the guess is the token w that maximises ln frequency(w) + beta cosine(w, answer), among the 4,000 most
               frequent public tokens and the answer itself
     bigram    the same with the frequency of w after the word before it, for the whole text at once (Viterbi over the 32
-              likeliest tokens of each position). It is the language-model attack: a small model, learnt from public
-              texts alone. The embedded encoder has no head that guesses words.
+              likeliest tokens of each position): a small language model, learnt from public texts alone.
+              ``privatise_language`` has the attack with a large one.
 On texts:
     linked    someone who has the clear texts of all candidates says which of them became this one: the one that shares
               most with it, weighted by how rare public texts use a token (its inverse document frequency). Ties count
@@ -28,8 +28,8 @@ from fedrad.privatise.privatiser import DROPPED, Privatiser, Walk
 BETAS = (0.0, *(2.0**k for k in range(1, 11)))
 _CANDIDATES = 32
 _KNOWN = 4000  # the most frequent tokens, whose pairs are counted
-_MIX = 0.8  # weight of the pair's frequency beside the word's own
-_TUNED = 25  # public texts on which beta is chosen
+MIX = 0.8  # weight of the pair's frequency beside the word's own
+TUNED = 25  # public texts on which beta is chosen
 
 
 @dataclass(eq=False)
@@ -70,28 +70,32 @@ class Attacker:
 
     def success(self, privatiser: Privatiser, walks: Sequence[Walk]) -> dict[str, NDArray[np.bool_]]:
         """Which tokens are guessed right, by attack; those of all texts in one array."""
-        public = self.public[:: max(1, len(self.public) // _TUNED)][:_TUNED]
-        known = _Fits.of(self, privatiser.walks(public, "known to the attacker"))
-        right = [np.mean(np.concatenate(self._alone(known, beta)) == _tokens(known.walks)) for beta in BETAS]
-        beta = _best(right, BETAS)
+        public = self.public[:: max(1, len(self.public) // TUNED)][:TUNED]
+        known = Fits.of(self, privatiser.walks(public, "known to the attacker"))
+        beta = self.tuned(known)
         tried = (beta / 2, beta, 2 * beta)
-        after = [np.mean(np.concatenate(self._in_order(known, b)) == _tokens(known.walks)) for b in tried]
-        tokens, fits = _tokens(walks), _Fits.of(self, walks)
+        after = [np.mean(np.concatenate(self.in_order(known, b)) == _tokens(known.walks)) for b in tried]
+        tokens, fits = _tokens(walks), Fits.of(self, walks)
         return {
             "nearest": np.concatenate([walk.answers for walk in walks]) == tokens,
-            "prior": np.concatenate(self._alone(fits, beta)) == tokens,
-            "bigram": np.concatenate(self._in_order(fits, _best(after, tried))) == tokens,
+            "prior": np.concatenate(self.alone(fits, beta)) == tokens,
+            "bigram": np.concatenate(self.in_order(fits, _best(after, tried))) == tokens,
         }
 
-    def _alone(self, fits: _Fits, beta: float) -> list[Ids]:
+    def tuned(self, known: Fits) -> float:
+        """The weight of the cosine with which most tokens of public texts are guessed right."""
+        right = [np.mean(np.concatenate(self.alone(known, beta)) == _tokens(known.walks)) for beta in BETAS]
+        return _best(right, BETAS)
+
+    def alone(self, fits: Fits, beta: float) -> list[Ids]:
         """The likeliest token for each answer."""
-        likeliest = fits.tokens[np.arange(len(fits.cosines)), self._scores(fits, beta).argmax(1)]
+        likeliest = fits.tokens[np.arange(len(fits.cosines)), self.scores(fits, beta).argmax(1)]
         return [likeliest[which] for which in fits.which]
 
-    def _in_order(self, fits: _Fits, beta: float) -> list[Ids]:
+    def in_order(self, fits: Fits, beta: float) -> list[Ids]:
         """The likeliest sequence of tokens for each text."""
         count = min(_CANDIDATES, fits.tokens.shape[1])
-        best = np.argpartition(-self._scores(fits, beta), count - 1, axis=1)[:, :count]
+        best = np.argpartition(-self.scores(fits, beta), count - 1, axis=1)[:, :count]
         likeliest = np.take_along_axis(fits.tokens, best, 1)
         close = np.float32(beta) * np.take_along_axis(fits.cosines, best, 1)
         found = []
@@ -104,7 +108,7 @@ class Attacker:
             score, back = np.log(alone[0]) + fit[0], []
             for k in range(1, len(which)):
                 pairs = self.follows[self.place[tokens[k - 1]][:, None], self.place[tokens[k]][None, :]]
-                paths = score[:, None] + np.log(_MIX * pairs + (1 - _MIX) * alone[k])
+                paths = score[:, None] + np.log(MIX * pairs + (1 - MIX) * alone[k])
                 back.append(paths.argmax(0))
                 score = paths.max(0) + fit[k]
             path = [int(score.argmax())]
@@ -113,13 +117,14 @@ class Attacker:
             found.append(tokens[np.arange(len(which)), path[::-1]])
         return found
 
-    def _scores(self, fits: _Fits, beta: float) -> NDArray[np.float32]:
+    def scores(self, fits: Fits, beta: float) -> NDArray[np.float32]:
+        """Logarithms of each guess's weight, [D, K + 1]."""
         found: NDArray[np.float32] = self.prior[fits.tokens] + np.float32(beta) * fits.cosines
         return found
 
 
 @dataclass(frozen=True, eq=False)
-class _Fits:
+class Fits:
     """What an attacker considers for each of the D different answers of some texts: the frequent public tokens, and the
     answer itself.
 
@@ -135,14 +140,14 @@ class _Fits:
     cosines: NDArray[np.float32]
 
     @staticmethod
-    def of(attacker: Attacker, walks: Sequence[Walk]) -> _Fits:
+    def of(attacker: Attacker, walks: Sequence[Walk]) -> Fits:
         distinct = np.unique(np.concatenate([walk.answers for walk in walks]))
         there, unit = np.maximum(distinct, 0), attacker.table.unit
         cosines = (unit[there] @ unit[attacker.known].T).numpy()
         cosines = np.concatenate([cosines, np.ones((len(distinct), 1), dtype=np.float32)], axis=1)
         cosines[distinct == DROPPED] = 0
         tokens = np.concatenate([np.tile(attacker.known, (len(distinct), 1)), there[:, None]], axis=1)
-        return _Fits(walks, [np.searchsorted(distinct, walk.answers) for walk in walks], tokens, cosines)
+        return Fits(walks, [np.searchsorted(distinct, walk.answers) for walk in walks], tokens, cosines)
 
 
 def linked(table: Table, public: Sequence[str], walks: Sequence[Walk], asked: int) -> float:

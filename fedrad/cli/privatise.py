@@ -59,6 +59,9 @@ def privatise(
     html: Annotated[
         Path | None, typer.Option(help="with --preview: a page to write them to instead; it holds PRIVATE TEXT")
     ] = None,
+    repair: Annotated[
+        str, typer.Option(help="a decoder that chooses again among tokens near each answer: smollm2, hub id or folder")
+    ] = "",
     hide: Annotated[bool, typer.Option("--hide", help="with --html: leave the original tokens out")] = False,
 ) -> None:
     """Replace the tokens of texts by random ones near them, before the texts leave this machine.
@@ -86,7 +89,7 @@ def privatise(
         if html is not None:
             check_page(html)
         total = count(source, columns)  # finds bad rows before anything heavy is loaded
-        privatiser = _privatiser(model, choice, task, (ner, presidio), seed)
+        privatiser = _privatiser(model, choice, task, (ner, presidio), seed, repair)
         if html is not None:
             _write_page(privatiser, source, columns, preview, html, hide)
             return
@@ -103,7 +106,9 @@ def privatise(
         _told(console, tally, patient)
 
 
-def _privatiser(model: str, choice: Choice, task: str, also: tuple[str, str], seed: int | None) -> Privatiser:
+def _privatiser(
+    model: str, choice: Choice, task: str, also: tuple[str, str], seed: int | None, repair: str
+) -> Privatiser:
     from fedrad.privatise.embeddings import load_table
     from fedrad.privatise.identifiers import identifiers
     from fedrad.privatise.ner import Entities
@@ -116,7 +121,14 @@ def _privatiser(model: str, choice: Choice, task: str, also: tuple[str, str], se
         detectors += (Entities(ner),)
     if presidio:
         detectors += (Presidio(presidio),)
-    return Privatiser(load_table(model), choice, task, detectors, seed)
+    table, repaired = load_table(model), None
+    if repair:
+        from fedrad.model.base import load_base
+        from fedrad.privatise.reader import reader_of
+        from fedrad.privatise.repair import Repair
+
+        repaired = Repair(reader_of(table, load_base(repair), f"{task}\n"))
+    return Privatiser(table, choice, task, detectors, seed, repaired)
 
 
 def _say(console: Console, privatiser: Privatiser) -> None:

@@ -41,7 +41,8 @@ class Table:
         norms: lengths that the rows had, [V].
         outputs: ids of the K tokens that a mechanism may answer: no special tokens, no unused ones.
         targets: their rows of ``unit``, [K, d].
-        rough: the same in bfloat16, padded with zeros to whole blocks, for a coarse search; None: search exactly.
+        rough: the same in 8 bits, up to a factor, padded with zeros to whole blocks, for a coarse search; None: search
+            exactly.
         fingerprint: SHA-256 (hex) of the rows and the vocabulary.
     """
 
@@ -67,15 +68,15 @@ class Table:
     def nearest(self, points: npt.NDArray[np.floating]) -> Ids:
         """Ids of the outputs with the largest cosine to each point [n, d]: [n].
 
-        With ``rough``, a product in bfloat16 picks the candidates and an exact one decides between them. Rarely, when
-        two outputs are nearly as close as each other, it takes the second. That is post-processing, so it has no
+        With ``rough``, a product of whole numbers picks the candidates and an exact one decides between them. Rarely,
+        when two outputs are nearly as close as each other, it takes the second. That is post-processing, so it has no
         influence on a guarantee.
         """
         exact = torch.from_numpy(points).float()
         if self.rough is None:
             return self.outputs[(exact @ self.targets.T).argmax(1).numpy()]
-        scores = exact.bfloat16() @ self.rough.T
-        scores[:, len(self.outputs) :] = -torch.inf
+        scores = torch._int_mm(_whole(exact, exact.abs().amax(1, keepdim=True), 63), self.rough.T)
+        scores[:, len(self.outputs) :] = torch.iinfo(torch.int32).min
         blocks = scores.view(len(exact), -1, _BLOCK)
         best = blocks.amax(2).topk(min(_BLOCKS, blocks.shape[1]), sorted=False).indices
         inside = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
@@ -111,7 +112,7 @@ def load_table(name: str = EMBEDDED, revision: str = "", coarse: bool | None = N
     Args:
         name: ``all-MiniLM-L6-v2`` or ``chest-minilm`` (embedded), a hub id, or a local folder; encoders and decoders.
         revision: commit of a hub id.
-        coarse: search in bfloat16 first; None: where the processor multiplies bfloat16 itself.
+        coarse: search in 8 bits first; None: where that takes half the time, on processors with AVX2.
 
     Raises:
         ModelError: the model can't be loaded, has code of its own, or its tokenizer doesn't fit its table.
@@ -163,12 +164,18 @@ def make_table(name: str, tokenizer: Any, weight: Tensor, coarse: bool | None = 
     unit = rows / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
     targets = unit[outputs]
     rough = None
-    if _fast_bfloat16() if coarse is None else coarse:
-        rough = torch.cat((targets, torch.zeros(-len(targets) % _BLOCK, targets.shape[1]))).bfloat16()
+    if _fast_bytes() if coarse is None else coarse:
+        padded = torch.cat((targets, torch.zeros(-len(targets) % _BLOCK, targets.shape[1])))
+        rough = _whole(padded, padded.abs().amax(), 127)
     ids = np.array(outputs, dtype=np.int64)
     return Table(name, tokenizer, unit, norms, ids, targets, rough, digest.hexdigest())
 
 
-def _fast_bfloat16() -> bool:
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+def _whole(rows: Tensor, largest: Tensor, most: int) -> Tensor:
+    """Rows as whole numbers up to ``most``, for the entry ``largest``. Processors without VNNI add two products in 16
+    bits, so one of two factors has at most 63."""
+    return (rows * (most / largest.clamp_min(torch.finfo(torch.float32).tiny))).round().to(torch.int8)
+
+
+def _fast_bytes() -> bool:
+    return bool(torch.cpu.get_capabilities().get("avx2"))

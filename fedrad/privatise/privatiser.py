@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,12 @@ from fedrad.privatise.budgets import Choice, GroupGuarantee, group_guarantees
 from fedrad.privatise.embeddings import Ids, Table
 from fedrad.privatise.identifiers import Span, identifiers, merged
 from fedrad.privatise.mechanisms import Mechanism
+from fedrad.privatise.repair import DROPPED as DROPPED
+from fedrad.privatise.repair import Repair
 from fedrad.privatise.rivals import mechanism_named
 
 Detector = Callable[[str], list[Span]]
 """From a text to the characters that identify somebody."""
-
-DROPPED: Final = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +45,14 @@ class Privatiser:
         the log-ratio of the result's probabilities is at most the sum of rate * distance over the positions that
         differ, with rate and distance of ``guarantees``; against whoever sees the result and knows table, task and
         settings. Nothing is said about texts of other groups or lengths: where identifiers and important tokens stand
-        is not hidden. Answers of all texts are independent, so the sums of a patient's texts add.
+        is not hidden. Answers of all texts are independent, so the sums of a patient's texts add. A repair changes
+        nothing of this: it is post-processing, which reads the answers and the groups and no text.
 
     Attributes:
         task: what the texts are for, in a few public words.
         detectors: what makes a token sensitive; their findings are united.
         seed: None: randomness from the operating system. A number: for experiments, where it protects nobody.
+        repair: chooses again among what is close to each answer; None: the answers stay as they were drawn.
     """
 
     table: Table
@@ -59,6 +60,7 @@ class Privatiser:
     task: str
     detectors: tuple[Detector, ...] = (identifiers,)
     seed: int | None = None
+    repair: Repair | None = None
     important: npt.NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,9 +97,11 @@ class Privatiser:
             self._groups(ids, np.array(offsets, dtype=np.int64).reshape(-1, 2), text)
             for ids, offsets, text in zip(tokens, encoded["offset_mapping"], texts, strict=True)
         ]
-        answers = self._answers(np.concatenate(tokens), np.concatenate(groups), part)
-        ends = np.cumsum([len(ids) for ids in tokens])[:-1]
-        return [Walk(*walk) for walk in zip(tokens, groups, np.split(answers, ends), strict=True)]
+        drawn = self._answers(np.concatenate(tokens), np.concatenate(groups), part)
+        answers = np.split(drawn, np.cumsum([len(ids) for ids in tokens])[:-1])
+        if self.repair is not None:
+            answers = self.repair.chosen(self.table, answers, [self._open(each) for each in groups])
+        return [Walk(*walk) for walk in zip(tokens, groups, answers, strict=True)]
 
     def spelt(self, walk: Walk) -> str:
         """The answers as text. Spacing and capitals are the tokenizer's, not the original's."""
@@ -121,6 +125,11 @@ class Privatiser:
             sensitive |= inside
             important[inside] = important[inside].all()
         return (2 * ~sensitive + ~important).astype(np.int8)
+
+    def _open(self, groups: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+        """What a repair may change: nothing that a profile keeps, and nothing in an identifier."""
+        found: npt.NDArray[np.bool_] = (groups >= 2) & np.isfinite(np.array(self.choice.budgets)[groups])
+        return found
 
     def _answers(self, tokens: Ids, groups: npt.NDArray[np.int8], part: int | str) -> Ids:
         stream = Stream.system() if self.seed is None else Stream.seeded(self.seed, "privatise", part)

@@ -61,6 +61,7 @@ def manifest(privatiser: Privatiser, texts: int, sha256: str) -> dict[str, Any]:
         "importance_threshold": choice.threshold,
         "detectors": [_name(detector) for detector in privatiser.detectors],
         "randomness": seed_source(privatiser),
+        "repair": "none" if privatiser.repair is None else privatiser.repair.figures,
         "table": {
             "model": table.name,
             "sha256": table.fingerprint,

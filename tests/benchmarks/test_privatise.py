@@ -12,13 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.privatise_attacks import Attacker, linked
+from benchmarks.privatise_attacks import Attacker, Fits, linked
+from benchmarks.privatise_language import Linguist
+from benchmarks.privatise_pairs import Pairs, Posterior, guesses
 from benchmarks.privatise_rivals import Given, customised
 from benchmarks.privatise_sets import classified, movies, read_classes, read_squad
+from fedrad.model.base import load_base
 from fedrad.privacy.randomness import Stream
 from fedrad.privatise.budgets import Choice
 from fedrad.privatise.embeddings import Table, load_table
 from fedrad.privatise.privatiser import Privatiser
+from tests.model import tiny
 from tests.privatise.tables import random_table
 
 
@@ -109,3 +113,59 @@ def test_a_known_phrase_is_completed_by_the_bigram_attack(table: Table) -> None:
     walks = privatiser.walks(public[:40])
     right = attacker.success(privatiser, walks)
     assert right["bigram"].mean() > right["nearest"].mean() + 0.2
+
+
+def different(*phrases: str) -> list[str]:
+    """Sixty of each phrase, no two alike, since a text that is held out is left out wherever it comes."""
+    return [f"{phrase} {k}" for k in range(60) for phrase in phrases]
+
+
+def test_the_posterior_by_pairs_beats_the_bigram_attack_on_a_known_phrase(table: Table) -> None:
+    """Both ways round: the words after a token tell as much as those before it."""
+    public = different("no evidence of pneumothorax is seen", "the heart is normal in size")
+    pairs, privatiser = Pairs(table, public), Privatiser(table, Choice(65.0, "uniform"), "chest", seed=1)
+    walks = privatiser.walks(public[-20:])
+    likely = pairs.likelihood(privatiser)
+    assert likely.own > likely.steps.max()  # a token is likelier than all others to be its own answer
+    assert likely.steps[38] > likely.steps[25] > likely.steps[20]  # and near ones are than far ones
+    found = pairs.posteriors(Fits.of(pairs.counts, walks), likely, pairs.weight(pairs.known(privatiser), likely))
+
+    right = np.mean(np.concatenate(guesses(found)) == np.concatenate([walk.tokens for walk in walks]))
+
+    assert right > 0.75  # a seventh of the tokens are numbers, which nothing tells
+    assert right > Attacker(table, public).success(privatiser, walks)["nearest"].mean() + 0.4
+
+
+def test_the_sum_over_all_texts_is_what_it_says(table: Table) -> None:
+    pairs = Pairs(table, different("no edema is seen", "no edema", "effusion is seen"))
+    words = [["no", "effusion"], ["edema", "is"], ["is", "seen"]]
+    tokens = np.array([table.tokenizer.convert_tokens_to_ids(two) for two in words])
+    fit = np.log(np.array([[0.2, 0.9], [0.3, 0.5], [0.6, 0.1]]))
+
+    found = pairs.both_ways(tokens, fit)
+
+    every = np.zeros((2, 2, 2))
+    for path in np.ndindex(every.shape):
+        ids, before = tokens[np.arange(3), path], -1
+        for k, token in enumerate(ids):
+            every[path] += fit[k, path[k]] + pairs.follows(np.array([before]), np.array([[token]]))[0, 0]
+            before = token
+    sums = np.exp(every)
+    expected = np.array([sums.sum((1, 2)), sums.sum((0, 2)), sums.sum((0, 1))])
+    np.testing.assert_allclose(np.exp(found), expected, rtol=1e-6)
+
+
+def test_a_language_model_decides_where_the_posterior_does_not(table: Table, tmp_path: Path) -> None:
+    """It is used only if it helps on texts that are held out, and then as far as its power says."""
+    base = load_base(tiny.save_decoder(tmp_path / "decoder", "llama", max_position_embeddings=400))
+    linguist = Linguist(Pairs(table, different("no edema is seen", "the lungs are clear")), base)
+    ids = np.array(table.tokenizer.convert_tokens_to_ids(["edema", "clear", "lungs", "seen"]))
+    flat = Posterior(ids[None, :], np.zeros((1, 4)))
+    likely = [linguist.reader.log_probability(ids[k : k + 1]) for k in range(4)]
+    favourite = int(np.argmax(likely))
+
+    assert linguist.guesses([flat], 0.5)[0].tolist() == [ids[favourite]]
+    other = np.zeros((1, 4))
+    other[0, favourite - 1] = 0.6 * (max(likely) - likely[favourite - 1])
+    assert linguist.guesses([Posterior(ids[None, :], other)], 0.5)[0].tolist() == [ids[favourite - 1]]
+    assert linguist.guesses([Posterior(ids[None, :], other)], 1.0)[0].tolist() == [ids[favourite]]

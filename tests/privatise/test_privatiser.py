@@ -111,6 +111,19 @@ def test_datasets_map_can_call_it(table: Table) -> None:
     assert found.to_dict() == {"text": ["no pneumothorax is seen", "small effusion."], "label": [0, 1]}
 
 
+def test_processes_of_datasets_map_draw_anew(table: Table) -> None:
+    """A privatiser travels to worker processes; no two rows, batches or processes share their randomness."""
+    of = privatiser(table, "uniform", epsilon=1.0, seed=None)
+    rows = datasets.Dataset.from_dict({"text": ["No pneumothorax is seen"] * 12})
+    found = rows.map(_privatised, batched=True, batch_size=3, num_proc=2, fn_kwargs={"of": of}, keep_in_memory=True)
+    again = rows.map(_privatised, batched=True, fn_kwargs={"of": of}, keep_in_memory=True)
+    assert len({*found["text"], *again["text"]}) == 24
+
+
+def _privatised(batch: dict[str, list[str]], of: Privatiser) -> dict[str, list[str]]:
+    return {"text": of.texts(batch["text"])}
+
+
 def test_what_a_text_gives_away_is_the_sum_over_its_tokens(table: Table) -> None:
     for profile, worst in (("full", (200, 100, 400, 300)), ("drop", (0, 0, 400, 300)), ("private-low", (0, 100, 0, 0))):
         of = privatiser(table, profile)
