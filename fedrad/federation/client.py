@@ -24,12 +24,12 @@ from fedrad.certificate.issue import certify_hospital
 from fedrad.config import Experiment
 from fedrad.data.report import warnings_as_lines
 from fedrad.errors import ConfigError, DataError, FedradError, PolicyRefusal
+from fedrad.federation.client_app import client_app
 from fedrad.federation.hospital import (
     Accepted,
     Hospital,
     answer_round,
     check_state,
-    client_app,
     inputs_of,
     recipe_of,
     round_of,
@@ -172,6 +172,7 @@ class RealHospital(Hospital):
     def read(self, accepted: Accepted, ledger: Ledger) -> Inputs:
         policy, request, directory = self.policy, accepted.request, self.memory.directory
         judge_round(directory, ledger, accepted.round, accepted.plan, accepted.incoming)
+        padding = policy.padding(accepted.setup, accepted.plan)
         # Nothing was read of any report until here, so that no refusal tells of one.
         what = f"run {request.run}, round {request.round}"
         self._until_answered.enter_context(locked_out_unless_foreseen(directory, what))
@@ -190,7 +191,6 @@ class RealHospital(Hospital):
             directory=directory,
             texts=corpus.reports["text"],
         )
-        padding = policy.padding(accepted.setup, accepted.plan)
         # Texts are never drawn by a seed that the server knows, also where its seeded noise is allowed.
         unseeded = replace(self._own, privacy=replace(self._own.privacy, noise="system"))
         seen, rows = trained_on(unseeded, corpus, corpus.train, directory, site=policy.site, run=request.run)

@@ -15,8 +15,9 @@ from flwr.app import Context
 
 from fedrad.config import Experiment
 from fedrad.errors import PolicyRefusal
+from fedrad.federation.client_app import client_app
 from fedrad.federation.flower_internals import CLIENT_PROCESS
-from fedrad.federation.hospital import answer_round, client_app
+from fedrad.federation.hospital import answer_round
 from fedrad.federation.messages import Hello, Reply, Request, Stage, StageRequest
 from fedrad.federation.secure_hospital import answer_stage
 from fedrad.simulation.hospitals import SimulatedHospital, Simulation

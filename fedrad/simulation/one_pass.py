@@ -17,7 +17,8 @@ from flwr.clientapp import ClientApp
 
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError
-from fedrad.federation.hospital import Accepted, LocalSteps, failure_of, round_at
+from fedrad.federation.client_app import failure_of
+from fedrad.federation.hospital import Accepted, LocalSteps, round_at
 from fedrad.federation.messages import Request, content_of, read_question
 from fedrad.ledger.ledger import Ledger
 from fedrad.rules import FUSED, refuse
