@@ -92,7 +92,7 @@ class Privacy:
         1.0,
         "largest L2 norm, over all trainable tensors, of a unit's contribution (a report's gradient, the sum of a "
         "patient's gradients, or a hospital's whole update)",
-        limit="above 0",
+        limit="from 1e-9 to 1e9",
     )
     unit: str = setting(
         "report",
@@ -150,7 +150,7 @@ class Train:
     learning_rate: float = setting(
         0.0,
         "step size of the head in the private phase (LoRA's is a fixed fraction of it); 0: chosen from public figures",
-        limit="at least 0",
+        limit="from 0 to 1e9",
     )
     momentum: float = setting(
         0.9,
@@ -183,7 +183,7 @@ class Train:
         0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", limit="at least 0"
     )
     threads: int = setting(
-        2, "torch threads per process; fixed, because results depend on it in the last bits", limit="at least 1"
+        2, "torch threads per process; fixed, because results depend on it in the last bits", limit="from 1 to 1024"
     )
     device: str = setting(
         "cpu",

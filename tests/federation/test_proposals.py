@@ -41,7 +41,7 @@ _TEXT = ["", "x", "x" * 10_000, "text", "patient", "edema", "edema,effusion", "\
 _LIST = ["", "1", "0.5", "1,2,3", "-1", "nan", "1e300", "x", "query", "key,value", "dense", "x," * 1000]
 # What would use up this machine, not tell of reports.
 TOO_MUCH: dict[str, list[Any]] = {
-    "train.threads": [0, 1, 2, -1],
+    "train.threads": [0, 1, 2, -1, 10**6],
     "train.local-steps": [0, 1, 2, 3, -1, 101, 10**30],
     "train.rounds": [0, 1, 2, 1000, -1, 10**30],
 }
