@@ -12,6 +12,7 @@ LIMITS: dict[str, Callable[[Any], bool]] = {
     "at least 0": lambda v: v >= 0,
     "at least 1": lambda v: v >= 1,
     "from 1 to 1024": lambda v: 1 <= v <= 1024,
+    "from 0 to 2^63 - 1": lambda v: 0 <= v < 2**63,
     "from 0 to 1e9": lambda v: 0 <= v <= 1e9,
     "from 1e-9 to 1e9": lambda v: 1e-9 <= v <= 1e9,  # beyond, single precision overflows or rounds to 0
     "at least 8": lambda v: v >= 8,

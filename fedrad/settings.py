@@ -180,7 +180,7 @@ class Train:
     )
     warm_epochs: int = setting(1, "epochs over them", limit="at least 1")
     seed: int = setting(
-        0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", limit="at least 0"
+        0, "seed of the initial adapter, of sampling and (if `seeded`) of the noise", limit="from 0 to 2^63 - 1"
     )
     threads: int = setting(
         2, "torch threads per process; fixed, because results depend on it in the last bits", limit="from 1 to 1024"

@@ -49,9 +49,10 @@ class NF4Linear(StoredLinear):
     def __init__(self, layer: nn.Linear) -> None:
         from bitsandbytes.functional import quantize_4bit
 
-        packed, scales = quantize_4bit(
-            layer.weight.detach().contiguous(), blocksize=_BLOCK, compress_statistics=True, quant_type=NF4
-        )
+        # Each block is a row: with AVX-512, bitsandbytes 0.50 misreads matrices whose rows end inside a block.
+        weight = layer.weight.detach()
+        weight = weight.reshape(-1, _BLOCK) if weight.numel() % _BLOCK == 0 else weight.reshape(1, -1)
+        packed, scales = quantize_4bit(weight, blocksize=_BLOCK, compress_statistics=True, quant_type=NF4)
         super().__init__(layer, nn.Parameter(packed, requires_grad=False))
         self.quantized = scales
 
@@ -60,7 +61,7 @@ class NF4Linear(StoredLinear):
         from bitsandbytes.functional import dequantize_4bit
 
         found: Tensor = dequantize_4bit(self.weight.data, self.quantized)
-        return found.to(dtype)
+        return found.view(self.out_features, self.in_features).to(dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)

@@ -107,7 +107,7 @@ def fitting(asked: Asked, change: dict[str, Any]) -> dict[str, Tensor]:
         proposed = Experiment.from_flat({**mercy.experiment.flat(), **change})
         policy = read_policy(mercy.node)
         setup = set_up(policy.own(proposed), policy.task_for(proposed), policy.rank or proposed.lora.rank)
-    except FedradError:
+    except (FedradError, OSError):  # the latter: a name that no file system takes
         return mercy.state
     return setup.classifier.state()
 
