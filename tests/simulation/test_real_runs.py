@@ -179,7 +179,7 @@ def test_one_hospital_is_centralized_to_the_last_bit(caller: Caller) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
 def test_sigterm_in_the_middle_ends_everything_and_the_run_can_be_gone_on_with(caller: Caller) -> None:
-    changes = settings(train__rounds=8)
+    changes = settings(train__rounds=30)
     process = caller.simulate(changes, "--out", "results")
     assert process.stdout is not None
     seen = []

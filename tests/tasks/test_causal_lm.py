@@ -37,6 +37,7 @@ SETTINGS: dict[str, object] = {
     "train.threads": 1,
     "train.warm-start": "notes",
     "train.warm-reports": 40,
+    "train.warm-epochs": 1,
     "run.predictions": True,
 }
 
