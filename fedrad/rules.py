@@ -117,7 +117,7 @@ def _reports(e: Experiment) -> list[Rule]:
             "data.classes",
             "data.name",
             bool(data.classes) and not one_column,
-            "goes with a table or none, and one column in data.label-columns",
+            "goes with data.name=table or none, and one column in data.label-columns",
         ),
         Rule("data.label-columns", "data.name", unlabelled, labels),
         *_under(
