@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,10 @@ def _read(name: str, revision: str) -> BaseModel:
         return _chest()
     source = locate(name)
     options: dict[str, Any] = {"trust_remote_code": False}
-    if revision and not Path(source).is_dir():
-        options["revision"] = revision
-    if Path(source).is_dir():
+    if isdir(source):  # of `os.path`: False, too, for a name that is too long for a file
         check_folder(name, Path(source))
+    elif revision:
+        options["revision"] = revision
     try:
         with quietly():
             config = AutoConfig.from_pretrained(source, **options)
@@ -262,7 +263,7 @@ def locate(name: str) -> str:
         return str(folder)
     if name.startswith(("/", "./", "../", "~/")):
         folder = Path(name).expanduser()
-        if not folder.is_dir():
+        if not isdir(folder):
             raise ModelError(f"base model {name!r}: there is no such folder.")
         return str(folder.resolve())
     return name

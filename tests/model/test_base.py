@@ -76,6 +76,12 @@ def test_the_digest_is_of_the_weights_and_not_of_the_files(tmp_path: Path) -> No
     assert tiny.base_of(tmp_path / "other", "bert", seed=1).sha256 != first.sha256
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "/" + "x" * 300, "a\0b", "/a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_like_every_other(name: str) -> None:
+    with pytest.raises(ModelError, match="base model"):
+        load_base(name)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no such folder"):
         load_base(str(tmp_path / "nothing"))
