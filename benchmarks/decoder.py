@@ -121,7 +121,8 @@ def _random_nf4(config: Any, device: str) -> nn.Module:
             setattr(module.get_submodule(parent), child, embedding)
         elif list(part.parameters(recurse=False)):  # a norm
             part.weight = nn.Parameter(torch.ones(part.weight.shape, device=device), requires_grad=False)
-    module.model.rotary_emb = type(module.model.rotary_emb)(config=config, device=device)
+    with torch.device(device):
+        module.model.rotary_emb = type(module.model.rotary_emb)(config)
     return module
 
 

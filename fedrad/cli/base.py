@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,7 @@ def build(
     fingerprint by which hospitals pin it.
     """
     with reporting_errors():
-        _refuse_used(out)
+        _check_out(out)
         import torch
 
         from fedrad.model.base import load_base
@@ -69,7 +70,7 @@ def write(out: Annotated[Path, typer.Option(help="the folder to write; must not 
     """Write the public base that comes with fedrad, chest-minilm, as a stock transformers folder."""
 
     with reporting_errors():
-        _refuse_used(out)
+        _check_out(out)
         from fedrad.model.base import load_base
         from fedrad.public_base.folder import write_base_folder
 
@@ -103,7 +104,10 @@ def fetch(
         print(f"{folder}\nfingerprint  {base.fingerprint}")
 
 
-def _refuse_used(out: Path) -> None:
+def _check_out(out: Path) -> None:
     """``write_base_folder`` would, but only after a model was loaded or trained."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out} exists already; nothing is overwritten. Name another folder.")
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ModelError(f"{out} can't be written: {place} is no folder that you may write to. Name another one.")

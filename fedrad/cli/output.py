@@ -62,13 +62,22 @@ def new_file(path: Path) -> TextIO:
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Prints an error of fedrad's as one red line and ends with its exit code."""
+    """Prints an error of fedrad's, or of a file, as one red line and ends with its exit code."""
     try:
         yield
     except FedradError as error:
-        Console(stderr=True).print(f"fedrad: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _red(f"fedrad: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:  # a name that is too long, a full disk: no bug of fedrad's
+        if error.filename is None:
+            raise
+        _red(f"fedrad: {error.filename}: {error.strerror}.")
+        sys.exit(1)
     except KeyboardInterrupt as interrupt:
         left = getattr(interrupt, "__notes__", ["Nothing is finished. What was charged is in the ledgers."])
         print("fedrad: interrupted.", *left, file=sys.stderr)
         sys.exit(130)
+
+
+def _red(message: str) -> None:
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -32,6 +32,7 @@ from tests import small
 from tests.model import tiny
 
 SECRET = "zyzzyva"
+TOO_LONG = "x" * 300
 TEXTS = ["No acute effusion.", "Large left pleural effusion,\nwith edema.", "lungs are clear"]
 
 
@@ -336,6 +337,27 @@ def test_every_argument_and_option_of_a_command_is_explained(command: str) -> No
             assert f"{parameter.name.upper()} is " in shown.output, parameter.name
         else:
             assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "check", TOO_LONG],
+        ["evaluate", TOO_LONG, "new.csv"],
+        ["predict", TOO_LONG, "new.csv"],
+        ["simulate", TOO_LONG],
+        ["privatise", f"{TOO_LONG}.csv", "out.csv", "--task", "chest", "--epsilon", "20"],
+        ["centralized", "--set", f"run.out={TOO_LONG}"],
+        ["base", "write", "--out", f"{TOO_LONG}/base"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_file_that_can_not_be_there_is_one_line(arguments: list[str]) -> None:
+    shown = call(*arguments)
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("fedrad: ")
+    assert shown.stderr.endswith(": File name too long.\n")
+    assert shown.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("typed", ["simulat", "ledgr", "pln"])

@@ -95,6 +95,14 @@ def test_nothing_is_overwritten(tmp_path: Path, command: str, there: str) -> Non
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.parametrize("command", ["build", "write"])
+def test_a_folder_that_can_not_be_made_is_refused_before_anything_is_computed(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    shown = call(command, "--out", tmp_path / "file" / "base")
+    assert (shown.exit_code, shown.stdout) == (4, "")
+    assert f"{tmp_path / 'file'} is no folder that you may write to" in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("where", "error", "code"),
     [
