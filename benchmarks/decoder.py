@@ -221,6 +221,7 @@ def plan(case: Case) -> dict[str, float]:
         "base, float32": 4 * (matrices + tables) / 1e6,
         "base, nf4": (matrices * (0.5 + 1 / 64 + 4 / 64 / 256) + 2 * tables) / 1e6,
         "adapter and gradients of all notes": 4 * lora * (case.notes + 1) / 1e6,
+        "optimizer's state: Adam's (momentum: half)": 2 * 4 * lora / 1e6,
         "kept for the backward pass, at most": kept / 1e6,
         "logits and one matrix made whole": (logits + dense) / 1e6,
     }

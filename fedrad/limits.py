@@ -21,6 +21,7 @@ LIMITS: dict[str, Callable[[Any], bool]] = {
     "at least 0 and below 1": lambda v: 0 <= v < 1,
     "above 0, at most 1": lambda v: 0 < v <= 1,
     "from 0 to 1": lambda v: 0 <= v <= 1,
+    "from 0 to 64": lambda v: 0 <= v <= 64,
     "each above 0": lambda v: all(number > 0 for number in v),
     "each at least 1e-9 and below 1": lambda v: all(1e-9 <= number < 1 for number in v),
     "not empty": lambda v: v != "",

@@ -176,6 +176,7 @@ def _training(e: Experiment) -> list[Rule]:
     return [
         Rule("model.pooling", "train.warm-start", cls, reads_mean),
         Rule("model.pooling", "model.task", e.causal and model.pooling != "mean", "a decoder pools nothing; leave it"),
+        Rule("model.shots", "model.task", not e.causal and model.shots > 0, "only a decoder reads examples; take 0"),
         Rule("lora.targets", "model.task", e.causal and not lora.targets, "a decoder has no head to train; name some"),
         Rule("model.quantize", "model.task", not e.causal and model.quantize != "none", "is for decoders; take none"),
         Rule("model.quantize", "privacy.gradients", model.quantize != "none" and e.privacy.gradients == "opacus", leaf),

@@ -50,6 +50,13 @@ class Model:
         "`causal-lm`: what the decoder reads before each report",
         limit="not empty",
     )
+    shots: int = setting(
+        0,
+        "`causal-lm`: number of generated order notes with their protocols that the decoder reads behind the "
+        "instruction (a few-shot prompt; no privacy cost), if the classes are imaging protocols. Each takes about 55 "
+        "tokens of `data.max-length`. Other examples: write them into `model.instruction`",
+        limit="from 0 to 64",
+    )
     pooling: str = setting(
         "mean", "how token states become one vector; a warm start needs `mean`", choices=("cls", "mean")
     )

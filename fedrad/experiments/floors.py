@@ -3,6 +3,7 @@
 prior         the label prior, which reads no text
 all-negative  no finding in any report: F1 is 0
 public-base   the public base before any training on these reports
+few-shot      a decoder before any training, shown 8 public examples: what prompting alone gets
 probe         the head alone on frozen features, without privacy, on all reports in one place
 pooled        the same settings on all reports in one place
 alone         each hospital by itself, with its own budget: what it would have without the federation
@@ -19,7 +20,15 @@ from fedrad.experiments.cells import CENTRALIZED, Cell
 from fedrad.installed import strategy_class
 from fedrad.keys import KEYS
 
+UNTRAINED = ("public-base", "few-shot")
+"""The floors whose figures are those of a run before its first step."""
+
 _DEFAULT = {name: key.plain(key.default) for name, key in KEYS.items()}
+_TRAINING = ("lora.", "privacy.", "strategy.", "train.")
+# Of these, what an untrained model's figures depend on, if only by rounding.
+_MACHINE = tuple(f"train.{name}" for name in ("seed", "threads", "device", "precision", "kernels", "micro-tokens"))
+_MACHINE += ("privacy.noise",)
+_SHOTS, _SHOT_TOKENS = 8, 128  # examples of the floor "few-shot", and the most tokens that one takes
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,20 @@ def _public_base(cell: Cell) -> list[Cell]:
     return [Cell(_changed(probe.experiment, {"train.warm-start": "synthetic"}), CENTRALIZED)]
 
 
+def _few_shot(cell: Cell) -> list[Cell]:
+    """Of a cell with a decoder, where a note has as much room as in the cell. A run must train something, which is not
+    read off it: one step, on a twentieth of the reports."""
+    e = cell.experiment
+    if not e.causal:
+        return []
+    changes = {name: value for name, value in _DEFAULT.items() if name.startswith(_TRAINING) and name not in _MACHINE}
+    changes |= {"privacy.epsilon": 0.0, "lora.targets": "query,value", "train.warm-start": "none"}
+    changes |= {"train.rounds": 1, "train.local-steps": 1, "train.batch": 1}
+    if not e.model.shots:
+        changes |= {"model.shots": _SHOTS, "data.max-length": e.data.max_length + _SHOTS * _SHOT_TOKENS}
+    return [_in_one_place(cell, {**changes, "sites.count": 20, "sites.partition": "iid", "sites.alone": 1})]
+
+
 def _pooled(cell: Cell) -> list[Cell]:
     return [_in_one_place(cell, {})]
 
@@ -117,6 +140,7 @@ FLOORS: dict[str, Callable[[Cell], list[Cell]]] = {
     "prior": _as_it_is,
     "all-negative": _as_it_is,
     "public-base": _public_base,
+    "few-shot": _few_shot,
     "probe": _probe,
     "pooled": _pooled,
     "alone": _alone,

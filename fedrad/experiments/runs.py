@@ -14,6 +14,7 @@ import numpy as np
 from fedrad.config import Experiment
 from fedrad.errors import ConfigError, DataError
 from fedrad.evidence.predictions import read_predictions
+from fedrad.experiments.floors import UNTRAINED
 from fedrad.experiments.predicted import Predicted, predicted
 from fedrad.model.folder import MANIFEST, adapter_folder
 
@@ -42,12 +43,12 @@ class FinishedRun:
 
     @cached_property
     def predictions(self) -> Predicted:
-        """Of its test set: after training; of the floor "public-base", before; of a floor that reads no text, its own.
+        """Of its test set: after training; of an untrained floor, before; of a floor that reads no text, its own.
 
         Raises:
             DataError: it has kept none.
         """
-        before = "-before" * (self.floor == "public-base")
+        before = "-before" * (self.floor in UNTRAINED)
         file = self.directory / f"predictions{before}.parquet"
         if not file.is_file():
             raise DataError("is not there.", file=file, remedy="A run keeps it with run.predictions=true.")

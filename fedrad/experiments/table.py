@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fedrad.experiments.cells import failure_of, finished
-from fedrad.experiments.floors import Row
+from fedrad.experiments.floors import UNTRAINED, Row
 from fedrad.files import USUAL, whole_file, write_whole
 
 FIGURES = ("weighted_f1", "micro_f1", "macro_f1")
@@ -47,15 +47,15 @@ def table_of(rows: Sequence[Row], axes: Sequence[str], folder: Path, known: Resu
 
 def _figures(floor: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """What the table says of a finished run, or of the floor that is read off it."""
-    scores = {"prior": result["label_prior"], "public-base": result["before"]}.get(floor, result) or {}
+    untrained = floor in UNTRAINED
+    scores = (result["label_prior"] if floor == "prior" else result["before"] if untrained else result) or {}
     per_label = scores.get("per_label", {})
-    figures = {name: scores.get(name) for name in FIGURES}
+    figures = _of(scores)
     if floor == "all-negative":  # nothing is found, so precision or recall is 0 everywhere
         figures, per_label = dict.fromkeys(FIGURES, 0.0), dict.fromkeys(per_label, 0.0)
     record: dict[str, Any] = {**figures, **{F1 + label: value for label, value in per_label.items()}}
-    if floor not in ("prior", "all-negative", "public-base"):
-        before = result["before"] or {}
-        record |= {BEFORE + name: before.get(name) for name in FIGURES}
+    if not untrained and floor not in ("prior", "all-negative"):
+        record |= {BEFORE + name: value for name, value in _of(result["before"] or {}).items()}
         record |= {EPSILON + site: value for site, value in result["epsilon"].items()}
         record |= {"epsilon_max": result["epsilon_max"], "delta": result["delta"], "steps": result["steps"]}
     return record | {
@@ -64,6 +64,12 @@ def _figures(floor: str, result: Mapping[str, Any]) -> dict[str, Any]:
         "version": result["versions"]["fedrad"],
         "digest": result["experiment"],
     }
+
+
+def _of(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table shows of them; of one class a report also how often it is among the three most probable."""
+    names = (*FIGURES, "top_3") if "top_3" in scores else FIGURES
+    return {name: scores.get(name) for name in names}
 
 
 def write_results(rows: Sequence[Row], axes: Sequence[str], out: Path, known: Results) -> pd.DataFrame:

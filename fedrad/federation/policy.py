@@ -17,6 +17,7 @@ from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task
 from fedrad.training.padding import Padding, padding_for
 from fedrad.training.setup import Setup, Terms
+from fedrad.training.shots import with_examples
 
 DEFAULT_WITNESS = "~/.local/state/fedrad/witness"
 
@@ -145,6 +146,7 @@ class HospitalPolicy:
 
         Raises:
             PolicyRefusal: a decoder is to write several labels for a report.
+            ConfigError: it is to be shown generated examples, and this hospital's classes are not the generator's.
         """
         if not experiment.causal:
             return self.task
@@ -153,7 +155,7 @@ class HospitalPolicy:
                 "the server proposes model.task=causal-lm, and a decoder writes one class for each report; this"
                 " hospital states several labels (node-config classes states the classes of one column)"
             )
-        return CausalLM(self.task.labels, experiment.model.instruction)
+        return with_examples(CausalLM(self.task.labels, experiment.model.instruction), experiment)
 
     @property
     def mechanism(self) -> tuple[float, float] | None:

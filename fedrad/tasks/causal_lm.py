@@ -119,8 +119,8 @@ class CausalLM(SingleLabel):
         room = max_length - len(before) - len(after) - answers.longest
         if room < _LEAST_NOTE:
             raise ModelError(
-                f"data.max-length = {max_length} leaves no room for a note beside instruction and answer, which take"
-                f" {max_length - room} tokens: raise it."
+                f"data.max-length = {max_length} leaves no room for a note beside instruction, examples and answer,"
+                f" which take {max_length - room} tokens: raise it."
             )
         # Not verbose: it would log how long the longest note is.
         notes = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []

@@ -18,6 +18,7 @@ from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
 from fedrad.tasks.task import Task, task_of
+from fedrad.training.shots import with_examples
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,14 @@ def read_whole_corpus(experiment: Experiment) -> Corpus:
     """
     reports = load_reports(experiment)
     task = task_of(reports.features, causal=experiment.causal, instruction=experiment.model.instruction)
-    return Corpus(reports, task, train=np.arange(len(reports)), test=np.arange(0))
+    return Corpus(reports, with_examples(task, experiment), train=np.arange(len(reports)), test=np.arange(0))
 
 
 def stated_task(experiment: Experiment) -> Task:
     """The task of a run whose server has no corpus (``data.name = none``)."""
     labels, single = experiment.stated_labels
     if experiment.causal:
-        return CausalLM(labels, experiment.model.instruction)
+        return with_examples(CausalLM(labels, experiment.model.instruction), experiment)
     return SingleLabel(labels) if single else MultiLabel(labels)
 
 

@@ -7,8 +7,7 @@ noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from datasets import Dataset
@@ -17,7 +16,7 @@ from torch import Tensor
 from fedrad.config import Experiment
 from fedrad.corpora import PROTOCOLS
 from fedrad.data.protocol import generate
-from fedrad.data.report import FEATURES
+from fedrad.data.report import FEATURES, Row
 from fedrad.errors import ConfigError
 from fedrad.privacy.plan import PrivacyPlan
 from fedrad.training.inputs import prepare
@@ -37,15 +36,28 @@ def public_notes(labels: Sequence[str], count: int, seed: int) -> Dataset:
     Raises:
         ConfigError: a label is no protocol of the generator.
     """
+    number = {PROTOCOLS.index(label): place for place, label in enumerate(labels) if label in PROTOCOLS}
+    rows = public_rows(labels, count, seed, asks="train.warm-start", remedy="set train.warm-start=none")
+    chosen = [{**row, "labels": number[row["labels"]]} for row in rows]
+    return Dataset.from_list(chosen, features=FEATURES(class_names=labels))
+
+
+def public_rows(labels: Sequence[str], count: int, seed: int, *, asks: str, remedy: str) -> Iterator[Row]:
+    """The rows of ``public_notes`` as ``generate`` yields them, numbered by ``PROTOCOLS``.
+
+    Args:
+        asks, remedy: for the error: the key that asks for notes, and what else to do.
+
+    Raises:
+        ConfigError: a label is no protocol of the generator.
+    """
     if unknown := [label for label in labels if label not in PROTOCOLS]:
         raise ConfigError(
-            f"train.warm-start: generated notes have no protocol {', '.join(map(repr, unknown[:5]))}; set"
-            f" train.warm-start=none, or name the protocols as the generator does: {', '.join(PROTOCOLS)}"
+            f"{asks}: generated notes have no protocol {', '.join(map(repr, unknown[:5]))}; {remedy}, or name the"
+            f" protocols as the generator does: {', '.join(PROTOCOLS)}"
         )
-    number = {PROTOCOLS.index(label): place for place, label in enumerate(labels)}
-    rows = islice(generate(count, seed, sites=_SITES, bank="public"), count)
-    chosen = [{**row, "labels": number[row["labels"]]} for row in rows if row["labels"] in number]
-    return Dataset.from_list(chosen, features=FEATURES(class_names=labels))
+    wanted = {PROTOCOLS.index(label) for label in labels}
+    return (row for row in generate(count, seed, sites=_SITES, bank="public") if row["labels"] in wanted)
 
 
 def taught(experiment: Experiment, setup: Setup, state: dict[str, Tensor], notes: Dataset) -> dict[str, Tensor]:

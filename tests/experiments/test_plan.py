@@ -173,3 +173,33 @@ def test_a_public_base_is_a_floor_of_a_cold_start_too(tmp_path: Path) -> None:
 )
 def test_every_grid_of_the_repository_can_be_planned(file: Path) -> None:
     assert len(read_sweep(file).cells) > 10
+
+
+DECODERS = """
+floors = ["few-shot"]
+command = "simulate"
+app = "protocol"
+seeds = [0, 1]
+[grid]
+privacy.epsilon = [0, 8]
+train.learning-rate = [0.1, 1.0]
+[[grid.model]]
+name = "head"
+[[grid.model]]
+name = "decoder"
+model.task = "causal-lm"
+model.name = "smollm2"
+lora.targets = "all-linear"
+"""
+
+
+def test_few_examples_are_a_floor_of_decoders_whatever_they_are_trained_by(tmp_path: Path) -> None:
+    found = [row for row in sweep(tmp_path, DECODERS).rows if row.floor]
+    assert [(row.floor, row.seed) for row in found] == [("few-shot", 0), ("few-shot", 1)]
+    assert found[0].keys == {"privacy.epsilon": None, "train.learning-rate": None, "model": "decoder"}
+    experiment = found[0].cell.experiment
+    assert (experiment.model.shots, experiment.data.max_length) == (8, 128 + 8 * 128)
+    assert experiment.warm_start == "none"
+    shown = sweep(tmp_path, DECODERS + "model.shots = 3\ndata.max-length = 400\n")  # the cell's own number
+    experiment = next(row for row in shown.rows if row.floor).cell.experiment
+    assert (experiment.model.shots, experiment.data.max_length) == (3, 400)

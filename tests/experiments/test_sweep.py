@@ -26,10 +26,13 @@ from fedrad.experiments.plan import read_sweep
 from fedrad.experiments.pool import free_memory, run_pool
 from fedrad.experiments.sweep import run_one, sweep
 from fedrad.experiments.table import table_of
+from fedrad.model.folder import MANIFEST
 from fedrad.simulation import centralized
 from tests import small
+from tests.model import tiny
 
 SECRET = "zyzzyva"
+CAUSAL = '"causal-lm"'
 
 
 def write(folder: Path, *, head: str = "", grid: str = "privacy.epsilon = [1.0, 8.0]", **base: str) -> Path:
@@ -100,6 +103,24 @@ def test_the_table_has_a_row_for_each_cell_and_floor(tmp_path: Path) -> None:
     alone = table[table["floor"] == "alone"]
     assert sorted(alone["hospital"].unique()) == [1, 2]
     assert table.loc[table["floor"] == "probe", "epsilon_max"].isna().all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_few_examples_are_scored_before_any_step(tmp_path: Path) -> None:
+    decoder = tiny.save_decoder(tmp_path / "decoder", "llama", max_position_embeddings=2000, initializer_range=0.05)
+    changes = {"data.name": '"protocol"', "data.max-length": "400", "lora.targets": '"query"', "model.task": CAUSAL}
+    file = write(tmp_path, head='floors = ["few-shot"]', **changes, **{"model.name": json.dumps(decoder)})
+    out = tmp_path / "out"
+    assert run(file, out) == 0
+    *cells, floor = pd.read_parquet(out / "results.parquet").to_dict("records")
+    assert floor["floor"] == "few-shot"
+    result = json.loads((out / "cells" / floor["run"] / "result.json").read_text())
+    names = ("weighted_f1", "micro_f1", "macro_f1", "top_3")
+    assert {name: floor[name] for name in names} == {name: result["before"][name] for name in names}
+    assert all(cell["before:top_3"] >= cell["before:micro_f1"] for cell in cells)
+    adapter = json.loads((out / "cells" / floor["run"] / "adapter" / MANIFEST).read_text())
+    assert adapter["outputs"]["instruction"].count("Answer:") == 8
 
 
 @pytest.mark.slow
