@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedrad.data.batches import Tokenized, collate
 from fedrad.model.answers import AnswerTree
@@ -86,45 +85,14 @@ def asked(setup: Setup, tokens: Tokenized) -> Inputs | Questions:
 
 
 def _lower_part(questions: Questions) -> NDArray[np.float32]:
-    """What the frozen layers make of every prompt with the tree behind it: ragged [sum of lengths, d].
-
-    All prompts begin alike, with the instruction and its examples. A pass reads that beginning once, and behind it
-    several notes with their trees, each of which attends to the beginning and to itself.
-    """
-    classifier, begin = questions.classifier, _common_beginning(questions.prompts)
+    """What the frozen layers make of every prompt with the tree behind it: ragged [sum of lengths, d]."""
+    classifier, tree = questions.classifier, len(questions.tree.tokens)
     kept = np.empty((int(questions.lengths.sum()), classifier.hidden_size), dtype=np.float32)
-    ends, own = np.cumsum(questions.lengths), questions.lengths - begin
-    for indices in micro_batches(own, np.arange(len(questions)), classifier.kernels.micro_tokens):
+    ends = np.cumsum(questions.lengths)
+    for indices in micro_batches(questions.lengths, np.arange(len(questions)), classifier.kernels.micro_tokens):
         with torch.no_grad(), classifier.arithmetic():
-            hidden = classifier.prefix(*_behind_one_beginning(questions, indices, begin))[0].float().cpu().numpy()
-        stops = begin + np.cumsum(own[indices])
-        for index, stop in zip(indices, stops, strict=True):
-            end, size = ends[index], own[index]
-            kept[end - size - begin : end - size], kept[end - size : end] = hidden[:begin], hidden[stop - size : stop]
+            hidden = questions.batch(indices).hidden.float().cpu().numpy()
+        for row, index in enumerate(indices):
+            prompt, end = int(questions.prompts.lengths[index]), ends[index]
+            kept[end - tree - prompt : end - tree], kept[end - tree : end] = hidden[row, :prompt], hidden[row, -tree:]
     return kept
-
-
-def _common_beginning(prompts: Tokenized) -> int:
-    """How many tokens all prompts begin with."""
-    shortest = int(prompts.lengths.min(initial=int(prompts.offsets[-1])))
-    places = prompts.offsets[:-1, None] + np.arange(shortest)
-    differ = (prompts.ids[places] != prompts.ids[:shortest]).any(axis=0)
-    return int(np.append(differ, True).argmax())
-
-
-def _behind_one_beginning(questions: Questions, indices: NDArray[np.int64], begin: int) -> tuple[Tensor, Tensor]:
-    """The common beginning, these notes and their trees behind it: ids [1, T], and who attends to whom [1, T, T]."""
-    prompts, device = questions.prompts, questions.classifier.device
-    parts = []
-    for index in indices:
-        ids = torch.from_numpy(prompts.ids[prompts.offsets[index] : prompts.offsets[index + 1]].astype(np.int64))[None]
-        parts.append(questions.tree.behind(ids, torch.ones_like(ids)))
-    ids = torch.cat([parts[0][0][:, :begin], *(part[:, begin:] for part, _ in parts)], dim=1)
-    attends = torch.zeros(1, ids.shape[1], ids.shape[1], dtype=torch.int64)
-    attends[:, :begin, :begin] = parts[0][1][:, :begin, :begin]
-    stop = begin
-    for _, seen in parts:
-        start, stop = stop, stop + seen.shape[1] - begin
-        attends[:, start:stop, :begin] = seen[:, begin:, :begin]
-        attends[:, start:stop, start:stop] = seen[:, begin:, begin:]
-    return ids.to(device), attends.to(device)
