@@ -153,7 +153,7 @@ class HospitalPolicy:
                 "the server proposes model.task=causal-lm, and a decoder writes one class for each report; this"
                 " hospital states several labels (node-config classes states the classes of one column)"
             )
-        return CausalLM(self.task.labels, experiment.model.instruction)
+        return CausalLM(self.task.labels, experiment.model.instruction, experiment.model.loss)
 
     @property
     def mechanism(self) -> tuple[float, float] | None:

@@ -94,7 +94,8 @@ def read_whole_corpus(experiment: Experiment) -> Corpus:
         ConfigError: there is none.
     """
     reports = load_reports(experiment)
-    task = task_of(reports.features, causal=experiment.causal, instruction=experiment.model.instruction)
+    model = experiment.model
+    task = task_of(reports.features, causal=experiment.causal, instruction=model.instruction, loss=model.loss)
     return Corpus(reports, task, train=np.arange(len(reports)), test=np.arange(0))
 
 
@@ -102,7 +103,7 @@ def stated_task(experiment: Experiment) -> Task:
     """The task of a run whose server has no corpus (``data.name = none``)."""
     labels, single = experiment.stated_labels
     if experiment.causal:
-        return CausalLM(labels, experiment.model.instruction)
+        return CausalLM(labels, experiment.model.instruction, experiment.model.loss)
     return SingleLabel(labels) if single else MultiLabel(labels)
 
 
