@@ -281,12 +281,15 @@ def main() -> None:
     if options.plan:
         return
     names = options.engines.split(";")
+    memory: dict[str, tuple[float, ...]] = dict.fromkeys(names, ())
+    for name in () if options.no_memory else names:  # first, while this process holds no model
+        memory[name] = _memory(name, case)
+        print(f"{name}: base {memory[name][0]:.0f} MB, step {memory[name][1]:.0f} MB", flush=True)
     if PEFT in names and OURS in names:
         found = error(case)
         print(f"sum of per-note gradients against PEFT's gradient: relative error {found:.1e}", flush=True)
         if found > 1e-4:
             sys.exit("decoder: the gradients differ, so nothing is timed.")
-    memory = {name: () if options.no_memory else _memory(name, case) for name in names}
     steps = {name: engine(name, case)[0] for name in names}
     times = interleaved({name: lambda _, step=step: step() for name, step in steps.items()}, options.rounds)  # type: ignore[misc]
     rows = []

@@ -219,7 +219,7 @@ class Train:
     checkpointing: bool = setting(
         False,
         "keep only the inputs of each adapted layer for the backward pass, which computes the rest again: less memory, "
-        "about a third more time (docs/protocoling.md). Changes results by rounding at most",
+        "about half more time (docs/protocoling.md). Changes results by rounding at most",
     )
     evaluate_every: int = setting(
         1, "rounds between evaluations; the last round is always evaluated", limit="at least 1"
