@@ -1,9 +1,9 @@
-"""What one DP-LoRA step of a decoder costs: fedrad, in float32 and in NF4, beside PEFT and Opacus's hooks.
+"""What one DP-LoRA step of a decoder costs: fedrad, in float32 or NF4, checkpointed or not, beside PEFT and Opacus.
 
     python -m benchmarks.decoder                          SmolLM2, if it was fetched: 16 notes of about 100 tokens
     python -m benchmarks.decoder --model small            a random decoder, to see that it runs
     python -m benchmarks.decoder --model llama-7b --plan  the memory that a 7B step needs; builds nothing
-    python -m benchmarks.decoder --model llama-7b --device cuda --engines "fedrad, nf4"
+    python -m benchmarks.decoder --model llama-7b --device cuda --engines "fedrad, nf4;fedrad, nf4, checkpointed"
 
 LoRA of rank 8 on all linear layers of all blocks; loss on the answer's tokens. PEFT, without privacy, runs the stock
 model, which multiplies every token with the vocabulary. CPU seconds of one thread, in turns (on a GPU look at the wall
@@ -50,8 +50,16 @@ SHAPES: Mapping[str, dict[str, int]] = {
 }
 VOCABULARY, ANSWER, RANK = 32000, 12, 8
 LORA = LoRASpec(RANK, 2.0 * RANK, ("all-linear",), layers=0)
-PEFT, HOOKS, OURS, OURS_NF4 = "peft, not private", "opacus hooks", "fedrad", "fedrad, nf4"
-ENGINES = (PEFT, HOOKS, OURS, OURS_NF4)
+PEFT, HOOKS, OURS = "peft, not private", "opacus hooks", "fedrad"
+# By name: whether the base is in NF4, and whether the backward pass computes layers again.
+PRIVATE: Mapping[str, tuple[bool, bool]] = {
+    HOOKS: (False, False),
+    OURS: (False, False),
+    f"{OURS}, checkpointed": (False, True),
+    f"{OURS}, nf4": (True, False),
+    f"{OURS}, nf4, checkpointed": (True, True),
+}
+ENGINES = (PEFT, *PRIVATE)
 TASK = CausalLM(("a", "b"))
 Step = Callable[[], Mapping[str, Tensor]]
 
@@ -126,11 +134,11 @@ def _random_nf4(config: Any, device: str) -> nn.Module:
     return module
 
 
-def classifier_of(base: BaseModel, case: Case, *, nf4: bool) -> ReportClassifier:
+def classifier_of(base: BaseModel, case: Case, *, checkpointing: bool = False) -> ReportClassifier:
     """With B that is not zero, so that A has a gradient."""
     answers = Answers(tuple((k + 1,) * (ANSWER - k) for k in range(2)))
-    spec = ModelSpec(base.name, quantize="nf4" if nf4 else "none")
-    model = build(base, spec, LORA, 0, 0, Kernels(device=case.device), answers=answers)
+    kernels = Kernels(checkpointing=checkpointing, device=case.device)
+    model = build(base, ModelSpec(base.name), LORA, 0, 0, kernels, answers=answers)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.adapter().values():
@@ -149,9 +157,9 @@ def engine(name: str, case: Case) -> tuple[Step, int]:
     """A step that returns the sum it would add noise to, and the bytes of the base."""
     if name == PEFT:
         return _peft(case)
-    nf4 = name == OURS_NF4
+    nf4, checkpointing = PRIVATE[name]
     base = base_of(case, nf4=nf4)
-    model, batch = classifier_of(base, case, nf4=nf4), case.batch(base.config.vocab_size)
+    model, batch = classifier_of(base, case, checkpointing=checkpointing), case.batch(base.config.vocab_size)
     gradients = opacus_gradients if name == HOOKS else leaf_gradients
     read = (batch.attention,) if name == HOOKS else (batch.attention, batch.mask[:, 1:])
 
@@ -172,7 +180,7 @@ def _peft(case: Case) -> tuple[Step, int]:
     trained = {name: p for name, p in stock.named_parameters() if p.requires_grad}
     own = {name.removeprefix("base_model.model.").removesuffix(".default.weight"): p for name, p in trained.items()}
     with torch.no_grad():
-        for name, parameter in classifier_of(base, case, nf4=False).adapter().items():
+        for name, parameter in classifier_of(base, case).adapter().items():
             own[name].copy_(parameter)
     places = batch.attention.sum(1, keepdim=True) + torch.arange(-ANSWER - 1, -1, device=batch.ids.device)
 
@@ -197,7 +205,7 @@ def error(case: Case) -> float:
     """Relative error of the sum of fedrad's per-note gradients against PEFT's gradient."""
     theirs = engine(PEFT, case)[0]()
     base = base_of(case, nf4=False)
-    model, batch = classifier_of(base, case, nf4=False), case.batch(base.config.vocab_size)
+    model, batch = classifier_of(base, case), case.batch(base.config.vocab_size)
     read = (model.prefix(batch.ids, batch.attention), batch.attention, batch.mask[:, 1:])
     losses = lambda outputs: TASK.losses(outputs, batch.labels, batch.mask)  # noqa: E731
     _, each = leaf_gradients(model.suffix, model.adapter(), read, losses)
@@ -214,7 +222,7 @@ def plan(case: Case) -> dict[str, float]:
     tables = config.vocab_size * d * (1 if config.tie_word_embeddings else 2)
     lora = layers * RANK * (2 * (d + d) + 2 * (d + kv) + 3 * (d + f))
     rows = case.notes * int(1.4 * case.tokens)
-    kept = rows * layers * (10 * d + 4 * f) * 4  # of each token in each layer, for the backward pass
+    layer = rows * (10 * d + 4 * f) * 4  # what the backward pass needs of all tokens in a layer
     logits = 3 * case.notes * ANSWER * config.vocab_size * 4
     dense = 2 * max(d * f, tables if config.tie_word_embeddings else tables // 2) * 4
     return {
@@ -222,7 +230,8 @@ def plan(case: Case) -> dict[str, float]:
         "base, nf4": (matrices * (0.5 + 1 / 64 + 4 / 64 / 256) + 2 * tables) / 1e6,
         "adapter and gradients of all notes": 4 * lora * (case.notes + 1) / 1e6,
         "optimizer's state: Adam's (momentum: half)": 2 * 4 * lora / 1e6,
-        "kept for the backward pass, at most": kept / 1e6,
+        "kept for the backward pass, at most": layers * layer / 1e6,
+        "kept if checkpointed: inputs, and one layer": (layers * rows * d * 4 + layer) / 1e6,
         "logits and one matrix made whole": (logits + dense) / 1e6,
     }
 
@@ -273,12 +282,15 @@ def main() -> None:
     if options.plan:
         return
     names = options.engines.split(";")
+    memory: dict[str, tuple[float, ...]] = dict.fromkeys(names, ())
+    for name in () if options.no_memory else names:  # first, while this process holds no model
+        memory[name] = _memory(name, case)
+        print(f"{name}: base {memory[name][0]:.0f} MB, step {memory[name][1]:.0f} MB", flush=True)
     if PEFT in names and OURS in names:
         found = error(case)
         print(f"sum of per-note gradients against PEFT's gradient: relative error {found:.1e}", flush=True)
         if found > 1e-4:
             sys.exit("decoder: the gradients differ, so nothing is timed.")
-    memory = {name: () if options.no_memory else _memory(name, case) for name in names}
     steps = {name: engine(name, case)[0] for name in names}
     times = interleaved({name: lambda _, step=step: step() for name, step in steps.items()}, options.rounds)  # type: ignore[misc]
     rows = []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fedrad.corpora import label_columns
 from fedrad.errors import ConfigError
 from fedrad.installed import installed, strategy_class
-from fedrad.settings import CHEST, EMBEDDED, SMOLLM2
+from fedrad.settings import ANSWER, CHEST, EMBEDDED, SMOLLM2
 
 if TYPE_CHECKING:
     from fedrad.config import Experiment
@@ -166,11 +166,10 @@ def _training(e: Experiment) -> list[Rule]:
     model, lora, train = e.model, e.lora, e.train
     reads_mean = "a warm start's head reads the mean over the tokens; take mean, or train.warm-start=none"
     revised = model.name in (EMBEDDED, CHEST, SMOLLM2) and bool(model.revision)
-    hooks = train.precision == "bfloat16" and e.privacy.gradients == "opacus"
     unstated = train.optimizer == "adam" and train.learning_rate == 0
     rate = "is chosen automatically for momentum only; give one for adam, for instance 0.001"
-    float32 = "Opacus's hooks need float32; take privacy.gradients=leaf for bfloat16"
-    leaf = "Opacus's hooks need layers that are not quantised; take privacy.gradients=leaf"
+    leaf = "take privacy.gradients=leaf"
+    written = "is what a decoder learns of a text; leave it"
     no_a = "there is no A to freeze, because lora.targets is empty"
     cls = model.pooling == "cls" and train.warm_start == "synthetic"
     return [
@@ -178,11 +177,18 @@ def _training(e: Experiment) -> list[Rule]:
         Rule("model.pooling", "model.task", e.causal and model.pooling != "mean", "a decoder pools nothing; leave it"),
         Rule("model.shots", "model.task", not e.causal and model.shots > 0, "only a decoder reads examples; take 0"),
         Rule("lora.targets", "model.task", e.causal and not lora.targets, "a decoder has no head to train; name some"),
+        Rule("model.loss", "model.task", not e.causal and model.loss != ANSWER, written),
         Rule("model.quantize", "model.task", not e.causal and model.quantize != "none", "is for decoders; take none"),
-        Rule("model.quantize", "privacy.gradients", model.quantize != "none" and e.privacy.gradients == "opacus", leaf),
+        *_under(
+            "privacy.gradients",
+            e.privacy.gradients == "opacus",
+            "Opacus's hooks",
+            ("model.quantize", model.quantize != "none", f"need layers that are not quantised; {leaf}"),
+            ("train.precision", train.precision == "bfloat16", f"need float32; {leaf}"),
+            ("train.checkpointing", train.checkpointing, f"can't follow layers that are computed twice; {leaf}"),
+        ),
         Rule("model.revision", "model.name", revised, "this model has no revisions; leave it empty"),
         Rule("lora.freeze-a", "lora.targets", lora.freeze_a and not lora.targets, no_a),
-        Rule("train.precision", "privacy.gradients", hooks, float32),
         Rule("train.learning-rate", "train.optimizer", unstated, rate),
     ]
 

@@ -19,6 +19,7 @@ CHEST = "chest-minilm"
 SMOLLM2 = "smollm2"
 """The decoder that `fedrad base fetch smollm2` fetches."""
 CAUSAL = "causal-lm"
+ANSWER, TEXT = "answer", "text"
 AUTO = ("auto",)
 
 
@@ -56,6 +57,12 @@ class Model:
         "instruction (a few-shot prompt; no privacy cost), if the classes are imaging protocols. Each takes about 55 "
         "tokens of `data.max-length`. Other examples: write them into `model.instruction`",
         limit="from 0 to 64",
+    )
+    loss: str = setting(
+        ANSWER,
+        "`causal-lm`: the tokens that are learnt: those of the `answer`, or of the whole `text`: instruction, note and "
+        "answer, as stock causal training does. A note has one loss, the sum over its tokens",
+        choices=(ANSWER, TEXT),
     )
     pooling: str = setting(
         "mean", "how token states become one vector; a warm start needs `mean`", choices=("cls", "mean")
@@ -215,6 +222,11 @@ class Train:
         0,
         "padded tokens in one forward pass; 0: as chosen by `train.kernels`. Changes results by rounding only",
         limit="at least 0",
+    )
+    checkpointing: bool = setting(
+        False,
+        "keep only the inputs of each adapted layer for the backward pass, which computes the rest again: less memory, "
+        "about half more time (docs/protocoling.md). Changes results by rounding at most",
     )
     evaluate_every: int = setting(
         1, "rounds between evaluations; the last round is always evaluated", limit="at least 1"

@@ -58,7 +58,7 @@ BROKEN = (
     "strategy.weights=inverse-variance privacy.epsilon=0",
     "model.pooling=cls train.warm-start=synthetic model.revision=abc",
     "model.task=causal-lm model.pooling=cls train.warm-start=synthetic lora.targets=",
-    "model.quantize=nf4 model.shots=8 privacy.gradients=opacus",
+    "model.quantize=nf4 model.shots=8 model.loss=text privacy.gradients=opacus train.checkpointing=true",
     "lora.targets= lora.freeze-a=true strategy.name=rolora",
     "train.precision=bfloat16 privacy.gradients=opacus train.optimizer=adam",
     "sites.ranks=2,4 lora.rank=2 strategy.name=flora privacy.unit=hospital",

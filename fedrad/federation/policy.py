@@ -155,7 +155,8 @@ class HospitalPolicy:
                 "the server proposes model.task=causal-lm, and a decoder writes one class for each report; this"
                 " hospital states several labels (node-config classes states the classes of one column)"
             )
-        return with_examples(CausalLM(self.task.labels, experiment.model.instruction), experiment)
+        model = experiment.model
+        return with_examples(CausalLM(self.task.labels, model.instruction, model.loss), experiment)
 
     @property
     def mechanism(self) -> tuple[float, float] | None:

@@ -28,9 +28,11 @@ class Answers:
 
     Attributes:
         ids: the token ids of each, with the token that ends a text as its last.
+        whole_text: all tokens of a text are learnt, not its answer alone.
     """
 
     ids: tuple[tuple[int, ...], ...]
+    whole_text: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.ids)) < len(self.ids) or not all(self.ids):
@@ -40,6 +42,11 @@ class Answers:
     def longest(self) -> int:
         """M, tokens of the longest."""
         return max(map(len, self.ids))
+
+    @property
+    def learnt(self) -> int:
+        """How many tokens at the end of a text are learnt, at most; 0: all."""
+        return 0 if self.whole_text else self.longest
 
     @cached_property
     def tree(self) -> AnswerTree:

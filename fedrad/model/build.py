@@ -72,10 +72,16 @@ def build(
     if not (lora.freeze_a and lora.freeze_b):  # otherwise LoRA is not trained, and all layers belong to the prefix
         trained = [i for i, name in enumerate(stack.layers) if any(module.startswith(f"{name}.") for module in adapted)]
         cut = next((step for step in steps if stack.order[step] in trained), cut)
-    readout = AnswerReadout(base.hidden, answers.longest) if answers else Readout(pooler, base.hidden, directions)
+    readout = AnswerReadout(base.hidden, answers.learnt) if answers else Readout(pooler, base.hidden, directions)
     # A pooler reads only the first token.
     lower, upper = (
-        Layers(stack, part, first_token_only=pooler is not None, eager_up_to=kernels.eager_up_to)
+        Layers(
+            stack,
+            part,
+            first_token_only=pooler is not None,
+            eager_up_to=kernels.eager_up_to,
+            checkpointing=kernels.checkpointing,
+        )
         for part in (steps[:cut], steps[cut:])
     )
     head_only = cut == len(steps)

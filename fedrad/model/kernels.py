@@ -22,6 +22,7 @@ class Kernels:
         eager_up_to: reports of up to this many tokens use attention by plain products; longer ones torch's fused
             kernel.
         micro_tokens: most padded tokens in one forward pass.
+        checkpointing: keep only the inputs of each layer for the backward pass, which computes the rest again.
         device: torch's name of the device of model and per-report gradients. Data, noise, states, and all that is kept
             or sent stay on the CPU, so that they do not depend on the device.
         measured: relative errors and times from the probe, for ``result.json``; empty if nothing was probed.
@@ -31,6 +32,7 @@ class Kernels:
     backbone: str = "float32"
     eager_up_to: int = 0
     micro_tokens: int = 1024
+    checkpointing: bool = False
     device: str = "cpu"
     measured: Mapping[str, float] = field(default_factory=dict, compare=False)
 

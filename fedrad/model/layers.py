@@ -6,11 +6,14 @@ that runs once per report, and an upper part that runs in every step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from fedrad.model.family import Stack
 
@@ -24,10 +27,12 @@ class Layers(nn.Module):
     Args:
         steps: the places of ``stack.order`` to run.
         first_token_only: the model's last layer, if it is among them, computes only the first token: -> [B, 1, d].
-        eager_up_to: as in ``Kernels``.
+        eager_up_to, checkpointing: as in ``Kernels``.
     """
 
-    def __init__(self, stack: Stack, steps: range, *, first_token_only: bool, eager_up_to: int) -> None:
+    def __init__(
+        self, stack: Stack, steps: range, *, first_token_only: bool, eager_up_to: int, checkpointing: bool = False
+    ) -> None:
         super().__init__()
         places = [stack.order[step] for step in steps]
         used, layers = sorted(set(places)), list(stack.layers.values())
@@ -39,6 +44,7 @@ class Layers(nn.Module):
         self.causal = stack.vocabulary is not None
         self.first_token_only = first_token_only and to_the_end
         self.eager_up_to = eager_up_to
+        self.checkpointing = checkpointing
 
     def forward(self, hidden: Tensor, attention: Tensor, places: Tensor | None = None) -> Tensor:
         blocks = [block for index in self.order for block in self.blocks_of(self.layers[index])]
@@ -52,12 +58,23 @@ class Layers(nn.Module):
         attended = attention[:, None, None] if attention.dim() == 2 else attention[:, None]
         mask = (1 - attended.to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         eager = hidden.shape[1] <= self.eager_up_to
+        kept = _inputs_only if self.checkpointing and torch.is_grad_enabled() else _everything
         for block in blocks[:-1]:
-            hidden = block.run(hidden, mask, eager=eager)
+            hidden = kept(partial(block.run, eager=eager), hidden, mask)
         if self.first_token_only:
             places = torch.zeros(len(hidden), 1, dtype=torch.int64, device=hidden.device)
-        hidden = blocks[-1].run(hidden, mask, eager=eager, places=places)
+        hidden = kept(partial(blocks[-1].run, eager=eager, places=places), hidden, mask)
         return hidden if self.final is None else self.final(hidden)
+
+
+def _everything(run: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
+    """The backward pass finds all that the forward pass computed."""
+    return run(hidden, mask)
+
+
+def _inputs_only(run: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
+    """The backward pass computes it again (Chen et al. 2016, arXiv 1604.06174). No block draws random numbers."""
+    return cast(Tensor, checkpoint(run, hidden, mask, use_reentrant=False, preserve_rng_state=False))
 
 
 class Readout(nn.Module):
@@ -101,9 +118,12 @@ class Readout(nn.Module):
 
 
 class AnswerReadout(nn.Module):
-    """Attention [B, T] of texts that end in an answer -> the places [B, M] from which its tokens are predicted.
+    """Attention [B, T] of texts that end in an answer -> the places [B, M] from which what is learnt is predicted.
 
     They are those before each of the last M tokens. A shorter answer stands at the end of the M.
+
+    Args:
+        longest: M; 0: all tokens are learnt, from those before them: M = T - 1, and shorter texts stand at the start.
     """
 
     directions = 0
@@ -118,6 +138,8 @@ class AnswerReadout(nn.Module):
         return {}
 
     def forward(self, attention: Tensor) -> Tensor:
+        if not self.longest:
+            return torch.arange(attention.shape[1] - 1, device=attention.device).expand(len(attention), -1)
         back = torch.arange(self.longest, device=attention.device) - self.longest - 1
         return (attention.sum(1, keepdim=True) + back).clamp(min=0)
 
@@ -143,9 +165,9 @@ class Prefix(nn.Module):
 class Suffix(nn.Module):
     """Everything from the lowest adapted layer up: output of ``Prefix``, attention [B, T] -> logits [B, L].
 
-    Of a decoder: logits [B, M, V] of the tokens of the answers, and ``head`` is its frozen vocabulary. Only answers'
-    tokens are multiplied with it, and in the last layer only the states that they are predicted from are computed:
-    ``wanted`` [B, M] is 0 where an answer has no token. There the logits are 0.
+    Of a decoder: logits [B, M, V] of the tokens that are learnt, those of the answers or all but the first, and
+    ``head`` is its frozen vocabulary. Only these are multiplied with it, and in the last layer only the states that
+    they are predicted from are computed: ``wanted`` [B, M] is 0 where a text has no such token. There the logits are 0.
     """
 
     def __init__(self, layers: Layers, readout: Readout | AnswerReadout | None, head: nn.Linear) -> None:

@@ -22,6 +22,7 @@ from fedrad.model.base import BaseModel
 from fedrad.model.encoder import ReportClassifier
 from fedrad.model.export import export_peft
 from fedrad.model.folder import Outputs
+from fedrad.settings import ANSWER, TEXT
 from fedrad.tasks.classification import Matrices
 from fedrad.tasks.single_label import SingleLabel
 
@@ -41,9 +42,11 @@ class CausalLM(SingleLabel):
 
     Attributes:
         instruction: what stands before a note. Public.
+        loss: which tokens are learnt: those of the answer, or of the whole text.
     """
 
     instruction: str = ""
+    loss: str = ANSWER
 
     name: ClassVar[str] = "causal-lm"
     dtype: ClassVar[DTypeLike] = np.float32
@@ -58,7 +61,7 @@ class CausalLM(SingleLabel):
         """Every label as token ids, ended by the tokenizer's token for the end of a text."""
         texts = [f" {label}" for label in self.labels]
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return Answers(tuple((*answer, int(tokenizer.eos_token_id)) for answer in ids))
+        return Answers(tuple((*answer, int(tokenizer.eos_token_id)) for answer in ids), self.loss == TEXT)
 
     def tokenize(
         self, reports: Dataset, rows: Indices, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -71,8 +74,12 @@ class CausalLM(SingleLabel):
         classes = np.arange(len(texts)) % len(self.labels)
         return self._texts(texts, classes, tokenizer, max_length, None)
 
+    def targets(self, ids: Tensor, attention: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return (ids, attention) if self.loss == TEXT else (labels, mask)
+
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """Cross-entropy summed over the answer's tokens; instruction and note are only read."""
+        """Cross-entropy summed over the tokens that are learnt. In both layouts these are all columns but the first:
+        the number of the class, or the first token of a text, which nothing predicts."""
         each = cross_entropy(outputs.float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
         return (each.view(labels[:, 1:].shape) * mask[:, 1:]).sum(dim=-1)
 

@@ -93,6 +93,9 @@ class Classification(ABC):
         labels[rows, rows % len(self.labels)] = 1.0
         return Tokenized.of(ids, labels, np.ones_like(labels))
 
+    def targets(self, ids: Tensor, attention: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return labels, mask
+
     def wanted(self, mask: Tensor) -> Tensor | None:
         return None
 

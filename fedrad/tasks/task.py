@@ -22,6 +22,7 @@ from fedrad.errors import ModelError
 from fedrad.model.answers import Answers
 from fedrad.model.base import BaseModel
 from fedrad.model.encoder import ReportClassifier
+from fedrad.settings import ANSWER
 from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.metrics import Comparison, Evaluation
 from fedrad.tasks.multi_label import MultiLabel
@@ -81,8 +82,12 @@ class Task(Protocol):
         """Texts with arbitrary labels: for prediction, and for passes that train nothing. Not text by text as token
         ids, since a task may put more around a text than the tokenizer does."""
 
+    def targets(self, ids: Tensor, attention: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels and mask [B, ...] as ``losses`` and ``wanted`` read them: those given or, of a decoder that learns
+        whole texts, their tokens: ids and attention [B, T]."""
+
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """Losses [B], float32, of the model's outputs [B, ...] against labels and mask [B, ...].
+        """Losses [B], float32, of the model's outputs [B, ...] against ``targets`` [B, ...].
 
         Guarantee: a report's loss is a function of its own row alone (P16).
         """
@@ -137,12 +142,13 @@ def task_named(name: str, labels: Sequence[str], instruction: str = "") -> Task:
     return replace(task, instruction=instruction) if isinstance(task, CausalLM) else task
 
 
-def task_of(features: Features, *, causal: bool = False, instruction: str = "") -> Task:
+def task_of(features: Features, *, causal: bool = False, instruction: str = "", loss: str = ANSWER) -> Task:
     """The task of a corpus with these columns.
 
     Args:
         causal: a decoder writes the label.
         instruction: what it reads before a note.
+        loss: what it learns of a text.
 
     Raises:
         ModelError: ``causal``, and a report has not exactly one class.
@@ -155,4 +161,4 @@ def task_of(features: Features, *, causal: bool = False, instruction: str = "") 
             "model.task=causal-lm needs reports with one class each, as one column of class names; these have labels"
             " of 0 and 1."
         )
-    return CausalLM(label_names(features), instruction)
+    return CausalLM(label_names(features), instruction, loss)

@@ -95,7 +95,8 @@ def read_whole_corpus(experiment: Experiment) -> Corpus:
         ConfigError: there is none.
     """
     reports = load_reports(experiment)
-    task = task_of(reports.features, causal=experiment.causal, instruction=experiment.model.instruction)
+    model = experiment.model
+    task = task_of(reports.features, causal=experiment.causal, instruction=model.instruction, loss=model.loss)
     return Corpus(reports, with_examples(task, experiment), train=np.arange(len(reports)), test=np.arange(0))
 
 
@@ -103,7 +104,7 @@ def stated_task(experiment: Experiment) -> Task:
     """The task of a run whose server has no corpus (``data.name = none``)."""
     labels, single = experiment.stated_labels
     if experiment.causal:
-        return with_examples(CausalLM(labels, experiment.model.instruction), experiment)
+        return with_examples(CausalLM(labels, experiment.model.instruction, experiment.model.loss), experiment)
     return SingleLabel(labels) if single else MultiLabel(labels)
 
 

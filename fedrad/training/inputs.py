@@ -91,12 +91,16 @@ class Batch:
     @property
     def read(self) -> tuple[Tensor, ...]:
         """The arguments of ``classifier.suffix`` for ``losses``."""
-        wanted = None if self.all_outputs else self.task.wanted(self.mask)
+        wanted = None if self.all_outputs else self.task.wanted(self._targets[1])
         return (self.hidden, self.attention) if wanted is None else (self.hidden, self.attention, wanted)
 
     def losses(self, outputs: Tensor) -> Tensor:
         """The loss of each report, [B], of what ``classifier.suffix`` made of the batch."""
-        return self.task.losses(outputs, self.labels, self.mask)
+        return self.task.losses(outputs, *self._targets)
+
+    @property
+    def _targets(self) -> tuple[Tensor, Tensor]:
+        return self.task.targets(self.ids, self.attention, self.labels, self.mask)
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,8 @@ def _facts(setup: Setup, tokens: Tokenized, behind: object) -> str:
     """A digest of all that decides what the lower part makes of these texts."""
     classifier = setup.classifier
     digest = hashlib.sha256(repr([setup.base.fingerprint, setup.spec, classifier.prefix_layers, behind]).encode())
-    arithmetic = [replace(classifier.kernels, measured={}), torch.get_num_threads()]
+    # No gradient is taken of the lower part, so checkpointing is nothing to it.
+    arithmetic = [replace(classifier.kernels, measured={}, checkpointing=False), torch.get_num_threads()]
     digest.update(repr([classifier.head_only, *arithmetic]).encode())
     for part in (tokens.ids, tokens.offsets):
         digest.update(part.tobytes())

@@ -118,6 +118,7 @@ def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup
     kernels = kernels_for(base, precision, device_for(experiment.train.device), probed=probed)
     if experiment.train.micro_tokens:
         kernels = replace(kernels, micro_tokens=experiment.train.micro_tokens)
+    kernels = replace(kernels, checkpointing=experiment.train.checkpointing)
     spec = ModelSpec(base.name, base.revision, model.pooling, kernels.backbone, model.quantize)
     directions = directions_of(experiment, base, task.findings)
     seed, answers = experiment.train.seed, task.answers(base.tokenizer)

@@ -74,24 +74,24 @@ def record(folder: Path, base: str, units: int, counted: Passes, unit: str, **no
 TASK = CausalLM(("edema", "no acute effusion"), "No acute effusion.")
 
 
-def record_of_decoder(folder: Path, decoder: str, units: int, counted: Passes, unit: str, **node: Any) -> Record:
+def record_of_decoder(folder: Path, decoder: str, units: int, counted: Passes, loss: str, **node: Any) -> Record:
     """Likewise of a hospital that trains a decoder. The last report is the only one with the long answer."""
     mercy = Mercy(folder, reports=units)
     with mercy.table.open("w", newline="") as file:
         rows = [[text, f"quux-{i}", TASK.labels[i == 37]] for i, text in enumerate(mercy.texts)]
         csv.writer(file).writerows([["text", "patient", "kind"], *rows])
     proposed = {"model.task": "causal-lm", "model.instruction": TASK.instruction, "data.max-length": 100}
+    proposed["model.loss"] = loss
     mercy.experiment = small(
         decoder,
         data__name="none",
         data__label_columns="kind",
         data__classes=",".join(TASK.labels),
-        privacy__unit=unit,
         train__batch=20,
         train__seed=2,
         **{key.replace(".", "__").replace("-", "_"): value for key, value in proposed.items()},
     )
-    mercy.node |= {"unit": unit, "max-sampling-rate": 1.0, "label-columns": "kind", "classes": ",".join(TASK.labels)}
+    mercy.node |= {"max-sampling-rate": 1.0, "label-columns": "kind", "classes": ",".join(TASK.labels)}
     mercy.node |= {"model": decoder, "model-sha256": load_base(decoder).fingerprint} | node
     mercy.state = set_up(mercy.experiment, TASK).classifier.state()
     return recorded(mercy, counted, labels=TASK.labels)
@@ -140,14 +140,17 @@ def test_neighbouring_shards_make_the_same_round(
     assert bare[0].lines ^ left.lines != set()
 
 
-def test_neighbouring_shards_make_the_same_round_of_a_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loss", ["answer", "text"])
+def test_neighbouring_shards_make_the_same_round_of_a_decoder(
+    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One hospital has a report more, whose answer is another and longer one. With lengths padded as well, not even the
     shapes of the passes or the number of outputs that are computed tell."""
     counted = Passes(monkeypatch)
     decoder = tiny.save_decoder(tmp_path / "decoder", "llama", max_position_embeddings=128)
 
     def of(units: int, name: str, **node: Any) -> Record:
-        return record_of_decoder(tmp_path / f"{name}-{units}", decoder, units, counted, "report", **node)
+        return record_of_decoder(tmp_path / f"{name}-{units}", decoder, units, counted, loss, **node)
 
     of(30, "warm")
     left, right = (of(units, "padded", **{"pad-lengths": True}) for units in (37, 38))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,15 @@ from tests.privacy.test_gradients import relative_error
 
 LABELS = ("Chest", "Chest CT", "Chest CT prior", "Heart radiograph")
 TASK = CausalLM(LABELS, instruction="No acute effusion.")
+WHOLE = replace(TASK, loss="text")
 LENGTH = 64
 DECODERS = [name for name, family in FAMILIES.items() if family.causal]
 QUERY_VALUE = LoRASpec(rank=2, alpha=4.0, targets=("query", "value"), layers=2)
 ALL_LINEAR = LoRASpec(rank=2, alpha=4.0, targets=("all-linear",), layers=0)
 
 
-def decoder(base: BaseModel, lora: LoRASpec) -> ReportClassifier:
-    answers = TASK.answers(base.tokenizer)
+def decoder(base: BaseModel, lora: LoRASpec, task: CausalLM = TASK) -> ReportClassifier:
+    answers = task.answers(base.tokenizer)
     return tiny.randomise(build(base, ModelSpec(base.name), lora, TASK.outputs(), 0, answers=answers), scale=0.1)
 
 
@@ -45,14 +48,31 @@ def notes(base: BaseModel) -> Tokenized:
     return TASK.made_up([*tiny.TEXTS, "small left effusion, " * 20], base.tokenizer, LENGTH)
 
 
-def one_at_a_time(model: ReportClassifier, tokens: Tokenized) -> dict[str, Tensor]:
+def one_at_a_time(model: ReportClassifier, tokens: Tokenized, task: CausalLM = TASK) -> dict[str, Tensor]:
     """The definition: forward and backward for each note alone, without padding."""
     trainable, rows = model.adapter(), []
     for row in range(len(tokens)):
         alone = collate(tokens, torch.tensor([row]).numpy(), 0)
-        loss = TASK.losses(model(alone.ids, alone.attention), alone.labels, alone.mask).sum()
+        loss = task.losses(model(alone.ids, alone.attention), *task.targets(*alone)).sum()
         rows.append(torch.autograd.grad(loss, list(trainable.values())))
     return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(trainable)}
+
+
+def by_every_engine(model: ReportClassifier, tokens: Tokenized, task: CausalLM = TASK) -> Iterator[dict[str, Tensor]]:
+    """Per-sample gradients of one pass: by leaves, of all outputs or what is read, checkpointed, and by Opacus."""
+    batch = collate(tokens, np.arange(len(tokens)), 0)
+    labels, mask = task.targets(*batch)
+    prefix, wanted = model.prefix(batch.ids, batch.attention), task.wanted(mask)
+    assert wanted is not None
+    for engine, checkpointing, also in (
+        (leaf_gradients, False, ()),
+        (leaf_gradients, False, (wanted,)),
+        (leaf_gradients, True, (wanted,)),
+        (opacus_gradients, False, (wanted,)),
+    ):
+        model.suffix.layers.checkpointing = checkpointing
+        read = (prefix, batch.attention, *also)
+        yield engine(model.suffix, model.adapter(), read, lambda outputs: task.losses(outputs, labels, mask))[1]
 
 
 @pytest.mark.parametrize("lora", [QUERY_VALUE, ALL_LINEAR], ids=["query-value", "all-linear"])
@@ -64,16 +84,8 @@ def test_a_decoder_is_exact(family: str, lora: LoRASpec, tmp_path: Path, monkeyp
         len(shapes_of(base.name, "", lora).adapted) == len(model.adapter()) // 2 == (4 if lora == QUERY_VALUE else 21)
     )
     batch = collate(tokens, torch.arange(len(tokens)).numpy(), base.tokenizer.pad_token_id)
-    prefix = model.prefix(batch.ids, batch.attention)
-    wanted = TASK.wanted(batch.mask)
-    for engine, also in ((leaf_gradients, ()), (leaf_gradients, (wanted,)), (opacus_gradients, (wanted,))):
-        losses, found = engine(
-            model.suffix,
-            model.adapter(),
-            (prefix, batch.attention, *also),
-            lambda outputs: TASK.losses(outputs, batch.labels, batch.mask),
-        )
-        assert relative_error(found, one_at_a_time(model, tokens)) < 1e-5
+    alone = one_at_a_time(model, tokens)
+    assert max(relative_error(found, alone) for found in by_every_engine(model, tokens)) < 1e-5
     # The loss is the stock model's log-probability of the answer, once the adapter does nothing.
     with torch.no_grad():
         blank = build(base, ModelSpec(base.name), lora, 0, 0, answers=model.answers)
@@ -90,9 +102,30 @@ def test_a_decoder_is_exact(family: str, lora: LoRASpec, tmp_path: Path, monkeyp
     names = run_readme(written, monkeypatch)
     asked = TASK.made_up(names["texts"], base.tokenizer, LENGTH)
     prompts = collate(asked, torch.arange(2).numpy(), base.tokenizer.pad_token_id)
-    inputs = (prefix, prompts.attention, prompts.ids, prompts.mask)
+    inputs = (model.prefix(prompts.ids, prompts.attention), prompts.attention, prompts.ids, prompts.mask)
     assert float((torch.from_numpy(TASK.predict(model, *inputs)) - names["probabilities"]).abs().max()) < 1e-5
     assert float(names["probabilities"].std(dim=1).min()) > 1e-3
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_whole_text_is_learnt_as_stock_causal_training_learns_it(family: str, tmp_path: Path) -> None:
+    base = load_base(tiny.save_decoder(tmp_path / "base", family))
+    model, tokens = decoder(base, ALL_LINEAR, WHOLE), notes(base)
+    alone = one_at_a_time(model, tokens, WHOLE)
+    assert max(relative_error(found, alone) for found in by_every_engine(model, tokens, WHOLE)) < 1e-5
+    # The loss is the stock model's with all tokens as labels, summed, once the adapter does nothing.
+    batch = collate(tokens, np.arange(len(tokens)), 0)
+    with torch.no_grad():
+        blank = build(base, ModelSpec(base.name), ALL_LINEAR, 0, 0, answers=model.answers)
+        stock = AutoModelForCausalLM.from_pretrained(base.name).eval()
+        losses = WHOLE.losses(blank(batch.ids, batch.attention), *WHOLE.targets(*batch))
+        for row, loss in enumerate(losses):
+            ids = torch.from_numpy(tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]).long()[None]
+            assert float(loss) == pytest.approx(float(stock(ids, labels=ids).loss) * (ids.shape[1] - 1), rel=1e-5)
+    # What is learnt changes nothing of what is asked.
+    other = decoder(base, ALL_LINEAR)
+    asked = (model.prefix(batch.ids, batch.attention), batch.attention, batch.ids, batch.mask)
+    np.testing.assert_array_equal(WHOLE.predict(model, *asked), TASK.predict(other, *asked))
 
 
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:

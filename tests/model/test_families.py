@@ -21,11 +21,15 @@ CASES = [*((family, "mean") for family in tiny.ALL), ("bert", "cls"), ("albert",
 
 
 def gradient_error(classifier: ReportClassifier) -> float:
-    """Largest relative error of per-sample gradients against one report at a time."""
+    """Largest relative error of per-sample gradients against one report at a time, checkpointed or not."""
     ids, attention, labels = batch_of("", [7, 30, 12, 2, 18])
     losses, hidden = losses_of(labels[:, : len(LABELS)]), classifier.prefix(ids, attention)
-    _, found = leaf_gradients(classifier.suffix, classifier.adapter(), (hidden, attention), losses)
-    return relative_error(found, one_at_a_time(classifier, ids, attention, labels[:, : len(LABELS)]))
+    expected, errors = one_at_a_time(classifier, ids, attention, labels[:, : len(LABELS)]), []
+    for checkpointing in (True, False):
+        classifier.suffix.layers.checkpointing = checkpointing
+        _, found = leaf_gradients(classifier.suffix, classifier.adapter(), (hidden, attention), losses)
+        errors.append(relative_error(found, expected))
+    return max(errors)
 
 
 @pytest.mark.parametrize("targets", [("query", "value"), ("all-linear",)])

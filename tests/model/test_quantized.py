@@ -75,11 +75,13 @@ def test_per_sample_gradients_are_those_of_one_note_at_a_time_on_the_quantised_b
     tokens = notes(base)
     batch = collate(tokens, torch.arange(len(tokens)).numpy(), base.tokenizer.pad_token_id)
     read = (model.prefix(batch.ids, batch.attention), batch.attention, batch.mask[:, 1:])
-    _, found = leaf_gradients(
-        model.suffix, model.adapter(), read, lambda outputs: TASK.losses(outputs, batch.labels, batch.mask)
-    )
     alone = one_at_a_time(model, tokens)
-    assert relative_error(found, alone) < 1e-5
+    for checkpointing in (False, True):
+        model.suffix.layers.checkpointing = checkpointing
+        _, found = leaf_gradients(
+            model.suffix, model.adapter(), read, lambda outputs: TASK.losses(outputs, batch.labels, batch.mask)
+        )
+        assert relative_error(found, alone) < 1e-5
     plain = tiny.randomise(
         build(load_base(base.name), ModelSpec(base.name), ALL_LINEAR, 0, 0, answers=answers), scale=0.1
     )

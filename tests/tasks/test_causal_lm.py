@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +49,26 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny.save_decoder(folder, "llama", max_position_embeddings=320, initializer_range=0.05)
 
 
-def simulated(base: str, out: Path, count: int, grid: Any) -> Path:
-    flat = {**SETTINGS, "model.name": base, "sites.count": count, "sites.partition": "by-site" if count > 1 else "iid"}
+def simulated(settings: Mapping[str, object], out: Path, count: int, grid: Any) -> Path:
+    flat = {**settings, "sites.count": count, "sites.partition": "by-site" if count > 1 else "iid"}
     simulate.simulate("protocol", [f"{key}={json.dumps(value)}" for key, value in flat.items()], out, grid=grid)
     return out
 
 
-def test_one_hospital_is_centralized_to_the_last_bit_and_several_train(base: str, tmp_path: Path) -> None:
-    alone = simulated(base, tmp_path / "alone", 1, "inprocess")
-    experiment = Experiment.from_flat({**SETTINGS, "model.name": base, "run.out": str(tmp_path / "central")})
+@pytest.mark.parametrize("changes", [{}, {"model.loss": "text", "train.checkpointing": True}], ids=["answer", "text"])
+def test_one_hospital_is_centralized_to_the_last_bit_and_several_train(
+    changes: dict[str, object], base: str, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, **changes, "model.name": base}
+    alone = simulated(settings, tmp_path / "alone", 1, "inprocess")
+    experiment = Experiment.from_flat({**settings, "run.out": str(tmp_path / "central")})
     result, central = centralized.train(experiment)
     adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (alone, central)]
     assert small.same(*adapters)
     assert any(bool(tensor.any()) for name, tensor in adapters[0].items() if "lora_B" in name)
     assert 0 < max(result.epsilon.values()) <= 8.0
 
-    together = [simulated(base, tmp_path / grid, 4, grid) for grid in ("inprocess", "fused")]
+    together = [simulated(settings, tmp_path / grid, 4, grid) for grid in ("inprocess", "fused")]
     tensors = [load_file(run / "adapter" / "adapter_model.safetensors") for run in together]
     assert small.distance(*tensors) < 1e-4
     written = json.loads((together[0] / "result.json").read_text())
@@ -72,7 +77,7 @@ def test_one_hospital_is_centralized_to_the_last_bit_and_several_train(base: str
 
 
 def test_a_run_predicts_and_says_how_sure_it_is(base: str, tmp_path: Path) -> None:
-    run = simulated(base, tmp_path / "run", 1, "inprocess")
+    run = simulated({**SETTINGS, "model.name": base}, tmp_path / "run", 1, "inprocess")
     classifier = Classifier.load(run)
     texts = ["Flank pain, stone?", "hearing loss", "worst headache"]
     found = classifier.predict(texts)

@@ -65,6 +65,9 @@ class Answer:
         offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
         return Tokenized(np.concatenate(ids).astype(np.int32), offsets, answers, np.ones((len(ids), 1), np.float32))
 
+    def targets(self, ids: Tensor, attention: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return labels, mask
+
     def losses(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(outputs.float(), labels[:, 0], reduction="none") * mask[:, 0]
 

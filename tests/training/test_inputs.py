@@ -117,7 +117,7 @@ def test_runs_of_a_sweep_share_what_frozen_layers_made(targets: str, monkeypatch
     monkeypatch.setattr(module, "_lower_part", counted)
     parts = SharedLowerParts()
     with sharing(parts):
-        first, second = prepared(targets), prepared(targets, privacy__epsilon=1.0)
+        first, second = prepared(targets), prepared(targets, privacy__epsilon=1.0, train__checkpointing=True)
         assert len(passes) == 1
         for inputs in (first, second):
             assert inputs.kept is not None

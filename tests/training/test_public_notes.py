@@ -70,7 +70,12 @@ def decoder_settings(folder: Path) -> dict[str, object]:
 
 
 def test_an_encoder_with_a_head_and_a_decoder_learn_from_public_notes(tmp_path: Path) -> None:
-    for task, changes in ((PROTOCOL, {}), (CausalLM(PROTOCOLS, "Effusion."), decoder_settings(tmp_path))):
+    decoder = decoder_settings(tmp_path)
+    for task, changes in (
+        (PROTOCOL, {}),
+        (CausalLM(PROTOCOLS, "Effusion."), decoder),
+        (CausalLM(PROTOCOLS, "Effusion.", "text"), decoder | {"model__loss": "text"}),
+    ):
         setup, warm = started(task, **changes)
         _, cold = started(task, **changes, train__warm_start="none")
         assert mean_loss(setup, warm) < 0.99 * mean_loss(setup, cold)

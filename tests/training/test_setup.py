@@ -41,6 +41,12 @@ def classifier_of(**changes: object) -> ReportClassifier:
     return set_up(small.experiment(**changes), small.TASK).classifier
 
 
+def test_checkpointing_is_as_it_is_set() -> None:
+    for value in (False, True):
+        classifier = classifier_of(train__checkpointing=value)
+        assert (classifier.kernels.checkpointing, classifier.suffix.layers.checkpointing) == (value, value)
+
+
 def test_the_micro_batch_may_be_set_by_hand() -> None:
     assert classifier_of(train__micro_tokens=300).kernels.micro_tokens == 300
     assert classifier_of(train__micro_tokens=0).kernels.micro_tokens == Kernels().micro_tokens
