@@ -288,7 +288,6 @@ def _ways(e: Experiment) -> list[Rule]:
     alone, own = "centralized training has no hospitals", "a real hospital sets its own in its node configuration"
     return [
         Rule("run.out", "run.resume", e.run.resume and not e.run.out, somewhere),
-        Rule("model.task", AUDITED, e.causal, "it can't do decoders yet; take classification"),
         Rule("data.privatise", AUDITED, e.data.privatise != "none", "its canaries are not privatised; take none"),
         Rule(
             "data.privatise",

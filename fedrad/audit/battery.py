@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedrad.audit import controls
 from fedrad.audit.bounds import epsilon_bound, gaussian_bound, guess, pair_bound
+from fedrad.audit.decoder import save_random_decoder
 from fedrad.audit.outcome import Outcome
 from fedrad.audit.stage import Seen, Stage, centralized_view, gradient_stage, server_view
 from fedrad.audit.texts import REPORTS, SAMPLED, text_view
@@ -38,6 +42,18 @@ _SETTINGS: Mapping[str, Any] = {
 }
 _LORA = {"lora.targets": "query,value"}
 _PATIENTS = {"privacy.unit": "patient", "privacy.reports-per-patient": 8}  # so their sum is 8 clip norms long
+# Only the last layer is trained, so that all below are computed once, and mostly 24 steps are taken, not 60: those of a
+# decoder are dearer.
+DECODER = {
+    "model.task": "causal-lm",
+    "model.instruction": "Protocol?",
+    "data.name": "protocol",
+    "data.max-length": 128,
+    "lora.targets": "query,value",
+    "lora.layers": 1,
+    "train.rounds": 2,
+    "train.warm-start": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ _ALL_CONTROLS = {
     "no subsampling": controls.no_subsampling,
     "clip ignored": controls.clip_ignored,
 }
-_HALF = {"noise / 2": controls.noise_halved}  # needs 2,500 canaries
+_HALF = {"noise / 2": controls.noise_halved}  # needs 2,500 canaries, and steps enough to be in one
 _PATIENT_CONTROL = {"clipped by report": controls.patients_clipped_by_report}
 _QUICK = (
     _Group(2500, HEAD, centralized_view, {}, _ALL_CONTROLS | _HALF),
@@ -72,20 +88,55 @@ _FULL = (
     _Group(1500, SERVER, server_view, _LORA | {"sites.count": 2}, {"noise / 4": controls.noise_quartered}),
 )
 _TEXTS = 300
+RANDOM = "random"
 
 
-def run_battery(*, quick: bool, told: Callable[[str], None] = lambda line: None) -> Iterator[Outcome]:
+def run_battery(
+    *, quick: bool, decoder: str = "", told: Callable[[str], None] = lambda line: None
+) -> Iterator[Outcome]:
     """Every audit and every control, one after the other.
 
     Args:
+        decoder: only those of a decoder, and more of them: ``RANDOM``, or as ``model.name``.
         told: what is being done, for a progress line.
+
+    Raises:
+        ModelError: the decoder can't be loaded, or is none.
     """
-    for group in _QUICK if quick else _FULL:
-        yield from _audited(group, told)
-    if not quick:
+    with TemporaryDirectory(prefix="fedrad-audit-") as folder:
+        if decoder in ("", RANDOM):
+            name, called = save_random_decoder(Path(folder) / "decoder"), "a random decoder"
+        else:
+            name, called = decoder, Path(decoder).name
+        groups = decoder_groups(name, called, few=quick or not decoder)
+        for group in groups if decoder else [*(_QUICK if quick else _FULL), *groups]:
+            yield from _audited(group, told)
+    if not quick and not decoder:
         for kind in (REPORTS, SAMPLED):
             told(f"{_TEXTS} canaries: {kind}")
             yield _texts(kind)
+
+
+def decoder_groups(name: str, called: str, *, few: bool) -> Sequence[_Group]:
+    """Audits of a decoder, in NF4 as well if that is installed.
+
+    Args:
+        called: what the table calls it.
+        few: those of a minute.
+    """
+    settings, lora = DECODER | {"model.name": name}, f"LoRA of {called}"
+    some = {broken: _ALL_CONTROLS[broken] for broken in ("noise / 4", "clip ignored")}
+    groups = [_Group(1500, lora, centralized_view, settings, some)]
+    if not few:
+        groups = [
+            _Group(2500, lora, centralized_view, settings, _ALL_CONTROLS),
+            _Group(2500, lora, centralized_view, settings | {"train.rounds": 5}, _HALF),
+            _Group(400, lora, centralized_view, settings | _PATIENTS, _PATIENT_CONTROL),
+            _Group(1500, SERVER, server_view, settings | {"sites.count": 2}, some),
+        ]
+    if find_spec("bitsandbytes") is not None:
+        groups.append(_Group(1500, f"{lora}, NF4", centralized_view, settings | {"model.quantize": "nf4"}, some))
+    return groups
 
 
 def audit_experiment(changes: Mapping[str, Any], units: int) -> Experiment:

@@ -1,7 +1,7 @@
 """Negative controls: the real training path, broken on purpose, to see that the audit notices.
 
 Each control replaces one function of the path by a faulty one for as long as it is open, in this process alone. No
-setting leads here: nothing but the audit imports this module (tests/audit/test_controls.py holds that).
+setting leads here: nothing but the audit imports this module (tests/audit/test_path.py holds that).
 """
 
 from __future__ import annotations

@@ -27,8 +27,7 @@ def gradients_of(pool: Pool) -> Tensor:
     for rows in micro_batches(inputs.lengths, np.arange(len(inputs)), classifier.kernels.micro_tokens):
         batch = inputs.batch(rows)
         with classifier.arithmetic():
-            read = (batch.hidden, batch.attention)
-            _, grads = leaf_gradients(classifier.suffix, classifier.adapter(), read, batch.losses)
+            _, grads = leaf_gradients(classifier.suffix, classifier.adapter(), batch.read, batch.losses)
         flat = flattened(grads, len(rows))
         found |= dict(zip(rows.tolist(), flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12), strict=True))
     return torch.stack([found[row] for row in range(len(inputs))])

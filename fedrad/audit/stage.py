@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrad.audit.canaries import CANARIES, EXCESS, CanaryTask, joined, plant
+from fedrad.audit.canaries import CANARIES, EXCESS, joined, plant, with_canaries
 from fedrad.config import Experiment
 from fedrad.federation.hospital import answer_round
 from fedrad.federation.messages import Request
@@ -87,15 +87,15 @@ def gradient_stage(experiment: Experiment, canaries: int) -> Stage:
     corpus = read_corpus(experiment)
     setup = set_up(experiment, corpus.task)
     state = initial_state(experiment, setup)
-    task = CanaryTask(corpus.task.labels, norm=EXCESS * experiment.privacy.clip, canaries=canaries)
+    task = with_canaries(corpus.task, EXCESS * experiment.privacy.clip, canaries)
     setup = plant(setup, task)
     state[CANARIES] = setup.classifier.state()[CANARIES]
     rows = hospital_shares(experiment, corpus)[0]
-    reports = setup.task.tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
+    reports = task.tokenize(corpus.reports, rows, setup.base.tokenizer, setup.max_length)
     inside = coins(experiment, canaries)
     each = experiment.privacy.reports_per_patient if experiment.privacy.unit == "patient" else 1
     numbers = np.repeat(np.flatnonzero(inside), each)
-    records = task.records(numbers, setup.base.tokenizer("")["input_ids"], numbers)
+    records = task.records(setup, numbers, numbers)
     inputs = prepare(setup, joined(reports, records))
     ordinary = Inputs(reports, setup.classifier, setup.task, None, setup.pad_id).units(experiment.privacy.unit).count
     plan = plan_for(experiment, declared_size(ordinary + canaries // 2))

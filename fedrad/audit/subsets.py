@@ -96,5 +96,5 @@ def losses_of(inputs: Inputs) -> NDArray[np.float64]:
     for rows in micro_batches(inputs.lengths, np.arange(len(inputs)), model.kernels.micro_tokens):
         batch = inputs.batch(rows)
         with model.arithmetic():
-            found[rows] = batch.losses(model.suffix(batch.hidden, batch.attention)).double().cpu().numpy()
+            found[rows] = batch.losses(model.suffix(*batch.read)).double().cpu().numpy()
     return found

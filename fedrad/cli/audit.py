@@ -28,6 +28,9 @@ def audit(
     attacks: Annotated[
         bool, typer.Option("--attacks", help="instead: what attacks on the adapter and on a round achieve; no verdict")
     ] = False,
+    decoder: Annotated[
+        str, typer.Option(help="audit a decoder alone, with more controls: `random`, or as model.name: smollm2")
+    ] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value of what --attacks trains, as often as needed")
     ] = None,
@@ -43,15 +46,17 @@ def audit(
             raise ConfigError("--set is for --attacks; the audits have settings of their own, or they could be lost")
         if attacks and quick:
             raise ConfigError("--quick is for the audits; --set data.reports=300 makes --attacks shorter")
+        if attacks and decoder:
+            raise ConfigError("--decoder is for the audits; --set model.name=... says what --attacks trains")
         experiment = None
         if attacks:
             experiment = Experiment.load(None, [*ATTACKED, *(set_ or [])]).resolve_paths(Path.cwd())
         if out is not None and (out / "audit.json").exists():
             raise DataError("exists already; nothing is overwritten.", file=out / "audit.json", remedy="Name another.")
-        sys.exit(_run(quick, experiment, out))
+        sys.exit(_run(quick, decoder, experiment, out))
 
 
-def _run(quick: bool, attacked: Experiment | None, out: Path | None) -> int:
+def _run(quick: bool, decoder: str, attacked: Experiment | None, out: Path | None) -> int:
     """Prints the tables, writes the file; the exit code."""
     from fedrad.audit.attacks import run_attacks
     from fedrad.audit.battery import run_battery
@@ -72,7 +77,7 @@ def _run(quick: bool, attacked: Experiment | None, out: Path | None) -> int:
             report.write(out)
         console.print(f"attacks: no verdict ({report.seconds:.0f} s)", highlight=False)
         return 0
-    for outcome in run_battery(quick=quick, told=told):
+    for outcome in run_battery(quick=quick, decoder=decoder, told=told):
         outcomes.append(outcome)
         told(f"  bound {outcome.bound:.2f}, claim {outcome.epsilon:.2f}")
     report = Report(outcomes, seconds=time.monotonic() - started)

@@ -69,12 +69,12 @@ tokenizer = AutoTokenizer.from_pretrained(base{revision})
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}{quantized}), adapter).eval()
 
 
-def ids_of(text):
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def ids_of(text, plain=True):  # plain: "<|im_end|>" in a note is ten characters
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
 
 
 answers = [[*ids_of(f" {{label}}"), tokenizer.eos_token_id] for label in labels]
-before, after = [*tokenizer("")["input_ids"], *ids_of(before)], ids_of(after)
+before, after = [*tokenizer("")["input_ids"], *ids_of(before, plain=False)], ids_of(after, plain=False)
 room = {max_length} - len(before) - len(after) - max(map(len, answers))
 
 

@@ -247,7 +247,8 @@ class ReportClassifier(nn.Module):
 
     def _tensors(self) -> dict[str, nn.Parameter]:
         head = {} if self.answers else dict(self.suffix.head.named_parameters(prefix=_HEAD))
-        tensors: dict[str, nn.Parameter] = head
+        # The suffix has no parameters of its own but the canaries of an audit.
+        tensors = head | dict(self.suffix.named_parameters(prefix=_HEAD, recurse=False))
         for name, module in self._adapted.items():
             for part, parameter in module.named_parameters():
                 if part.startswith("lora_"):

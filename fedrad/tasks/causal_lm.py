@@ -59,8 +59,7 @@ class CausalLM(SingleLabel):
 
     def answers(self, tokenizer: PreTrainedTokenizerBase) -> Answers:
         """Every label as token ids, ended by the tokenizer's token for the end of a text."""
-        texts = [f" {label}" for label in self.labels]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids = _plain(tokenizer, [f" {label}" for label in self.labels])
         return Answers(tuple((*answer, int(tokenizer.eos_token_id)) for answer in ids), self.loss == TEXT)
 
     def tokenize(
@@ -129,8 +128,7 @@ class CausalLM(SingleLabel):
                 f"data.max-length = {max_length} leaves no room for a note beside instruction, examples and answer,"
                 f" which take {max_length - room} tokens: raise it."
             )
-        # Not verbose: it would log how long the longest note is.
-        notes = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
+        notes = _plain(tokenizer, texts)
         labels = np.zeros((len(texts), 1 + answers.longest), dtype=np.int64)
         mask = np.zeros(labels.shape, dtype=np.float32)
         pieces = []
@@ -150,4 +148,13 @@ def prompts_of(ids: Tensor, attention: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of notes or labels, in which ``<|im_end|>`` is ten characters: only the prompt has tokens that control
+    a model, and only an answer's end is one that ends a text."""
+    # Not verbose: it would log how long the longest note is.
+    options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    ids: list[list[int]] = tokenizer(list(texts), **options)["input_ids"] if len(texts) else []
     return ids

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 
+from fedrad.audit.battery import DECODER
+from fedrad.audit.decoder import save_random_decoder
 from fedrad.audit.stage import Stage, gradient_stage
 from fedrad.config import Experiment
 from tests import small
@@ -27,9 +31,20 @@ def experiment(**changes: object) -> Experiment:
 
 
 @cache
-def stage(unit: str = "report") -> Stage:
-    """800 canaries that are reports, or 400 that are patients with eight reports each."""
-    if unit == "patient":
+def of_decoder() -> Experiment:
+    """Likewise of a random decoder, of which 24 steps are enough."""
+    name = save_random_decoder(Path(mkdtemp(prefix="fedrad-tiny-")) / "decoder")
+    changes = DECODER | {"model.name": name, "train.rounds": 1, "train.local-steps": 24}
+    return Experiment.from_flat(experiment().flat() | changes)
+
+
+@cache
+def stage(kind: str = "report") -> Stage:
+    """800 canaries that are reports of an encoder, or notes of a ``decoder``; or 400 that are each a ``patient`` with
+    eight reports."""
+    if kind == "patient":
         # The generator's patients have two reports each.
-        return gradient_stage(experiment(privacy__unit=unit, privacy__reports_per_patient=8, train__batch=28), 400)
+        return gradient_stage(experiment(privacy__unit=kind, privacy__reports_per_patient=8, train__batch=28), 400)
+    if kind == "decoder":
+        return gradient_stage(of_decoder(), 800)
     return gradient_stage(experiment(), 800)

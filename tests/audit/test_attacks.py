@@ -10,13 +10,14 @@ from scipy import stats
 
 from fedrad.audit import risk
 from fedrad.audit.membership import attack_membership, confidence_of, offline_scores, success
-from fedrad.audit.retrieval import attack_round, top_one
-from fedrad.audit.subsets import Pool, losses_of, part_of, plan_at, pool_of
+from fedrad.audit.retrieval import attack_round, gradients_of, top_one
+from fedrad.audit.subsets import Pool, losses_of, part_of, plan_at, pool_of, trained_on
 from fedrad.errors import ConfigError
 from fedrad.privacy.accounting import Event, epsilon
 from fedrad.training.inputs import prepare
 from fedrad.training.setup import set_up
 from tests import small
+from tests.audit.stages import of_decoder
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,11 @@ def test_without_riskcal_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(risk, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'fedrad\[audit\]'"):
         risk.require_riskcal()
+
+
+def test_a_decoder_s_notes_are_attacked_by_the_loss_of_their_answers() -> None:
+    pool = pool_of(of_decoder(), 40, at_least=40)
+    before, rows = losses_of(pool.inputs), np.arange(20)
+    assert gradients_of(pool).norm(dim=1).numpy() == pytest.approx(np.ones(40), rel=1e-5)
+    pool.setup.classifier.load_adapter(trained_on(pool, rows, 0.0, seed=0))
+    assert (before - losses_of(pool.inputs))[rows].mean() > 0

@@ -72,6 +72,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_trained(tmp_path: Pat
     assert call("--set", "privacy.epsilon=1").exit_code == 2
     assert call("--quick", "--attacks").exit_code == 2
     assert call("--attacks", "--set", "privacy.epsilom=1").exit_code == 2
+    assert call("--attacks", "--decoder", "random").exit_code == 2
     (tmp_path / "audit.json").write_text("precious")
     assert call("--out", tmp_path).exit_code == 3
     assert (tmp_path / "audit.json").read_text() == "precious"

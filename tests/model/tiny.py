@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE, WordPiece
+from tokenizers.models import WordPiece
 from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from tokenizers.trainers import BpeTrainer
 from transformers import (
     AlbertConfig,
     AutoConfig,
@@ -26,6 +24,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from fedrad.audit.decoder import bytes_reader
 from fedrad.corpora import CHEXPERT
 from fedrad.model.base import BaseModel, load_base
 from fedrad.model.encoder import ReportClassifier
@@ -111,7 +110,7 @@ def save(folder: Path, family: str, *, seed: int = 0, pooler: bool = True) -> st
 
 def save_decoder(folder: Path, family: str, **changes: object) -> str:
     """Writes a random decoder of the family, with three layers of width 32, and returns the folder's name."""
-    reader = bytes_reader()
+    reader = bytes_reader([REPORT, WORDS, *TEXTS], 420)
     sizes = {"vocab_size": len(reader), "max_position_embeddings": 80, "initializer_range": 0.2}
     layers = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "head_dim": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "tie_word_embeddings": False}
@@ -127,18 +126,6 @@ def save_decoder(folder: Path, family: str, **changes: object) -> str:
     model.save_pretrained(folder)
     reader.save_pretrained(folder)
     return str(folder)
-
-
-def bytes_reader() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer, as most decoders have, without a token that pads."""
-    backend = Tokenizer(BPE())
-    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
-    marks = ["<begin>", "<|endoftext|>"]
-    alphabet = ByteLevel.alphabet()
-    trainer = BpeTrainer(vocab_size=420, special_tokens=marks, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator([REPORT, WORDS, *TEXTS], trainer)
-    backend.post_processor = TemplateProcessing(single="<begin> $A", special_tokens=[("<begin>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<begin>", eos_token="<|endoftext|>")
 
 
 def save_public(folder: Path) -> str:
