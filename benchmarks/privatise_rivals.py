@@ -1,4 +1,4 @@
-"""CusText, and the exact budgets of STAMP's tables, for ``benchmarks.privatise`` alone.
+"""CusText, and the exact budgets of STAMP's tables, for the benchmarks of privatisation alone.
 
 CusText is no mechanism of ``fedrad privatise``: its answer always lies in the token's own set of K tokens, so it tells
 for certain which of some 1,500 sets a token is from. Over all pairs of tokens it has no finite bound.
