@@ -1,20 +1,13 @@
-"""Text privatisation: its speed, what it leaves of a classifier's scores, and how often it is undone.
+"""Text privatisation: its speed, what it leaves of identifiers, and whether its bounds hold.
 
-    python -m benchmarks.privatise --movies movieReviewSnippets_GroundTruth.txt --openi indiana_reports.csv --out p.json
+    python -m benchmarks.privatise --out p.json      # what it leaves of other texts: privatise_utility
     python -m benchmarks.privatise --table1 --ag-news FOLDER --yelp FOLDER --squad dev-v1.1.json   # or hub ids
 
 Speed: CPU seconds of one thread a token, beside a loop over scipy's sampler with exact search.
 
-Utility: weighted F1 (reports) or accuracy (movie reviews) of a classifier that was trained on clean texts only:
-logistic regression on tokens and pairs of tokens. All tokens get the same budget (profile uniform),
-so that all mechanisms spend alike: a log-ratio of at most epsilon times the chordal distance. CusText's epsilon is of
-another kind: it bounds the log-ratio within a set of 20 tokens, and nothing beyond. Intervals (95 %) are a bootstrap
-over texts, each with its noise, which is independent of the others'; the scores of all seeds are averaged.
-
-Attacks: ``privatise_attacks``; on tokens in the first 50 texts, on texts in the first 200 of all.
-
-Identifiers: the attacks on the tokens of the invented identifiers in tests/privatise/identifiers.txt, under the profile
-``full``, by group. The attacker's texts are public reports, in which these words are rare.
+Identifiers: the attacks of ``privatise_pairs`` on the tokens of the invented identifiers in
+tests/privatise/identifiers.txt, under the profile ``full``, by group. The attacker's texts are public reports, in which
+these words are rare.
 
 Bounds: a log-ratio that some event of the answers exceeds at 99.9 % confidence, beside the claim for the pair of
 tokens; of mechanisms as they are, and of broken ones.
@@ -29,7 +22,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +30,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import beta as beta_distribution
 from scipy.stats import vonmises_fisher
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 
 from benchmarks.measure import describe, machine, table, write_json
-from benchmarks.privatise_attacks import Attacker, linked
-from benchmarks.privatise_rivals import CusText, Given, With, customised
-from benchmarks.privatise_sets import TextSet, classified, generated, movies, openi_reports, read_squad
+from benchmarks.privatise_pairs import Pairs
+from benchmarks.privatise_rivals import Given
+from benchmarks.privatise_sets import classified, generated, read_squad
+from benchmarks.privatise_utility import Learner, with_interval
 from fedrad.privacy.randomness import Stream
 from fedrad.privatise.budgets import Choice
 from fedrad.privatise.embeddings import Ids, Table, load_table, make_table
@@ -53,20 +43,12 @@ from fedrad.privatise.mechanisms import Mechanism, Polar, unit_rows
 from fedrad.privatise.privatiser import Privatiser
 from fedrad.privatise.rivals import mechanism_named
 
-BUDGETS: dict[str, tuple[float, ...]] = {
-    "polar": (80, 100),
-    "laplace": (80, 100),
-    "santext": (14, 16, 20),
-    "tem": (20, 24),
-    "custext": (6, 12),
-}
 IDENTIFIER_BUDGETS: dict[str, tuple[float, ...]] = {
     "polar": (10, 20, 30, 40, 60, 100),
     "laplace": (20, 40),
     "santext": (4, 8),
 }
 GRID = ((150, 50, 450, 350), (200, 100, 500, 400), (250, 150, 550, 450), (300, 200, 600, 500), (350, 250, 650, 550))
-ATTACKED, ASKED = 50, 200  # texts whose tokens are attacked, and texts that are linked
 IDENTIFIERS = Path(__file__).parent.parent / "tests/privatise/identifiers.txt"
 Draw = Callable[[Ids, NDArray[np.float64], Stream], Ids]
 
@@ -83,26 +65,14 @@ def main() -> None:
     print(speed_table(results["speed"]), flush=True)
     results["bounds"] = bounds(embeddings)
     print(f"\n{bounds_table(results['bounds'])}", flush=True)
-    sets = [movies(arguments.movies, arguments.texts)] if arguments.movies else []
-    sets.append(generated(arguments.reports))
-    if arguments.openi:
-        sets.append(openi_reports(arguments.openi, arguments.reports))
     results["identifiers"] = identifiers(embeddings, generated(1).learnt)
     print(f"\n{identifier_table(results['identifiers'])}", flush=True)
-    own_sets = customised(embeddings)
-    for texts in sets:
-        results[texts.name] = utility(embeddings, own_sets, texts, arguments.seeds)
-        print(f"\n{texts.name}, {len(texts.texts)} texts\n\n{utility_table(results[texts.name])}", flush=True)
-        write_json(arguments.out, results)
+    write_json(arguments.out, results)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=1000, help="of each set")
-    parser.add_argument("--reports", type=int, default=1000, help="the same for sets of reports")
-    parser.add_argument("--seeds", type=int, default=2, help="privatisations of each set")
-    parser.add_argument("--openi", type=Path, help="indiana_reports.csv, or its folder")
-    parser.add_argument("--movies", type=Path, help="movieReviewSnippets_GroundTruth.txt")
+    parser.add_argument("--texts", type=int, default=1000, help="of each set of --table1")
     parser.add_argument("--table1", action="store_true", help="STAMP's grid, on the sets that are named")
     parser.add_argument("--ag-news", default="", help="hub id or folder")
     parser.add_argument("--yelp", default="", help="hub id or folder")
@@ -161,99 +131,6 @@ def speed_table(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-# Utility
-
-
-def utility(embeddings: Table, own_sets: CusText, texts: TextSet, seeds: int) -> list[dict[str, Any]]:
-    """Scores and attacks for each mechanism and budget; the first two rows are clean text and no text."""
-    learner = Learner(embeddings, texts)
-    attacker = Attacker(embeddings, texts.learnt)
-    found: list[dict[str, Any]] = [
-        {"mechanism": "clean", "epsilon": None, "score": learner.score([_tokens_of(embeddings, texts.texts)])},
-        {
-            "mechanism": "no text",
-            "epsilon": None,
-            "score": learner.score([[np.empty(0, dtype=np.int64)] * len(texts.texts)]),
-        },
-    ]
-    for mechanism, budgets in BUDGETS.items():
-        for epsilon in budgets:
-            drawn = []
-            for seed in range(seeds):
-                if mechanism == "custext":
-                    choice = Choice(epsilon, "uniform")
-                    privatiser: Privatiser = With(embeddings, choice, texts.task, seed=seed, other=own_sets)
-                else:
-                    privatiser = Privatiser(embeddings, Choice(epsilon, "uniform", mechanism), texts.task, seed=seed)
-                drawn.append(privatiser.walks(texts.texts))
-            attacked = attacker.success(privatiser, drawn[-1][:ATTACKED])
-            found.append(
-                {
-                    "mechanism": mechanism,
-                    "epsilon": epsilon,
-                    "score": learner.score([[walk.answers for walk in walks] for walks in drawn]),
-                    **{name: float(right.mean()) for name, right in attacked.items()},
-                    "linked": linked(embeddings, texts.learnt, drawn[-1], ASKED),
-                }
-            )
-            print(found[-1], flush=True)
-    return found
-
-
-class Learner:
-    """A classifier of token ids, from clean texts: logistic regression on tokens and pairs of them."""
-
-    def __init__(self, embeddings: Table, texts: TextSet) -> None:
-        self.texts = texts
-        self.words = TfidfVectorizer(analyzer=_and_pairs, min_df=2, sublinear_tf=True)
-        known = self.words.fit_transform(_tokens_of(embeddings, texts.learnt))
-        self.model = OneVsRestClassifier(LogisticRegression(C=10.0, max_iter=300))
-        self.model.fit(known, texts.learnt_labels.astype(int))
-
-    def score(self, answers: Sequence[Sequence[Ids]]) -> tuple[float, float, float]:
-        """The mean over privatisations, and its 95 % interval over texts."""
-        labels = self.texts.labels
-        decided = []
-        for each in answers:
-            likely = self.model.predict_proba(self.words.transform(each))
-            decided.append(np.eye(labels.shape[1], dtype=bool)[likely.argmax(1)] if self.texts.single else likely > 0.5)
-        rng = np.random.default_rng(0)
-        drawn = [rng.integers(len(labels), size=len(labels)) for _ in range(300)]
-        mean = [float(np.mean([_score(d[k], labels[k], self.texts.single) for d in decided])) for k in drawn]
-        low, high = np.quantile(mean, (0.025, 0.975))
-        return float(np.mean([_score(d, labels, self.texts.single) for d in decided])), float(low), float(high)
-
-
-def _score(decided: NDArray[np.bool_], labels: NDArray[np.bool_], single: bool) -> float:
-    """The accuracy, or F1 of each label, weighted by how often it is positive."""
-    if single:
-        return float((decided & labels).any(1).mean())
-    hits, found, there = (decided & labels).sum(0), decided.sum(0), labels.sum(0)
-    return float((2 * hits / np.maximum(found + there, 1) * there).sum() / max(there.sum(), 1))
-
-
-def _and_pairs(ids: Ids) -> list[str]:
-    words = [str(k) for k in ids.tolist()]
-    return words + [f"{one} {two}" for one, two in pairwise(words)]
-
-
-def _tokens_of(embeddings: Table, texts: Sequence[str]) -> list[Ids]:
-    encoded = embeddings.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [np.array(ids, dtype=np.int64) for ids in encoded]
-
-
-def utility_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The score beside the success of the attacks."""
-    kinds = ("nearest", "prior", "bigram", "linked")
-    cells = []
-    for row in rows:
-        value, low, high = row["score"]
-        attacks = [f"{100 * row[kind]:.1f} %" if kind in row else "-" for kind in kinds]
-        budget = "-" if row["epsilon"] is None else f"{row['epsilon']:g}"
-        cells.append([row["mechanism"], budget, f"{value:.3f} ({low:.3f} to {high:.3f})", *attacks])
-    return table(["mechanism", "epsilon a token", "score", *kinds], cells)
-
-
 # Identifiers
 
 
@@ -261,16 +138,16 @@ def identifiers(embeddings: Table, public: Sequence[str], copies: int = 2) -> li
     """The attacks on invented identifiers, by group, under the profile ``full``."""
     lines = [line for line in IDENTIFIERS.read_text("utf-8").splitlines() if line and not line.startswith("#")]
     texts = [re.sub(r"\{[A-Z]+:([^{}]*)\}", r"\1", line) for line in lines] * copies
-    attacker = Attacker(embeddings, public)
+    pairs = Pairs(embeddings, public)
     found = []
     for mechanism, budgets in IDENTIFIER_BUDGETS.items():
         for epsilon in budgets:
             privatiser = Privatiser(embeddings, Choice(epsilon, "full", mechanism), "chest x-ray findings", seed=0)
             walks = privatiser.walks(texts)
             groups = np.concatenate([walk.groups for walk in walks])
-            right = attacker.success(privatiser, walks)
+            right = pairs.success(privatiser, pairs.likely(privatiser), walks)
             rates = {
-                str(k + 1): [float(guessed[groups == k].mean()) for guessed in right.values()]
+                str(k + 1): [float(np.concatenate(guessed)[groups == k].mean()) for guessed in right.values()]
                 for k in range(4)
                 if (groups == k).any()
             }
@@ -280,7 +157,7 @@ def identifiers(embeddings: Table, public: Sequence[str], copies: int = 2) -> li
 
 
 def identifier_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Success of nearest, prior and bigram, by group."""
+    """Success of nearest, prior and pairs, by group."""
     cells = [
         [
             row["mechanism"],
@@ -396,7 +273,9 @@ def table1(embeddings: Table, arguments: argparse.Namespace) -> None:
             row = [", ".join(map(str, budgets)), mechanism]
             for texts, learner in zip(sets, learners, strict=True):
                 walks = Privatiser(embeddings, choice, texts.task, seed=0).walks(texts.texts)
-                row.append("{:.3f} ({:.3f} to {:.3f})".format(*learner.score([[w.answers for w in walks]])))
+                row.append(
+                    "{:.3f} ({:.3f} to {:.3f})".format(*with_interval(learner.score([[w.answers for w in walks]])))
+                )
             if asked:
                 row.append(f"{np.mean([_kept(embeddings, choice, question) for question in asked]):.3f}")
             rows.append(row)

@@ -1,7 +1,6 @@
 """The attack with a language model, for texts that ``fedrad privatise`` has made.
 
     python -m benchmarks.privatise_language --movies movieReviewSnippets_GroundTruth.txt --openi DIR
-    python -m benchmarks.privatise_language --model none ...    # nearest, prior, bigram and pairs, at more budgets
 
 The guess is the text that maximises, summed over its tokens, the logarithm of the posterior by pairs
 (``privatise_pairs``) and that of the probability, to a power, that SmolLM2-135M gives the token behind all before it:
@@ -22,10 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.measure import describe, machine, table, write_json
-from benchmarks.privatise_attacks import Attacker, Fits
+from benchmarks.privatise_attacks import Fits
 from benchmarks.privatise_pairs import Pairs, Posterior, beginning, guesses, right
 from benchmarks.privatise_sets import TextSet, generated, movies, openi_reports
 from fedrad.model.base import BaseModel, load_base
@@ -36,26 +34,22 @@ from fedrad.privatise.privatiser import Privatiser, Walk
 from fedrad.privatise.reader import reader_of
 
 SETTINGS: tuple[tuple[str, float], ...] = (("polar", 80), ("santext", 14))
-WITHOUT: tuple[tuple[str, float], ...] = (*SETTINGS, ("polar", 100), ("laplace", 80), ("santext", 16), ("tem", 20))
 CANDIDATES, BEAM = 16, 4
 POWERS = (0.1, 0.3)
 TOLD = 2  # public texts that the model reads first
+TUNED = 300  # tokens that are held out, on which the power is chosen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=1000, help="attacked of each set")
-    parser.add_argument("--model", default="smollm2", help="the language model; none: the attacks without one")
+    parser.add_argument("--model", default="smollm2", help="the language model")
     parser.add_argument("--openi", type=Path, help="indiana_reports.csv, or its folder")
     parser.add_argument("--movies", type=Path, help="movieReviewSnippets_GroundTruth.txt")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    embeddings, base = load_table(), None
-    if arguments.model != "none":
-        # bfloat16 takes half the time where the processor multiplies it itself.
-        kind = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-        base = load_base(arguments.model).placed(kind)
+    embeddings, base = load_table(), language_model(arguments.model)
     print(describe(machine()), flush=True)
     sets = [movies(arguments.movies, 1000)] if arguments.movies else []
     sets.append(generated(1000))
@@ -66,6 +60,11 @@ def main() -> None:
         results[texts.name] = attacks(embeddings, texts, arguments.tokens, base)
         print(f"\n{texts.name}, {arguments.tokens} tokens\n\n{attack_table(results[texts.name])}", flush=True)
         write_json(arguments.out, results)
+
+
+def language_model(name: str) -> BaseModel:
+    """Reads in bfloat16, in half the time, where the processor multiplies it itself; else in float32."""
+    return load_base(name).placed(torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32)
 
 
 class Linguist:
@@ -85,7 +84,11 @@ class Linguist:
 
     def tune(self, walks: Sequence[Walk], found: Sequence[Posterior]) -> None:
         """Chooses the power by clear texts that the attacker knows."""
-        scored = [(right(walks, self.guesses(found, power)).mean(), -power) for power in (0.0, *POWERS)]
+        few = int((np.cumsum([len(walk.tokens) for walk in walks]) < TUNED).sum()) + 1
+        scored = []
+        for power in (0.0, *POWERS):
+            guessed = right(walks[:few], self.guesses(found[:few], power))
+            scored.append((np.concatenate(guessed).sum(), -power))
         self.power = -max(scored)[1]
 
     def guesses(self, found: Sequence[Posterior], power: float) -> list[Ids]:
@@ -97,59 +100,54 @@ class Linguist:
 
 def best_of(found: Posterior, power: float) -> Lattice:
     """The likeliest tokens. The language model's logarithms count once there, so the others' count 1 / power times."""
-    best = np.argsort(-found.posterior, axis=1, kind="stable")[:, :CANDIDATES]
-    return Lattice(np.take_along_axis(found.tokens, best, 1), np.take_along_axis(found.posterior, best, 1) / power)
+    return Lattice(found.tokens[:, :CANDIDATES], found.posterior[:, :CANDIDATES] / power)
 
 
-def attacks(embeddings: Table, texts: TextSet, count: int, base: BaseModel | None) -> list[dict[str, Any]]:
+def attacks(embeddings: Table, texts: TextSet, count: int, base: BaseModel) -> list[dict[str, Any]]:
     """All attacks on the tokens of the first texts, each mechanism and budget."""
-    attacker, pairs = Attacker(embeddings, texts.learnt), Pairs(embeddings, texts.learnt)
-    linguist = None if base is None else Linguist(pairs, base)
+    pairs = Pairs(embeddings, texts.learnt)
+    linguist = Linguist(pairs, base)
     found = []
-    for mechanism, epsilon in WITHOUT if base is None else SETTINGS:
+    for mechanism, epsilon in SETTINGS:
         privatiser = Privatiser(embeddings, Choice(epsilon, "uniform", mechanism), texts.task, seed=0)
         walks = privatiser.walks(beginning(embeddings, texts.texts, count))
-        known, likely = pairs.known(privatiser), pairs.likelihood(privatiser)
-        weight = pairs.weight(known, likely)
-        after = pairs.posteriors(Fits.of(pairs.counts, walks), likely, weight)
-        guessed = attacker.success(privatiser, walks) | {"pairs": right(walks, guesses(after))}
-        row: dict[str, Any] = {"mechanism": mechanism, "epsilon": epsilon, "weight": weight}
-        if linguist is not None:
-            linguist.tune(known.walks, pairs.posteriors(known, likely, weight))
-            guessed["language"] = right(walks, linguist.guesses(after, linguist.power))
-            guessed["reach"] = np.concatenate(
-                [
-                    (best_of(of, 1.0).tokens == walk.tokens[:, None]).any(1)
-                    for of, walk in zip(after, walks, strict=True)
-                ]
-            )
-            gain = guessed["language"].astype(float) - guessed["pairs"]
-            row |= {"power": linguist.power, "gain": interval(gain, walks)}
-        found.append(row | {name: float(one.mean()) for name, one in guessed.items()})
+        likely, known, fits = (
+            pairs.likely(privatiser),
+            pairs.known(privatiser),
+            Fits.of(pairs.counts, privatiser, walks),
+        )
+        guessed = pairs.success(privatiser, likely, walks)
+        after = pairs.posteriors(fits, likely.weight * likely.of(fits))
+        linguist.tune(known.walks, pairs.posteriors(known, likely.weight * likely.of(known)))
+        guessed["language"] = right(walks, linguist.guesses(after, linguist.power))
+        guessed["reach"] = [
+            (best_of(of, 1.0).tokens == walk.tokens[:, None]).any(1).astype(np.int64)
+            for of, walk in zip(after, walks, strict=True)
+        ]
+        gain = [one - other for one, other in zip(guessed["language"], guessed["pairs"], strict=True)]
+        row = {"mechanism": mechanism, "epsilon": epsilon, "power": linguist.power, "gain": interval(gain)}
+        found.append(row | {name: float(np.concatenate(one).mean()) for name, one in guessed.items()})
         print(found[-1], flush=True)
     return found
 
 
 def attack_table(rows: Sequence[dict[str, Any]]) -> str:
     """Shares of tokens, and what the language model adds to pairs."""
-    kinds = [kind for kind in ("nearest", "prior", "bigram", "pairs", "language", "reach") if kind in rows[0]]
-    more = ["language - pairs, points", "power"] if "gain" in rows[0] else []
+    kinds = ("nearest", "prior", "pairs", "language", "reach")
     cells = []
     for row in rows:
         shares = [f"{100 * row[kind]:.1f} %" for kind in kinds]
-        if more:
-            low, high = (100 * end for end in row["gain"])
-            shares += [f"{low:+.1f} to {high:+.1f}", row["power"]]
-        cells.append([row["mechanism"], f"{row['epsilon']:g}", *shares])
-    return table(["mechanism", "epsilon a token", *kinds, *more], cells)
+        low, high = (100 * end for end in row["gain"])
+        cells.append(
+            [row["mechanism"], f"{row['epsilon']:g}", *shares, f"{low:+.1f} to {high:+.1f}", f"{row['power']:g}"]
+        )
+    return table(["mechanism", "epsilon a token", *kinds, "language - pairs, points", "power"], cells)
 
 
-def interval(gain: NDArray[np.float64], walks: Sequence[Walk]) -> tuple[float, float]:
-    """Of the mean over tokens, 95 %, by a bootstrap over texts."""
-    ends = np.cumsum([len(walk.tokens) for walk in walks])
-    sums = np.array([part.sum() for part in np.split(gain, ends[:-1])])
-    lengths = np.diff(ends, prepend=0)
-    drawn = np.random.default_rng(0).integers(len(walks), size=(2000, len(walks)))
+def interval(gain: Sequence[Ids]) -> tuple[float, float]:
+    """Of the mean over the tokens of all texts, 95 %, by a bootstrap over texts."""
+    sums, lengths = np.array([(each.sum(), len(each)) for each in gain]).T
+    drawn = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
     low, high = np.quantile(sums[drawn].sum(1) / lengths[drawn].sum(1), (0.025, 0.975))
     return float(low), float(high)
 

@@ -3,7 +3,8 @@
     python -m benchmarks.privatise_repair
 
 Of the first generated reports, under the profile uniform: the perplexity a token under the model that repairs, how many
-tokens are the original's (nearest), and the attacks, which know the mechanism but make no use of the repair.
+tokens are the original's (nearest), and the attacks of ``privatise_pairs``, which know the mechanism but make no use of
+the repair. Intervals are a bootstrap over texts.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 import torch
 
 from benchmarks.measure import describe, machine, table, write_json
-from benchmarks.privatise import Learner
-from benchmarks.privatise_attacks import Attacker
+from benchmarks.privatise_language import language_model
+from benchmarks.privatise_pairs import Pairs
 from benchmarks.privatise_sets import TextSet, generated
-from fedrad.model.base import load_base
+from benchmarks.privatise_utility import TOKENS, Learner, with_interval
 from fedrad.privatise.budgets import Choice
 from fedrad.privatise.embeddings import Ids, Table, load_table
 from fedrad.privatise.privatiser import Privatiser
@@ -46,11 +47,12 @@ def main() -> None:
 
 def repairs(embeddings: Table, texts: TextSet, model: str) -> list[dict[str, Any]]:
     """For each mechanism and budget: no repair, and repairs of several strengths."""
-    reader = reader_of(embeddings, load_base(model), f"{texts.task}\n")
-    attacker, learner = Attacker(embeddings, texts.learnt), Learner(embeddings, texts)
+    reader = reader_of(embeddings, language_model(model), f"{texts.task}\n")
+    pairs, learner = Pairs(embeddings, texts.learnt), Learner(embeddings, texts)
     found = []
     for mechanism, epsilon in SETTINGS:
         plain = Privatiser(embeddings, Choice(epsilon, "uniform", mechanism), texts.task, seed=0)
+        likely = pairs.likely(plain)
         for closeness in (None, *CLOSENESS):
             repair = None if closeness is None else Repair(reader, closeness=closeness)
             walks = Privatiser(embeddings, plain.choice, texts.task, seed=0, repair=repair).walks(texts.texts)
@@ -61,8 +63,11 @@ def repairs(embeddings: Table, texts: TextSet, model: str) -> list[dict[str, Any
                     "closeness": closeness,
                     "perplexity": perplexity(reader, [walk.answers for walk in walks]),
                     "clean": perplexity(reader, [walk.tokens for walk in walks]),
-                    "score": learner.score([[walk.answers for walk in walks]]),
-                    **{name: float(right.mean()) for name, right in attacker.success(plain, walks).items()},
+                    "score": with_interval(learner.score([[walk.answers for walk in walks]])),
+                    **{
+                        attack: float(np.concatenate(right).mean())
+                        for attack, right in pairs.success(plain, likely, walks).items()
+                    },
                 }
             )
             print(found[-1], flush=True)
@@ -78,11 +83,11 @@ def repair_table(rows: Sequence[dict[str, Any]]) -> str:
             "no repair" if row["closeness"] is None else f"{row['closeness']:g}",
             f"{row['perplexity']:,.0f} ({row['clean']:,.0f})",
             "{:.3f} ({:.3f} to {:.3f})".format(*row["score"]),
-            *(f"{100 * row[kind]:.1f} %" for kind in ("nearest", "prior", "bigram")),
+            *(f"{100 * row[kind]:.1f} %" for kind in TOKENS),
         ]
         for row in rows
     ]
-    names = ["epsilon a token", "closeness", "perplexity (of the originals)", "score", "nearest", "prior", "bigram"]
+    names = ["epsilon a token", "closeness", "perplexity (of the originals)", "score", *TOKENS]
     return table(["mechanism", *names], cells)
 
 

@@ -1,4 +1,4 @@
-"""CusText, and the exact budgets of STAMP's tables, for ``benchmarks.privatise`` alone.
+"""CusText, and the exact budgets of STAMP's tables, for the benchmarks of privatisation alone.
 
 CusText is no mechanism of ``fedrad privatise``: its answer always lies in the token's own set of K tokens, so it tells
 for certain which of some 1,500 sets a token is from. Over all pairs of tokens it has no finite bound.
@@ -38,13 +38,26 @@ class CusText:
 
     def draw(self, tokens: Ids, epsilon: NDArray[np.float64], stream: Stream) -> Ids:
         """As in ``Mechanism``. A token that is no possible answer itself is answered from its nearest token's set."""
-        members = self.sets[self.of[tokens]]
-        cosines = np.einsum("nkd,nd->nk", self.table.unit.numpy()[members], self.table.unit.numpy()[tokens])
-        low, high = cosines.min(1, keepdims=True), cosines.max(1, keepdims=True)
-        weights = np.exp(epsilon[:, None] / 2 * (cosines - low) / np.maximum(high - low, 1e-9))
-        sums = weights.cumsum(1)
+        sums = self._weights(tokens, epsilon).cumsum(1)
         picked = (sums < stream.uniform(len(tokens))[:, None] * sums[:, -1:]).sum(1)
-        return members[np.arange(len(tokens)), picked]
+        return self.sets[self.of[tokens], picked]
+
+    def log_likelihood(self, answer: int, tokens: Ids, epsilon: float) -> NDArray[np.float64]:
+        """Of an answer to each token, [n]; minus infinity where it lies outside of the token's set."""
+        found = np.full(len(tokens), -np.inf)
+        for which, place in np.argwhere(self.sets == answer):
+            mine = np.flatnonzero(self.of[tokens] == which)
+            weights = self._weights(tokens[mine], np.full(len(mine), epsilon))
+            found[mine] = np.log(weights[:, place] / weights.sum(1))
+        return found
+
+    def _weights(self, tokens: Ids, epsilon: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the answers in each token's set, [n, K]."""
+        unit = self.table.unit.numpy()
+        cosines = np.einsum("nkd,nd->nk", unit[self.sets[self.of[tokens]]], unit[tokens])
+        low, high = cosines.min(1, keepdims=True), cosines.max(1, keepdims=True)
+        found: NDArray[np.float64] = np.exp(epsilon[:, None] / 2 * (cosines - low) / np.maximum(high - low, 1e-9))
+        return found
 
 
 def customised(table: Table, size: int = SET_SIZE) -> CusText:

@@ -1,4 +1,4 @@
-"""Sets of texts for ``benchmarks.privatise``: what a classifier learns from, what is privatised, what an attacker has.
+"""Sets of texts for the benchmarks of privatisation: what is learnt from, what is privatised, what an attacker has.
 
 Movies are sentences of reviews with a human rating, from the package vaderSentiment (MIT; Hutto and Gilbert, ICWSM
 2014, after Pang and Lee 2005), which has them in its source archive:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.privatise_attacks import Attacker, Fits, linked
+from benchmarks.privatise_attacks import linked
 from benchmarks.privatise_language import Linguist
-from benchmarks.privatise_pairs import Pairs, Posterior, guesses
+from benchmarks.privatise_pairs import MIX, Pairs, Posterior
 from benchmarks.privatise_rivals import Given, customised
 from benchmarks.privatise_sets import classified, movies, read_classes, read_squad
+from benchmarks.privatise_utility import Row, ahead
 from fedrad.model.base import load_base
 from fedrad.privacy.randomness import Stream
 from fedrad.privatise.budgets import Choice
@@ -77,6 +77,22 @@ def test_custext_answers_from_the_tokens_own_set_within_its_bound() -> None:
     assert np.abs(ratios).max() <= epsilon + 0.1
     assert np.abs(ratios).max() > 0.2  # it does depend on the token
 
+    likely = [rival.log_likelihood(v, np.array([one, rival.sets[4][0]]), epsilon) for v in rival.sets[3].tolist()]
+    np.testing.assert_allclose(np.exp(np.array(likely)[:, 0]), counts[0][rival.sets[3]] / draws, atol=0.015)
+    assert np.isneginf(np.array(likely)[:, 1]).all()  # an answer betrays the set
+
+
+def test_the_rivals_score_is_taken_where_an_attack_succeeds_as_often() -> None:
+    def row(epsilon: float, score: float, success: float) -> Row:
+        times = 1 + np.array([0.0, 0.02, -0.02])  # the figure, and two resamples
+        return Row("m", epsilon, {"score": score * times, "pairs": success * times})
+
+    polar, rivals = row(80, 0.5, 0.4), [row(1, 0.2, 0.2), row(2, 0.6, 0.6), row(3, 0.7, 0.9)]
+    found = ahead(polar, rivals, "pairs")
+    assert found is not None
+    np.testing.assert_allclose(found, 0.1 * (1 + np.array([0.0, 0.02, -0.02])))
+    assert ahead(polar, rivals[1:], "pairs") is None  # no budget of the rival is attacked so seldom
+
 
 def test_a_grid_may_have_any_budgets() -> None:
     choice = Given(1.0, "full", "polar", "code", given=(150, 50, 450, 350))
@@ -91,28 +107,18 @@ def table() -> Table:
 def test_attacks_undo_what_is_hardly_perturbed_and_nothing_else(table: Table) -> None:
     public = ["the lungs are clear . no effusion is seen .", "the heart is normal . no edema is seen ."] * 20
     texts = ["the lungs are normal . no edema is seen .", "small nodule in the left lung ."]
-    attacker = Attacker(table, public)
+    pairs = Pairs(table, different(*public[:2]))
     found = {}
     for epsilon in (1.0, 1e4):
         privatiser = Privatiser(table, Choice(epsilon, "uniform"), "chest", seed=0)
         walks = privatiser.walks(texts)
-        right = attacker.success(privatiser, walks)
-        found[epsilon] = {name: float(guessed.mean()) for name, guessed in right.items()}
-        found[epsilon]["linked"] = linked(table, public, walks, 2)
+        right = pairs.success(privatiser, pairs.likely(privatiser), walks)
+        found[epsilon] = {name: float(np.concatenate(guessed).mean()) for name, guessed in right.items()}
+        found[epsilon]["linked"] = float(linked(table, public, walks, 2).mean())
     assert all(value > 0.9 for value in found[1e4].values())
     assert found[1.0]["nearest"] < 0.2
     assert found[1.0]["linked"] <= 1
-    assert not math.isnan(found[1.0]["bigram"])
-
-
-def test_a_known_phrase_is_completed_by_the_bigram_attack(table: Table) -> None:
-    """Words that no answer tells are guessed by what stands around them."""
-    public = ["no evidence of pneumothorax is seen"] * 50
-    attacker = Attacker(table, public)
-    privatiser = Privatiser(table, Choice(75.0, "uniform"), "chest", seed=1)
-    walks = privatiser.walks(public[:40])
-    right = attacker.success(privatiser, walks)
-    assert right["bigram"].mean() > right["nearest"].mean() + 0.2
+    assert found[1.0]["pairs"] < 0.5
 
 
 def different(*phrases: str) -> list[str]:
@@ -120,39 +126,42 @@ def different(*phrases: str) -> list[str]:
     return [f"{phrase} {k}" for k in range(60) for phrase in phrases]
 
 
-def test_the_posterior_by_pairs_beats_the_bigram_attack_on_a_known_phrase(table: Table) -> None:
-    """Both ways round: the words after a token tell as much as those before it."""
+def test_a_known_phrase_is_completed_by_pairs(table: Table) -> None:
+    """Words that no answer tells are guessed by what stands around them, on both sides."""
     public = different("no evidence of pneumothorax is seen", "the heart is normal in size")
     pairs, privatiser = Pairs(table, public), Privatiser(table, Choice(65.0, "uniform"), "chest", seed=1)
-    walks = privatiser.walks(public[-20:])
-    likely = pairs.likelihood(privatiser)
+    likely = pairs.counted(privatiser, 65.0)
     assert likely.own > likely.steps.max()  # a token is likelier than all others to be its own answer
     assert likely.steps[38] > likely.steps[25] > likely.steps[20]  # and near ones are than far ones
-    found = pairs.posteriors(Fits.of(pairs.counts, walks), likely, pairs.weight(pairs.known(privatiser), likely))
 
-    right = np.mean(np.concatenate(guesses(found)) == np.concatenate([walk.tokens for walk in walks]))
+    found = pairs.success(privatiser, pairs.likely(privatiser), privatiser.walks(public[-20:]))
 
-    assert right > 0.75  # a seventh of the tokens are numbers, which nothing tells
-    assert right > Attacker(table, public).success(privatiser, walks)["nearest"].mean() + 0.4
+    shares = {attack: np.concatenate(right).mean() for attack, right in found.items()}
+    assert shares["pairs"] > 0.75  # a seventh of the tokens are numbers, which nothing tells
+    assert shares["pairs"] > shares["prior"] + 0.2
+    assert shares["pairs"] > shares["nearest"] + 0.4
 
 
 def test_the_sum_over_all_texts_is_what_it_says(table: Table) -> None:
     pairs = Pairs(table, different("no edema is seen", "no edema", "effusion is seen"))
-    words = [["no", "effusion"], ["edema", "is"], ["is", "seen"]]
-    tokens = np.array([table.tokenizer.convert_tokens_to_ids(two) for two in words])
-    fit = np.log(np.array([[0.2, 0.9], [0.3, 0.5], [0.6, 0.1]]))
+    known = pairs.counts.known.tolist()
+    answers = np.array(table.tokenizer.convert_tokens_to_ids(["no", "sofa", "seen"]))  # a sofa is in no public text
+    fit = np.random.default_rng(0).normal(size=(3, len(known) + 1))
 
-    found = pairs.both_ways(tokens, fit)
+    found = pairs.both_ways(answers, fit)
 
-    every = np.zeros((2, 2, 2))
-    for path in np.ndindex(every.shape):
-        ids, before = tokens[np.arange(3), path], -1
-        for k, token in enumerate(ids):
-            every[path] += fit[k, path[k]] + pairs.follows(np.array([before]), np.array([[token]]))[0, 0]
-            before = token
-    sums = np.exp(every)
-    expected = np.array([sums.sum((1, 2)), sums.sum((0, 2)), sums.sum((0, 1))])
-    np.testing.assert_allclose(np.exp(found), expected, rtol=1e-6)
+    columns = [[*known, answer] for answer in answers.tolist()]
+    frequency, follows = np.exp(pairs.counts.prior.astype(float)), np.zeros((len(known) + 1, len(known) + 1))
+    follows[:-1, :-1] = pairs.counts.follows.toarray()
+    steps = [MIX * follows + (1 - MIX) * frequency[columns[k]] for k in (1, 2)]
+    first, second, third = np.exp(fit)
+    every = np.einsum("a,ab,bc->abc", first * frequency[columns[0]], steps[0] * second, steps[1] * third)
+    expected = np.array([every.sum((1, 2)), every.sum((0, 2)), every.sum((0, 1))])
+    shares = np.exp(found) / np.exp(found).sum(1, keepdims=True)
+    np.testing.assert_allclose(shares, expected / expected.sum(1, keepdims=True), rtol=1e-6)
+    is_, seen = (known.index(k) for k in table.tokenizer.convert_tokens_to_ids(["is", "seen"]))
+    assert follows[is_, seen] == 1  # nothing else follows it
+    assert follows[seen, is_] == 0
 
 
 def test_a_language_model_decides_where_the_posterior_does_not(table: Table, tmp_path: Path) -> None:
