@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.decoder import OURS, OURS_NF4, Case, engine, error
+from benchmarks.decoder import OURS, Case, engine, error
 
 CASE = Case("small", "cpu", notes=2, tokens=20)
 
@@ -16,7 +16,7 @@ def test_the_gradients_of_both_engines_agree() -> None:
 
 def test_a_random_base_of_four_bits_takes_a_step() -> None:
     pytest.importorskip("bitsandbytes", exc_type=ImportError)
-    (step, size), (dense_step, dense) = engine(OURS_NF4, CASE), engine(OURS, CASE)
+    (step, size), (dense_step, dense) = engine(f"{OURS}, nf4", CASE), engine(OURS, CASE)
     found, whole = step(), dense_step()
     assert found.keys() == whole.keys()
     assert all(torch.isfinite(gradient).all() and gradient.any() for gradient in found.values())
