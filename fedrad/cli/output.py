@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value, as often as needed; `python -m fedrad.reference` lists the keys"),
 ]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def let_threads_sleep() -> None:
@@ -69,9 +71,12 @@ def reporting_errors() -> Iterator[None]:
         _red(f"fedrad: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # a name that is too long, a full disk: no bug of fedrad's
-        if error.filename is None:
+        if error.filename is not None:
+            _red(f"fedrad: {error.filename}: {error.strerror}.")
+        elif error.errno in _FULL:  # of a write, which doesn't know the name of its file
+            _red(f"fedrad: {error.strerror}: make room where fedrad writes (--out, the cache folder).")
+        else:
             raise
-        _red(f"fedrad: {error.filename}: {error.strerror}.")
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         left = getattr(interrupt, "__notes__", ["Nothing is finished. What was charged is in the ledgers."])

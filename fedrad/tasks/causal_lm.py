@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -152,9 +154,20 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of notes or labels, in which ``<|im_end|>`` is ten characters: only the prompt has tokens that control
-    a model, and only an answer's end is one that ends a text."""
+    """Token ids of notes or labels, in which ``<|im_end|>`` is ten characters: only the instruction has special tokens,
+    and only an answer's end is one that ends a text."""
+    if not len(texts):
+        return []
     # Not verbose: it would log how long the longest note is.
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    ids: list[list[int]] = tokenizer(list(texts), **options)["input_ids"] if len(texts) else []
+    ids: list[list[int]] = _reader(tokenizer)(list(texts), **options)["input_ids"]
     return ids
+
+
+@lru_cache(maxsize=4)
+def _reader(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy for plain texts. A fast tokenizer keeps ``split_special_tokens`` until the next call that says otherwise,
+    so with one for both, threads of a server would tokenize each other's notes wrongly."""
+    reader = deepcopy(tokenizer)
+    reader.backend_tokenizer.encode_special_tokens = True  # before threads share it
+    return reader

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import fedrad
 from fedrad.cli import app as cli
+from fedrad.cli.output import reporting_errors
 from fedrad.config import Experiment
 from fedrad.data.report import warn
 from fedrad.errors import ConfigError, DataError, FederationError
@@ -358,6 +359,14 @@ def test_a_file_that_can_not_be_there_is_one_line(arguments: list[str]) -> None:
     assert shown.stderr.startswith("fedrad: ")
     assert shown.stderr.endswith(": File name too long.\n")
     assert shown.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_a_bug_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="1"), reporting_errors(), Path("/dev/full").open("w") as full:
+        full.write("x")
+    assert capsys.readouterr().err.startswith("fedrad: No space left on device: make room where fedrad writes")
+    with pytest.raises(OSError, match="of a library"), reporting_errors():
+        raise OSError("of a library")
 
 
 @pytest.mark.parametrize("typed", ["simulat", "ledgr", "pln"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,13 @@ def test_an_answer_is_that_of_the_class_and_stands_behind_one_prompt(base: BaseM
         note = ids[1 + len(before) : -len(after) - len(answer)]
         assert text.startswith(base.tokenizer.decode(note))
         assert not {begin, end} & set(note)  # a text that looks like a token which controls the model is a text
+
+
+def test_threads_that_share_a_tokenizer_do_not_change_how_each_other_s_texts_are_read(base: BaseModel) -> None:
+    backend = base.tokenizer.backend_tokenizer
+    tokens = replace(TASK, instruction="<|endoftext|>").made_up(["<|endoftext|>"], base.tokenizer, LENGTH)
+    assert tokens.ids.tolist().count(base.tokenizer.eos_token_id) == 2  # in the instruction and behind the answer
+    assert not backend.encode_special_tokens  # which another thread's instruction goes by
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
