@@ -56,7 +56,7 @@ def check(
             found = check_data(source, config, overrides)
         console = Console(width=None if sys.stdout.isatty() else 140)
         lines = [report.PRIVATE, "", *([f"data: {found.what}"] if found.what else [])]
-        lines += report.survey_lines(found.survey, found.max_length)
+        lines += report.survey_lines(found.survey, found.max_length, found.limit)
         _say(console, lines)
         if found.survey.labels:
             console.print()

@@ -29,8 +29,9 @@ from fedrad.planning.outlook import Outlook, features_of, outlook_of
 from fedrad.privacy.passes import most_units
 from fedrad.privacy.plan import declared_size
 from fedrad.public_base.choice import collection_of, starts_warm
+from fedrad.tasks.causal_lm import CausalLM
 from fedrad.training.corpus import Corpus, hospital_shares, read_corpus, table_columns
-from fedrad.training.setup import units_in
+from fedrad.training.setup import longest_text, units_in
 
 
 @dataclass
@@ -40,6 +41,7 @@ class DataCheck:
     Attributes:
         what: in words, what was read.
         max_length: tokens at which a run cuts a report.
+        limit: in words, what sets it.
         known: what the public base makes of each label: its own name for it, or "".
         offered: for a label that it does not know, the one that may be meant.
         outlook: what ``fedrad plan`` says of this size; None if it can't be planned.
@@ -51,6 +53,7 @@ class DataCheck:
     what: str = ""
     survey: Survey = field(default_factory=Survey)
     max_length: int = 0
+    limit: str = "data.max-length"
     known: dict[str, str] = field(default_factory=dict)
     offered: dict[str, str] = field(default_factory=dict)
     outlook: Outlook | None = None
@@ -107,7 +110,7 @@ def check_data(source: Path | None, config: Path | None, overrides: Mapping[str,
     lengths = None
     with found.stage():
         base = load_base(experiment.base_name, experiment.model.revision)
-        found.max_length = min(experiment.data.max_length, base.max_length)
+        found.max_length = longest_text(experiment, base)
 
         def lengths(texts: list[str]) -> list[int]:
             return [len(ids) for ids in base.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
@@ -123,6 +126,9 @@ def check_data(source: Path | None, config: Path | None, overrides: Mapping[str,
     with found.stage():
         corpus = read_corpus(experiment)
         corpus.task.outputs()
+        if isinstance(corpus.task, CausalLM):
+            found.max_length = corpus.task.room(base.tokenizer, found.max_length)
+            found.limit += ", less what the decoder reads and writes beside"
         declared = _declared(found, experiment, policy, corpus)
         _plan(found, experiment, policy, corpus, declared)
     return found

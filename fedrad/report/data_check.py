@@ -36,8 +36,8 @@ def problem_lines(problems: list[Problem]) -> list[str]:
     return lines
 
 
-def survey_lines(survey: Survey, max_length: int) -> list[str]:
-    """Reports, patients, texts and lengths."""
+def survey_lines(survey: Survey, max_length: int, limit: str) -> list[str]:
+    """Reports, patients, texts and lengths; texts are cut at ``max_length``, which ``limit`` says in words."""
     if not survey.reports:
         return []
     each, lengths = survey.per_patient, survey.lengths
@@ -54,7 +54,7 @@ def survey_lines(survey: Survey, max_length: int) -> list[str]:
         lines.append(
             f"tokens: median {np.median(lengths):.0f}, 90% up to {np.percentile(lengths, 90):.0f}, longest"
             f" {lengths.max():,}; {cut.mean():.1%} of the reports ({cut.sum():,}) are cut off at {max_length}"
-            " (data.max-length)"
+            f" ({limit})"
         )
     return lines
 

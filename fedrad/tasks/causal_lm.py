@@ -112,6 +112,26 @@ class CausalLM(SingleLabel):
         labels = (np.arange(len(self.labels)) == tokens.labels[:, :1]).astype(np.float32)
         return labels, np.ones_like(labels)
 
+    def room(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+        """Tokens of a note at which it is cut.
+
+        Raises:
+            ModelError: instruction, examples and the longest answer leave too few.
+        """
+        before, after = self._around(tokenizer)
+        room = max_length - len(before) - len(after) - self.answers(tokenizer).longest
+        if room < _LEAST_NOTE:
+            raise ModelError(
+                f"data.max-length = {max_length} leaves no room for a note beside instruction, examples and answer,"
+                f" which take {max_length - room} tokens: raise it."
+            )
+        return room
+
+    def _around(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+        """Token ids before and behind a note."""
+        before, after = (_ids(tokenizer, part) for part in prompt_around(self.instruction))
+        return [*tokenizer("")["input_ids"], *before], after  # of Llama: first the token that begins a text
+
     def _texts(
         self,
         texts: Sequence[str],
@@ -121,16 +141,8 @@ class CausalLM(SingleLabel):
         patients: Indices | None,
     ) -> Tokenized:
         """Prompts with the answers of these classes; a note is cut so that the longest answer would have room."""
-        answers = self.answers(tokenizer)
-        before, after = (_ids(tokenizer, part) for part in prompt_around(self.instruction))
-        before = [*tokenizer("")["input_ids"], *before]  # of Llama: the token that begins a text
-        room = max_length - len(before) - len(after) - answers.longest
-        if room < _LEAST_NOTE:
-            raise ModelError(
-                f"data.max-length = {max_length} leaves no room for a note beside instruction, examples and answer,"
-                f" which take {max_length - room} tokens: raise it."
-            )
-        notes = _plain(tokenizer, texts)
+        answers, (before, after) = self.answers(tokenizer), self._around(tokenizer)
+        room, notes = self.room(tokenizer, max_length), _plain(tokenizer, texts)
         labels = np.zeros((len(texts), 1 + answers.longest), dtype=np.int64)
         mask = np.zeros(labels.shape, dtype=np.float32)
         pieces = []

@@ -107,10 +107,7 @@ def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup
         )
     )
     base = base_of(experiment)
-    if experiment.data.max_length > base.max_length:
-        raise ConfigError(
-            f"data.max-length = {experiment.data.max_length}: {base.name} reads at most {base.max_length}"
-        )
+    max_length = longest_text(experiment, base)
     seeded = experiment.privacy.noise == "seeded"
     probed = experiment.train.kernels == "probe" or (experiment.train.kernels == "auto" and not seeded)
     # Opacus's hooks need float32, whatever this machine runs faster.
@@ -130,8 +127,17 @@ def set_up(experiment: Experiment, task: Task, rank: int | None = None) -> Setup
         lora=lora_spec,
         task=task,
         pad_id=int(base.tokenizer.pad_token_id),
-        max_length=experiment.data.max_length,
+        max_length=max_length,
     )
+
+
+def longest_text(experiment: Experiment, base: BaseModel) -> int:
+    """``data.max-length``, tokens. Raises ConfigError if the base model can't read as many."""
+    if experiment.data.max_length > base.max_length:
+        raise ConfigError(
+            f"data.max-length = {experiment.data.max_length}: {base.name} reads at most {base.max_length}"
+        )
+    return experiment.data.max_length
 
 
 def exported(setup: Setup, strategy: Strategy, state: Mapping[str, Tensor]) -> Setup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from fedrad.cli import app as cli
 from fedrad.data.openi import PROBLEMS
 from tests.data.conftest import CANARY, write_csv
+from tests.model import tiny
 
 HEADER = ("report", "mrn", "effusion", "Edema", "signed")
 COLUMNS = {"text-column": "report", "patient-column": "mrn", "label-columns": "effusion,Edema"}
@@ -56,6 +58,32 @@ def test_a_good_table(tmp_path: Path) -> None:
     assert found["could_start"] is True
     assert (tmp_path / "c.json").stat().st_mode & 0o077 == 0
     assert CANARY not in shown.output + (tmp_path / "c.json").read_text()
+
+
+def test_a_note_has_the_room_that_a_decoder_s_prompt_and_answer_leave(tmp_path: Path) -> None:
+    base = tiny.save_decoder(tmp_path / "base", "llama", max_position_embeddings=600)
+    rows = [[f"effusion {k}." + " edema" * (200 if k == 7 else 0), ("Pelvis", "Chest")[k % 2]] for k in range(300)]
+    file = write_csv(tmp_path / "t.csv", ("input", "kind"), rows)
+    given = {"data.text-column": "input", "data.label-columns": "kind", "lora.targets": "query"}
+    given |= {"model.name": base, "model.task": "causal-lm", "train.warm-start": "none", "model.shots": 1}
+
+    def found(length: int) -> tuple[str, dict[str, Any]]:
+        chosen = (f"{key}={value}" for key, value in (given | {"data.max-length": length}).items())
+        shown = call(
+            file, *(part for pair in chosen for part in ("--set", pair)), "--json", tmp_path / f"{length}.json"
+        )
+        return " ".join(shown.output.split()), json.loads((tmp_path / f"{length}.json").read_text())
+
+    said, fits = found(600)
+    assert fits["could_start"]
+    assert 0 < fits["tokens"]["cut_at"] < 500  # instruction and example are more than a hundred tokens
+    assert f"cut off at {fits['tokens']['cut_at']} (data.max-length, less what the decoder" in said
+    said, too_few = found(100)
+    assert not too_few["could_start"]
+    assert "leaves no room for a note beside instruction, examples and answer" in said
+    said, too_many = found(700)
+    assert not too_many["could_start"]
+    assert "reads at most 600" in said
 
 
 def test_every_problem_at_once(tmp_path: Path) -> None:
