@@ -10,7 +10,7 @@ from fedrad.corpora import CORPORA, label_columns, names_in
 from fedrad.errors import PolicyRefusal
 from fedrad.model.base import load_base
 from fedrad.privacy.plan import PrivacyPlan
-from fedrad.settings import CHEST, EMBEDDED
+from fedrad.settings import CHEST, EMBEDDED, TEXT
 from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.multi_label import MultiLabel
 from fedrad.tasks.single_label import SingleLabel
@@ -245,7 +245,8 @@ class HospitalPolicy:
         Raises:
             PolicyRefusal: the proposal can't be clamped into the policy: no privacy at all, or at the server only,
                 noise that the server could regenerate, bfloat16 arithmetic, a larger delta than allowed, a smaller
-                quorum, fewer colluders, more steps a round, or noise that others should add.
+                quorum, fewer colluders, more steps a round, noise that others should add, or work that grows with the
+                longest report.
         """
         privacy = experiment.privacy
         if privacy.epsilon == 0:
@@ -263,6 +264,11 @@ class HospitalPolicy:
             raise PolicyRefusal("the server proposes seeded noise, which it could subtract; this hospital uses its own")
         if experiment.train.precision != "float32" and not self.allow_bfloat16:
             raise PolicyRefusal("the server proposes bfloat16, whose rounding epsilon does not cover; ask for float32")
+        if experiment.causal and experiment.model.loss == TEXT and not self.pad_lengths:
+            raise PolicyRefusal(
+                "the server proposes model.loss=text, which takes memory by the length of the longest report, so a lack"
+                " of it would tell that length; this hospital needs node-config pad-lengths for it"
+            )
         if privacy.delta > self.delta:
             raise PolicyRefusal(f"the server proposes delta {privacy.delta}; this hospital allows {self.delta}")
         quorum = experiment.sites.quorum if privacy.secure_aggregation else 1

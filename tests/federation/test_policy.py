@@ -80,6 +80,14 @@ def test_what_can_not_be_clamped_is_refused(proposed: dict[str, object], says: s
         policy().authorize(proposal(**proposed))
 
 
+def test_work_that_grows_with_the_longest_report_is_refused_unless_all_are_padded_to_one_length() -> None:
+    decoder = {"model.task": "causal-lm", "lora.targets": "query"}
+    proposed = Experiment.from_flat({**decoder, "model.loss": "text"})
+    with pytest.raises(PolicyRefusal, match="pad-lengths"):
+        policy().authorize(proposed)
+    assert policy(pad_lengths=True).authorize(proposed) == policy().authorize(Experiment.from_flat(decoder))
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "auto"])
 def test_arithmetic_that_epsilon_does_not_cover_is_refused(precision: str) -> None:
     proposed = Experiment.from_flat({"train.precision": precision})
