@@ -264,11 +264,6 @@ class HospitalPolicy:
             raise PolicyRefusal("the server proposes seeded noise, which it could subtract; this hospital uses its own")
         if experiment.train.precision != "float32" and not self.allow_bfloat16:
             raise PolicyRefusal("the server proposes bfloat16, whose rounding epsilon does not cover; ask for float32")
-        if experiment.causal and experiment.model.loss == TEXT and not self.pad_lengths:
-            raise PolicyRefusal(
-                "the server proposes model.loss=text, which takes memory by the length of the longest report, so a lack"
-                " of it would tell that length; this hospital needs node-config pad-lengths for it"
-            )
         if privacy.delta > self.delta:
             raise PolicyRefusal(f"the server proposes delta {privacy.delta}; this hospital allows {self.delta}")
         quorum = experiment.sites.quorum if privacy.secure_aggregation else 1
@@ -291,6 +286,11 @@ class HospitalPolicy:
             raise PolicyRefusal(
                 f"the server proposes {experiment.local_steps} steps a round (train.local-steps); this hospital"
                 f" takes {self.max_local_steps} at most (node-config max-local-steps)"
+            )
+        if experiment.causal and experiment.model.loss == TEXT and not self.pad_lengths:
+            raise PolicyRefusal(
+                "the server proposes model.loss=text, which takes memory by the length of the longest report, so a lack"
+                " of it would tell that length; this hospital needs node-config pad-lengths for it"
             )
         batch = self._batch(self.batch or experiment.expected_batch(self.declared_size))
         if privacy.shared_noise and batch != experiment.train.batch:
