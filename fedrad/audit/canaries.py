@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ EXCESS = 10.0
 class CanarySuffix(Suffix):
     """The upper part with m more outputs, its trainable numbers ``canaries`` [m], whatever the input: [B, L + m], or of
     a decoder [B, M * V + m]."""
+
+    own: ClassVar[tuple[str, ...]] = ("canaries",)
 
     def __init__(self, suffix: Suffix, canaries: int) -> None:
         super().__init__(suffix.layers, suffix.readout, suffix.head)

@@ -247,8 +247,7 @@ class ReportClassifier(nn.Module):
 
     def _tensors(self) -> dict[str, nn.Parameter]:
         head = {} if self.answers else dict(self.suffix.head.named_parameters(prefix=_HEAD))
-        # The suffix has no parameters of its own but the canaries of an audit.
-        tensors = head | dict(self.suffix.named_parameters(prefix=_HEAD, recurse=False))
+        tensors = head | {f"{_HEAD}.{name}": self.suffix.get_parameter(name) for name in self.suffix.own}
         for name, module in self._adapted.items():
             for part, parameter in module.named_parameters():
                 if part.startswith("lora_"):

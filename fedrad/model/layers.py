@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +169,9 @@ class Suffix(nn.Module):
     ``head`` is its frozen vocabulary. Only these are multiplied with it, and in the last layer only the states that
     they are predicted from are computed: ``wanted`` [B, M] is 0 where a text has no such token. There the logits are 0.
     """
+
+    own: ClassVar[tuple[str, ...]] = ()
+    """Tensors of its own that are trained, by name: the canaries of an audit."""
 
     def __init__(self, layers: Layers, readout: Readout | AnswerReadout | None, head: nn.Linear) -> None:
         super().__init__()
