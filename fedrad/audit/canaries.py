@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from fedrad.data.batches import Indices, Tokenized
+from fedrad.errors import ConfigError
 from fedrad.model.layers import Suffix
+from fedrad.settings import TEXT
 from fedrad.tasks.causal_lm import CausalLM
 from fedrad.tasks.classification import Classification
 from fedrad.tasks.multi_label import MultiLabel
@@ -111,8 +113,14 @@ class CanaryAnswers(CanaryTask, _Answers):
 
 
 def with_canaries(task: Task, norm: float, canaries: int) -> CanaryTask:
-    """The task with so many canaries in it."""
+    """The task with so many canaries in it.
+
+    Raises:
+        ConfigError: a decoder is to learn whole texts; canaries know the answer's loss alone.
+    """
     if isinstance(task, CausalLM):
+        if task.loss == TEXT:
+            raise ConfigError("model.loss: an audit's canaries are for model.loss=answer only")
         return CanaryAnswers(task.labels, instruction=task.instruction, norm=norm, canaries=canaries)
     return CanaryLabels(task.labels, norm=norm, canaries=canaries)
 

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from fedrad.audit import controls
 from fedrad.audit.battery import outcome_of
-from fedrad.audit.canaries import CANARIES
+from fedrad.audit.canaries import CANARIES, with_canaries
 from fedrad.audit.outcome import Outcome
 from fedrad.audit.stage import Seen, Stage, centralized_view, gradient_stage, server_view
+from fedrad.errors import ConfigError
 from fedrad.privacy.gradients import leaf_gradients
 from fedrad.privacy.optimizer import PrivateOptimizer
+from fedrad.settings import TEXT
+from fedrad.tasks.causal_lm import CausalLM
 from tests import small
 from tests.audit.stages import experiment, stage
 from tests.test_layout import house
@@ -128,3 +131,8 @@ def _scores(on: Stage) -> Tensor:
     import torch
 
     return torch.from_numpy(centralized_view(on).scores)
+
+
+def test_canaries_of_a_loss_that_they_do_not_know_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.loss"):
+        with_canaries(CausalLM(("edema", "effusion"), "Which?", TEXT), 1.0, 3)
