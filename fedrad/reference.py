@@ -29,7 +29,7 @@ The same dotted keys work everywhere:
 
 ```bash
 .venv/bin/fedrad simulate mimic --set privacy.epsilon=1 --set sites.count=8
-.venv/bin/flwr run simulations/mimic --run-config 'privacy.epsilon=1.0 sites.count=8'
+PATH="$PWD/.venv/bin:$PATH" flwr run simulations/mimic --run-config 'privacy.epsilon=1.0 sites.count=8'
 .venv/bin/python -m fedrad.centralized my.toml --set privacy.epsilon=1
 ```
 
